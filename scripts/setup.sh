@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Puts ONNX Runtime under runtime/ (git-ignored): the library files out of PyPI's wheels, pinned by hash.
+#
+#   scripts/setup.sh               runtime/cpu
+#   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
+#   scripts/setup.sh --cuda        runtime/cuda too (needs an NVIDIA driver, CUDA 13 and cuDNN 9 to run)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+want=(cpu)
+for argument in "$@"; do
+  case "$argument" in
+    --openvino) want+=(openvino) ;;
+    --cuda) want+=(cuda) ;;
+    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda)" >&2; exit 2 ;;
+  esac
+done
+
+declare -A package=(
+  [cpu]="onnxruntime==1.31.1 --hash=sha256:5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f"
+  [openvino]="onnxruntime-openvino==1.24.1 --hash=sha256:3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8"
+  [cuda]="onnxruntime-gpu==1.31.1 --hash=sha256:e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6"
+)
+
+python=$(command -v python3) || { echo "setup.sh: python3 is needed to fetch the wheels (apt install python3 python3-venv)" >&2; exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+pip() {
+  # Debian's python3 may come without pip: a throw-away venv has one.
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv "$work/venv" || { echo "setup.sh: no pip here: apt install python3-venv (or python3-pip)" >&2; exit 1; }
+    python="$work/venv/bin/python"
+  fi
+  "$python" -m pip --disable-pip-version-check "$@"
+}
+
+for kind in "${want[@]}"; do
+  pin=${package[$kind]}
+  stamp="runtime/$kind/wheel.txt"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$pin" ]; then
+    echo "runtime/$kind: ${pin%% *} is there" >&2
+    continue
+  fi
+  echo "runtime/$kind: fetching ${pin%% *}" >&2
+  echo "$pin" >"$work/requirements.txt"
+  # The library inside is the same whatever Python runs here, so one wheel (CPython 3.11's) is pinned.
+  pip download --quiet --no-deps --require-hashes --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 \
+    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 -r "$work/requirements.txt" -d "$work/$kind"
+  mkdir -p runtime
+  rm -rf "runtime/$kind.part"
+  "$python" - "$work/$kind" "runtime/$kind.part" <<'PY'
+import pathlib, sys, zipfile
+
+wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
+out = pathlib.Path(sys.argv[2])
+out.mkdir(parents=True)
+with zipfile.ZipFile(wheel) as archive:
+    for info in archive.infolist():
+        path = pathlib.PurePosixPath(info.filename)
+        keep = ".so" in path.name and "pybind11" not in path.name and "tensorrt" not in path.name
+        if path.parent.as_posix() == "onnxruntime/capi" and keep:
+            (out / path.name).write_bytes(archive.read(info))
+        elif path.name in ("LICENSE", "ThirdPartyNotices.txt") and path.parent.as_posix() == "onnxruntime":
+            (out / path.name).write_bytes(archive.read(info))
+PY
+  (cd "runtime/$kind.part" && ln -s libonnxruntime.so.* libonnxruntime.so)
+  echo "$pin" >"runtime/$kind.part/wheel.txt"
+  rm -rf "runtime/$kind"
+  mv "runtime/$kind.part" "runtime/$kind"
+done

@@ -1,0 +1,137 @@
+//! The command line: flags become settings here, and a stage's outcome becomes an exit status.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::pipeline::Interrupt;
+use crate::runtime::{Device, Precision};
+use crate::stages::Outcome;
+use crate::terminal::Terminal;
+
+mod caption;
+mod doctor;
+mod embed;
+mod evaluate;
+mod model;
+mod prepare;
+mod report;
+mod run;
+mod stats;
+mod train;
+
+/// Image-caption datasets, CLIP embeddings, ClipCap training and caption tables, on ONNX Runtime.
+#[derive(Parser)]
+#[command(name = "clipcap", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args)]
+struct Global {
+    /// Say only warnings and errors
+    #[arg(long, global = true, help_heading = "Output")]
+    quiet: bool,
+    /// Print a machine-readable summary on stdout
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+    /// Say more (which nodes run on which provider, for instance)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+}
+
+/// Where models run. Flattened into the commands that run one.
+#[derive(Args, Clone)]
+pub struct ComputeArgs {
+    /// Where to compute: auto, cpu, openvino, cuda or cuda:N (auto: CUDA if it is usable, else the CPU)
+    #[arg(long, default_value = "auto", help_heading = "Compute")]
+    pub device: Device,
+    /// Arithmetic of the models: fp32, bf16, fp16 or int8; refused where the device lacks it
+    #[arg(long, default_value = "fp32", help_heading = "Compute")]
+    pub precision: Precision,
+    /// Threads to compute with (default: every core)
+    #[arg(long, help_heading = "Compute")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Import, make, inspect or quantize a model bundle
+    Model(model::ModelArgs),
+    /// Say which ONNX Runtime and providers there are, and whether they compute the right thing
+    Doctor(doctor::DoctorArgs),
+    /// Read captions and images into a dataset of Parquet tables
+    Prepare(prepare::PrepareArgs),
+    /// Embed images with CLIP
+    Embed(embed::EmbedArgs),
+    /// Caption length and vocabulary statistics
+    Stats(stats::StatsArgs),
+    /// Train a mapper (and GPT2) on a dataset
+    Train(train::TrainArgs),
+    /// Write a caption table for every image under a folder
+    Caption(caption::CaptionArgs),
+    /// Score captions against references
+    Evaluate(evaluate::EvaluateArgs),
+    /// One HTML page for a caption table
+    Report(report::ReportArgs),
+    /// Run a pipeline of stages from a TOML file
+    Run(run::RunArgs),
+}
+
+/// What a command needs besides its own arguments.
+pub struct Context {
+    pub terminal: Terminal,
+    pub interrupt: Interrupt,
+}
+
+/// Parses the command line, runs the command and returns the program's exit status.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context {
+        terminal: Terminal::new(cli.global.quiet, cli.global.json, cli.global.verbose),
+        interrupt: Interrupt::default(),
+    };
+    let interrupt = context.interrupt.clone();
+    // The second Ctrl-C ends the program at once: state on disk is safe at any moment.
+    let handler = ctrlc::set_handler(move || {
+        if interrupt.is_set() {
+            std::process::exit(130);
+        }
+        interrupt.set();
+    });
+    if let Err(error) = handler {
+        context.terminal.error(&anyhow::anyhow!(error).context("cannot listen for Ctrl-C"));
+    }
+    match dispatch(cli.command, &context) {
+        Ok(outcome) => ExitCode::from(outcome.exit_code()),
+        Err(error) => {
+            context.terminal.error(&error);
+            // Bad usage that clap cannot see (flags that exclude each other by value) is exit 2, like clap's own.
+            if error.is::<BadUsage>() { ExitCode::from(2) } else { ExitCode::from(1) }
+        }
+    }
+}
+
+/// An error in how the command was called: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadUsage(pub String);
+
+fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Model(args) => model::run(args, context),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Prepare(args) => prepare::run(args, context),
+        Command::Embed(args) => embed::run(args, context),
+        Command::Stats(args) => stats::run(args, context),
+        Command::Train(args) => train::run(args, context),
+        Command::Caption(args) => caption::run(args, context),
+        Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Report(args) => report::run(args, context),
+        Command::Run(args) => run::run(args, context),
+    }
+}

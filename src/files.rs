@@ -1,0 +1,173 @@
+//! Files that are either complete or not there: atomic writes, hard links, content hashes, portable path text.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// A file under construction: written under a temporary name beside its target and renamed to it by [`commit`](Self::commit).
+///
+/// Dropped without `commit`, the temporary file is removed and the target stays as it was.
+pub struct AtomicFile {
+    temporary: PathBuf,
+    target: PathBuf,
+    writer: Option<BufWriter<File>>,
+}
+
+impl AtomicFile {
+    /// Opens a temporary file in the target's folder, which is created where it is missing.
+    pub fn create(target: impl Into<PathBuf>) -> io::Result<Self> {
+        let target = target.into();
+        if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent)?;
+        }
+        let temporary = temporary_beside(&target);
+        let writer = BufWriter::with_capacity(1 << 18, File::create(&temporary)?);
+        Ok(Self { temporary, target, writer: Some(writer) })
+    }
+
+    /// Flushes to the disk and gives the file its final name.
+    pub fn commit(mut self) -> io::Result<()> {
+        let writer = self.writer.take().expect("commit consumes the file, so it runs once");
+        let file = writer.into_inner().map_err(|e| e.into_error())?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&self.temporary, &self.target)?;
+        sync_parent(&self.target);
+        Ok(())
+    }
+
+    fn writer(&mut self) -> &mut BufWriter<File> {
+        self.writer.as_mut().expect("present until commit")
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.writer().write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer().flush()
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if self.writer.take().is_some() || self.temporary.exists() {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// `NAME.tmp-PID-N` beside `target`: unique among processes and within one.
+pub fn temporary_beside(target: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut name = target.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+    target.with_file_name(name)
+}
+
+/// Makes a rename durable; a file system that cannot sync a folder loses nothing else.
+fn sync_parent(path: &Path) {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(folder) = File::open(parent) {
+        let _ = folder.sync_all();
+    }
+}
+
+/// Writes a whole file atomically.
+pub fn write_atomic(target: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = AtomicFile::create(target)?;
+    file.write_all(bytes)?;
+    file.commit()
+}
+
+/// Writes pretty-printed JSON with a final newline, atomically.
+pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    write_atomic(target, &text)
+}
+
+/// Hard-links `source` at `target`, or copies it where the file system refuses links. Replaces an existing target.
+pub fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let temporary = temporary_beside(target);
+    // A link to a symlink would lead out of the folder, which ONNX Runtime refuses: link what it points to.
+    let source = source.canonicalize()?;
+    if fs::hard_link(&source, &temporary).is_err() {
+        fs::copy(&source, &temporary)?;
+        File::open(&temporary)?.sync_all()?;
+    }
+    fs::rename(&temporary, target)?;
+    // Renaming one hard link over another of the same file does nothing and leaves the temporary name behind.
+    let _ = fs::remove_file(&temporary);
+    Ok(())
+}
+
+/// The SHA-256 of some bytes, in lower-case hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The SHA-256 of a file's content, in lower-case hex, read in pieces.
+pub fn sha256_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Lower-case hex digits of some bytes.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|b| [DIGITS[(b >> 4) as usize] as char, DIGITS[(b & 15) as usize] as char]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uncommitted_file_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("sub/a.txt");
+        let mut file = AtomicFile::create(&target).unwrap();
+        file.write_all(b"half").unwrap();
+        drop(file);
+        assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 0);
+        write_atomic(&target, b"whole").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn linking_twice_leaves_one_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&a, b"x").unwrap();
+        link_or_copy(&a, &b).unwrap();
+        link_or_copy(&a, &b).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_hash_of_a_file_is_the_hash_of_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        fs::write(&path, b"abc").unwrap();
+        assert_eq!(sha256_file(&path).unwrap(), sha256_hex(b"abc"));
+        assert!(sha256_hex(b"abc").starts_with("ba7816bf8f01cfea"));
+    }
+}

@@ -1,0 +1,1 @@
+//! (html: see lib.rs)

@@ -1,0 +1,32 @@
+//! clipcap: image-caption datasets, CLIP embeddings, ClipCap training and caption tables on ONNX Runtime.
+//!
+//! The house has floors; a module imports only from floors below its own (`tests/house.rs` keeps it so):
+//!
+//! ```text
+//! 6  cli, terminal                parse the command line; own stdout and stderr
+//! 5  stages/                      one file a command: settings in, outcome out
+//! 4  pipeline/                    work folders, ledgers, locks, fingerprints, ordered channels
+//! 3  generation/  training/       captions from a decoder | parameters from a dataset
+//! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
+//! 1  autodiff/                    reverse-mode differentiation over a graph
+//! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
+//!    files, table                 atomic files and Parquet: the ground everything stands on
+//! ```
+
+pub mod autodiff;
+pub mod cli;
+pub mod dataset;
+pub mod files;
+pub mod generation;
+pub mod html;
+pub mod image;
+pub mod metrics;
+pub mod models;
+pub mod onnx;
+pub mod pipeline;
+pub mod runtime;
+pub mod stages;
+pub mod table;
+pub mod terminal;
+pub mod text;
+pub mod training;

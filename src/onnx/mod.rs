@@ -1,0 +1,1 @@
+//! (onnx: see lib.rs)

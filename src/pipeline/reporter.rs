@@ -1,0 +1,50 @@
+//! How a stage speaks while it works, without knowing of a terminal, and how it learns that it should stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Progress of a running stage. `rates` are shown beside the count, such as `("images/s", 151.2)`.
+#[derive(Debug, Clone, Default)]
+pub struct Tick {
+    /// What is being done, such as `captioning`.
+    pub label: &'static str,
+    pub done: u64,
+    /// 0 where it is not known yet.
+    pub total: u64,
+    pub rates: Vec<(&'static str, f64)>,
+}
+
+/// Receives what a stage says. The terminal implements it; tests and library users may use [`Silent`].
+pub trait Reporter: Send + Sync {
+    /// A line for the reader, shown unless `--quiet`.
+    fn note(&self, message: &str);
+    /// Something wrong that does not stop the run; always shown.
+    fn warn(&self, message: &str);
+    /// A detail, shown with `-v`.
+    fn detail(&self, message: &str);
+    fn tick(&self, tick: &Tick);
+}
+
+/// Says nothing.
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn note(&self, _: &str) {}
+    fn warn(&self, _: &str) {}
+    fn detail(&self, _: &str) {}
+    fn tick(&self, _: &Tick) {}
+}
+
+/// Set by Ctrl-C (or SIGTERM): a stage finishes the shard in hand, keeps its state and leaves with exit status 130.
+#[derive(Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}

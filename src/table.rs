@@ -1,0 +1,139 @@
+//! Parquet tables as every stage writes and reads them: zstd, atomic, and marked with the format and its version.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+
+use crate::files::AtomicFile;
+
+/// The key in manifests, ledgers and Parquet footers that says `KIND/MAJOR`.
+pub const FORMAT_KEY: &str = "clipcap.format";
+
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: not a readable Parquet file ({source})", path.display())]
+    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    #[error("{}: {source}", path.display())]
+    Arrow { path: PathBuf, source: arrow::error::ArrowError },
+    #[error("{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one", path.display())]
+    Version { path: PathBuf, found: String, wanted: String },
+    #[error("{}: the column {column} is missing; it has: {}", path.display(), present.join(", "))]
+    MissingColumn { path: PathBuf, column: String, present: Vec<String> },
+}
+
+/// Writes one Parquet file; the final name appears with [`finish`](Self::finish).
+pub struct ParquetSink {
+    path: PathBuf,
+    writer: ArrowWriter<AtomicFile>,
+}
+
+impl ParquetSink {
+    /// `format` is `KIND/MAJOR`, such as `captions/1`; it goes into the footer under [`FORMAT_KEY`].
+    pub fn create(path: &Path, schema: SchemaRef, format: &str) -> Result<Self, TableError> {
+        Self::create_with(path, schema, format, &[])
+    }
+
+    /// As [`create`](Self::create), with more pairs for the footer.
+    pub fn create_with(path: &Path, schema: SchemaRef, format: &str, extra: &[(&str, String)]) -> Result<Self, TableError> {
+        let mut metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
+        metadata.extend(extra.iter().map(|(key, value)| KeyValue::new(key.to_string(), value.clone())));
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")))
+            .set_created_by("clipcap".into())
+            .set_key_value_metadata(Some(metadata))
+            .build();
+        let file = AtomicFile::create(path).map_err(|source| TableError::Io { path: path.into(), source })?;
+        let writer = ArrowWriter::try_new(file, schema, Some(properties))
+            .map_err(|source| TableError::Parquet { path: path.into(), source })?;
+        Ok(Self { path: path.into(), writer })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        self.writer.write(batch).map_err(|source| TableError::Parquet { path: self.path.clone(), source })
+    }
+
+    /// Ends the current row group, so that memory stays flat while a long table is written.
+    pub fn flush(&mut self) -> Result<(), TableError> {
+        self.writer.flush().map_err(|source| TableError::Parquet { path: self.path.clone(), source })
+    }
+
+    pub fn finish(self) -> Result<(), TableError> {
+        let Self { path, writer } = self;
+        let file = writer.into_inner().map_err(|source| TableError::Parquet { path: path.clone(), source })?;
+        file.commit().map_err(|source| TableError::Io { path, source })
+    }
+}
+
+/// Opens a Parquet file of ours or of others. `kind` is checked against the footer's [`FORMAT_KEY`] where there is one:
+/// a higher major version is refused, and so is another kind.
+pub fn open(path: &Path, kind: Option<&str>) -> Result<ParquetRecordBatchReader, TableError> {
+    let file = File::open(path).map_err(|source| TableError::Io { path: path.into(), source })?;
+    let parquet = |source| TableError::Parquet { path: path.into(), source };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
+    if let Some(kind) = kind {
+        let pairs = builder.metadata().file_metadata().key_value_metadata();
+        let found = pairs.into_iter().flatten().find(|pair| pair.key == FORMAT_KEY).and_then(|pair| pair.value.clone());
+        if let Some(found) = found {
+            check_format(path, &found, kind)?;
+        }
+    }
+    builder.with_batch_size(4096).build().map_err(parquet)
+}
+
+/// Refuses `found` (`KIND/MAJOR`) unless it is `wanted` (`KIND/MAJOR`) with the same or a lower major version.
+pub fn check_format(path: &Path, found: &str, wanted: &str) -> Result<(), TableError> {
+    let split = |text: &str| text.split_once('/').and_then(|(kind, major)| Some((kind.to_string(), major.parse::<u32>().ok()?)));
+    match (split(found), split(wanted)) {
+        (Some((a, m)), Some((b, n))) if a == b && m <= n => Ok(()),
+        _ => Err(TableError::Version { path: path.into(), found: found.into(), wanted: wanted.into() }),
+    }
+}
+
+/// A named column as a concrete Arrow array type, or an error that lists the columns there are.
+pub fn column<'a, A: 'static>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<&'a A, TableError> {
+    batch.column_by_name(name).and_then(|array| array.as_any().downcast_ref::<A>()).ok_or_else(|| TableError::MissingColumn {
+        path: path.into(),
+        column: name.into(),
+        present: batch.schema().fields().iter().map(|f| format!("{} ({})", f.name(), f.data_type())).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int32Array, StringArray};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn a_table_comes_back_and_a_newer_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int32, false), Field::new("text", DataType::Utf8, true)]));
+        let batch = RecordBatch::try_new(
+            schema.clone(),
+            vec![Arc::new(Int32Array::from(vec![1, 2])), Arc::new(StringArray::from(vec![Some("狗"), None]))],
+        )
+        .unwrap();
+        let mut sink = ParquetSink::create(&path, schema, "captions/1").unwrap();
+        sink.write(&batch).unwrap();
+        sink.finish().unwrap();
+        let back: Vec<_> = open(&path, Some("captions/1")).unwrap().map(|b| b.unwrap()).collect();
+        assert_eq!(back, [batch.clone()]);
+        assert!(column::<StringArray>(&back[0], "text", &path).is_ok());
+        assert!(column::<StringArray>(&back[0], "id", &path).is_err());
+        assert!(matches!(open(&path, Some("embeddings/1")), Err(TableError::Version { .. })));
+        assert!(check_format(&path, "captions/2", "captions/1").is_err());
+    }
+}

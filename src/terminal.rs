@@ -1,0 +1,121 @@
+//! The one owner of stdout and stderr: results go to stdout, everything else to stderr.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::pipeline::{Reporter, Tick};
+
+/// How much a run says. Made once from the global flags.
+pub struct Terminal {
+    quiet: bool,
+    json: bool,
+    verbose: u8,
+    bar: Mutex<Option<ProgressBar>>,
+    last_line: Mutex<Option<Instant>>,
+    interactive: bool,
+}
+
+/// Plain progress lines (no terminal) come at most this often.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Terminal {
+    pub fn new(quiet: bool, json: bool, verbose: u8) -> Self {
+        Self {
+            quiet,
+            json,
+            verbose,
+            bar: Mutex::new(None),
+            last_line: Mutex::new(None),
+            interactive: std::io::stderr().is_terminal(),
+        }
+    }
+
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// The result of a command: the JSON summary with `--json`, the text otherwise.
+    pub fn result(&self, text: &str, json: &serde_json::Value) {
+        self.clear_bar();
+        let mut out = std::io::stdout().lock();
+        let written = if self.json { writeln!(out, "{json}") } else { writeln!(out, "{}", text.trim_end()) };
+        // A closed pipe (`| head`) is not an error of ours.
+        let _ = written.and_then(|()| out.flush());
+    }
+
+    /// The final error, with its chain of causes.
+    pub fn error(&self, error: &anyhow::Error) {
+        self.clear_bar();
+        self.line(&format!("error: {error:#}"));
+    }
+
+    fn clear_bar(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn line(&self, message: &str) {
+        let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
+        let print = || {
+            let _ = writeln!(std::io::stderr().lock(), "{message}");
+        };
+        match bar.as_ref() {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
+
+impl Reporter for Terminal {
+    fn note(&self, message: &str) {
+        if !self.quiet {
+            self.line(message);
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        self.line(&format!("warning: {message}"));
+    }
+
+    fn detail(&self, message: &str) {
+        if self.verbose > 0 {
+            self.line(message);
+        }
+    }
+
+    fn tick(&self, tick: &Tick) {
+        if self.quiet {
+            return;
+        }
+        let rates: Vec<String> = tick.rates.iter().map(|(unit, value)| format!("{value:.1} {unit}")).collect();
+        if self.interactive {
+            let mut slot = self.bar.lock().unwrap_or_else(|e| e.into_inner());
+            let bar = slot.get_or_insert_with(|| {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+                let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}");
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar
+            });
+            bar.set_prefix(tick.label);
+            bar.set_length(tick.total);
+            bar.set_message(rates.join(", "));
+            bar.set_position(tick.done);
+            if tick.total > 0 && tick.done >= tick.total {
+                bar.finish_and_clear();
+                *slot = None;
+            }
+            return;
+        }
+        let mut last = self.last_line.lock().unwrap_or_else(|e| e.into_inner());
+        let finished = tick.total > 0 && tick.done >= tick.total;
+        if finished || last.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
+            *last = Some(Instant::now());
+            let total = if tick.total > 0 { format!("/{}", tick.total) } else { String::new() };
+            self.line(&format!("{} {}{total} {}", tick.label, tick.done, rates.join(", ")));
+        }
+    }
+}
