@@ -28,5 +28,7 @@ pub mod runtime;
 pub mod stages;
 pub mod table;
 pub mod terminal;
+#[cfg(test)]
+pub mod testing;
 pub mod text;
 pub mod training;

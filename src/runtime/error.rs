@@ -1,0 +1,21 @@
+//! What can go wrong between a graph and its answer.
+
+use std::path::PathBuf;
+
+use super::Device;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("ONNX Runtime was not found: run scripts/setup.sh in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", tried.join(", "))]
+    LibraryNotFound { tried: Vec<String> },
+    #[error("{}: ONNX Runtime does not load: {message}", path.display())]
+    LibraryUnusable { path: PathBuf, message: String },
+    #[error("--device {device} is not usable here: {message}")]
+    DeviceUnavailable { device: Device, message: String },
+    #[error("{model}: {message}")]
+    Model { model: String, message: String },
+    #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
+    Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
+    #[error("{model}: {source}")]
+    Ort { model: String, source: ort::Error },
+}
