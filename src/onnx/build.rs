@@ -196,7 +196,9 @@ impl Graph {
             None => {
                 let terms: Vec<(Vec<String>, i64)> = dim.terms().map(|(s, f)| (s.to_vec(), f)).collect();
                 let term = |(symbols, factor): &(Vec<String>, i64)| {
-                    symbols.iter().fold(self.ints(&[*factor]), |product, symbol| self.mul(product, self.dim(&Dim::from(symbol.as_str()))))
+                    symbols
+                        .iter()
+                        .fold(self.ints(&[*factor]), |product, symbol| self.mul(product, self.dim(&Dim::from(symbol.as_str()))))
                 };
                 let first = term(&terms[0]);
                 terms[1..].iter().fold(first, |sum, t| self.add(sum, term(t)))
