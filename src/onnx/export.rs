@@ -223,13 +223,9 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],
-<<<<<<< HEAD
         Op::GroupQueryAttention { num_heads, scale } => {
             vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads), float("scale", *scale)]
         }
-=======
-        Op::GroupQueryAttention { num_heads } => vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads)],
->>>>>>> weights
         Op::Add
         | Op::Sub
         | Op::Mul
@@ -256,12 +252,8 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Reshape { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }
-<<<<<<< HEAD
         | Op::Shape
         | Op::Range { .. } => vec![],
-=======
-        | Op::Shape => vec![],
->>>>>>> weights
     }
 }
 

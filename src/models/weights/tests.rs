@@ -127,7 +127,8 @@ fn an_index_names_only_files_beside_it() {
     assert_eq!(source.tensors().keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(source.read_f32("b").unwrap(), [1.0, 2.0]);
     assert!(!source.is_single_safetensors());
-    for (bad, word) in [("../secret.safetensors", "beside"), ("/etc/passwd", "beside"), ("model-00001-of-00002.safetensors", "b")] {
+    for (bad, word) in [("../secret.safetensors", "beside"), ("/etc/passwd", "beside"), ("model-00001-of-00002.safetensors", "b")]
+    {
         std::fs::write(&index, map(bad)).unwrap();
         assert!(WeightSource::open(folder.path()).unwrap_err().to_string().contains(word), "{bad}");
     }
