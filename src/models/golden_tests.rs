@@ -45,7 +45,11 @@ fn image_embeddings_are_those_of_pytorch() {
 }
 
 /// Feeds token ids one after the other behind a prefix of the first `prefix_len` and compares each step with PyTorch's last logits.
-fn check_decoder(gpt2: &Path, expected: &SafetensorsFile) {
+fn check_decoder(
+    gpt2: &Path,
+    expected: &SafetensorsFile,
+    load: impl Fn(&Path, &Gpt2Config, usize, usize, usize) -> Box<dyn Decoder>,
+) {
     let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
     let config = Gpt2Config::read(&gpt2.join("config.json")).unwrap();
     let shape = &expected.get("input_ids").unwrap().shape;
@@ -54,8 +58,8 @@ fn check_decoder(gpt2: &Path, expected: &SafetensorsFile) {
     let wanted = expected.read_f32("logits_last").unwrap();
     let embedding = embedding::TokenEmbedding::open(folder.path(), &config).unwrap();
     for prefix_len in [1, 3, tokens - 1] {
-        let mut decoder =
-            CachedDecoder::load(&runtime(2), folder.path(), &config, prefix_len, rows + 1, tokens - prefix_len + 1).unwrap();
+        let room = tokens - prefix_len + 1;
+        let mut decoder = load(folder.path(), &config, prefix_len, rows + 1, room);
         let prefixes: Vec<u32> = ids.chunks(tokens).flat_map(|row| row[..prefix_len].to_vec()).collect();
         decoder.prefill(&embedding.rows(&prefixes).unwrap(), rows).unwrap();
         // Rows start in another order and are put right by gathering.
@@ -76,7 +80,18 @@ fn check_decoder(gpt2: &Path, expected: &SafetensorsFile) {
 fn cached_decoding_gives_the_logits_of_pytorch() {
     let Some(gpt2) = shared("golden/gpt2") else { return };
     let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
-    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap());
+    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
+        Box::new(CachedDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens).unwrap())
+    });
+}
+
+#[test]
+fn decoding_with_caches_on_the_device_gives_the_logits_of_pytorch() {
+    let Some(gpt2) = shared("golden/gpt2") else { return };
+    let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
+    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
+        Box::new(ResidentDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens).unwrap())
+    });
 }
 
 #[test]

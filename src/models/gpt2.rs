@@ -74,6 +74,77 @@ pub fn in_place_decoder(g: &Graph, style: Style, config: &Gpt2Config) {
     });
 }
 
+/// The first run of a decoder whose caches have a fixed length M: `inputs_embeds` [batch, P, C] -> `logits` [batch, V] and
+/// `present.N.*` [batch, H, M, D] with zeros behind the prefix.
+pub fn static_prefill(g: &Graph, style: Style, config: &Gpt2Config, prefix_len: usize, length: usize) {
+    let prefix = Dim::from(prefix_len);
+    let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), prefix.clone(), config.n_embd.into()]);
+    let bias = causal_bias(g, style, &prefix, &prefix, &0.into());
+    let rest = ["batch".into(), config.n_head.into(), (length - prefix_len).into(), config.head_dim().into()];
+    g.scope("transformer", || {
+        let table = parameter(g, style, "wpe.weight", &[config.n_positions, config.n_embd]);
+        let mut x = g.add(g.cast(embeds, style.dtype), g.slice(table, 0, 0.into(), prefix.clone()));
+        for layer in 0..config.n_layer {
+            x = block(g, style, config, layer, x, |qkv| {
+                let [q, k, v] = heads(g, config, qkv);
+                for (part, cache) in [("key", k), ("value", v)] {
+                    let zeros = g.zeros(style.dtype, &rest.to_vec());
+                    g.output(&cache_name("present", layer, part), g.concat(&[cache, zeros], 2));
+                }
+                join_heads(g, attention(g, q, k, v, Some(bias)))
+            });
+        }
+        let last = last_position(g, x, &prefix);
+        g.output("logits", g.cast(logits(g, style, config, last), DType::F32));
+    });
+}
+
+/// One token further with caches of a fixed length M: `inputs_embeds` [batch, 1, C], `position_ids` [batch, 1] (where the token stands, and
+/// where its key and value go), `past_key_values.N.*` [batch, H, M, D] -> `logits` [batch, V], `present.N.*` of the same shape. No memory is
+/// shared between inputs and outputs, so every provider can run it.
+pub fn static_step(g: &Graph, style: Style, config: &Gpt2Config, length: usize) {
+    let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), 1.into(), config.n_embd.into()]);
+    let positions = g.input("position_ids", DType::I64, &["batch".into(), 1.into()]);
+    let cache_shape = ["batch".into(), config.n_head.into(), length.into(), config.head_dim().into()];
+    let caches: Vec<[Value; 2]> = (0..config.n_layer)
+        .map(|layer| ["key", "value"].map(|part| g.input(&cache_name("past_key_values", layer, part), style.dtype, &cache_shape)))
+        .collect();
+    let slots = g.range(&length.into());
+    let here = g.equal(g.reshape(slots, &[1.into(), length.into()]), positions); // [B, M]
+    let here = g.reshape(here, &["batch".into(), 1.into(), length.into(), 1.into()]);
+    let unseen = g.greater(g.reshape(slots, &[1.into(), length.into()]), positions);
+    let unseen = g.reshape(unseen, &["batch".into(), 1.into(), 1.into(), length.into()]);
+    let bias = g.select(unseen, masked(g, style), g.cast(g.floats(&[0.0], &[]), style.dtype));
+    g.scope("transformer", || {
+        let mut x = add_positions(g, style, config, g.cast(embeds, style.dtype), positions);
+        for (layer, past) in caches.into_iter().enumerate() {
+            x = block(g, style, config, layer, x, |qkv| {
+                let [q, k, v] = heads(g, config, qkv);
+                let (k, v) = (g.select(here, k, past[0]), g.select(here, v, past[1]));
+                g.output(&cache_name("present", layer, "key"), k);
+                g.output(&cache_name("present", layer, "value"), v);
+                join_heads(g, attention(g, q, k, v, Some(bias)))
+            });
+        }
+        let last = last_position(g, x, &1.into());
+        g.output("logits", g.cast(logits(g, style, config, last), DType::F32));
+    });
+}
+
+/// Rows of all caches picked by number out of the running rows and the prefilled ones behind them: `rows` [n] and, for each cache,
+/// `past_key_values.N.*` [batch, H, M, D] and `held.N.*` [held, H, M, D] -> `present.N.*` [n, H, M, D].
+pub fn pick_rows(g: &Graph, style: Style, config: &Gpt2Config, length: usize) {
+    let rows = g.input("rows", DType::I64, &["picked".into()]);
+    let shape = |rows: &str| [rows.into(), config.n_head.into(), length.into(), config.head_dim().into()];
+    for layer in 0..config.n_layer {
+        for part in ["key", "value"] {
+            let past = g.input(&cache_name("past_key_values", layer, part), style.dtype, &shape("batch"));
+            let held = g.input(&cache_name("held", layer, part), style.dtype, &shape("held"));
+            g.output(&cache_name("present", layer, part), g.gather(g.concat(&[past, held], 0), rows, 0));
+        }
+    }
+}
+
 /// Width of a head in the cache: that operator wants multiples of 8.
 pub fn cached_head_dim(config: &Gpt2Config) -> usize {
     config.head_dim().next_multiple_of(8)

@@ -34,6 +34,20 @@ pub enum Part<'a> {
     Decoder(&'a Gpt2Config),
     /// Over a cache updated in place (ONNX Runtime's operators).
     InPlaceDecoder(&'a Gpt2Config),
+    /// Over caches of a fixed length: the first run, one token more, and picking rows.
+    StaticPrefill {
+        config: &'a Gpt2Config,
+        prefix_len: usize,
+        length: usize,
+    },
+    StaticStep {
+        config: &'a Gpt2Config,
+        length: usize,
+    },
+    PickRows {
+        config: &'a Gpt2Config,
+        length: usize,
+    },
 }
 
 impl Part<'_> {
@@ -42,6 +56,9 @@ impl Part<'_> {
             Self::ImageEncoder(_) => "image_encoder",
             Self::Mapper(_) => "mapper",
             Self::Decoder(_) | Self::InPlaceDecoder(_) => "decoder",
+            Self::StaticPrefill { .. } => "decoder_prefill",
+            Self::StaticStep { .. } => "decoder_step",
+            Self::PickRows { .. } => "pick_rows",
         }
     }
 
@@ -49,7 +66,7 @@ impl Part<'_> {
         match self {
             Self::ImageEncoder(_) => CLIP_WEIGHTS,
             Self::Mapper(_) => MAPPER_WEIGHTS,
-            Self::Decoder(_) | Self::InPlaceDecoder(_) => GPT2_WEIGHTS,
+            _ => GPT2_WEIGHTS,
         }
     }
 }
@@ -66,6 +83,9 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
         Part::Mapper(config) => mapper::mapper(&g, style, config),
         Part::Decoder(config) => gpt2::decoder(&g, style, config),
         Part::InPlaceDecoder(config) => gpt2::in_place_decoder(&g, style, config),
+        Part::StaticPrefill { config, prefix_len, length } => gpt2::static_prefill(&g, style, config, prefix_len, length),
+        Part::StaticStep { config, length } => gpt2::static_step(&g, style, config, length),
+        Part::PickRows { config, length } => gpt2::pick_rows(&g, style, config, length),
     }
     Ok(g.finish()?)
 }

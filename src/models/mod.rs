@@ -10,11 +10,13 @@ pub mod gpt2;
 pub mod graphs;
 pub mod layers;
 pub mod mapper;
+mod resident;
 pub mod weights;
 
 pub use cached::CachedDecoder;
 pub use decoder::{Decoder, ImageEncoder, Mapper};
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
+pub use resident::ResidentDecoder;
 
 #[cfg(test)]
 mod golden_tests;

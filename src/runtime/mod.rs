@@ -9,10 +9,12 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 mod device;
 mod error;
 mod library;
+mod resident;
 mod session;
 
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
+pub use resident::{Resident, ResidentFeed};
 pub use session::{Feed, InPlace, Outputs, Session};
 
 /// A loaded ONNX Runtime, set on one device, precision and number of threads.

@@ -12,8 +12,8 @@ use super::{Runtime, RuntimeError};
 
 /// A session and its name in errors. One thread owns it.
 pub struct Session {
-    name: String,
-    inner: ort::session::Session,
+    pub(super) name: String,
+    pub(super) inner: ort::session::Session,
 }
 
 /// What goes into an input: numbers and their shape, borrowed.
