@@ -223,7 +223,9 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],
-        Op::GroupQueryAttention { num_heads } => vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads)],
+        Op::GroupQueryAttention { num_heads, scale } => {
+            vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads), float("scale", *scale)]
+        }
         Op::Add
         | Op::Sub
         | Op::Mul
@@ -250,7 +252,8 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Reshape { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }
-        | Op::Shape => vec![],
+        | Op::Shape
+        | Op::Range { .. } => vec![],
     }
 }
 

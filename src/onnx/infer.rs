@@ -189,6 +189,7 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             Ok(vec![x.clone()])
         }
         Op::Shape => one(DType::I64, vec![input(0)?.shape.len().into()]),
+        Op::Range { length } => one(DType::I64, vec![length.clone()]),
         Op::MultiHeadAttention { .. } => {
             let (q, k, v) = (input(0)?, input(1)?, input(2)?);
             same_dtype(q, k)?;

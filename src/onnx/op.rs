@@ -153,14 +153,20 @@ pub enum Op {
         reduction: Reduction,
     },
     Shape,
+    /// 0, 1, .. up to a length (int64)
+    Range {
+        length: Dim,
+    },
     // Attention with everything inside (com.microsoft)
     /// Inputs query, key, value [B, T, H*D]; not causal.
     MultiHeadAttention {
         num_heads: i64,
     },
     /// Packed query-key-value [B, S, 3*H*D], past_key, past_value [B, H, M, D] updated in place, seqlens_k [B], total_sequence_length.
+    /// D must be a multiple of 8; scores are multiplied by `scale`.
     GroupQueryAttention {
         num_heads: i64,
+        scale: f32,
     },
 }
 
@@ -214,6 +220,7 @@ impl Op {
             Self::GatherElements { .. } => ("", "GatherElements"),
             Self::ScatterElements { .. } => ("", "ScatterElements"),
             Self::Shape => ("", "Shape"),
+            Self::Range { .. } => ("", "Range"),
             Self::MultiHeadAttention { .. } => (MS, "MultiHeadAttention"),
             Self::GroupQueryAttention { .. } => (MS, "GroupQueryAttention"),
         }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::manifest::Fingerprints;
 use super::{Bundle, BundleError, Configs, FORMAT, MANIFEST, Manifest, PartRecord, Source, TokenizerFacts, WEIGHTS};
 use crate::files;
+use crate::models::graphs;
 use crate::models::part::{Content, Part, PartFacts, PartTensor};
 use crate::models::tensors::TensorSpec;
 use crate::text::Tokenizer;
@@ -54,6 +55,7 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
     let mapper = write_part(folder, "mapper", &plan.mapper)?;
     let gpt2 = write_part(folder, "gpt2", &plan.gpt2)?;
     write_files(folder, plan)?;
+    graphs::write(folder, &plan.configs.clip, &plan.configs.mapper, &plan.configs.gpt2)?;
     let fingerprints = Fingerprints {
         configs: &plan.configs,
         clip: &clip.facts,

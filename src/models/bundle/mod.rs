@@ -14,6 +14,7 @@
 use std::path::{Path, PathBuf};
 
 use super::config::{ClipConfig, ConfigError, Gpt2Config, MapperConfig, MapperKind, PreprocessorConfig, read_json};
+use super::graphs::BuildError;
 use super::import::ImportError;
 use super::part::{PartFacts, facts_of};
 use super::tensors::{TensorSpec, clip_tensors, gpt2_tensors, mapper_tensors};
@@ -55,6 +56,8 @@ pub enum BundleError {
     Import(#[from] ImportError),
     #[error(transparent)]
     Text(#[from] TextError),
+    #[error(transparent)]
+    Graphs(#[from] BuildError),
 }
 
 impl BundleError {
