@@ -114,7 +114,8 @@ impl Runtime {
             .and_then(|b| b.with_intra_threads(self.threads))
             .and_then(|b| b.with_deterministic_compute(true))
             .map_err(|e| ort(e.into()))?;
-        let refused = |e: ort::Error| RuntimeError::DeviceUnavailable { device: self.device, message: e.to_string() };
+        let refused =
+            |e: ort::Error| RuntimeError::DeviceUnavailable { device: self.device, message: error::shortened(&e.to_string()) };
         match self.device {
             Device::Cpu | Device::Auto => {}
             Device::OpenVino => {
