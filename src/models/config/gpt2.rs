@@ -29,6 +29,7 @@ pub struct Gpt2Config {
     pub scale_attn_weights: bool,
     pub scale_attn_by_inverse_layer_idx: bool,
     pub add_cross_attention: bool,
+    pub tie_word_embeddings: bool,
 }
 
 impl Default for Gpt2Config {
@@ -51,6 +52,7 @@ impl Default for Gpt2Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             add_cross_attention: false,
+            tie_word_embeddings: true,
         }
     }
 }
