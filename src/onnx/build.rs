@@ -55,6 +55,33 @@ impl Graph {
         self.apply(Op::FusedMatMul { trans_a, trans_b, alpha }, &[a, b])
     }
 
+    pub fn quick_gelu(&self, x: Value, alpha: f32) -> Value {
+        self.apply(Op::QuickGelu { alpha }, &[x])
+    }
+
+    /// `x` [.., k] times 8-bit weights [n, k / block, block] with a scale [n * k / block] each -> [.., n].
+    pub fn matmul_nbits(&self, x: Value, data: Value, scales: Value, k: i64, n: i64, block: i64) -> Value {
+        self.apply(Op::MatMulNBits { k, n, block }, &[x, data, scales])
+    }
+
+    /// Not causal; `q`, `k`, `v` [B, T, C] -> [B, T, C].
+    pub fn multi_head_attention(&self, q: Value, k: Value, v: Value, num_heads: i64) -> Value {
+        self.apply(Op::MultiHeadAttention { num_heads }, &[q, k, v])
+    }
+
+    /// Causal, over a cache updated in place: `inputs` are those of [`Op::GroupQueryAttention`]. Returns (attended, key cache, value cache).
+    pub fn group_query_attention(
+        &self,
+        qkv: Value,
+        cache: [Value; 2],
+        lengths: [Value; 2],
+        num_heads: i64,
+        scale: f32,
+    ) -> Vec<Value> {
+        let inputs = [Some(qkv), None, None, Some(cache[0]), Some(cache[1]), Some(lengths[0]), Some(lengths[1])];
+        self.apply_many(Op::GroupQueryAttention { num_heads, scale }, &inputs)
+    }
+
     pub fn conv(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64) -> Value {
         self.apply_many(Op::Conv { stride }, &[Some(x), Some(kernel), bias])[0]
     }
@@ -196,7 +223,9 @@ impl Graph {
             None => {
                 let terms: Vec<(Vec<String>, i64)> = dim.terms().map(|(s, f)| (s.to_vec(), f)).collect();
                 let term = |(symbols, factor): &(Vec<String>, i64)| {
-                    symbols.iter().fold(self.ints(&[*factor]), |product, symbol| self.mul(product, self.dim(&Dim::from(symbol.as_str()))))
+                    symbols
+                        .iter()
+                        .fold(self.ints(&[*factor]), |product, symbol| self.mul(product, self.dim(&Dim::from(symbol.as_str()))))
                 };
                 let first = term(&terms[0]);
                 terms[1..].iter().fold(first, |sum, t| self.add(sum, term(t)))
@@ -225,6 +254,13 @@ impl Graph {
                 self.ints(&[0])
             }
         }
+    }
+
+    /// 0, 1, .., length - 1 as int64 [length].
+    pub fn range(&self, length: &Dim) -> Value {
+        let scalar = |n: i64| self.constant(DType::I64, &[], n.to_le_bytes().to_vec());
+        let limit = self.reshape(self.dim(length), &[]);
+        self.apply(Op::Range { length: length.clone() }, &[scalar(0), limit, scalar(1)])
     }
 
     /// True for a value that is known before any input is.

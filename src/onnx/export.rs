@@ -189,7 +189,8 @@ fn node_proto(node: &Node, names: &Names) -> NodeProto {
 }
 
 fn attributes(op: &Op) -> Vec<AttributeProto> {
-    let empty = |name: &str, t: AttributeType| AttributeProto { name: Some(name.into()), r#type: Some(t as i32), ..Default::default() };
+    let empty =
+        |name: &str, t: AttributeType| AttributeProto { name: Some(name.into()), r#type: Some(t as i32), ..Default::default() };
     let int = |name: &str, i: i64| AttributeProto { i: Some(i), ..empty(name, AttributeType::Int) };
     let float = |name: &str, f: f32| AttributeProto { f: Some(f), ..empty(name, AttributeType::Float) };
     let ints = |name: &str, ints: Vec<i64>| AttributeProto { ints, ..empty(name, AttributeType::Ints) };
@@ -211,7 +212,9 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         }
         Op::Conv { stride } => vec![ints("strides", vec![*stride, *stride])],
         Op::LayerNormalization { epsilon } => vec![int("axis", -1), float("epsilon", *epsilon)],
-        Op::ReduceSum { keep, .. } | Op::ReduceMean { keep, .. } | Op::ReduceMax { keep, .. } => vec![int("keepdims", (*keep).into())],
+        Op::ReduceSum { keep, .. } | Op::ReduceMean { keep, .. } | Op::ReduceMax { keep, .. } => {
+            vec![int("keepdims", (*keep).into())]
+        }
         Op::Transpose { perm } => vec![ints("perm", perm.iter().map(|&p| p as i64).collect())],
         Op::Concat { axis }
         | Op::Split { axis, .. }
@@ -220,10 +223,37 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],
-        Op::GroupQueryAttention { num_heads } => vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads)],
-        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Max | Op::Where | Op::Equal | Op::Less | Op::Greater | Op::Neg | Op::Abs | Op::Exp
-        | Op::Log | Op::Sqrt | Op::Reciprocal | Op::Tanh | Op::Sigmoid | Op::Erf | Op::Round | Op::Clip | Op::Identity | Op::MatMul
-        | Op::MatMulInteger | Op::Reshape { .. } | Op::Expand { .. } | Op::Slice { .. } | Op::Shape => vec![],
+        Op::GroupQueryAttention { num_heads, scale } => {
+            vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads), float("scale", *scale)]
+        }
+        Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Div
+        | Op::Max
+        | Op::Where
+        | Op::Equal
+        | Op::Less
+        | Op::Greater
+        | Op::Neg
+        | Op::Abs
+        | Op::Exp
+        | Op::Log
+        | Op::Sqrt
+        | Op::Reciprocal
+        | Op::Tanh
+        | Op::Sigmoid
+        | Op::Erf
+        | Op::Round
+        | Op::Clip
+        | Op::Identity
+        | Op::MatMul
+        | Op::MatMulInteger
+        | Op::Reshape { .. }
+        | Op::Expand { .. }
+        | Op::Slice { .. }
+        | Op::Shape
+        | Op::Range { .. } => vec![],
     }
 }
 

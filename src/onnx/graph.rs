@@ -168,7 +168,11 @@ impl Graph {
                 let found: Shape = tensor.shape.iter().map(|&d| Dim::from(d)).collect();
                 let dtype = tensor.dtype;
                 if found != shape {
-                    inner.fail(format!("the weight {full} has shape {}, and {} is needed", shape_text(&found), shape_text(shape)));
+                    inner.fail(format!(
+                        "the weight {full} has shape {}, and {} is needed",
+                        shape_text(&found),
+                        shape_text(shape)
+                    ));
                 }
                 dtype
             }
@@ -201,8 +205,10 @@ impl Graph {
         let outputs = match infer(&op, &types) {
             Ok(outputs) => outputs,
             Err(message) => {
-                let shapes: Vec<String> =
-                    types.iter().map(|t| t.as_ref().map_or("-".into(), |t| format!("{:?}{}", t.dtype, shape_text(&t.shape)))).collect();
+                let shapes: Vec<String> = types
+                    .iter()
+                    .map(|t| t.as_ref().map_or("-".into(), |t| format!("{:?}{}", t.dtype, shape_text(&t.shape))))
+                    .collect();
                 inner.fail(format!("{}({}): {message}", op.name().1, shapes.join(", ")));
                 vec![ValueType { dtype: DType::F32, shape: vec![] }; 3]
             }

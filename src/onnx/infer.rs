@@ -24,8 +24,21 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             same_dtype(a, b)?;
             one(a.dtype, broadcast(&c.shape, &broadcast(&a.shape, &b.shape)?)?)
         }
-        Op::Neg | Op::Abs | Op::Exp | Op::Log | Op::Sqrt | Op::Reciprocal | Op::Tanh | Op::Sigmoid | Op::Erf | Op::Round | Op::Clip
-        | Op::Gelu { .. } | Op::QuickGelu { .. } | Op::Softmax | Op::Identity => Ok(vec![input(0)?.clone()]),
+        Op::Neg
+        | Op::Abs
+        | Op::Exp
+        | Op::Log
+        | Op::Sqrt
+        | Op::Reciprocal
+        | Op::Tanh
+        | Op::Sigmoid
+        | Op::Erf
+        | Op::Round
+        | Op::Clip
+        | Op::Gelu { .. }
+        | Op::QuickGelu { .. }
+        | Op::Softmax
+        | Op::Identity => Ok(vec![input(0)?.clone()]),
         Op::Cast { to } => one(*to, input(0)?.shape.clone()),
         Op::MatMul => {
             let (a, b) = (input(0)?, input(1)?);
@@ -176,6 +189,7 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             Ok(vec![x.clone()])
         }
         Op::Shape => one(DType::I64, vec![input(0)?.shape.len().into()]),
+        Op::Range { length } => one(DType::I64, vec![length.clone()]),
         Op::MultiHeadAttention { .. } => {
             let (q, k, v) = (input(0)?, input(1)?, input(2)?);
             same_dtype(q, k)?;
@@ -218,7 +232,8 @@ fn swapped(shape: &[Dim], swap: bool) -> Result<Shape, String> {
 }
 
 fn matmul(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
-    let (Some((a_rest, [rows, inner])), Some((b_rest, [inner2, columns]))) = (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
+    let (Some((a_rest, [rows, inner])), Some((b_rest, [inner2, columns]))) =
+        (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
     else {
         return Err("a product needs matrices".into());
     };

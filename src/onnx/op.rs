@@ -68,43 +68,106 @@ pub enum Op {
     Round,
     Clip,
     /// `tanh`: the approximation GPT2 calls gelu_new; otherwise exact.
-    Gelu { tanh: bool },
+    Gelu {
+        tanh: bool,
+    },
     /// `x * sigmoid(alpha * x)` (com.microsoft)
-    QuickGelu { alpha: f32 },
+    QuickGelu {
+        alpha: f32,
+    },
     Softmax,
     Identity,
-    Cast { to: DType },
+    Cast {
+        to: DType,
+    },
     // Products
     MatMul,
-    Gemm { trans_a: bool, trans_b: bool, alpha: f32 },
+    Gemm {
+        trans_a: bool,
+        trans_b: bool,
+        alpha: f32,
+    },
     /// MatMul with either side transposed in its last two dimensions and a factor (com.microsoft)
-    FusedMatMul { trans_a: bool, trans_b: bool, alpha: f32 },
+    FusedMatMul {
+        trans_a: bool,
+        trans_b: bool,
+        alpha: f32,
+    },
     MatMulInteger,
     /// Weights in blocks of 8 bits; inputs x [.., K], data, scales (com.microsoft)
-    MatMulNBits { k: i64, n: i64, block: i64 },
-    Conv { stride: i64 },
+    MatMulNBits {
+        k: i64,
+        n: i64,
+        block: i64,
+    },
+    Conv {
+        stride: i64,
+    },
     // Normalization; outputs y, mean, inverse deviation
-    LayerNormalization { epsilon: f32 },
+    LayerNormalization {
+        epsilon: f32,
+    },
     // Reductions over axes
-    ReduceSum { axes: Vec<usize>, keep: bool },
-    ReduceMean { axes: Vec<usize>, keep: bool },
-    ReduceMax { axes: Vec<usize>, keep: bool },
+    ReduceSum {
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    ReduceMean {
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    ReduceMax {
+        axes: Vec<usize>,
+        keep: bool,
+    },
     // Moving data
-    Transpose { perm: Vec<usize> },
-    Reshape { shape: Shape },
-    Expand { shape: Shape },
-    Concat { axis: usize },
-    Split { axis: usize, sizes: Vec<i64> },
-    Slice { axis: usize, start: Dim, end: Dim },
-    Gather { axis: usize },
-    GatherElements { axis: usize },
-    ScatterElements { axis: usize, reduction: Reduction },
+    Transpose {
+        perm: Vec<usize>,
+    },
+    Reshape {
+        shape: Shape,
+    },
+    Expand {
+        shape: Shape,
+    },
+    Concat {
+        axis: usize,
+    },
+    Split {
+        axis: usize,
+        sizes: Vec<i64>,
+    },
+    Slice {
+        axis: usize,
+        start: Dim,
+        end: Dim,
+    },
+    Gather {
+        axis: usize,
+    },
+    GatherElements {
+        axis: usize,
+    },
+    ScatterElements {
+        axis: usize,
+        reduction: Reduction,
+    },
     Shape,
+    /// 0, 1, .. up to a length (int64)
+    Range {
+        length: Dim,
+    },
     // Attention with everything inside (com.microsoft)
     /// Inputs query, key, value [B, T, H*D]; not causal.
-    MultiHeadAttention { num_heads: i64 },
+    MultiHeadAttention {
+        num_heads: i64,
+    },
     /// Packed query-key-value [B, S, 3*H*D], past_key, past_value [B, H, M, D] updated in place, seqlens_k [B], total_sequence_length.
-    GroupQueryAttention { num_heads: i64 },
+    /// D must be a multiple of 8; scores are multiplied by `scale`.
+    GroupQueryAttention {
+        num_heads: i64,
+        scale: f32,
+    },
 }
 
 impl Op {
@@ -157,6 +220,7 @@ impl Op {
             Self::GatherElements { .. } => ("", "GatherElements"),
             Self::ScatterElements { .. } => ("", "ScatterElements"),
             Self::Shape => ("", "Shape"),
+            Self::Range { .. } => ("", "Range"),
             Self::MultiHeadAttention { .. } => (MS, "MultiHeadAttention"),
             Self::GroupQueryAttention { .. } => (MS, "GroupQueryAttention"),
         }

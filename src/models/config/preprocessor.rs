@@ -25,9 +25,9 @@ pub struct PreprocessorConfig {
     pub rescale_factor: f64,
     pub do_normalize: bool,
     /// Subtracted from each channel (R, G, B) after rescaling.
-    pub image_mean: [f32; 3],
+    pub image_mean: [f64; 3],
     /// Each channel is divided by it.
-    pub image_std: [f32; 3],
+    pub image_std: [f64; 3],
     pub do_convert_rgb: bool,
 }
 

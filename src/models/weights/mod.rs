@@ -7,11 +7,16 @@
 use std::path::PathBuf;
 
 mod dtype;
+mod pickle;
+mod place;
 mod safetensors;
+mod source;
+mod torch;
 mod writer;
 
 pub use dtype::Dtype;
 pub use safetensors::{SafetensorsFile, TensorEntry};
+pub use source::{TensorInfo, WeightFormat, WeightSource};
 pub use writer::SafetensorsWriter;
 
 /// What can be wrong with a weight file. Every message names the file.
@@ -35,3 +40,6 @@ impl WeightsError {
         Self::Invalid { path: path.into(), problem: problem.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;
