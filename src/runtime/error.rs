@@ -6,8 +6,8 @@ use super::Device;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    #[error("ONNX Runtime was not found: run scripts/setup.sh in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", tried.join(", "))]
-    LibraryNotFound { tried: Vec<String> },
+    #[error("ONNX Runtime was not found for --device {device}: run {} in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", setup(*device), tried.join(", "))]
+    LibraryNotFound { device: Device, tried: Vec<String> },
     #[error("{}: ONNX Runtime does not load: {message}", path.display())]
     LibraryUnusable { path: PathBuf, message: String },
     #[error("--device {device} is not usable here: {message}")]
@@ -18,4 +18,13 @@ pub enum RuntimeError {
     Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
     #[error("{model}: {source}")]
     Ort { model: String, source: ort::Error },
+}
+
+/// The command that brings the library a device needs.
+fn setup(device: Device) -> &'static str {
+    match device {
+        Device::Auto | Device::Cpu => "scripts/setup.sh",
+        Device::OpenVino => "scripts/setup.sh --openvino",
+        Device::Cuda(_) => "scripts/setup.sh --cuda",
+    }
 }
