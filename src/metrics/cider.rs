@@ -1,8 +1,6 @@
-use std::collections::HashMap;
-
 use rayon::prelude::*;
 
-use super::ngrams::{Key, MAX_N, NgramCounts, for_each_shared, length_of};
+use super::ngrams::{Key, KeyMap, MAX_N, NgramCounts, for_each_shared, length_of};
 
 /// Width, in tokens, of the penalty for a length that differs from the reference's.
 const SIGMA: f64 = 6.0;
@@ -10,7 +8,8 @@ const SIGMA: f64 = 6.0;
 /// CIDEr's view of the whole set: in how many images' references an n-gram occurs.
 pub(super) struct DocumentFrequencies {
     log_num_images: f64,
-    frequencies: HashMap<Key, u32>,
+    /// Logarithms of the frequencies above 1. What is rarer, or unknown, counts as occurring once, and its logarithm is 0.
+    log_frequencies: KeyMap<f64>,
 }
 
 /// TF-IDF weights of one sequence, sorted by key, and their Euclidean norm for each length of n-gram.
@@ -25,21 +24,23 @@ impl DocumentFrequencies {
     pub fn of(references: &[Vec<Vec<u32>>]) -> Self {
         // Pieces bound what is held besides the counts.
         const PIECE: usize = 1024;
-        let mut frequencies: HashMap<Key, u32> = HashMap::new();
+        let mut frequencies: KeyMap<u32> = KeyMap::default();
         for piece in references.chunks(PIECE) {
             let keys_by_image: Vec<Vec<Key>> = piece.par_iter().map(|image| distinct_keys(image)).collect();
             for key in keys_by_image.into_iter().flatten() {
                 *frequencies.entry(key).or_default() += 1;
             }
         }
-        Self { log_num_images: (references.len().max(1) as f64).ln(), frequencies }
+        let repeated = frequencies.into_iter().filter(|(_, frequency)| *frequency > 1);
+        let log_frequencies = repeated.map(|(key, frequency)| (key, f64::from(frequency).ln())).collect();
+        Self { log_num_images: (references.len().max(1) as f64).ln(), log_frequencies }
     }
 
     pub fn weights(&self, ngrams: &NgramCounts) -> Weights {
         let mut squares = [0.0; MAX_N];
         let weigh = |&(key, count): &(Key, u32)| {
-            let frequency = self.frequencies.get(&key).copied().unwrap_or(0).max(1);
-            let weight = f64::from(count) * (self.log_num_images - f64::from(frequency).ln());
+            let log_frequency = self.log_frequencies.get(&key).copied().unwrap_or(0.0);
+            let weight = f64::from(count) * (self.log_num_images - log_frequency);
             squares[length_of(key) - 1] += weight * weight;
             (key, weight)
         };

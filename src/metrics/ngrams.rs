@@ -1,5 +1,8 @@
 //! N-grams of one to four token ids, each packed exactly into 128 bits.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 /// The longest n-gram that counts.
 pub(super) const MAX_N: usize = 4;
 
@@ -10,6 +13,31 @@ pub(super) type Key = u128;
 pub(super) fn length_of(key: Key) -> usize {
     MAX_N - key.leading_zeros() as usize / 32
 }
+
+/// Hashes a [`Key`] with one wide multiplication: scoring is mostly looking keys up.
+#[derive(Default)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write_u128(&mut self, key: u128) {
+        let (low, high) = (key as u64 ^ 0x9E37_79B9_7F4A_7C15, (key >> 64) as u64 ^ 0xD1B5_4A32_D192_ED03);
+        let product = u128::from(low) * u128::from(high);
+        self.0 ^= product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u128(u128::from(self.0) << 8 | u128::from(byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A map by [`Key`].
+pub(super) type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<KeyHasher>>;
 
 /// The n-grams of one sequence with their counts, sorted by key.
 pub(super) struct NgramCounts {

@@ -1,5 +1,7 @@
 //! One file a command: a plain function from settings to an outcome.
 
+pub mod doctor;
+pub mod evaluate;
 pub mod model;
 
 /// How a stage ended, and with it the exit status of the program.
