@@ -61,18 +61,19 @@ fn cuda_driver_is_there() -> bool {
 /// The library a process has loaded; there can be only one.
 struct Loaded {
     path: PathBuf,
+    version: String,
     environment: Environment,
 }
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
-/// Loads the library once and hands out the environment.
-pub fn load(path: &Path) -> Result<Environment, RuntimeError> {
+/// Loads the library once and hands out the environment and the library's version.
+pub fn load(path: &Path) -> Result<(Environment, String), RuntimeError> {
     let unusable = |message: String| RuntimeError::LibraryUnusable { path: path.into(), message };
     let mut loaded = LOADED.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(loaded) = loaded.as_ref() {
         return if loaded.path == path {
-            Ok(loaded.environment.clone())
+            Ok((loaded.environment.clone(), loaded.version.clone()))
         } else {
             Err(unusable(format!("this process already uses {}", loaded.path.display())))
         };
@@ -80,6 +81,19 @@ pub fn load(path: &Path) -> Result<Environment, RuntimeError> {
     let builder = ort::environment::init_from(path).map_err(|e| unusable(e.to_string()))?;
     let environment = builder.with_name("clipcap").with_telemetry(false).build().map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(ort::logging::LogLevel::Error);
-    *loaded = Some(Loaded { path: path.into(), environment: environment.clone() });
-    Ok(environment)
+    let version = version(path).map_err(|e| unusable(e.to_string()))?;
+    *loaded = Some(Loaded { path: path.into(), version: version.clone(), environment: environment.clone() });
+    Ok((environment, version))
+}
+
+/// The version of a library that is loaded already, from its own base API.
+fn version(path: &Path) -> Result<String, libloading::Error> {
+    type GetApiBase = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
+    // SAFETY: the library is ONNX Runtime's and loaded, so this only finds it again; the symbol's type is its documented one, and the
+    // version is a static NUL-terminated string.
+    unsafe {
+        let library = libloading::Library::new(path)?;
+        let base = library.get::<GetApiBase>(b"OrtGetApiBase")?();
+        Ok(std::ffi::CStr::from_ptr(((*base).GetVersionString)()).to_string_lossy().into_owned())
+    }
 }
