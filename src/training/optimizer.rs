@@ -199,7 +199,7 @@ mod tests {
             let state = State { parameters: &mut p, gradients: &g, exp_avg: &mut m, exp_avg_sq: &mut v };
             adamw.step(state, &all, step, 0.05, factor);
         }
-        for (found, wanted) in p.iter().zip([0.825_722_87, -1.999_476_7, 0.562_681_7, 3.086_094]) {
+        for (found, wanted) in p.iter().zip([0.825_722_9, -1.999_476_7, 0.562_681_7, 3.086_094]) {
             assert!((found - wanted).abs() < 1e-6, "{p:?} {wanted}");
         }
     }
