@@ -7,5 +7,6 @@ pub mod lint;
 pub mod matching;
 pub mod normalize;
 mod parallel;
+pub mod scenes;
 pub mod splits;
 pub mod tables;
