@@ -1,1 +1,3 @@
 //! (dataset: see lib.rs)
+
+pub mod listing;
