@@ -1,9 +1,89 @@
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
 use super::Context;
 use crate::stages::Outcome;
+use crate::stages::evaluate::{self, Candidate, Level, Settings};
 
+/// BLEU-1..4, ROUGE-L and CIDEr (as pycocoevalcap computes them) of predicted captions against references.
+///
+/// Reads caption tables and datasets (a folder, .parquet, .csv, .tsv, .jsonl), COCO results and annotations (.json), maps from an id to
+/// captions (.json), and li-xirong files (.txt: ID#k<TAB>caption). Image ids are compared as text; what is left is matched without image
+/// extension and folder, where that is unique. Images that only one side has are counted and left out.
 #[derive(clap::Args)]
-pub struct EvaluateArgs {}
+pub struct EvaluateArgs {
+    /// Captions to score: a caption table, or COCO results
+    #[arg(long, value_name = "TABLE|JSON")]
+    predictions: PathBuf,
+    /// What people wrote: a dataset, a table, or COCO annotations
+    #[arg(long, value_name = "DATASET|TABLE|JSON")]
+    references: PathBuf,
+    /// Count Han characters and Latin words, or words as jieba cuts them
+    #[arg(long, value_enum, default_value = "both")]
+    tokens: Tokens,
+    /// Of several captions an image: the first by caption_index, or the best by CIDEr (an upper bound, not a score)
+    #[arg(long, value_enum, default_value = "first")]
+    candidate: CandidateArg,
+    /// Only references of this split of a dataset
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// A second table: both are scored on the images they share, with a paired permutation test
+    #[arg(long, value_name = "TABLE|JSON")]
+    compare: Option<PathBuf>,
+    /// Resample the images N times for 95% intervals (with --compare, 1000 times unless told)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    bootstrap: usize,
+    /// Seed of the resampling
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Threads to compute with (default: every core)
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Write the scores as JSON
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+    /// Write every image's scores as a Parquet table
+    #[arg(long, value_name = "FILE.parquet")]
+    per_image: Option<PathBuf>,
+}
 
-pub fn run(_args: EvaluateArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap evaluate is not there yet")
+#[derive(Clone, Copy, ValueEnum)]
+enum Tokens {
+    Char,
+    Word,
+    Both,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CandidateArg {
+    First,
+    Oracle,
+}
+
+pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let settings = Settings {
+        predictions: args.predictions,
+        references: args.references,
+        levels: match args.tokens {
+            Tokens::Char => vec![Level::Char],
+            Tokens::Word => vec![Level::Word],
+            Tokens::Both => vec![Level::Char, Level::Word],
+        },
+        candidate: match args.candidate {
+            CandidateArg::First => Candidate::First,
+            CandidateArg::Oracle => Candidate::Oracle,
+        },
+        compare: args.compare,
+        split: args.split,
+        out: args.out,
+        per_image: args.per_image,
+        bootstrap: args.bootstrap,
+        seed: args.seed,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
+    let evaluation = pool.install(|| evaluate::run(&settings, &context.terminal))?;
+    context.terminal.result(&evaluation.to_text(), &evaluation.to_json());
+    Ok(Outcome::Complete)
 }

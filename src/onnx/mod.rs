@@ -1,1 +1,24 @@
-//! (onnx: see lib.rs)
+//! A builder for ONNX graphs: types and symbolic dimensions are inferred while a node is added, weights are named by reference into
+//! safetensors files, and the result is written as protobuf.
+//!
+//! ```
+//! use clipcap::onnx::{DType, Graph};
+//! let g = Graph::new("twice");
+//! let x = g.input("x", DType::F32, &["batch".into(), 3.into()]);
+//! g.output("y", g.add(x, x));
+//! let model = g.finish().unwrap();
+//! assert!(!model.to_bytes().is_empty());
+//! ```
+
+mod build;
+mod dim;
+mod export;
+mod graph;
+mod infer;
+mod op;
+mod proto;
+
+pub use dim::{Dim, Shape, shape_text};
+pub use export::Model;
+pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Source, Value, ValueType};
+pub use op::{DType, Op, Reduction};

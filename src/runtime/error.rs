@@ -6,8 +6,8 @@ use super::Device;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    #[error("ONNX Runtime was not found: run scripts/setup.sh in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", tried.join(", "))]
-    LibraryNotFound { tried: Vec<String> },
+    #[error("ONNX Runtime was not found for --device {device}: run {} in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", setup(*device), tried.join(", "))]
+    LibraryNotFound { device: Device, tried: Vec<String> },
     #[error("{}: ONNX Runtime does not load: {message}", path.display())]
     LibraryUnusable { path: PathBuf, message: String },
     #[error("--device {device} is not usable here: {message}")]
@@ -16,6 +16,24 @@ pub enum RuntimeError {
     Model { model: String, message: String },
     #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
     Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
-    #[error("{model}: {source}")]
+    #[error("{model}: ONNX Runtime says: {}", shortened(&source.to_string()))]
     Ort { model: String, source: ort::Error },
+}
+
+/// The command that brings the library a device needs.
+fn setup(device: Device) -> &'static str {
+    match device {
+        Device::Auto | Device::Cpu => "scripts/setup.sh",
+        Device::OpenVino => "scripts/setup.sh --openvino",
+        Device::Cuda(_) => "scripts/setup.sh --cuda",
+    }
+}
+
+/// A provider's message can run to hundreds of lines; the first ones say what is wrong.
+pub(super) fn shortened(message: &str) -> String {
+    const MAX: usize = 600;
+    match message.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{} ... ({} characters in all)", &message[..end], message.chars().count()),
+        None => message.trim_end().into(),
+    }
 }

@@ -1,0 +1,200 @@
+//! Rows as parsers leave them: spans in one text a batch, so that a caption costs no allocation of its own.
+
+use super::Translation;
+use crate::dataset::normalize::{FoldWidth, normalize_caption};
+
+/// Why a line is no caption. The names are those of the errors table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    InvalidUtf8,
+    ControlCharacter,
+    LineTooLong,
+    NoSeparator,
+    BadId,
+    EmptyCaption,
+    BadJson,
+    BadRecord,
+    MissingField,
+    DuplicateId,
+}
+
+impl Reason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::ControlCharacter => "control_character",
+            Self::LineTooLong => "line_too_long",
+            Self::NoSeparator => "no_separator",
+            Self::BadId => "bad_id",
+            Self::EmptyCaption => "empty_caption",
+            Self::BadJson => "bad_json",
+            Self::BadRecord => "bad_record",
+            Self::MissingField => "missing_field",
+            Self::DuplicateId => "duplicate_id",
+        }
+    }
+}
+
+/// A line that is no caption: why, in one word and in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    pub reason: Reason,
+    pub message: String,
+}
+
+impl Bad {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// A piece of [`Batch::text`]: offset and length in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    len: u32,
+}
+
+/// One caption: where its parts lie in the batch's text, and where it came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    pub image: Span,
+    /// Where the image's file is named apart from its id.
+    pub file: Option<Span>,
+    pub caption: Span,
+    pub raw: Span,
+    /// Counted from 1 in the file (a record's first line).
+    pub line: u64,
+    /// The caption's number within its image as the file states it.
+    pub number: Option<u32>,
+    /// The language mark of `ID#lang#k`: numbers are told apart by it.
+    pub mark: Span,
+    pub translation: Translation,
+    pub split: Span,
+}
+
+/// What a caption line says, before it is stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fields<'a> {
+    pub image: &'a str,
+    pub file: Option<&'a str>,
+    pub raw: &'a str,
+    /// What is normalized in place of `raw` (segmented words without their tags).
+    pub text: Option<&'a str>,
+    pub number: Option<u32>,
+    pub mark: &'a str,
+    pub translation: Option<Translation>,
+    pub split: &'a str,
+}
+
+/// Everything found in a run of lines of one file.
+#[derive(Debug, Default)]
+pub struct Batch {
+    text: String,
+    pub rows: Vec<Row>,
+    pub bad: Vec<(u64, Bad)>,
+    /// Lines seen; elements in a JSON document.
+    pub lines: u64,
+    pub blank: u64,
+    /// Further lines of a record that spans several.
+    pub continued: u64,
+}
+
+/// Longest id, in bytes.
+const MAX_ID_BYTES: usize = 1024;
+
+impl Batch {
+    pub fn get(&self, span: Span) -> &str {
+        &self.text[span.start as usize..(span.start + span.len) as usize]
+    }
+
+    /// Bytes of text held.
+    pub fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Room for the rows of `bytes` of input, so that nothing is moved while it fills.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.text.reserve(bytes * 2);
+        self.rows.reserve(bytes / 64);
+    }
+
+    fn put(&mut self, text: &str) -> Span {
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.span_from(start)
+    }
+
+    fn span_from(&self, start: usize) -> Span {
+        // A batch holds a block of at most a few MB, twice.
+        Span { start: start as u32, len: (self.text.len() - start) as u32 }
+    }
+
+    /// Checks, normalizes and keeps a caption.
+    pub fn push(&mut self, line: u64, fields: Fields, fold: FoldWidth) -> Result<(), Bad> {
+        let id = fields.image.trim();
+        if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
+            let shown = crate::dataset::normalize::excerpt(id.as_bytes(), 40);
+            return Err(Bad::new(Reason::BadId, format!("the image's id must be 1 to {MAX_ID_BYTES} bytes of text: {shown:?}")));
+        }
+        if fields.raw.bytes().any(|b| b < 0x20 && b != b'\t' && b != b'\n' && b != b'\r' || b == 0x7f) {
+            return Err(Bad::new(Reason::ControlCharacter, "the caption holds a control character (NUL, for instance)"));
+        }
+        let raw = fields.raw.trim();
+        let before = self.text.len();
+        normalize_caption(fields.text.unwrap_or(raw), fold, &mut self.text);
+        let caption = self.span_from(before);
+        if caption.len == 0 {
+            self.text.truncate(before);
+            return Err(Bad::new(Reason::EmptyCaption, "no caption behind the image's id"));
+        }
+        let raw = if self.get(caption) == raw { caption } else { self.put(raw) };
+        // Captions of an image come in a row: its id, mark and split are stored once for them.
+        let previous = self.rows.last().copied();
+        let image = self.put_again(previous.map(|p| p.image), id);
+        let mark = self.put_again(previous.map(|p| p.mark), fields.mark);
+        let split = self.put_again(previous.map(|p| p.split), fields.split);
+        let file = fields.file.map(|file| self.put_again(previous.and_then(|p| p.file), file));
+        let translation = fields.translation.unwrap_or(Translation::Unknown);
+        self.rows.push(Row { image, file, caption, raw, line, number: fields.number, mark, translation, split });
+        Ok(())
+    }
+
+    fn put_again(&mut self, previous: Option<Span>, text: &str) -> Span {
+        match previous {
+            Some(span) if self.get(span) == text => span,
+            _ => self.put(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields<'a>(image: &'a str, raw: &'a str) -> Fields<'a> {
+        Fields { image, raw, ..Fields::default() }
+    }
+
+    #[test]
+    fn rows_share_what_repeats_and_keep_the_raw_text() {
+        let mut batch = Batch::default();
+        batch.push(1, fields("7", "一 只 狗"), FoldWidth::None).unwrap();
+        batch.push(2, fields("7", "一只猫"), FoldWidth::None).unwrap();
+        let (a, b) = (batch.rows[0], batch.rows[1]);
+        assert_eq!((batch.get(a.caption), batch.get(a.raw)), ("一只狗", "一 只 狗"));
+        assert_eq!(a.image, b.image);
+        assert_eq!(b.caption, b.raw);
+    }
+
+    #[test]
+    fn what_is_no_caption_says_why() {
+        let mut batch = Batch::default();
+        let reason = |batch: &mut Batch, image, raw| batch.push(1, fields(image, raw), FoldWidth::None).unwrap_err().reason;
+        assert_eq!(reason(&mut batch, " ", "狗"), Reason::BadId);
+        assert_eq!(reason(&mut batch, "a\0", "狗"), Reason::BadId);
+        assert_eq!(reason(&mut batch, "a", "狗\0"), Reason::ControlCharacter);
+        assert_eq!(reason(&mut batch, "a", " \u{3000}\u{200b}"), Reason::EmptyCaption);
+        assert_eq!((batch.rows.len(), batch.text_bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,112 @@
+//! Which layout a file has, from its first bytes.
+
+use super::Format;
+use super::json::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME};
+use super::lines::lines;
+use super::table::delimiter_of;
+use super::text::{checked, layout_of};
+use crate::dataset::normalize::split_tag;
+
+/// Lines looked at.
+const MAX_LINES: usize = 2000;
+
+/// The layout that most of a file's first lines have. The error says what was looked for.
+///
+/// `name` breaks the tie where the bytes could be several things; `columns_named` says that `--columns` was given.
+pub fn detect(head: &[u8], name: &str, columns_named: bool) -> Result<Format, String> {
+    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+        return Err("this is UTF-16: convert it to UTF-8 first (iconv -f UTF-16 -t UTF-8)".into());
+    }
+    let texts: Vec<&str> = lines(head).take(MAX_LINES).filter_map(|line| checked(line).ok().flatten()).map(str::trim).collect();
+    let extension = name.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default();
+    let first = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start().first().copied();
+    let objects = texts.iter().filter(|t| t.starts_with('{') && t.ends_with('}')).count();
+    if matches!(first, Some(b'{' | b'[')) || objects * 2 > texts.len() {
+        return Ok(json(head, &texts, objects, &extension));
+    }
+    if let Some(header) = texts.first()
+        && (is_header(header) || columns_named && (extension == "csv" || header.contains(',')))
+    {
+        return Ok(Format::Csv);
+    }
+    let count = |format: Format| texts.iter().filter(|t| layout_of(t) == Some(format)).count();
+    let best = [Format::Tsv, Format::CocoCn, Format::FlickrCn].into_iter().max_by_key(|&f| count(f)).filter(|&f| count(f) > 0);
+    best.or((extension == "csv").then_some(Format::Csv)).ok_or_else(|| {
+        "the layout of this file is not known (looked for ID#lang#k, ID#k<TAB>, id<TAB>caption, JSON, and a header with an image and a \
+         caption column): name it with --format, and columns with --columns image=A,caption=B"
+            .into()
+    })
+}
+
+fn json(head: &[u8], texts: &[&str], objects: usize, extension: &str) -> Format {
+    let has = |key: &str| find(head, format!("\"{key}\"").as_bytes());
+    let document = has("images") && (has("sentences") || has("annotations") || has("file_name") || has("filename"));
+    let whole_lines = objects * 2 > texts.len() && !document;
+    if whole_lines || extension == "jsonl" && !document {
+        return Format::Jsonl;
+    }
+    if has("sentences") || has("sentids") || has("filename") { Format::Karpathy } else { Format::Coco }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|w| w == needle)
+}
+
+/// A header names an image and a caption.
+fn is_header(line: &str) -> bool {
+    let delimiter = delimiter_of(line) as char;
+    let names: Vec<String> = line.split(delimiter).map(|n| n.trim().trim_matches('"').to_lowercase()).collect();
+    let any = |wanted: &[&str]| names.iter().any(|n| wanted.contains(&n.as_str()));
+    names.len() > 1 && (any(&ID_NAMES) || any(&FILE_NAMES) || any(&[LAST_ID_NAME])) && any(&CAPTION_NAMES)
+}
+
+/// Whether the words of a segmented file carry tags: nine tokens of ten do in its first lines.
+pub fn is_tagged(head: &[u8]) -> bool {
+    let mut tokens = 0usize;
+    let mut tagged = 0usize;
+    for text in lines(head).take(MAX_LINES).filter_map(|line| checked(line).ok().flatten()) {
+        for token in text.split_whitespace().skip(1) {
+            tokens += 1;
+            tagged += usize::from(split_tag(token).is_some());
+        }
+    }
+    tokens > 0 && tagged * 10 >= tokens * 9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Format {
+        detect(text.as_bytes(), "captions", false).unwrap()
+    }
+
+    #[test]
+    fn each_layout_is_known_by_its_first_bytes() {
+        assert_eq!(of("1#zhb#0 两 个\n2#zhb#1\t狗\n"), Format::FlickrCn);
+        assert_eq!(of("1.jpg#0\t狗\n1.jpg#1\t狗\n"), Format::CocoCn);
+        assert_eq!(of("junk\n1\t狗\n2\t猫\n"), Format::Tsv);
+        assert_eq!(of("\u{feff}image_path,en_caption,caption_zh\na.jpg,dog,狗\n"), Format::Csv);
+        assert_eq!(of("image_name| comment_number| comment\n1.jpg| 0| 狗\n"), Format::Csv);
+        assert_eq!(of("image_id\tcaption\n1\t狗\n"), Format::Csv);
+        assert_eq!(of("{\"file_name\": \"a\", \"text\": \"狗\"}\n{\"file_name\": \"b\", \"text\": \"狗\"}\n"), Format::Jsonl);
+        assert_eq!(of("{bad\n{\"image_id\": 1, \"caption\": \"狗\"}\n{\"image_id\": 2, \"caption\": \"狗\"}\n"), Format::Jsonl);
+        assert_eq!(of(r#"{"images": [{"sentids": [0], "filename": "1.jpg", "sentences": [{"raw": "a"}]}]}"#), Format::Karpathy);
+        assert_eq!(of(r#"{"info": {}, "images": [{"file_name": "a", "id": 1}], "annotations": []}"#), Format::Coco);
+        assert_eq!(of("[\n {\"image_id\": 1,\n \"caption\": \"a\"}]"), Format::Coco);
+    }
+
+    #[test]
+    fn what_is_nothing_says_so() {
+        assert!(detect(b"\xff\xfea\0", "x", false).unwrap_err().contains("UTF-16"));
+        assert!(detect("只有一行".as_bytes(), "x", false).unwrap_err().contains("--format"));
+        assert!(detect(b"", "x", false).is_err());
+        assert_eq!(detect("pic,words\na,b\n".as_bytes(), "x.csv", true), Ok(Format::Csv));
+    }
+
+    #[test]
+    fn tags_are_seen() {
+        assert!(is_tagged("1#zhm#0 一架:m 飞机:n\n".as_bytes()));
+        assert!(!is_tagged("1#zhb#0 一架 飞机 10:30\n".as_bytes()));
+    }
+}

@@ -1,0 +1,162 @@
+//! Caption files of every layout, read line by line: good lines become rows, bad ones say why, and every line is counted.
+
+mod batch;
+mod detect;
+mod elements;
+mod json;
+mod lines;
+mod read;
+mod source;
+mod table;
+mod text;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+pub use batch::{Bad, Batch, Reason, Row, Span};
+pub use lines::MAX_LINE_BYTES;
+pub use read::{BadLine, Captions, FileReport, ReadOptions, read_captions};
+pub use source::{implied_split, source_names};
+
+/// How caption files are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `ID#lang#k<SPACE or TAB>segmented words`, with `word:tag` in test files.
+    FlickrCn,
+    /// `image_id<TAB>caption`.
+    Tsv,
+    /// `ID#k<TAB>caption`.
+    CocoCn,
+    /// Karpathy's `dataset_*.json`: images with sentences and splits.
+    Karpathy,
+    /// COCO's `captions_*.json`: images and annotations.
+    Coco,
+    /// A table of text with a header.
+    Csv,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+impl Format {
+    pub const ALL: [Self; 7] = [Self::FlickrCn, Self::Tsv, Self::CocoCn, Self::Karpathy, Self::Coco, Self::Csv, Self::Jsonl];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FlickrCn => "flickr-cn",
+            Self::Tsv => "tsv",
+            Self::CocoCn => "coco-cn",
+            Self::Karpathy => "karpathy",
+            Self::Coco => "coco",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|f| f.name() == text).ok_or_else(|| format!("no format {text}; there are: {}", names()))
+    }
+}
+
+/// Whether a caption was written (or translated) by a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Translation {
+    Human,
+    Machine,
+    #[default]
+    Unknown,
+}
+
+impl Translation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Machine => "machine",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What the language mark of the Flickr8k-CN, Flickr30k-CN and COCO-CN files says: `zhm` translated by hand, `zhc` written by
+    /// the crowd, `zhb` and `zhg` by the translators of Baidu and Google.
+    fn of_mark(mark: &str) -> Self {
+        match mark {
+            "zhm" | "zhc" => Self::Human,
+            "zhb" | "zhg" => Self::Machine,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl FromStr for Translation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Human, Self::Machine, Self::Unknown]
+            .into_iter()
+            .find(|t| t.name() == text)
+            .ok_or_else(|| format!("a translation is human, machine or unknown, not {text}"))
+    }
+}
+
+/// `--columns image=A,caption=B[,split=C]`: which columns (or JSON fields) hold what. `caption` may come several times.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Columns {
+    pub image: Option<String>,
+    pub captions: Vec<String>,
+    pub split: Option<String>,
+}
+
+impl FromStr for Columns {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut columns = Self::default();
+        for part in text.split(',') {
+            match part.split_once('=') {
+                Some(("image", name)) if columns.image.is_none() => columns.image = Some(name.into()),
+                Some(("caption", name)) => columns.captions.push(name.into()),
+                Some(("split", name)) if columns.split.is_none() => columns.split = Some(name.into()),
+                _ => return Err(format!("{part}: write image=A,caption=B, and split=C where there is one")),
+            }
+        }
+        Ok(columns)
+    }
+}
+
+/// Why a caption file could not be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptionError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Layout { path: PathBuf, message: String },
+    #[error("{0} is given twice")]
+    Twice(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_back() {
+        for format in Format::ALL {
+            assert_eq!(format.name().parse(), Ok(format));
+        }
+        assert!("xml".parse::<Format>().unwrap_err().contains("flickr-cn"));
+    }
+
+    #[test]
+    fn columns_by_name() {
+        let columns: Columns = "image=file,caption=zh,caption=zh2,split=s".parse().unwrap();
+        assert_eq!((columns.image.as_deref(), columns.captions.len(), columns.split.as_deref()), (Some("file"), 2, Some("s")));
+        assert!("image".parse::<Columns>().is_err());
+        assert!("picture=a".parse::<Columns>().is_err());
+    }
+}

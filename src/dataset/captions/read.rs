@@ -1,0 +1,353 @@
+//! Reads caption files: blocks of lines are parsed on every core while the next ones are read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use super::batch::{Bad, Batch};
+use super::detect::{detect, is_tagged};
+use super::elements::{Element, Scanner};
+use super::json::{self, ObjectLayout};
+use super::lines::{Blocks, lines};
+use super::source::{implied_split, implied_translation, source_names};
+use super::table::{self, TableLayout};
+use super::text::{self, TextLayout};
+use super::{CaptionError, Columns, Format, Reason, Translation};
+use crate::dataset::normalize::FoldWidth;
+
+/// Blocks (or runs of elements) parsed before more are read: what bounds the memory of a file on its way.
+const BLOCKS_IN_FLIGHT: usize = 32;
+const ELEMENTS_A_RUN: usize = 2048;
+
+/// How caption files are read.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// None: detected, file by file.
+    pub format: Option<Format>,
+    pub columns: Columns,
+    pub fold: FoldWidth,
+    /// Said by the caller for all files; None: as marks and names say.
+    pub translation: Option<Translation>,
+}
+
+/// A line that is no caption.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLine {
+    /// Index of the file in [`Captions::files`].
+    pub file: u16,
+    pub line: u64,
+    pub bad: Bad,
+}
+
+/// What one file held. `lines` = good + `bad` + `blank` + `header` + `continued`; in a JSON document elements count as lines.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FileReport {
+    pub source: String,
+    pub format: Format,
+    pub sha256: String,
+    pub lines: u64,
+    pub blank: u64,
+    pub header: u64,
+    /// Further lines of records that span several.
+    pub continued: u64,
+    pub bad: u64,
+    pub captions: u64,
+    /// The split the file's name implies.
+    pub split: Option<&'static str>,
+}
+
+/// All captions of all files, not yet sorted.
+#[derive(Debug, Default)]
+pub struct Captions {
+    pub files: Vec<FileReport>,
+    /// Batches with the index of their file.
+    pub batches: Vec<(u16, Batch)>,
+    pub bad: Vec<BadLine>,
+    /// COCO image id to (file name, split).
+    pub coco_files: HashMap<String, (String, String)>,
+}
+
+/// Reads every file. The result does not depend on the order of `paths`: files are taken by name.
+pub fn read_captions(paths: &[PathBuf], options: &ReadOptions) -> Result<Captions, CaptionError> {
+    let mut named: Vec<(String, &PathBuf)> = source_names(paths)?.into_iter().zip(paths).collect();
+    named.sort();
+    let mut captions = Captions::default();
+    for (source, path) in named {
+        read_file(&source, path, options, &mut captions)?;
+    }
+    Ok(captions)
+}
+
+fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Captions) -> Result<(), CaptionError> {
+    let io = |source| CaptionError::Io { path: path.into(), source };
+    let layout_error = |message| CaptionError::Layout { path: path.into(), message };
+    let mut blocks = Blocks::new(File::open(path).map_err(io)?);
+    let head = blocks.next_block().map_err(io)?.unwrap_or_default();
+    let columns_named = options.columns.image.is_some() || !options.columns.captions.is_empty();
+    let format = match options.format {
+        Some(format) => format,
+        None => detect(&head, source, columns_named).map_err(layout_error)?,
+    };
+    let split = implied_split(source, format == Format::FlickrCn);
+    let mut report = FileReport {
+        source: source.into(),
+        format,
+        sha256: String::new(),
+        lines: 0,
+        blank: 0,
+        header: 0,
+        continued: 0,
+        bad: 0,
+        captions: 0,
+        split,
+    };
+    let translation = options.translation.unwrap_or_else(|| implied_translation(source));
+    let mut reader = FileReader { blocks, next: Some(head), path, batches: Vec::new() };
+    match format {
+        Format::FlickrCn | Format::CocoCn | Format::Tsv => {
+            let tagged = format == Format::FlickrCn && is_tagged(reader.head());
+            let layout = TextLayout { format, tagged, translation, fold: options.fold };
+            reader.parse_blocks(|block| text::parse_block(block, &layout))?;
+            if options.translation.is_none() && format == Format::FlickrCn {
+                reader.settle_translation(tagged, split);
+            }
+        }
+        Format::Jsonl => {
+            let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
+            reader.parse_blocks(|block| json::parse_lines(block, &layout))?;
+        }
+        Format::Csv => {
+            report.header = 1;
+            reader.parse_table(&options.columns, translation, options.fold)?;
+        }
+        Format::Karpathy | Format::Coco => {
+            let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
+            reader.parse_document(format, &layout, &mut captions.coco_files)?;
+        }
+    }
+    let FileReader { blocks, batches, .. } = reader;
+    report.sha256 = blocks.sha256();
+    let file = captions.files.len() as u16;
+    // Elements of a document know their line; lines of blocks are counted on from block to block.
+    let counted = !matches!(format, Format::Karpathy | Format::Coco);
+    report.lines = report.header;
+    for mut batch in batches {
+        let before = if counted { report.lines } else { 0 };
+        batch.rows.iter_mut().for_each(|row| row.line += before);
+        captions.bad.extend(batch.bad.drain(..).map(|(line, bad)| {
+            report.bad += 1;
+            BadLine { file, line: line + before, bad }
+        }));
+        report.lines += batch.lines;
+        report.blank += batch.blank;
+        report.continued += batch.continued;
+        report.captions += batch.rows.len() as u64;
+        captions.batches.push((file, batch));
+    }
+    captions.files.push(report);
+    Ok(())
+}
+
+struct FileReader<'a> {
+    blocks: Blocks<File>,
+    next: Option<Vec<u8>>,
+    path: &'a Path,
+    batches: Vec<Batch>,
+}
+
+impl FileReader<'_> {
+    fn head(&self) -> &[u8] {
+        self.next.as_deref().unwrap_or_default()
+    }
+
+    fn next_block(&mut self) -> Result<Option<Vec<u8>>, CaptionError> {
+        match self.next.take() {
+            Some(block) => Ok(Some(block)),
+            None => self.blocks.next_block().map_err(|source| CaptionError::Io { path: self.path.into(), source }),
+        }
+    }
+
+    /// Parses independent blocks side by side, kept in order.
+    fn parse_blocks(&mut self, parse: impl Fn(&[u8]) -> Batch + Sync) -> Result<(), CaptionError> {
+        self.parse_runs(|reader| reader.next_block(), |block| parse(&block))
+    }
+
+    fn parse_runs<T: Send>(
+        &mut self,
+        mut next: impl FnMut(&mut Self) -> Result<Option<T>, CaptionError> + Send,
+        parse: impl Fn(T) -> Batch + Sync,
+    ) -> Result<(), CaptionError>
+    where
+        Self: Send,
+    {
+        loop {
+            let done = Mutex::new(Vec::new());
+            let mut count = 0;
+            let result = rayon::scope(|scope| {
+                while count < BLOCKS_IN_FLIGHT {
+                    let Some(run) = next(self)? else { break };
+                    let (done, parse, at) = (&done, &parse, count);
+                    scope.spawn(move |_| {
+                        let batch = parse(run);
+                        done.lock().unwrap_or_else(|e| e.into_inner()).push((at, batch));
+                    });
+                    count += 1;
+                }
+                Ok(())
+            });
+            result?;
+            let mut batches = done.into_inner().unwrap_or_else(|e| e.into_inner());
+            batches.sort_by_key(|(at, _)| *at);
+            self.batches.extend(batches.into_iter().map(|(_, batch)| batch));
+            if count < BLOCKS_IN_FLIGHT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A record may reach over a block's end, so tables are read block after block.
+    fn parse_table(&mut self, columns: &Columns, translation: Translation, fold: FoldWidth) -> Result<(), CaptionError> {
+        let error = |path: &Path, message: String| CaptionError::Layout { path: path.into(), message };
+        let first = self.next_block()?.unwrap_or_default();
+        let header = lines(&first).next().unwrap_or_default();
+        let header_bytes = (header.len() + 2).min(first.len());
+        let after = first[..header_bytes].iter().position(|&b| b == b'\n').map_or(first.len(), |at| at + 1);
+        let text = std::str::from_utf8(header).map_err(|_| error(self.path, "the header is not UTF-8".into()))?;
+        let layout = TableLayout::from_header(text, columns, translation, fold).map_err(|m| error(self.path, m))?;
+        let mut block = first[after..].to_vec();
+        loop {
+            let next = self.next_block()?;
+            let (batch, rest) = table::parse_block(&block, &layout, next.is_none());
+            self.batches.push(batch);
+            let Some(next) = next else { return Ok(()) };
+            block.drain(..block.len() - rest);
+            block.extend_from_slice(&next);
+        }
+    }
+
+    /// Elements are found one after another and parsed in runs side by side.
+    fn parse_document(
+        &mut self,
+        format: Format,
+        layout: &ObjectLayout,
+        coco_files: &mut HashMap<String, (String, String)>,
+    ) -> Result<(), CaptionError> {
+        let mut scanner = Scanner::new();
+        let mut pending: Vec<Element> = Vec::new();
+        let mut images: Vec<Element> = Vec::new();
+        let mut image_bad = Batch::default();
+        let mut ended = false;
+        self.parse_runs(
+            |reader| {
+                while pending.len() < ELEMENTS_A_RUN && !ended {
+                    let Some(block) = reader.next_block()? else {
+                        ended = true;
+                        break;
+                    };
+                    scanner.feed(&block, |element| match (format, element.key.as_str()) {
+                        (Format::Karpathy, "images") | (Format::Coco, "annotations" | "") => pending.push(element),
+                        (Format::Coco, "images") => images.push(element),
+                        _ => {}
+                    });
+                    if images.len() >= ELEMENTS_A_RUN {
+                        image_bad.bad.extend(json::coco_images(&std::mem::take(&mut images), coco_files));
+                    }
+                }
+                let rest = pending.split_off(pending.len().min(ELEMENTS_A_RUN));
+                let run = std::mem::replace(&mut pending, rest);
+                Ok((!run.is_empty()).then_some(run))
+            },
+            |run| json::parse_elements(&run, format, layout),
+        )?;
+        image_bad.bad.extend(json::coco_images(&images, coco_files));
+        if !scanner.is_complete() {
+            let message = "the JSON document ends before it is complete: what stands here is lost";
+            image_bad.bad.push((scanner.line(), Bad::new(Reason::BadJson, message)));
+        }
+        image_bad.lines = image_bad.bad.len() as u64;
+        self.batches.push(image_bad);
+        Ok(())
+    }
+
+    /// The Flickr30k-CN distribution by its shape: tagged words and test files are a person's, the others a machine's.
+    fn settle_translation(&mut self, tagged: bool, split: Option<&str>) {
+        let implied = match (tagged, split) {
+            (true, _) | (false, Some("test")) => Translation::Human,
+            (false, Some(_)) => Translation::Machine,
+            (false, None) => return,
+        };
+        for row in self.batches.iter_mut().flat_map(|batch| &mut batch.rows) {
+            if row.translation == Translation::Unknown {
+                row.translation = implied;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, bytes: &[u8], options: &ReadOptions) -> Captions {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        read_captions(&[path], options).unwrap()
+    }
+
+    #[test]
+    fn line_numbers_go_on_over_blocks() {
+        let mut text = String::new();
+        for i in 0..60_000 {
+            text.push_str(&format!("{i}#zhb#0 第 {i} 张 图\n"));
+        }
+        text.push_str("bad\n");
+        let captions = read("x-val.txt", text.as_bytes(), &ReadOptions::default());
+        assert!(captions.batches.len() > 1);
+        let last = captions.batches.last().unwrap().1.rows.last().unwrap();
+        assert_eq!((last.line, captions.bad[0].line), (60_000, 60_001));
+        let report = &captions.files[0];
+        assert_eq!((report.lines, report.captions, report.bad, report.split), (60_001, 60_000, 1, Some("dev")));
+        assert_eq!(report.sha256, crate::files::sha256_hex(text.as_bytes()));
+    }
+
+    #[test]
+    fn coco_documents_name_their_files_wherever_they_stand() {
+        let text = r#"{"annotations": [{"image_id": 1, "id": 5, "caption": "狗"}, {"image_id": 1, "caption": "\ud800"}],
+            "images": [{"id": 1, "file_name": "C_1.jpg"}], "licenses": [{}]}"#;
+        let captions = read("c.json", text.as_bytes(), &ReadOptions::default());
+        assert_eq!(captions.coco_files["1"].0, "C_1.jpg");
+        assert_eq!((captions.files[0].captions, captions.files[0].bad, captions.files[0].lines), (1, 1, 2));
+        let cut = read("c.json", &text.as_bytes()[..60], &ReadOptions { format: Some(Format::Coco), ..ReadOptions::default() });
+        assert_eq!((cut.files[0].captions, cut.files[0].bad), (1, 1));
+    }
+
+    #[test]
+    fn tables_read_over_blocks_and_count_their_header() {
+        let mut text = String::from("image,caption\r\n");
+        for i in 0..80_000 {
+            text.push_str(&format!("{i}.jpg,\"第 {i},\n张\"\r\n"));
+        }
+        let captions = read("t.csv", text.as_bytes(), &ReadOptions::default());
+        let report = &captions.files[0];
+        assert_eq!((report.lines, report.header, report.continued, report.captions), (160_001, 1, 80_000, 80_000));
+        let (_, batch) = &captions.batches[captions.batches.len() - 1];
+        let last = batch.rows.last().unwrap();
+        assert_eq!((last.line, batch.get(last.caption)), (160_000, "第79999,张"));
+    }
+
+    #[test]
+    fn marks_tags_and_names_say_who_translated() {
+        let one = |name: &str, text: &str| {
+            let captions = read(name, text.as_bytes(), &ReadOptions::default());
+            captions.batches[0].1.rows[0].translation
+        };
+        assert_eq!(one("a.txt", "1#zhb#0 狗 在 跑\n"), Translation::Machine);
+        assert_eq!(one("a.txt", "1#zh#0 狗:n 在:p\n"), Translation::Human);
+        assert_eq!(one("a-train.txt", "1#zh#0 狗 在\n"), Translation::Machine);
+        assert_eq!(one("a.txt", "1#zh#0 狗 在\n"), Translation::Unknown);
+        let said = ReadOptions { translation: Some(Translation::Human), ..ReadOptions::default() };
+        assert_eq!(read("a.txt", "1#zhb#0 狗\n".as_bytes(), &said).batches[0].1.rows[0].translation, Translation::Human);
+    }
+}

@@ -1,0 +1,195 @@
+//! Layouts with one caption a line of text: `flickr-cn`, `coco-cn` and `tsv`.
+
+use super::batch::{Bad, Batch, Fields, Reason};
+use super::lines::{MAX_LINE_BYTES, lines};
+use super::{Format, Translation};
+use crate::dataset::normalize::{FoldWidth, excerpt, split_tag, without_tags};
+
+/// How the lines of one file are read.
+#[derive(Debug, Clone, Copy)]
+pub struct TextLayout {
+    pub format: Format,
+    /// The file's words carry tags (`word:tag`), as seen in its first lines.
+    pub tagged: bool,
+    /// What the file's name or the caller says of all its captions; a language mark says more.
+    pub translation: Translation,
+    pub fold: FoldWidth,
+}
+
+/// Parses a block of whole lines. Line numbers count from 1 in the block.
+pub fn parse_block(block: &[u8], layout: &TextLayout) -> Batch {
+    let mut batch = Batch::default();
+    batch.reserve(block.len());
+    for bytes in lines(block) {
+        batch.lines += 1;
+        let line = batch.lines;
+        match parse_line(bytes, layout, &mut batch, line) {
+            Ok(true) => {}
+            Ok(false) => batch.blank += 1,
+            Err(bad) => batch.bad.push((line, bad)),
+        }
+    }
+    batch
+}
+
+/// Checks that every line parser makes: length, UTF-8, the byte order mark. None for a blank line.
+pub fn checked(bytes: &[u8]) -> Result<Option<&str>, Bad> {
+    if bytes.len() > MAX_LINE_BYTES {
+        return Err(Bad::new(Reason::LineTooLong, format!("longer than {MAX_LINE_BYTES} bytes: {}", excerpt(bytes, 40))));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let message = format!("not UTF-8 at byte {}: {}", error.valid_up_to() + 1, excerpt(bytes, 40));
+        Bad::new(Reason::InvalidUtf8, message)
+    })?;
+    // Files joined by `cat` bring their byte order marks along.
+    let text = text.trim_start_matches('\u{feff}');
+    Ok((!text.trim().is_empty()).then_some(text))
+}
+
+fn parse_line(bytes: &[u8], layout: &TextLayout, batch: &mut Batch, line: u64) -> Result<bool, Bad> {
+    let Some(text) = checked(bytes)? else { return Ok(false) };
+    let fields = match layout.format {
+        Format::Tsv => tsv(text)?,
+        _ => hash(text)?,
+    };
+    let marked = Translation::of_mark(fields.mark);
+    let translation = Some(if layout.translation == Translation::Unknown { marked } else { layout.translation });
+    let tagged = layout.format == Format::FlickrCn && (layout.tagged || all_tagged(fields.raw));
+    let stripped = tagged.then(|| without_tags(fields.raw));
+    batch.push(line, Fields { translation, text: stripped.as_deref(), ..fields }, layout.fold)?;
+    Ok(true)
+}
+
+/// `image_id<TAB>caption`; further tabs are white space of the caption.
+fn tsv(text: &str) -> Result<Fields<'_>, Bad> {
+    let (image, raw) = text.split_once('\t').ok_or_else(|| {
+        Bad::new(Reason::NoSeparator, format!("no tab between image and caption: {}", excerpt(text.as_bytes(), 40)))
+    })?;
+    Ok(Fields { image, raw, ..Fields::default() })
+}
+
+/// `ID#lang#k<SPACE or TAB>words` or `ID#k<TAB>caption`. The key ends at the first white space, or at a tab where the id holds spaces.
+fn hash(text: &str) -> Result<Fields<'_>, Bad> {
+    let text = text.trim_start();
+    let end = text.find([' ', '\t']).unwrap_or(text.len());
+    hash_at(text, end).or_else(|bad| match text.find('\t') {
+        Some(tab) if tab > end => hash_at(text, tab).map_err(|_| bad),
+        _ => Err(bad),
+    })
+}
+
+fn hash_at(text: &str, end: usize) -> Result<Fields<'_>, Bad> {
+    let (key, raw) = text.split_at(end);
+    let bad = |reason, what: &str| Bad::new(reason, format!("{what}: {}", excerpt(text.as_bytes(), 40)));
+    let Some((rest, number)) = key.rsplit_once('#') else {
+        return Err(bad(Reason::NoSeparator, "no # in the key before the caption"));
+    };
+    let number = parse_number(number).ok_or_else(|| bad(Reason::BadId, "the caption's number behind the last # is no number"))?;
+    let (image, mark) = match rest.rsplit_once('#') {
+        Some((image, mark)) if is_mark(mark) => (image, mark),
+        _ => (rest, ""),
+    };
+    if raw.is_empty() {
+        return Err(bad(Reason::EmptyCaption, "no caption behind the key"));
+    }
+    Ok(Fields { image, raw: &raw[1..], number: Some(number), mark, ..Fields::default() })
+}
+
+fn parse_number(text: &str) -> Option<u32> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+fn is_mark(text: &str) -> bool {
+    (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// Whether every word (of two at least) carries a tag.
+pub fn all_tagged(raw: &str) -> bool {
+    if !raw.contains(':') {
+        return false;
+    }
+    let mut words = 0;
+    raw.split_whitespace().all(|token| {
+        words += 1;
+        split_tag(token).is_some()
+    }) && words > 1
+}
+
+/// What a line looks like, for the detection of layouts.
+pub fn layout_of(text: &str) -> Option<Format> {
+    match hash(text) {
+        Ok(fields) if !fields.mark.is_empty() => Some(Format::FlickrCn),
+        Ok(_) => Some(Format::CocoCn),
+        Err(_) => tsv(text).ok().filter(|fields| !fields.image.trim().is_empty()).map(|_| Format::Tsv),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn layout(format: Format) -> TextLayout {
+        TextLayout { format, tagged: false, translation: Translation::Unknown, fold: FoldWidth::None }
+    }
+
+    #[test]
+    fn flickr_lines_with_space_tab_and_tags() {
+        let text =
+            "100#zhb#0 两 个 男孩\n100#zhb#1\t一只 狗\r\n\n200#zhm#0 一架:m 飞机:n 在:p\nno key here\n200#zhm#x 狗\n300#zhb#4\n";
+        let batch = parse_block(text.as_bytes(), &layout(Format::FlickrCn));
+        let rows: Vec<_> =
+            batch.rows.iter().map(|r| (batch.get(r.image), batch.get(r.caption), r.number, r.translation)).collect();
+        assert_eq!(
+            rows,
+            [
+                ("100", "两个男孩", Some(0), Translation::Machine),
+                ("100", "一只狗", Some(1), Translation::Machine),
+                ("200", "一架飞机在", Some(0), Translation::Human),
+            ]
+        );
+        assert_eq!(batch.get(batch.rows[2].raw), "一架:m 飞机:n 在:p");
+        let bad: Vec<_> = batch.bad.iter().map(|(line, bad)| (*line, bad.reason)).collect();
+        assert_eq!(bad, [(5, Reason::NoSeparator), (6, Reason::BadId), (7, Reason::EmptyCaption)]);
+        assert_eq!((batch.lines, batch.blank), (7, 1));
+    }
+
+    #[test]
+    fn coco_cn_and_tsv() {
+        let batch = parse_block("COCO_val2014_1#0\t一个 人\n".as_bytes(), &layout(Format::CocoCn));
+        assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("COCO_val2014_1", "一个人"));
+        let batch = parse_block("\u{feff}a b.jpg\t一个\t人\n狗\n".as_bytes(), &layout(Format::Tsv));
+        assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("a b.jpg", "一个人"));
+        assert_eq!(batch.bad[0].1.reason, Reason::NoSeparator);
+    }
+
+    #[test]
+    fn an_id_may_hold_a_hash_or_a_space() {
+        let batch = parse_block("a#b c#0\t狗\nx#1#zhb#2 猫\na b c 狗\n".as_bytes(), &layout(Format::FlickrCn));
+        assert_eq!(batch.bad.len(), 1);
+        assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[1].image)), ("a#b c", "x#1"));
+    }
+
+    #[test]
+    fn lines_look_like_what_they_are() {
+        assert_eq!(layout_of("1#zhb#0 狗"), Some(Format::FlickrCn));
+        assert_eq!(layout_of("1#zhb#0\t狗"), Some(Format::FlickrCn));
+        assert_eq!(layout_of("1.jpg#0\t狗"), Some(Format::CocoCn));
+        assert_eq!(layout_of("1.jpg\t狗 #1"), Some(Format::Tsv));
+        assert_eq!(layout_of("狗"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_accounted_for(bytes in proptest::collection::vec(prop_oneof![
+            any::<u8>(), Just(b'\n'), Just(b'\t'), Just(b'#'), Just(b'0'), Just(b' '), Just(0u8), Just(b'\r')], 0..200)) {
+            for format in [Format::FlickrCn, Format::CocoCn, Format::Tsv] {
+                let batch = parse_block(&bytes, &layout(format));
+                let expected = lines(&bytes).count() as u64;
+                prop_assert_eq!(batch.lines, expected);
+                prop_assert_eq!(batch.rows.len() as u64 + batch.bad.len() as u64 + batch.blank, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How sure a score is, by resampling images: bootstrap intervals, and a paired test between two systems.
+
+use rayon::prelude::*;
+
+use super::scorer::{ImageScores, Summary};
+
+/// Bounds that hold 95% of the resampled values of a metric.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Two systems on the same images, metric by metric (in the order of `METRIC_NAMES`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The second system's score minus the first's.
+    pub difference: [f64; 6],
+    /// 95% interval of the difference, from a paired bootstrap.
+    pub interval: [Interval; 6],
+    /// Two-sided p-value of a paired permutation test: how often a difference as large comes up when, image by image, a coin decides
+    /// which system wrote which caption.
+    pub p_value: [f64; 6],
+}
+
+/// 95% percentile intervals of the six metrics from `rounds` resamplings of the images. None without images or rounds.
+pub fn bootstrap(images: &[ImageScores], rounds: usize, seed: u64) -> Option<[Interval; 6]> {
+    let resampled = |round: u64| {
+        let mut random = SplitMix64::new(seed, round);
+        Summary::of((0..images.len()).map(|_| &images[random.below(images.len())])).values()
+    };
+    intervals(images.len(), rounds, resampled)
+}
+
+/// Compares two systems that captioned the same images. None without images or rounds.
+pub fn compare(first: &[ImageScores], second: &[ImageScores], rounds: usize, seed: u64) -> Option<Comparison> {
+    assert_eq!(first.len(), second.len(), "both systems are scored on the same images");
+    let count = first.len();
+    let minus = |a: Summary, b: Summary| -> [f64; 6] { std::array::from_fn(|m| a.values()[m] - b.values()[m]) };
+    let difference = minus(Summary::of(second), Summary::of(first));
+
+    let interval = intervals(count, rounds, |round| {
+        let mut random = SplitMix64::new(seed, round);
+        let picks: Vec<usize> = (0..count).map(|_| random.below(count)).collect();
+        minus(Summary::of(picks.iter().map(|&i| &second[i])), Summary::of(picks.iter().map(|&i| &first[i])))
+    })?;
+
+    let permuted = |round: u64| {
+        // Streams of their own, apart from the bootstrap's.
+        let mut random = SplitMix64::new(!seed, round);
+        let swap: Vec<bool> = (0..count).map(|_| random.next() >> 63 == 1).collect();
+        let side = |flip: bool| {
+            Summary::of(swap.iter().enumerate().map(move |(i, &swapped)| if swapped == flip { &second[i] } else { &first[i] }))
+        };
+        minus(side(false), side(true))
+    };
+    let at_least: [usize; 6] = (0..rounds as u64)
+        .into_par_iter()
+        .map(|round| {
+            let found = permuted(round);
+            // A hair of slack: equal differences may be summed in another order.
+            std::array::from_fn(|m| usize::from(found[m].abs() >= difference[m].abs() - 1e-12))
+        })
+        .reduce(|| [0; 6], |a, b| std::array::from_fn(|m| a[m] + b[m]));
+    let p_value = at_least.map(|hits| (hits + 1) as f64 / (rounds + 1) as f64);
+    Some(Comparison { difference, interval, p_value })
+}
+
+fn intervals(num_images: usize, rounds: usize, round: impl Fn(u64) -> [f64; 6] + Sync + Send) -> Option<[Interval; 6]> {
+    if num_images == 0 || rounds == 0 {
+        return None;
+    }
+    let samples: Vec<[f64; 6]> = (0..rounds as u64).into_par_iter().map(round).collect();
+    Some(std::array::from_fn(|metric| {
+        let mut values: Vec<f64> = samples.iter().map(|sample| sample[metric]).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        Interval { low: quantile(&values, 0.025), high: quantile(&values, 0.975) }
+    }))
+}
+
+/// Linear interpolation between order statistics, as numpy's default. `sorted` must not be empty.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let position = q * (sorted.len() - 1) as f64;
+    let below = position.floor() as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    sorted[below] + (sorted[above] - sorted[below]) * (position - below as f64)
+}
+
+/// Steele, Lea and Flood's generator: small, and each (seed, stream) starts somewhere else.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn new(seed: u64, stream: u64) -> Self {
+        let mut start = Self(seed);
+        Self(start.next() ^ Self(stream).next())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// An index below `bound`, which is above 0.
+    fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.next()) * bound as u128) >> 64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::BleuCounts;
+
+    fn image(cider: f64) -> ImageScores {
+        let correct = (cider * 4.0) as u64;
+        let bleu = BleuCounts { correct: [correct, 0, 0, 0], guess: [20, 19, 18, 17], candidate_len: 20, reference_len: 20 };
+        ImageScores { bleu, rouge_l: cider / 10.0, cider }
+    }
+
+    fn spread(shift: f64) -> Vec<ImageScores> {
+        (0..200).map(|i| image(f64::from(i * 37 % 100) / 50.0 + shift)).collect()
+    }
+
+    #[test]
+    fn the_interval_is_that_of_the_normal_approximation() {
+        let images = spread(0.0);
+        let [.., cider] = bootstrap(&images, 2000, 7).unwrap();
+        let mean = images.iter().map(|i| i.cider).sum::<f64>() / 200.0;
+        let variance = images.iter().map(|i| (i.cider - mean).powi(2)).sum::<f64>() / 200.0;
+        let half = 1.96 * (variance / 200.0).sqrt();
+        assert!((cider.low - (mean - half)).abs() < 0.1 * half && (cider.high - (mean + half)).abs() < 0.1 * half, "{cider:?}");
+    }
+
+    #[test]
+    fn a_seed_repeats_and_threads_do_not_matter() {
+        let images = spread(0.0);
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let many = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+        let run = |seed| (bootstrap(&images, 50, seed), compare(&images, &spread(0.01), 50, seed));
+        assert_eq!(alone.install(|| run(1)), many.install(|| run(1)));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[test]
+    fn a_system_equals_itself_and_a_clear_gain_is_seen() {
+        let images = spread(0.0);
+        let same = compare(&images, &images, 200, 3).unwrap();
+        assert_eq!((same.difference, same.p_value), ([0.0; 6], [1.0; 6]));
+        let better = compare(&images, &spread(0.5), 200, 3).unwrap();
+        assert!(
+            (better.difference[5] - 0.5).abs() < 1e-9 && better.p_value[5] < 0.01 && better.interval[5].low > 0.4,
+            "{better:?}"
+        );
+    }
+
+    #[test]
+    fn chance_alone_is_not_called_a_difference() {
+        // The second system is better on every other image and as much worse on the rest.
+        let second: Vec<_> =
+            spread(0.0).iter().enumerate().map(|(i, s)| image(s.cider + if i % 2 == 0 { 0.3 } else { -0.3 })).collect();
+        let found = compare(&spread(0.0), &second, 500, 3).unwrap();
+        assert!(found.p_value[5] > 0.5 && found.interval[5].low < 0.0 && found.interval[5].high > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn nothing_to_resample_gives_nothing() {
+        assert_eq!(bootstrap(&[], 10, 0), None);
+        assert_eq!(bootstrap(&spread(0.0), 0, 0), None);
+    }
+}

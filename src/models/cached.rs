@@ -1,0 +1,218 @@
+//! GPT2 decoding on the CPU over caches that are updated in place: rows of any length side by side, nothing concatenated or copied
+//! while they grow.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::Decoder;
+use super::config::Gpt2Config;
+use super::embedding::TokenEmbedding;
+use super::encoder::{LoadError, style_for};
+use super::gpt2::{cache_name, cached_head_dim};
+use super::graphs::{Part, build};
+use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
+
+const MODEL: &str = "decoder";
+
+/// Keys or values of one layer: [rows, H, length, D'], D' the padded width of a head.
+type Cache = Vec<f32>;
+
+/// GPT2 with its cache in our memory.
+pub struct CachedDecoder {
+    session: Session,
+    config: Gpt2Config,
+    tokens: TokenEmbedding,
+    prefix_len: usize,
+    max_rows: usize,
+    /// Positions a row has room for, prefix included.
+    length: usize,
+    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, H, length, D].
+    caches: Vec<Cache>,
+    /// Positions used by each row.
+    used: Vec<usize>,
+    /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, H, P, D].
+    held: Vec<Cache>,
+    num_held: usize,
+    logits: Vec<f32>,
+}
+
+impl CachedDecoder {
+    /// Room for `max_rows` rows of a prefix and `max_new_tokens` tokens each.
+    pub fn load(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &Gpt2Config,
+        prefix_len: usize,
+        max_rows: usize,
+        max_new_tokens: usize,
+    ) -> Result<Self, LoadError> {
+        let model = build(folder, Part::InPlaceDecoder(config), style_for(runtime))?;
+        let session = Session::new(runtime, MODEL, &model.to_bytes(), folder, &[])?;
+        // The last token is never fed, so it needs no room.
+        let length = (prefix_len + max_new_tokens.max(1) - 1).min(config.n_positions);
+        let elements = max_rows * length * config.n_head * cached_head_dim(config);
+        Ok(Self {
+            session,
+            tokens: TokenEmbedding::open(folder, config)?,
+            prefix_len,
+            max_rows,
+            length,
+            caches: vec![vec![0.0; elements]; 2 * config.n_layer],
+            used: vec![],
+            held: vec![vec![]; 2 * config.n_layer],
+            num_held: 0,
+            logits: vec![],
+            config: config.clone(),
+        })
+    }
+
+    /// Runs `embeds` [rows, sequence, C] after `used` positions of each row and leaves logits [rows, V] in `self.logits`.
+    fn forward(&mut self, target: Target, embeds: &mut [f32], sequence: usize, used: &[usize]) -> Result<(), RuntimeError> {
+        let rows = used.len();
+        let (b, s) = (rows as i64, sequence as i64);
+        let (h, d) = (self.config.n_head as i64, cached_head_dim(&self.config) as i64);
+        let (caches, length) = match target {
+            Target::Rows => (&mut self.caches, self.length as i64),
+            Target::Held => (&mut self.held, self.prefix_len as i64),
+        };
+        let mut positions: Vec<i64> = used.iter().flat_map(|&u| (0..sequence).map(move |i| (u + i) as i64)).collect();
+        let mut lengths: Vec<i32> = used.iter().map(|&u| (u + sequence - 1) as i32).collect();
+        let mut total = [used.iter().max().map_or(0, |&u| (u + sequence) as i32)];
+        self.logits.resize(rows * self.config.vocab_size, 0.0);
+
+        let mut inputs = vec![
+            InPlace::f32("inputs_embeds", embeds, &[b, s, self.config.n_embd as i64])?,
+            InPlace::i64("position_ids", &mut positions, &[b, s])?,
+            InPlace::i32("seqlens_k", &mut lengths, &[b])?,
+            InPlace::i32("total_sequence_length", &mut total, &[1])?,
+        ];
+        let mut outputs = vec![InPlace::f32("logits", &mut self.logits, &[b, self.config.vocab_size as i64])?];
+        for (i, cache) in caches.iter_mut().enumerate() {
+            let (layer, part) = (i / 2, ["key", "value"][i % 2]);
+            let shape = [b, h, length, d];
+            debug_assert!(cache.len() as i64 >= shape.iter().product::<i64>());
+            let data = cache.as_mut_ptr();
+            // SAFETY: the cache holds at least `rows` rows of that shape and outlives the run; past and present are one memory, which is
+            // how the operator is told to append in place.
+            unsafe {
+                inputs.push(InPlace::raw_f32(&cache_name("past_key_values", layer, part), data, &shape)?);
+                outputs.push(InPlace::raw_f32(&cache_name("present", layer, part), data, &shape)?);
+            }
+        }
+        self.session.run_in_place(&inputs, &mut outputs)
+    }
+}
+
+enum Target {
+    Rows,
+    Held,
+}
+
+impl Decoder for CachedDecoder {
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn prefix_len(&self) -> usize {
+        self.prefix_len
+    }
+
+    fn n_embd(&self) -> usize {
+        self.config.n_embd
+    }
+
+    fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    fn max_new_tokens(&self) -> usize {
+        self.length + 1 - self.prefix_len
+    }
+
+    fn prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Vec<f32>, RuntimeError> {
+        let wanted = [num_prefixes, self.prefix_len, self.config.n_embd];
+        if prefix_embeds.len() != wanted.iter().product::<usize>() {
+            return Err(RuntimeError::Shape {
+                model: MODEL.into(),
+                what: "prefix_embeds".into(),
+                found: vec![prefix_embeds.len() as i64],
+                wanted: wanted.map(|d| d as i64).to_vec(),
+            });
+        }
+        let elements = num_prefixes * self.prefix_len * self.config.n_head * cached_head_dim(&self.config);
+        for cache in &mut self.held {
+            cache.resize(elements, 0.0);
+        }
+        self.num_held = num_prefixes;
+        let mut embeds = prefix_embeds.to_vec();
+        self.forward(Target::Held, &mut embeds, self.prefix_len, &vec![0; num_prefixes])?;
+        Ok(self.logits.clone())
+    }
+
+    fn start_row(&mut self, prefix: usize) -> Result<(), RuntimeError> {
+        let row = self.used.len();
+        if row >= self.max_rows || prefix >= self.num_held {
+            let message = format!("row {row} of {} from prefix {prefix} of {}", self.max_rows, self.num_held);
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        let (heads, d, p, length) = (self.config.n_head, cached_head_dim(&self.config), self.prefix_len, self.length);
+        for (cache, held) in self.caches.iter_mut().zip(&self.held) {
+            for head in 0..heads {
+                let (to, from) = ((row * heads + head) * length * d, (prefix * heads + head) * p * d);
+                cache[to..to + p * d].copy_from_slice(&held[from..from + p * d]);
+            }
+        }
+        self.used.push(p);
+        Ok(())
+    }
+
+    fn gather_rows(&mut self, sources: &[usize]) -> Result<(), RuntimeError> {
+        if sources.len() > self.max_rows || sources.iter().any(|&s| s >= self.used.len()) {
+            let message = format!("rows {sources:?} out of {} (at most {})", self.used.len(), self.max_rows);
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        let (heads, d, length) = (self.config.n_head, cached_head_dim(&self.config), self.length);
+        let (stride, used) = (heads * length * d, &self.used);
+        self.caches.par_iter_mut().for_each(|cache| {
+            // A row that was overwritten before a later row reads it is kept aside first.
+            let mut aside: Vec<(usize, Vec<f32>)> = vec![];
+            for (to, &from) in sources.iter().enumerate() {
+                if to != from && sources[to + 1..].contains(&to) {
+                    aside.push((to, cache[to * stride..(to + 1) * stride].to_vec()));
+                }
+                if to == from {
+                    continue;
+                }
+                let kept = aside.iter().find(|(row, _)| *row == from && from < to);
+                for head in 0..heads {
+                    let (offset, count) = (head * length * d, used[from] * d);
+                    match kept {
+                        Some((_, copy)) => {
+                            let at = to * stride + offset;
+                            cache[at..at + count].copy_from_slice(&copy[offset..offset + count]);
+                        }
+                        None => cache.copy_within(from * stride + offset..from * stride + offset + count, to * stride + offset),
+                    }
+                }
+            }
+        });
+        self.used = sources.iter().map(|&s| self.used[s]).collect();
+        Ok(())
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<&[f32], RuntimeError> {
+        let fits = tokens.len() == self.used.len() && self.used.iter().all(|&u| u < self.length);
+        if !fits {
+            let message = format!("{} tokens for {} rows of at most {} positions", tokens.len(), self.used.len(), self.length);
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        let mut embeds = self.tokens.rows(tokens)?;
+        let used = self.used.clone();
+        self.forward(Target::Rows, &mut embeds, 1, &used)?;
+        for used in &mut self.used {
+            *used += 1;
+        }
+        Ok(&self.logits[..tokens.len() * self.config.vocab_size])
+    }
+}

@@ -1,0 +1,127 @@
+//! The models against PyTorch's answers in `../shared/golden`.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{ClipConfig, Gpt2Config};
+use super::weights::SafetensorsFile;
+use super::*;
+use crate::files::link_or_copy;
+use crate::runtime::{Device, Precision, Runtime};
+use crate::testing::shared;
+
+fn runtime(threads: usize) -> Runtime {
+    Runtime::start(Device::Cpu, Precision::Fp32, Some(threads)).unwrap()
+}
+
+/// max |a - b| / max |b|
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f32, |m, x| m.max(x.abs()));
+    a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / largest
+}
+
+/// A folder in a bundle's layout with some weight files linked in.
+fn folder(links: &[(PathBuf, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (source, target) in links {
+        link_or_copy(source, &folder.path().join(target)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn image_embeddings_are_those_of_pytorch() {
+    let Some(clip) = shared("golden/clip_hf") else { return };
+    let Some(expected) = shared("golden/clip_hf.expected.safetensors") else { return };
+    let folder = folder(&[(clip.join("model.safetensors"), graphs::CLIP_WEIGHTS)]);
+    let config = ClipConfig::read(&clip.join("config.json")).unwrap();
+    let expected = SafetensorsFile::open(expected).unwrap();
+    let (pixels, wanted) = (expected.read_f32("pixel_values").unwrap(), expected.read_f32("image_embeds").unwrap());
+    let mut encoder = ClipEncoder::load(&runtime(2), folder.path(), &config, 16).unwrap();
+    let found = encoder.encode(&pixels, 15).unwrap();
+    assert!(difference(&found, &wanted) < 1e-4, "{}", difference(&found, &wanted));
+    let one = encoder.encode(&pixels[..pixels.len() / 15], 1).unwrap();
+    assert!(difference(&one, &found[..one.len()]) < 1e-5);
+}
+
+/// Feeds token ids one after the other behind a prefix of the first `prefix_len` and compares each step with PyTorch's last logits.
+fn check_decoder(
+    gpt2: &Path,
+    expected: &SafetensorsFile,
+    load: impl Fn(&Path, &Gpt2Config, usize, usize, usize) -> Box<dyn Decoder>,
+) {
+    let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
+    let config = Gpt2Config::read(&gpt2.join("config.json")).unwrap();
+    let shape = &expected.get("input_ids").unwrap().shape;
+    let (rows, tokens) = (shape[0], shape[1]);
+    let ids: Vec<u32> = expected.read_f32("input_ids").unwrap().iter().map(|&x| x as u32).collect();
+    let wanted = expected.read_f32("logits_last").unwrap();
+    let embedding = embedding::TokenEmbedding::open(folder.path(), &config).unwrap();
+    for prefix_len in [1, 3, tokens - 1] {
+        let room = tokens - prefix_len + 1;
+        let mut decoder = load(folder.path(), &config, prefix_len, rows + 1, room);
+        let prefixes: Vec<u32> = ids.chunks(tokens).flat_map(|row| row[..prefix_len].to_vec()).collect();
+        decoder.prefill(&embedding.rows(&prefixes).unwrap(), rows).unwrap();
+        // Rows start in another order and are put right by gathering.
+        for prefix in (0..rows).rev().chain([0]) {
+            decoder.start_row(prefix).unwrap();
+        }
+        decoder.gather_rows(&(0..rows).rev().collect::<Vec<_>>()).unwrap();
+        let mut logits = vec![];
+        for t in prefix_len..tokens {
+            let step: Vec<u32> = ids.chunks(tokens).map(|row| row[t]).collect();
+            logits = decoder.step(&step).unwrap().to_vec();
+        }
+        assert!(difference(&logits, &wanted) < 1e-4, "prefix {prefix_len}: {}", difference(&logits, &wanted));
+    }
+}
+
+#[test]
+fn cached_decoding_gives_the_logits_of_pytorch() {
+    let Some(gpt2) = shared("golden/gpt2") else { return };
+    let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
+    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
+        Box::new(CachedDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens).unwrap())
+    });
+}
+
+#[test]
+fn decoding_with_caches_on_the_device_gives_the_logits_of_pytorch() {
+    let Some(gpt2) = shared("golden/gpt2") else { return };
+    let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
+    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
+        Box::new(ResidentDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens).unwrap())
+    });
+}
+
+#[test]
+fn the_saved_decoder_gives_the_same_logits() {
+    let Some(gpt2) = shared("golden/gpt2") else { return };
+    let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
+    use crate::runtime::{Feed, Session};
+    let expected = SafetensorsFile::open(expected).unwrap();
+    let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
+    let config = Gpt2Config::read(&gpt2.join("config.json")).unwrap();
+    let model = graphs::build(folder.path(), graphs::Part::Decoder(&config), layers::Style::PORTABLE).unwrap();
+    let mut session = Session::new(&runtime(1), "decoder", &model.to_bytes(), folder.path(), &[]).unwrap();
+    let shape = &expected.get("input_ids").unwrap().shape;
+    let (b, t) = (shape[0] as i64, shape[1] as i64);
+    let ids: Vec<u32> = expected.read_f32("input_ids").unwrap().iter().map(|&x| x as u32).collect();
+    let embeds = embedding::TokenEmbedding::open(folder.path(), &config).unwrap().rows(&ids).unwrap();
+    let positions: Vec<i64> = (0..b).flat_map(|_| 0..t).collect();
+    let mask = vec![1i64; (b * t) as usize];
+    let cache_shape = [b, config.n_head as i64, 0, config.head_dim() as i64];
+    let names: Vec<String> = (0..config.n_layer)
+        .flat_map(|layer| ["key", "value"].map(|part| gpt2::cache_name("past_key_values", layer, part)))
+        .collect();
+    let (embeds_shape, ids_shape) = ([b, t, config.n_embd as i64], [b, t]);
+    let mut feeds = vec![
+        ("inputs_embeds", Feed::F32(&embeds, &embeds_shape)),
+        ("position_ids", Feed::I64(&positions, &ids_shape)),
+        ("attention_mask", Feed::I64(&mask, &ids_shape)),
+    ];
+    feeds.extend(names.iter().map(|name| (name.as_str(), Feed::F32(&[], &cache_shape))));
+    let outputs = session.run(&feeds).unwrap();
+    let wanted = expected.read_f32("logits_last").unwrap();
+    assert!(difference(outputs.f32("logits").unwrap(), &wanted) < 1e-4);
+}

@@ -1,0 +1,125 @@
+//! The graphs of a bundle: which weight files they point into, and the variants a provider wants.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::config::{ClipConfig, Gpt2Config, MapperConfig};
+use super::layers::Style;
+use super::weights::{Dtype, SafetensorsFile, WeightsError};
+use super::{clip, gpt2, mapper};
+use crate::onnx::{DType, ExternalTensor, Graph, GraphError, Model, ParameterMode};
+
+/// Weight files of a bundle, relative to it.
+pub const CLIP_WEIGHTS: &str = "clip/model.safetensors";
+pub const MAPPER_WEIGHTS: &str = "mapper/model.safetensors";
+pub const GPT2_WEIGHTS: &str = "gpt2/model.safetensors";
+pub const INT8_WEIGHTS: &str = "int8.safetensors";
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error("{}: this bundle has no 8-bit weights: `clipcap model quantize` makes a bundle that has", folder.display())]
+    NotQuantized { folder: std::path::PathBuf },
+    #[error("{}: {source}", path.display())]
+    Io { path: std::path::PathBuf, source: std::io::Error },
+}
+
+/// Which network of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part<'a> {
+    ImageEncoder(&'a ClipConfig),
+    Mapper(&'a MapperConfig),
+    /// In ONNX's own operators.
+    Decoder(&'a Gpt2Config),
+    /// Over a cache updated in place (ONNX Runtime's operators).
+    InPlaceDecoder(&'a Gpt2Config),
+    /// Over caches of a fixed length: the first run, one token more, and picking rows.
+    StaticPrefill {
+        config: &'a Gpt2Config,
+        prefix_len: usize,
+        length: usize,
+    },
+    StaticStep {
+        config: &'a Gpt2Config,
+        length: usize,
+    },
+    PickRows {
+        config: &'a Gpt2Config,
+        length: usize,
+    },
+}
+
+impl Part<'_> {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ImageEncoder(_) => "image_encoder",
+            Self::Mapper(_) => "mapper",
+            Self::Decoder(_) | Self::InPlaceDecoder(_) => "decoder",
+            Self::StaticPrefill { .. } => "decoder_prefill",
+            Self::StaticStep { .. } => "decoder_step",
+            Self::PickRows { .. } => "pick_rows",
+        }
+    }
+
+    fn weights(&self) -> &'static str {
+        match self {
+            Self::ImageEncoder(_) => CLIP_WEIGHTS,
+            Self::Mapper(_) => MAPPER_WEIGHTS,
+            _ => GPT2_WEIGHTS,
+        }
+    }
+}
+
+/// Builds one graph over the weights of the bundle at `folder`, to lie in that folder.
+pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, BuildError> {
+    let mut table = external_tensors(folder, part.weights())?;
+    if style.int8 {
+        if !folder.join(INT8_WEIGHTS).is_file() {
+            return Err(BuildError::NotQuantized { folder: folder.into() });
+        }
+        table.extend(external_tensors(folder, INT8_WEIGHTS)?);
+    }
+    let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);
+    match part {
+        Part::ImageEncoder(config) => clip::image_encoder(&g, style, config),
+        Part::Mapper(config) => mapper::mapper(&g, style, config),
+        Part::Decoder(config) => gpt2::decoder(&g, style, config),
+        Part::InPlaceDecoder(config) => gpt2::in_place_decoder(&g, style, config),
+        Part::StaticPrefill { config, prefix_len, length } => gpt2::static_prefill(&g, style, config, prefix_len, length),
+        Part::StaticStep { config, length } => gpt2::static_step(&g, style, config, length),
+        Part::PickRows { config, length } => gpt2::pick_rows(&g, style, config, length),
+    }
+    Ok(g.finish()?)
+}
+
+/// Writes `image_encoder.onnx`, `mapper.onnx` and `decoder.onnx` into a bundle whose weights are in place.
+pub fn write(folder: &Path, clip: &ClipConfig, mapper: &MapperConfig, gpt2: &Gpt2Config) -> Result<(), BuildError> {
+    for part in [Part::ImageEncoder(clip), Part::Mapper(mapper), Part::Decoder(gpt2)] {
+        let path = folder.join(part.name()).with_extension("onnx");
+        build(folder, part, Style::PORTABLE)?.save(&path).map_err(|source| BuildError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+/// The tensors of a weight file as initializers name them.
+pub fn external_tensors(folder: &Path, file: &str) -> Result<HashMap<String, ExternalTensor>, BuildError> {
+    let weights = SafetensorsFile::open(folder.join(file))?;
+    let tensors = weights.tensors().iter().filter_map(|(name, entry)| {
+        let dtype = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::U8 => DType::U8,
+            Dtype::I8 => DType::I8,
+            Dtype::I32 => DType::I32,
+            Dtype::I64 => DType::I64,
+            Dtype::F64 | Dtype::I16 | Dtype::Bool => return None,
+        };
+        let shape = entry.shape.iter().map(|&d| d as i64).collect();
+        Some((name.clone(), ExternalTensor { dtype, shape, location: file.into(), offset: entry.offset, length: entry.length }))
+    });
+    Ok(tensors.collect())
+}

@@ -1,0 +1,147 @@
+//! Layers that the models share, over parameters named as Hugging Face names them.
+//!
+//! B batch, T positions, C width, H heads, D width of a head.
+
+use super::config::Activation;
+use crate::onnx::{DType, Dim, Graph, Value};
+
+/// How a graph is spelled. The saved graphs use [`Style::PORTABLE`]; variants for a provider are made when a session is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Style {
+    /// Use ONNX Runtime's own operators (com.microsoft) where they are faster.
+    pub fused: bool,
+    /// Element type of states and weights; weights are stored as float32 and cast.
+    pub dtype: DType,
+    /// Take the 8-bit weights that `model quantize` makes.
+    pub int8: bool,
+}
+
+impl Style {
+    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false };
+}
+
+/// Weights in blocks of this many along the inner dimension share a scale.
+pub const INT8_BLOCK: usize = 64;
+
+/// A parameter in the element type of the style.
+pub fn parameter(g: &Graph, style: Style, name: &str, shape: &[usize]) -> Value {
+    let shape: Vec<Dim> = shape.iter().map(|&d| Dim::from(d)).collect();
+    g.cast(g.parameter(name, &shape), style.dtype)
+}
+
+/// A weight's name for the 8-bit data and the scales that stand for it.
+pub fn int8_names(weight: &str) -> (String, String) {
+    (format!("{weight}_int8"), format!("{weight}_scales"))
+}
+
+/// `x [.., inputs]` times 8-bit weights, [outputs, inputs] in blocks.
+fn int8_product(g: &Graph, x: Value, inputs: usize, outputs: usize) -> Value {
+    let blocks = inputs.div_ceil(INT8_BLOCK);
+    let (data, scales) = int8_names("weight");
+    let data = g.parameter(&data, &[outputs.into(), blocks.into(), INT8_BLOCK.into()]);
+    let scales = g.parameter(&scales, &[outputs.into(), blocks.into()]);
+    let scales = g.reshape(scales, &[(outputs * blocks).into()]);
+    g.matmul_nbits(x, data, scales, inputs as i64, outputs as i64, INT8_BLOCK as i64)
+}
+
+/// PyTorch's Linear: `x [.., inputs]`, weight [outputs, inputs], bias [outputs].
+pub fn linear(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outputs: usize, bias: bool) -> Value {
+    g.scope(name, || {
+        let bias = bias.then(|| parameter(g, style, "bias", &[outputs]));
+        if style.int8 {
+            let y = int8_product(g, x, inputs, outputs);
+            return bias.map_or(y, |bias| g.add(y, bias));
+        }
+        let weight = parameter(g, style, "weight", &[outputs, inputs]);
+        let mut shape = g.shape(x);
+        let rows = Dim::product(&shape[..shape.len() - 1]);
+        let flat = g.reshape(x, &[rows, inputs.into()]);
+        let y = g.gemm(flat, weight, bias, false, true);
+        shape.pop();
+        shape.push(outputs.into());
+        g.reshape(y, &shape)
+    })
+}
+
+/// GPT2's Conv1D: `x [.., inputs]`, weight [inputs, outputs], bias [outputs].
+pub fn conv1d(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outputs: usize) -> Value {
+    g.scope(name, || {
+        let bias = parameter(g, style, "bias", &[outputs]);
+        let y = if style.int8 {
+            int8_product(g, x, inputs, outputs)
+        } else {
+            g.matmul(x, parameter(g, style, "weight", &[inputs, outputs]))
+        };
+        g.add(y, bias)
+    })
+}
+
+pub fn layer_norm(g: &Graph, style: Style, name: &str, x: Value, width: usize, epsilon: f64) -> Value {
+    g.scope(name, || {
+        let (weight, bias) = (parameter(g, style, "weight", &[width]), parameter(g, style, "bias", &[width]));
+        g.layer_normalization(x, weight, bias, epsilon as f32).0
+    })
+}
+
+pub fn activation(g: &Graph, style: Style, kind: Activation, x: Value) -> Value {
+    match kind {
+        Activation::QuickGelu if style.fused => g.quick_gelu(x, 1.702),
+        Activation::QuickGelu => g.mul(x, g.sigmoid(g.scale(x, 1.702))),
+        Activation::Gelu => g.gelu(x, false),
+        Activation::GeluNew => g.gelu(x, true),
+        Activation::Relu => g.max(x, g.scalar_like(x, 0.0)),
+    }
+}
+
+/// [B, T, C] -> [B, H, T, D].
+pub fn split_heads(g: &Graph, x: Value, heads: usize) -> Value {
+    let [batch, tokens, width] = &g.shape(x)[..] else {
+        g.fail("heads are split out of [B, T, C]");
+        return x;
+    };
+    let head_dim = width.as_fixed().unwrap_or(0) as usize / heads;
+    let split = g.reshape(x, &[batch.clone(), tokens.clone(), heads.into(), head_dim.into()]);
+    g.transpose(split, &[0, 2, 1, 3])
+}
+
+/// [B, H, T, D] -> [B, T, C].
+pub fn join_heads(g: &Graph, x: Value) -> Value {
+    let [batch, heads, tokens, head_dim] = &g.shape(x)[..] else {
+        g.fail("heads are joined from [B, H, T, D]");
+        return x;
+    };
+    let joined = g.transpose(x, &[0, 2, 1, 3]);
+    g.reshape(joined, &[batch.clone(), tokens.clone(), heads.clone() * head_dim.clone()])
+}
+
+/// Softmax attention over [B, H, T, D] queries, keys and values; `bias` is added to the scores.
+pub fn attention(g: &Graph, q: Value, k: Value, v: Value, bias: Option<Value>) -> Value {
+    let head_dim = g.shape(q).last().and_then(Dim::as_fixed).unwrap_or(1);
+    let scores = g.matmul(g.scale(q, (head_dim as f32).powf(-0.5)), g.transpose(k, &[0, 1, 3, 2]));
+    let scores = bias.map_or(scores, |bias| g.add(scores, bias));
+    g.matmul(g.softmax(scores), v)
+}
+
+/// Attention of a transformer encoder, every position to every position: `q`, `k`, `v` [B, T, C].
+pub fn encoder_attention(g: &Graph, style: Style, q: Value, k: Value, v: Value, heads: usize) -> Value {
+    if style.fused {
+        return g.multi_head_attention(q, k, v, heads as i64);
+    }
+    let [q, k, v] = [q, k, v].map(|x| split_heads(g, x, heads));
+    join_heads(g, attention(g, q, k, v, None))
+}
+
+/// What is added to scores [.., rows, columns] so that row `i` sees columns up to `offset + i`: 0 or a number that softmax ends at 0.
+pub fn causal_bias(g: &Graph, style: Style, rows: &Dim, columns: &Dim, offset: &Dim) -> Value {
+    let row = g.add(g.range(rows), g.reshape(g.dim(offset), &[]));
+    let row = g.reshape(row, &[rows.clone(), 1.into()]);
+    let column = g.reshape(g.range(columns), &[1.into(), columns.clone()]);
+    let hidden = g.greater(column, row);
+    let zero = g.cast(g.floats(&[0.0], &[]), style.dtype);
+    g.select(hidden, masked(g, style), zero)
+}
+
+/// Large and negative, and finite in the element type.
+pub fn masked(g: &Graph, style: Style) -> Value {
+    g.cast(g.floats(&[if style.dtype == DType::F16 { -6e4 } else { -1e9 }], &[]), style.dtype)
+}

@@ -1,0 +1,281 @@
+//! The words in which models are written: one short method an operator.
+
+use super::dim::{Dim, Shape};
+use super::graph::{Graph, Source, Value};
+use super::op::{DType, Op, Reduction};
+
+macro_rules! unary {
+    ($($method:ident $op:ident),*) => {
+        $(pub fn $method(&self, x: Value) -> Value {
+            self.apply(Op::$op, &[x])
+        })*
+    };
+}
+
+macro_rules! binary {
+    ($($method:ident $op:ident),*) => {
+        $(pub fn $method(&self, a: Value, b: Value) -> Value {
+            self.apply(Op::$op, &[a, b])
+        })*
+    };
+}
+
+impl Graph {
+    binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul, matmul_integer MatMulInteger }
+    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, erf Erf, round Round, identity Identity }
+
+    pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
+        self.apply(Op::Where, &[condition, a, b])
+    }
+
+    /// Between two scalars.
+    pub fn clip(&self, x: Value, low: Value, high: Value) -> Value {
+        self.apply(Op::Clip, &[x, low, high])
+    }
+
+    pub fn gelu(&self, x: Value, tanh: bool) -> Value {
+        self.apply(Op::Gelu { tanh }, &[x])
+    }
+
+    /// Over the last dimension.
+    pub fn softmax(&self, x: Value) -> Value {
+        self.apply(Op::Softmax, &[x])
+    }
+
+    pub fn cast(&self, x: Value, to: DType) -> Value {
+        if self.dtype(x) == to { x } else { self.apply(Op::Cast { to }, &[x]) }
+    }
+
+    /// `alpha * a' b' + c` on matrices, either side transposed.
+    pub fn gemm(&self, a: Value, b: Value, c: Option<Value>, trans_a: bool, trans_b: bool) -> Value {
+        self.apply_many(Op::Gemm { trans_a, trans_b, alpha: 1.0 }, &[Some(a), Some(b), c])[0]
+    }
+
+    pub fn fused_matmul(&self, a: Value, b: Value, trans_a: bool, trans_b: bool, alpha: f32) -> Value {
+        self.apply(Op::FusedMatMul { trans_a, trans_b, alpha }, &[a, b])
+    }
+
+    pub fn quick_gelu(&self, x: Value, alpha: f32) -> Value {
+        self.apply(Op::QuickGelu { alpha }, &[x])
+    }
+
+    /// `x` [.., k] times 8-bit weights [n, k / block, block] with a scale [n * k / block] each -> [.., n].
+    pub fn matmul_nbits(&self, x: Value, data: Value, scales: Value, k: i64, n: i64, block: i64) -> Value {
+        self.apply(Op::MatMulNBits { k, n, block }, &[x, data, scales])
+    }
+
+    /// Not causal; `q`, `k`, `v` [B, T, C] -> [B, T, C].
+    pub fn multi_head_attention(&self, q: Value, k: Value, v: Value, num_heads: i64) -> Value {
+        self.apply(Op::MultiHeadAttention { num_heads }, &[q, k, v])
+    }
+
+    /// Causal, over a cache updated in place: `inputs` are those of [`Op::GroupQueryAttention`]. Returns (attended, key cache, value cache).
+    pub fn group_query_attention(
+        &self,
+        qkv: Value,
+        cache: [Value; 2],
+        lengths: [Value; 2],
+        num_heads: i64,
+        scale: f32,
+    ) -> Vec<Value> {
+        let inputs = [Some(qkv), None, None, Some(cache[0]), Some(cache[1]), Some(lengths[0]), Some(lengths[1])];
+        self.apply_many(Op::GroupQueryAttention { num_heads, scale }, &inputs)
+    }
+
+    pub fn conv(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64) -> Value {
+        self.apply_many(Op::Conv { stride }, &[Some(x), Some(kernel), bias])[0]
+    }
+
+    /// Over the last dimension: (y, mean, inverse deviation).
+    pub fn layer_normalization(&self, x: Value, weight: Value, bias: Value, epsilon: f32) -> (Value, Value, Value) {
+        let outputs = self.apply_many(Op::LayerNormalization { epsilon }, &[Some(x), Some(weight), Some(bias)]);
+        (outputs[0], outputs[1], outputs[2])
+    }
+
+    fn with_axes(&self, op: Op, x: Value, axes: &[usize]) -> Value {
+        let axes = self.ints(&axes.iter().map(|&a| a as i64).collect::<Vec<_>>());
+        self.apply(op, &[x, axes])
+    }
+
+    pub fn reduce_sum(&self, x: Value, axes: &[usize], keep: bool) -> Value {
+        self.with_axes(Op::ReduceSum { axes: axes.to_vec(), keep }, x, axes)
+    }
+
+    pub fn reduce_mean(&self, x: Value, axes: &[usize], keep: bool) -> Value {
+        self.with_axes(Op::ReduceMean { axes: axes.to_vec(), keep }, x, axes)
+    }
+
+    pub fn reduce_max(&self, x: Value, axes: &[usize], keep: bool) -> Value {
+        self.with_axes(Op::ReduceMax { axes: axes.to_vec(), keep }, x, axes)
+    }
+
+    pub fn transpose(&self, x: Value, perm: &[usize]) -> Value {
+        self.apply(Op::Transpose { perm: perm.to_vec() }, &[x])
+    }
+
+    pub fn reshape(&self, x: Value, shape: &[Dim]) -> Value {
+        let from = self.shape(x);
+        if from == shape {
+            return x;
+        }
+        let target = self.reshape_target(&from, shape);
+        self.apply(Op::Reshape { shape: shape.to_vec() }, &[x, target])
+    }
+
+    /// A constant where ONNX can say it with 0 (as it was) and one -1 (what is left); computed otherwise.
+    fn reshape_target(&self, from: &[Dim], to: &[Dim]) -> Value {
+        let copied = |i: usize| from.get(i) == Some(&to[i]);
+        let open: Vec<usize> = (0..to.len()).filter(|&i| to[i].as_fixed().is_none() && !copied(i)).collect();
+        if open.len() > 1 {
+            return self.dims(to);
+        }
+        let numbers = (0..to.len()).map(|i| match to[i].as_fixed() {
+            Some(n) => n,
+            None if copied(i) => 0,
+            None => -1,
+        });
+        self.ints(&numbers.collect::<Vec<_>>())
+    }
+
+    pub fn expand(&self, x: Value, shape: &[Dim]) -> Value {
+        if self.shape(x) == shape {
+            return x;
+        }
+        let target = self.dims(shape);
+        self.apply(Op::Expand { shape: shape.to_vec() }, &[x, target])
+    }
+
+    pub fn concat(&self, parts: &[Value], axis: usize) -> Value {
+        self.apply(Op::Concat { axis }, parts)
+    }
+
+    pub fn split(&self, x: Value, axis: usize, sizes: &[i64]) -> Vec<Value> {
+        let lengths = self.ints(sizes);
+        self.apply_many(Op::Split { axis, sizes: sizes.to_vec() }, &[Some(x), Some(lengths)])
+    }
+
+    /// Elements `start..end` along `axis`.
+    pub fn slice(&self, x: Value, axis: usize, start: Dim, end: Dim) -> Value {
+        let inputs = [x, self.dims(&[start.clone()]), self.dims(&[end.clone()]), self.ints(&[axis as i64])];
+        self.apply(Op::Slice { axis, start, end }, &inputs)
+    }
+
+    pub fn gather(&self, x: Value, indices: Value, axis: usize) -> Value {
+        self.apply(Op::Gather { axis }, &[x, indices])
+    }
+
+    pub fn gather_elements(&self, x: Value, indices: Value, axis: usize) -> Value {
+        self.apply(Op::GatherElements { axis }, &[x, indices])
+    }
+
+    pub fn scatter_elements(&self, x: Value, indices: Value, updates: Value, axis: usize, reduction: Reduction) -> Value {
+        self.apply(Op::ScatterElements { axis, reduction }, &[x, indices, updates])
+    }
+
+    /// A number with the element type of `like`.
+    pub fn scalar_like(&self, like: Value, number: f32) -> Value {
+        let bytes = match self.dtype(like) {
+            DType::F16 => half::f16::from_f32(number).to_le_bytes().to_vec(),
+            DType::BF16 => half::bf16::from_f32(number).to_le_bytes().to_vec(),
+            DType::I64 => (number as i64).to_le_bytes().to_vec(),
+            DType::I32 => (number as i32).to_le_bytes().to_vec(),
+            DType::I8 => (number as i8).to_le_bytes().to_vec(),
+            DType::U8 | DType::Bool => vec![number as u8],
+            DType::F32 => number.to_le_bytes().to_vec(),
+        };
+        self.constant(self.dtype(like), &[], bytes)
+    }
+
+    pub fn scale(&self, x: Value, factor: f32) -> Value {
+        if factor == 1.0 { x } else { self.mul(x, self.scalar_like(x, factor)) }
+    }
+
+    /// Whole numbers [len].
+    pub fn ints(&self, values: &[i64]) -> Value {
+        self.constant(DType::I64, &[values.len() as i64], values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// float32 numbers of any shape.
+    pub fn floats(&self, values: &[f32], shape: &[i64]) -> Value {
+        self.constant(DType::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// Dimensions as int64 [len]: a constant where all are fixed, read off the inputs' shapes otherwise.
+    pub fn dims(&self, dims: &[Dim]) -> Value {
+        let fixed: Option<Vec<i64>> = dims.iter().map(Dim::as_fixed).collect();
+        match fixed {
+            Some(numbers) => self.ints(&numbers),
+            None if dims.len() == 1 => self.dim(&dims[0]),
+            None => self.concat(&dims.iter().map(|d| self.dim(d)).collect::<Vec<_>>(), 0),
+        }
+    }
+
+    /// One dimension as int64 [1].
+    pub fn dim(&self, dim: &Dim) -> Value {
+        if let Some(number) = dim.as_fixed() {
+            return self.ints(&[number]);
+        }
+        if let Some(value) = self.inner.borrow().dim_values.get(dim) {
+            return *value;
+        }
+        let value = match dim.as_symbol() {
+            Some(symbol) => self.read_symbol(symbol),
+            None => {
+                let terms: Vec<(Vec<String>, i64)> = dim.terms().map(|(s, f)| (s.to_vec(), f)).collect();
+                let term = |(symbols, factor): &(Vec<String>, i64)| {
+                    symbols
+                        .iter()
+                        .fold(self.ints(&[*factor]), |product, symbol| self.mul(product, self.dim(&Dim::from(symbol.as_str()))))
+                };
+                let first = term(&terms[0]);
+                terms[1..].iter().fold(first, |sum, t| self.add(sum, term(t)))
+            }
+        };
+        self.inner.borrow_mut().dim_values.insert(dim.clone(), value);
+        value
+    }
+
+    /// A symbol's value, from the shape of the first input that has it as a dimension.
+    fn read_symbol(&self, symbol: &str) -> Value {
+        let place = {
+            let inner = self.inner.borrow();
+            inner.inputs.iter().find_map(|&value| {
+                let axis = inner.types[value.0 as usize].shape.iter().position(|d| d.as_symbol() == Some(symbol))?;
+                Some((value, axis))
+            })
+        };
+        match place {
+            Some((value, axis)) => {
+                let shape = self.apply(Op::Shape, &[value]);
+                self.gather(shape, self.ints(&[axis as i64]), 0)
+            }
+            None => {
+                self.fail(format!("no input has the dimension {symbol}"));
+                self.ints(&[0])
+            }
+        }
+    }
+
+    /// 0, 1, .., length - 1 as int64 [length].
+    pub fn range(&self, length: &Dim) -> Value {
+        let scalar = |n: i64| self.constant(DType::I64, &[], n.to_le_bytes().to_vec());
+        let limit = self.reshape(self.dim(length), &[]);
+        self.apply(Op::Range { length: length.clone() }, &[scalar(0), limit, scalar(1)])
+    }
+
+    /// True for a value that is known before any input is.
+    pub fn is_constant(&self, value: Value) -> bool {
+        matches!(self.source(value), Source::Constant(_))
+    }
+
+    /// Zeros of any shape.
+    pub fn zeros(&self, dtype: DType, shape: &Shape) -> Value {
+        let width = match dtype {
+            DType::I64 => 8,
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::BF16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        };
+        self.expand(self.constant(dtype, &vec![1; shape.len()], vec![0; width]), shape)
+    }
+}

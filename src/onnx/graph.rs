@@ -1,0 +1,295 @@
+//! The graph under construction: values, nodes, scopes, and the first fault met.
+
+use std::cell::{Ref, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::dim::{Dim, Shape, shape_text};
+use super::export::Model;
+use super::infer::infer;
+use super::op::{DType, Op};
+
+/// A tensor in a graph: a small number that is copied freely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(super) u32);
+
+/// Element type and dimensions of a value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ValueType {
+    pub dtype: DType,
+    pub shape: Shape,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// An input of the graph, fed at every run.
+    Input,
+    /// A weight, by reference to its file or (see [`ParameterMode`]) an input under its own name.
+    Parameter,
+    /// Bytes inside the graph file.
+    Constant(Rc<[u8]>),
+    /// An output of node `node`.
+    Node { node: usize, output: usize },
+}
+
+/// One operator application.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub op: Op,
+    pub inputs: Vec<Option<Value>>,
+    pub outputs: Vec<Value>,
+    /// Scope and operator, such as `h.0.attn.c_attn/MatMul_7`.
+    pub name: String,
+}
+
+/// A weight in a file: what an ONNX initializer with external data says of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExternalTensor {
+    pub dtype: DType,
+    pub shape: Vec<i64>,
+    /// Path of the file, relative to the graph file's folder.
+    pub location: String,
+    /// First byte in the file.
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// Whether weights are part of the saved graph or handed in at every run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterMode {
+    /// Initializers that point into weight files.
+    Reference,
+    /// Inputs of the graph, so that training can change them.
+    Input,
+}
+
+/// The first thing that went wrong while building, with the place.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("graph {graph}: at {place}: {message}")]
+pub struct GraphError {
+    pub graph: String,
+    pub place: String,
+    pub message: String,
+}
+
+pub(super) struct Inner {
+    pub name: String,
+    pub doc: String,
+    pub types: Vec<ValueType>,
+    pub sources: Vec<Source>,
+    pub names: Vec<String>,
+    pub nodes: Vec<Node>,
+    pub inputs: Vec<Value>,
+    pub outputs: Vec<(String, Value)>,
+    pub parameters: Vec<(String, Value)>,
+    pub external: HashMap<String, ExternalTensor>,
+    /// Parameters that are inputs though the table could reference them.
+    pub mode: Rc<dyn Fn(&str) -> ParameterMode>,
+    scope: Vec<String>,
+    constants: HashMap<(DType, Vec<i64>, Rc<[u8]>), Value>,
+    pub dim_values: HashMap<Dim, Value>,
+    fault: Option<GraphError>,
+}
+
+/// A graph under construction. Methods take `&self`, so nested calls read like the formula they stand for; the first fault is kept and
+/// comes out of [`finish`](Self::finish).
+pub struct Graph {
+    pub(super) inner: RefCell<Inner>,
+}
+
+impl Graph {
+    pub fn new(name: &str) -> Self {
+        Self::with_parameters(name, HashMap::new(), |_| ParameterMode::Reference)
+    }
+
+    /// A graph whose [`parameter`](Self::parameter)s are looked up, by full name, in `table`. `mode` says of each name whether it is
+    /// referenced or handed in.
+    pub fn with_parameters(
+        name: &str,
+        table: HashMap<String, ExternalTensor>,
+        mode: impl Fn(&str) -> ParameterMode + 'static,
+    ) -> Self {
+        Self {
+            inner: RefCell::new(Inner {
+                name: name.into(),
+                doc: String::new(),
+                types: vec![],
+                sources: vec![],
+                names: vec![],
+                nodes: vec![],
+                inputs: vec![],
+                outputs: vec![],
+                parameters: vec![],
+                external: table,
+                mode: Rc::new(mode),
+                scope: vec![],
+                constants: HashMap::new(),
+                dim_values: HashMap::new(),
+                fault: None,
+            }),
+        }
+    }
+
+    /// Text for people who open the graph in a viewer.
+    pub fn doc(&self, text: &str) {
+        self.inner.borrow_mut().doc = text.into();
+    }
+
+    /// Runs `build` with `name` appended to the scope; scopes spell parameter names (`h.0.attn` + `c_attn.weight`).
+    pub fn scope<R>(&self, name: &str, build: impl FnOnce() -> R) -> R {
+        self.inner.borrow_mut().scope.push(name.into());
+        let result = build();
+        self.inner.borrow_mut().scope.pop();
+        result
+    }
+
+    /// An input that is fed at every run.
+    pub fn input(&self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
+        let mut inner = self.inner.borrow_mut();
+        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, Source::Input, name.into());
+        inner.inputs.push(value);
+        value
+    }
+
+    /// The weight `SCOPE.name`, which must have `shape`. Asked for twice, it is the same value.
+    pub fn parameter(&self, name: &str, shape: &[Dim]) -> Value {
+        let mut inner = self.inner.borrow_mut();
+        let full = inner.scope.iter().map(String::as_str).chain([name]).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(".");
+        if let Some((_, value)) = inner.parameters.iter().find(|(n, _)| *n == full) {
+            return *value;
+        }
+        let dtype = match inner.external.get(&full) {
+            None => {
+                inner.fail(format!("the weight {full} is missing"));
+                DType::F32
+            }
+            Some(tensor) => {
+                let found: Shape = tensor.shape.iter().map(|&d| Dim::from(d)).collect();
+                let dtype = tensor.dtype;
+                if found != shape {
+                    inner.fail(format!(
+                        "the weight {full} has shape {}, and {} is needed",
+                        shape_text(&found),
+                        shape_text(shape)
+                    ));
+                }
+                dtype
+            }
+        };
+        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, Source::Parameter, full.clone());
+        inner.parameters.push((full, value));
+        value
+    }
+
+    /// Declares an output. A name can be given once.
+    pub fn output(&self, name: &str, value: Value) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.outputs.iter().any(|(n, _)| n == name) {
+            inner.fail(format!("the output {name} is declared twice"));
+        }
+        inner.outputs.push((name.into(), value));
+    }
+
+    /// Applies an operator with one output.
+    pub fn apply(&self, op: Op, inputs: &[Value]) -> Value {
+        self.apply_many(op, &inputs.iter().copied().map(Some).collect::<Vec<_>>())[0]
+    }
+
+    /// Applies an operator with any number of outputs; an input may be left out.
+    pub fn apply_many(&self, op: Op, inputs: &[Option<Value>]) -> Vec<Value> {
+        let mut inner = self.inner.borrow_mut();
+        let types: Vec<Option<ValueType>> = inputs.iter().map(|v| v.map(|v| inner.types[v.0 as usize].clone())).collect();
+        let number = inner.nodes.len();
+        let name = format!("{}/{}_{number}", inner.scope.join("."), op.name().1);
+        let outputs = match infer(&op, &types) {
+            Ok(outputs) => outputs,
+            Err(message) => {
+                let shapes: Vec<String> = types
+                    .iter()
+                    .map(|t| t.as_ref().map_or("-".into(), |t| format!("{:?}{}", t.dtype, shape_text(&t.shape))))
+                    .collect();
+                inner.fail(format!("{}({}): {message}", op.name().1, shapes.join(", ")));
+                vec![ValueType { dtype: DType::F32, shape: vec![] }; 3]
+            }
+        };
+        let outputs: Vec<Value> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(output, t)| {
+                let text = if output == 0 { name.clone() } else { format!("{name}.{output}") };
+                inner.value(t, Source::Node { node: number, output }, text)
+            })
+            .collect();
+        inner.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), name });
+        outputs
+    }
+
+    /// A tensor inside the graph file; equal small ones are the same value.
+    pub fn constant(&self, dtype: DType, shape: &[i64], bytes: Vec<u8>) -> Value {
+        let mut inner = self.inner.borrow_mut();
+        let bytes: Rc<[u8]> = bytes.into();
+        let key = (dtype, shape.to_vec(), bytes.clone());
+        if let Some(value) = inner.constants.get(&key) {
+            return *value;
+        }
+        let value_type = ValueType { dtype, shape: shape.iter().map(|&d| Dim::from(d)).collect() };
+        let name = format!("constant_{}", inner.constants.len());
+        let value = inner.value(value_type, Source::Constant(bytes), name);
+        inner.constants.insert(key, value);
+        value
+    }
+
+    pub fn shape(&self, value: Value) -> Shape {
+        self.inner.borrow().types[value.0 as usize].shape.clone()
+    }
+
+    pub fn dtype(&self, value: Value) -> DType {
+        self.inner.borrow().types[value.0 as usize].dtype
+    }
+
+    pub fn source(&self, value: Value) -> Source {
+        self.inner.borrow().sources[value.0 as usize].clone()
+    }
+
+    /// The nodes so far, in the order they were added (which is an order they can run in).
+    pub fn nodes(&self) -> Ref<'_, [Node]> {
+        Ref::map(self.inner.borrow(), |inner| inner.nodes.as_slice())
+    }
+
+    /// The parameters asked for so far, by full name.
+    pub fn parameters(&self) -> Vec<(String, Value)> {
+        self.inner.borrow().parameters.clone()
+    }
+
+    /// Records a fault at the current scope, unless there is one already.
+    pub fn fail(&self, message: impl Into<String>) {
+        self.inner.borrow_mut().fail(message.into());
+    }
+
+    /// The graph as a file in memory, or the first fault met.
+    pub fn finish(&self) -> Result<Model, GraphError> {
+        let inner = self.inner.borrow();
+        match &inner.fault {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(Model::new(&inner)),
+        }
+    }
+}
+
+impl Inner {
+    fn value(&mut self, value_type: ValueType, source: Source, name: String) -> Value {
+        let value = Value(self.types.len() as u32);
+        self.types.push(value_type);
+        self.sources.push(source);
+        self.names.push(name);
+        value
+    }
+
+    fn fail(&mut self, message: String) {
+        if self.fault.is_none() {
+            let place = if self.scope.is_empty() { "the top".into() } else { self.scope.join(".") };
+            self.fault = Some(GraphError { graph: self.name.clone(), place, message });
+        }
+    }
+}

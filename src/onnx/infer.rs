@@ -1,0 +1,260 @@
+//! Output types of every operator; a mismatch is said in words.
+
+use super::dim::{Dim, Shape, shape_text};
+use super::graph::ValueType;
+use super::op::{DType, Op};
+
+/// Types of the outputs, or what does not fit.
+pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueType>, String> {
+    let input = |i: usize| inputs.get(i).and_then(Option::as_ref).ok_or_else(|| format!("input {i} is missing"));
+    let one = |dtype, shape| Ok(vec![ValueType { dtype, shape }]);
+    match op {
+        Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Max => {
+            let (a, b) = (input(0)?, input(1)?);
+            same_dtype(a, b)?;
+            one(a.dtype, broadcast(&a.shape, &b.shape)?)
+        }
+        Op::Equal | Op::Less | Op::Greater => {
+            let (a, b) = (input(0)?, input(1)?);
+            same_dtype(a, b)?;
+            one(DType::Bool, broadcast(&a.shape, &b.shape)?)
+        }
+        Op::Where => {
+            let (c, a, b) = (input(0)?, input(1)?, input(2)?);
+            same_dtype(a, b)?;
+            one(a.dtype, broadcast(&c.shape, &broadcast(&a.shape, &b.shape)?)?)
+        }
+        Op::Neg
+        | Op::Abs
+        | Op::Exp
+        | Op::Log
+        | Op::Sqrt
+        | Op::Reciprocal
+        | Op::Tanh
+        | Op::Sigmoid
+        | Op::Erf
+        | Op::Round
+        | Op::Clip
+        | Op::Gelu { .. }
+        | Op::QuickGelu { .. }
+        | Op::Softmax
+        | Op::Identity => Ok(vec![input(0)?.clone()]),
+        Op::Cast { to } => one(*to, input(0)?.shape.clone()),
+        Op::MatMul => {
+            let (a, b) = (input(0)?, input(1)?);
+            same_dtype(a, b)?;
+            one(a.dtype, matmul(&a.shape, &b.shape)?)
+        }
+        Op::FusedMatMul { trans_a, trans_b, .. } => {
+            let (a, b) = (input(0)?, input(1)?);
+            same_dtype(a, b)?;
+            one(a.dtype, matmul(&swapped(&a.shape, *trans_a)?, &swapped(&b.shape, *trans_b)?)?)
+        }
+        Op::MatMulInteger => one(DType::I32, matmul(&input(0)?.shape, &input(1)?.shape)?),
+        Op::MatMulNBits { k, n, .. } => {
+            let x = input(0)?;
+            let mut shape = x.shape.clone();
+            match shape.last_mut() {
+                Some(last) if last.as_fixed() == Some(*k) => *last = (*n).into(),
+                _ => return Err(format!("the last dimension must be {k}")),
+            }
+            one(x.dtype, shape)
+        }
+        Op::Gemm { trans_a, trans_b, .. } => {
+            let (a, b) = (input(0)?, input(1)?);
+            same_dtype(a, b)?;
+            if a.shape.len() != 2 || b.shape.len() != 2 {
+                return Err("Gemm takes matrices".into());
+            }
+            let shape = matmul(&swapped(&a.shape, *trans_a)?, &swapped(&b.shape, *trans_b)?)?;
+            if let Some(Some(c)) = inputs.get(2)
+                && broadcast(&shape, &c.shape)? != shape
+            {
+                return Err(format!("the bias {} does not fit {}", shape_text(&c.shape), shape_text(&shape)));
+            }
+            one(a.dtype, shape)
+        }
+        Op::Conv { stride } => {
+            let (x, w) = (input(0)?, input(1)?);
+            let ([b, c, height, width], [out, c2, kh, kw]) = (x.shape.as_slice(), w.shape.as_slice()) else {
+                return Err("Conv takes [B, C, H, W] and [O, C, kH, kW]".into());
+            };
+            if c != c2 {
+                return Err(format!("{c} channels and a kernel for {c2}"));
+            }
+            let reach = |size: &Dim, kernel: &Dim| match (size.as_fixed(), kernel.as_fixed()) {
+                (Some(s), Some(k)) if s >= k && *stride > 0 => Ok(Dim::from((s - k) / stride + 1)),
+                _ => Err("Conv needs fixed sizes at least as large as the kernel".to_string()),
+            };
+            one(x.dtype, vec![b.clone(), out.clone(), reach(height, kh)?, reach(width, kw)?])
+        }
+        Op::LayerNormalization { .. } => {
+            let (x, w) = (input(0)?, input(1)?);
+            if w.shape.len() != 1 || x.shape.last() != w.shape.last() {
+                return Err("the weight must have the length of the last dimension".into());
+            }
+            let mut statistics = x.shape.clone();
+            *statistics.last_mut().expect("checked to be there above") = 1.into();
+            let statistics = ValueType { dtype: DType::F32, shape: statistics };
+            Ok(vec![x.clone(), statistics.clone(), statistics])
+        }
+        Op::ReduceSum { axes, keep } | Op::ReduceMean { axes, keep } | Op::ReduceMax { axes, keep } => {
+            let x = input(0)?;
+            check_axes(axes, x.shape.len())?;
+            let kept = x.shape.iter().enumerate().filter_map(|(i, d)| match (axes.contains(&i), keep) {
+                (false, _) => Some(d.clone()),
+                (true, true) => Some(1.into()),
+                (true, false) => None,
+            });
+            one(x.dtype, kept.collect())
+        }
+        Op::Transpose { perm } => {
+            let x = input(0)?;
+            let mut sorted = perm.clone();
+            sorted.sort_unstable();
+            if sorted != (0..x.shape.len()).collect::<Vec<_>>() {
+                return Err(format!("{perm:?} is not a permutation of its dimensions"));
+            }
+            one(x.dtype, perm.iter().map(|&p| x.shape[p].clone()).collect())
+        }
+        Op::Reshape { shape } => {
+            let x = input(0)?;
+            if Dim::product(&x.shape) != Dim::product(shape) {
+                return Err(format!("{} elements do not fill {}", Dim::product(&x.shape), shape_text(shape)));
+            }
+            one(x.dtype, shape.clone())
+        }
+        Op::Expand { shape } => {
+            let x = input(0)?;
+            if broadcast(&x.shape, shape)? != *shape {
+                return Err(format!("does not expand to {}", shape_text(shape)));
+            }
+            one(x.dtype, shape.clone())
+        }
+        Op::Concat { axis } => {
+            let first = input(0)?;
+            check_axes(&[*axis], first.shape.len())?;
+            let mut shape = first.shape.clone();
+            for i in 1..inputs.len() {
+                let other = input(i)?;
+                same_dtype(first, other)?;
+                let fits = other.shape.len() == shape.len()
+                    && shape.iter().zip(&other.shape).enumerate().all(|(d, (a, b))| d == *axis || a == b);
+                if !fits {
+                    return Err(format!("{} does not join {} along {axis}", shape_text(&other.shape), shape_text(&shape)));
+                }
+                shape[*axis] = shape[*axis].clone() + other.shape[*axis].clone();
+            }
+            one(first.dtype, shape)
+        }
+        Op::Split { axis, sizes } => {
+            let x = input(0)?;
+            check_axes(&[*axis], x.shape.len())?;
+            if x.shape[*axis].as_fixed() != Some(sizes.iter().sum()) {
+                return Err(format!("sizes {sizes:?} do not add up to {}", x.shape[*axis]));
+            }
+            let part = |size: &i64| {
+                let mut shape = x.shape.clone();
+                shape[*axis] = (*size).into();
+                ValueType { dtype: x.dtype, shape }
+            };
+            Ok(sizes.iter().map(part).collect())
+        }
+        Op::Slice { axis, start, end } => {
+            let x = input(0)?;
+            check_axes(&[*axis], x.shape.len())?;
+            let mut shape = x.shape.clone();
+            let length = end.clone() - start.clone();
+            if let (Some(length), Some(there)) = (length.as_fixed(), shape[*axis].as_fixed())
+                && (length < 0 || length > there)
+            {
+                return Err(format!("a slice of {length} out of {there}"));
+            }
+            shape[*axis] = length;
+            one(x.dtype, shape)
+        }
+        Op::Gather { axis } => {
+            let (x, index) = (input(0)?, input(1)?);
+            check_axes(&[*axis], x.shape.len())?;
+            let shape = [&x.shape[..*axis], &index.shape, &x.shape[axis + 1..]].concat();
+            one(x.dtype, shape)
+        }
+        Op::GatherElements { .. } => one(input(0)?.dtype, input(1)?.shape.clone()),
+        Op::ScatterElements { .. } => {
+            let (x, index, updates) = (input(0)?, input(1)?, input(2)?);
+            same_dtype(x, updates)?;
+            if index.shape != updates.shape {
+                return Err("indices and updates differ in shape".into());
+            }
+            Ok(vec![x.clone()])
+        }
+        Op::Shape => one(DType::I64, vec![input(0)?.shape.len().into()]),
+        Op::Range { length } => one(DType::I64, vec![length.clone()]),
+        Op::MultiHeadAttention { .. } => {
+            let (q, k, v) = (input(0)?, input(1)?, input(2)?);
+            same_dtype(q, k)?;
+            same_dtype(q, v)?;
+            Ok(vec![q.clone()])
+        }
+        Op::GroupQueryAttention { .. } => {
+            let (x, key, value) = (input(0)?, input(3)?, input(4)?);
+            let mut shape = x.shape.clone();
+            match shape.last_mut().map(|last| (last.as_fixed(), last)) {
+                Some((Some(width), last)) if width % 3 == 0 => *last = (width / 3).into(),
+                _ => return Err("the packed width must be a multiple of 3".into()),
+            }
+            Ok(vec![ValueType { dtype: x.dtype, shape }, key.clone(), value.clone()])
+        }
+    }
+}
+
+fn same_dtype(a: &ValueType, b: &ValueType) -> Result<(), String> {
+    if a.dtype == b.dtype { Ok(()) } else { Err(format!("{:?} meets {:?}", a.dtype, b.dtype)) }
+}
+
+fn check_axes(axes: &[usize], rank: usize) -> Result<(), String> {
+    match axes.iter().find(|&&a| a >= rank) {
+        Some(axis) => Err(format!("there is no axis {axis}")),
+        None => Ok(()),
+    }
+}
+
+fn swapped(shape: &[Dim], swap: bool) -> Result<Shape, String> {
+    let mut shape = shape.to_vec();
+    let n = shape.len();
+    if n < 2 {
+        return Err("a product needs matrices".into());
+    }
+    if swap {
+        shape.swap(n - 2, n - 1);
+    }
+    Ok(shape)
+}
+
+fn matmul(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
+    let (Some((a_rest, [rows, inner])), Some((b_rest, [inner2, columns]))) =
+        (a.split_last_chunk::<2>(), b.split_last_chunk::<2>())
+    else {
+        return Err("a product needs matrices".into());
+    };
+    if inner != inner2 {
+        return Err(format!("inner dimensions {inner} and {inner2} differ"));
+    }
+    let mut shape = broadcast(a_rest, b_rest)?;
+    shape.extend([rows.clone(), columns.clone()]);
+    Ok(shape)
+}
+
+/// NumPy's rule; a symbol meets only itself or 1.
+pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Shape, String> {
+    let rank = a.len().max(b.len());
+    let at = |shape: &[Dim], i: usize| (i + shape.len()).checked_sub(rank).map_or(Dim::from(1), |j| shape[j].clone());
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (x, y) if x == y => Ok(x),
+            (x, y) if y.as_fixed() == Some(1) => Ok(x),
+            (x, y) if x.as_fixed() == Some(1) => Ok(y),
+            _ => Err(format!("{} and {} do not broadcast", shape_text(a), shape_text(b))),
+        })
+        .collect()
+}

@@ -1,0 +1,228 @@
+//! The operators this program uses, with their attributes: one enum, so that inference, export and differentiation are exhaustive.
+
+use super::dim::{Dim, Shape};
+
+/// Element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I8,
+    U8,
+    Bool,
+}
+
+impl DType {
+    /// ONNX's `TensorProto.DataType`.
+    pub fn onnx_code(self) -> i32 {
+        match self {
+            Self::F32 => 1,
+            Self::U8 => 2,
+            Self::I8 => 3,
+            Self::I32 => 6,
+            Self::I64 => 7,
+            Self::Bool => 9,
+            Self::F16 => 10,
+            Self::BF16 => 16,
+        }
+    }
+
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+    }
+}
+
+/// What ScatterElements does where an element is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduction {
+    None,
+    Add,
+}
+
+/// An operator and its attributes. Shapes that ONNX passes as tensors stand here as dimensions too, for inference and gradients.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    // Element by element, with broadcasting
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Max,
+    Where,
+    Equal,
+    Less,
+    Greater,
+    // One input, same shape
+    Neg,
+    Abs,
+    Exp,
+    Log,
+    Sqrt,
+    Reciprocal,
+    Tanh,
+    Sigmoid,
+    Erf,
+    Round,
+    Clip,
+    /// `tanh`: the approximation GPT2 calls gelu_new; otherwise exact.
+    Gelu {
+        tanh: bool,
+    },
+    /// `x * sigmoid(alpha * x)` (com.microsoft)
+    QuickGelu {
+        alpha: f32,
+    },
+    Softmax,
+    Identity,
+    Cast {
+        to: DType,
+    },
+    // Products
+    MatMul,
+    Gemm {
+        trans_a: bool,
+        trans_b: bool,
+        alpha: f32,
+    },
+    /// MatMul with either side transposed in its last two dimensions and a factor (com.microsoft)
+    FusedMatMul {
+        trans_a: bool,
+        trans_b: bool,
+        alpha: f32,
+    },
+    MatMulInteger,
+    /// Weights in blocks of 8 bits; inputs x [.., K], data, scales (com.microsoft)
+    MatMulNBits {
+        k: i64,
+        n: i64,
+        block: i64,
+    },
+    Conv {
+        stride: i64,
+    },
+    // Normalization; outputs y, mean, inverse deviation
+    LayerNormalization {
+        epsilon: f32,
+    },
+    // Reductions over axes
+    ReduceSum {
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    ReduceMean {
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    ReduceMax {
+        axes: Vec<usize>,
+        keep: bool,
+    },
+    // Moving data
+    Transpose {
+        perm: Vec<usize>,
+    },
+    Reshape {
+        shape: Shape,
+    },
+    Expand {
+        shape: Shape,
+    },
+    Concat {
+        axis: usize,
+    },
+    Split {
+        axis: usize,
+        sizes: Vec<i64>,
+    },
+    Slice {
+        axis: usize,
+        start: Dim,
+        end: Dim,
+    },
+    Gather {
+        axis: usize,
+    },
+    GatherElements {
+        axis: usize,
+    },
+    ScatterElements {
+        axis: usize,
+        reduction: Reduction,
+    },
+    Shape,
+    /// 0, 1, .. up to a length (int64)
+    Range {
+        length: Dim,
+    },
+    // Attention with everything inside (com.microsoft)
+    /// Inputs query, key, value [B, T, H*D]; not causal.
+    MultiHeadAttention {
+        num_heads: i64,
+    },
+    /// Packed query-key-value [B, S, 3*H*D], past_key, past_value [B, H, M, D] updated in place, seqlens_k [B], total_sequence_length.
+    /// D must be a multiple of 8; scores are multiplied by `scale`.
+    GroupQueryAttention {
+        num_heads: i64,
+        scale: f32,
+    },
+}
+
+impl Op {
+    /// (domain, operator name)
+    pub fn name(&self) -> (&'static str, &'static str) {
+        const MS: &str = "com.microsoft";
+        match self {
+            Self::Add => ("", "Add"),
+            Self::Sub => ("", "Sub"),
+            Self::Mul => ("", "Mul"),
+            Self::Div => ("", "Div"),
+            Self::Max => ("", "Max"),
+            Self::Where => ("", "Where"),
+            Self::Equal => ("", "Equal"),
+            Self::Less => ("", "Less"),
+            Self::Greater => ("", "Greater"),
+            Self::Neg => ("", "Neg"),
+            Self::Abs => ("", "Abs"),
+            Self::Exp => ("", "Exp"),
+            Self::Log => ("", "Log"),
+            Self::Sqrt => ("", "Sqrt"),
+            Self::Reciprocal => ("", "Reciprocal"),
+            Self::Tanh => ("", "Tanh"),
+            Self::Sigmoid => ("", "Sigmoid"),
+            Self::Erf => ("", "Erf"),
+            Self::Round => ("", "Round"),
+            Self::Clip => ("", "Clip"),
+            Self::Gelu { .. } => ("", "Gelu"),
+            Self::QuickGelu { .. } => (MS, "QuickGelu"),
+            Self::Softmax => ("", "Softmax"),
+            Self::Identity => ("", "Identity"),
+            Self::Cast { .. } => ("", "Cast"),
+            Self::MatMul => ("", "MatMul"),
+            Self::Gemm { .. } => ("", "Gemm"),
+            Self::FusedMatMul { .. } => (MS, "FusedMatMul"),
+            Self::MatMulInteger => ("", "MatMulInteger"),
+            Self::MatMulNBits { .. } => (MS, "MatMulNBits"),
+            Self::Conv { .. } => ("", "Conv"),
+            Self::LayerNormalization { .. } => ("", "LayerNormalization"),
+            Self::ReduceSum { .. } => ("", "ReduceSum"),
+            Self::ReduceMean { .. } => ("", "ReduceMean"),
+            Self::ReduceMax { .. } => ("", "ReduceMax"),
+            Self::Transpose { .. } => ("", "Transpose"),
+            Self::Reshape { .. } => ("", "Reshape"),
+            Self::Expand { .. } => ("", "Expand"),
+            Self::Concat { .. } => ("", "Concat"),
+            Self::Split { .. } => ("", "Split"),
+            Self::Slice { .. } => ("", "Slice"),
+            Self::Gather { .. } => ("", "Gather"),
+            Self::GatherElements { .. } => ("", "GatherElements"),
+            Self::ScatterElements { .. } => ("", "ScatterElements"),
+            Self::Shape => ("", "Shape"),
+            Self::Range { .. } => ("", "Range"),
+            Self::MultiHeadAttention { .. } => (MS, "MultiHeadAttention"),
+            Self::GroupQueryAttention { .. } => (MS, "GroupQueryAttention"),
+        }
+    }
+}

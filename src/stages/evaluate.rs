@@ -1,0 +1,229 @@
+//! `clipcap evaluate`: scores a caption table against references, says how varied its captions are, and compares two tables.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+use crate::pipeline::Reporter;
+
+pub mod captions;
+mod delimited;
+mod json;
+pub mod levels;
+pub mod matching;
+mod parquet;
+mod per_image;
+mod summary;
+
+use captions::{CaptionSet, ImageCaptions, Role};
+use levels::LevelScores;
+use matching::match_images;
+
+/// Which tokens a score counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// One token a Han character, one a run of ASCII letters and digits.
+    Char,
+    /// Words as jieba cuts them.
+    Word,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Char => "char",
+            Self::Word => "word",
+        }
+    }
+}
+
+/// Which of several captions of an image is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Candidate {
+    /// The one with the lowest caption_index.
+    First,
+    /// The one with the best CIDEr against the references: what a perfect choice among the captions would reach.
+    Oracle,
+}
+
+impl Candidate {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Oracle => "oracle",
+        }
+    }
+}
+
+/// What to evaluate, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub predictions: PathBuf,
+    pub references: PathBuf,
+    /// Scored levels, in order.
+    pub levels: Vec<Level>,
+    pub candidate: Candidate,
+    /// A second table, scored on the same images.
+    pub compare: Option<PathBuf>,
+    /// Only references of this split.
+    pub split: Option<String>,
+    /// JSON summary.
+    pub out: Option<PathBuf>,
+    /// Parquet table of scores by image.
+    pub per_image: Option<PathBuf>,
+    /// Resamplings for intervals; 0 for none. A comparison takes [`COMPARE_ROUNDS`] where this is 0.
+    pub bootstrap: usize,
+    pub seed: u64,
+}
+
+/// Resamplings of a comparison unless told otherwise.
+pub const COMPARE_ROUNDS: usize = 1000;
+
+/// One image as it is scored.
+pub struct ScoredImage {
+    /// The predictions' id.
+    pub id: String,
+    pub references: Vec<String>,
+    pub candidates: Vec<String>,
+    /// The second table's captions; empty without one.
+    pub others: Vec<String>,
+}
+
+/// Everything an evaluation found.
+pub struct Evaluation {
+    pub images: Vec<ScoredImage>,
+    pub coverage: Coverage,
+    pub candidate: Candidate,
+    pub rounds: usize,
+    pub seed: u64,
+    pub levels: Vec<LevelScores>,
+}
+
+/// How predictions and references met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Images that are scored.
+    pub images: usize,
+    pub references: usize,
+    /// Of these, matched because the ids are the same text; the others by path or name.
+    pub matched_exactly: usize,
+    pub predictions_without_references: usize,
+    pub references_without_predictions: usize,
+    /// Images left out because the second table lacks them.
+    pub not_in_compared: usize,
+    /// The most captions an image has.
+    pub max_candidates: usize,
+}
+
+/// Reads, matches and scores; writes the files that `settings` name.
+pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
+    let predictions = read(&settings.predictions, Role::Predictions, None, reporter)?;
+    let references = read(&settings.references, Role::References, settings.split.as_deref(), reporter)?;
+    let compared = settings.compare.as_ref().map(|path| read(path, Role::Predictions, None, reporter)).transpose()?;
+    let (images, coverage) = pair_up(predictions, references, compared)?;
+    report_coverage(&coverage, reporter);
+
+    let rounds = if compared_rounds_needed(settings) { COMPARE_ROUNDS } else { settings.bootstrap };
+    let score = |level: &Level| LevelScores::of(*level, &images, settings, rounds);
+    let levels = settings.levels.iter().map(score).collect();
+    let evaluation = Evaluation { images, coverage, candidate: settings.candidate, rounds, seed: settings.seed, levels };
+
+    if let Some(path) = &settings.out {
+        files::write_json(path, &evaluation.to_json()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &settings.per_image {
+        per_image::write(&evaluation, path)?;
+    }
+    Ok(evaluation)
+}
+
+fn compared_rounds_needed(settings: &Settings) -> bool {
+    settings.compare.is_some() && settings.bootstrap == 0
+}
+
+fn read(path: &std::path::Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let set = captions::read(path, role, split).with_context(|| format!("cannot read the {}", role.name()))?;
+    if set.num_missing > 0 {
+        reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
+    }
+    Ok(set)
+}
+
+/// The images that predictions, references and, where there is one, the second table have in common.
+fn pair_up(
+    predictions: CaptionSet,
+    references: CaptionSet,
+    compared: Option<CaptionSet>,
+) -> Result<(Vec<ScoredImage>, Coverage)> {
+    let matching = match_images(&predictions.images, &references.images);
+    if matching.pairs.is_empty() {
+        bail!(
+            "no prediction has a reference: predictions have ids such as {}, references such as {}",
+            example(&predictions.images),
+            example(&references.images)
+        );
+    }
+    let others = match &compared {
+        None => None,
+        Some(compared) => {
+            let matching = match_images(&predictions.images, &compared.images);
+            Some((matching.pairs.into_iter().collect::<std::collections::HashMap<_, _>>(), &compared.images))
+        }
+    };
+    let mut images = Vec::with_capacity(matching.pairs.len());
+    let mut not_in_compared = 0;
+    for &(prediction, reference) in &matching.pairs {
+        let others = match &others {
+            None => Vec::new(),
+            Some((pairs, captions)) => match pairs.get(&prediction) {
+                Some(&other) => captions[other].captions.clone(),
+                None => {
+                    not_in_compared += 1;
+                    continue;
+                }
+            },
+        };
+        let ImageCaptions { id, captions, .. } = predictions.images[prediction].clone();
+        images.push(ScoredImage { id, references: references.images[reference].captions.clone(), candidates: captions, others });
+    }
+    if images.is_empty() {
+        bail!("the two tables have no image with references in common");
+    }
+    let coverage = Coverage {
+        images: images.len(),
+        references: images.iter().map(|image| image.references.len()).sum(),
+        matched_exactly: matching.num_exact,
+        predictions_without_references: matching.num_unmatched_predictions,
+        references_without_predictions: matching.num_unmatched_references,
+        not_in_compared,
+        max_candidates: images.iter().map(|image| image.candidates.len()).max().unwrap_or(0),
+    };
+    Ok((images, coverage))
+}
+
+fn example(images: &[ImageCaptions]) -> String {
+    let ids: Vec<&str> = images.iter().take(3).map(|image| image.id.as_str()).collect();
+    ids.join(", ")
+}
+
+fn report_coverage(coverage: &Coverage, reporter: &dyn Reporter) {
+    let by_name = coverage.images + coverage.not_in_compared - coverage.matched_exactly;
+    if by_name > 0 {
+        reporter.note(&format!("{by_name} images are matched by path or name, as their ids differ"));
+    }
+    let left_out = [
+        (coverage.predictions_without_references, "images with predictions have no reference"),
+        (coverage.references_without_predictions, "images with references have no prediction"),
+        (coverage.not_in_compared, "images are not in the second table"),
+    ];
+    for (count, what) in left_out.into_iter().filter(|(count, _)| *count > 0) {
+        reporter.warn(&format!("{count} {what}: they are left out, and {} images are scored", coverage.images));
+    }
+    if coverage.images == 1 {
+        reporter.warn("CIDEr weighs words by how few images have them, so it is 0 for a single image");
+    }
+}

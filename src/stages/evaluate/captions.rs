@@ -1,0 +1,258 @@
+//! Captions by image, read from any of the layouts people keep them in.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{delimited, json, parquet};
+
+/// Which side of the evaluation a file is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Predictions,
+    References,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Predictions => "predictions",
+            Self::References => "references",
+        }
+    }
+}
+
+/// The captions of one image: in caption_index order where the file has one, else in the file's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageCaptions {
+    pub id: String,
+    /// The image's path or file name, where the file gives it besides an id.
+    pub alias: Option<String>,
+    pub captions: Vec<String>,
+}
+
+/// Captions of a set of images, sorted by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptionSet {
+    pub images: Vec<ImageCaptions>,
+    /// Rows that hold no caption at all (null), left out.
+    pub num_missing: usize,
+}
+
+/// A longer caption is a fault of the file; the comparison of two sequences takes time by the product of their lengths.
+const MAX_CAPTION_BYTES: usize = 64 << 10;
+/// No line of a caption file is longer.
+const MAX_LINE_BYTES: u64 = 4 << 20;
+/// JSON files are held in memory whole; COCO's largest annotation file has about 100 MB.
+const MAX_JSON_BYTES: u64 = 2 << 30;
+
+/// Reads captions from a dataset or table folder, or from a Parquet, CSV, TSV, JSON-lines, JSON or li-xirong text file.
+/// `split` keeps the rows of one split where there is such a column.
+pub fn read(path: &Path, role: Role, split: Option<&str>) -> Result<CaptionSet> {
+    let mut builder = Builder::default();
+    if path.is_dir() {
+        for file in tables_of(path)? {
+            parquet::read(&file, split, &mut builder)?;
+        }
+        return builder.finish(path);
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    if split.is_some() && extension != "parquet" {
+        bail!("--split needs a dataset or a Parquet table with a split column, and {} is neither", path.display());
+    }
+    match extension.as_str() {
+        "parquet" => parquet::read(path, split, &mut builder)?,
+        "csv" => delimited::read_csv(path, &mut builder)?,
+        "jsonl" | "ndjson" => delimited::read_jsonl(path, &mut builder)?,
+        "json" => json::read(&read_whole(path, MAX_JSON_BYTES)?, path, role, &mut builder)?,
+        "tsv" | "txt" => delimited::read_tsv(path, &mut builder)?,
+        _ => bail!(
+            "{}: cannot tell what this is by its name: a folder, .parquet, .csv, .tsv, .txt (ID#k<TAB>caption), .jsonl or .json is wanted",
+            path.display()
+        ),
+    }
+    builder.finish(path)
+}
+
+/// A dataset's `captions.parquet`, or the numbered parts of a caption table.
+fn tables_of(folder: &Path) -> Result<Vec<PathBuf>> {
+    let captions = folder.join("captions.parquet");
+    if captions.exists() {
+        return Ok(vec![captions]);
+    }
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".parquet") && !name.ends_with("errors.parquet") && !name.starts_with("images") {
+            parts.push(path);
+        }
+    }
+    parts.sort();
+    if parts.is_empty() {
+        bail!("{} holds neither captions.parquet nor parts of a caption table", folder.display());
+    }
+    Ok(parts)
+}
+
+fn read_whole(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() as u64 > limit {
+        bail!("{} is larger than {limit} bytes: use a Parquet or JSON-lines file", path.display());
+    }
+    Ok(bytes)
+}
+
+/// Calls `visit` with every line of a UTF-8 file and its number from 1, without line ends and byte order mark; empty lines are left out.
+pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
+    let mut reader =
+        BufReader::with_capacity(1 << 18, File::open(path).with_context(|| format!("cannot open {}", path.display()))?);
+    let mut buffer = Vec::new();
+    for number in 1.. {
+        buffer.clear();
+        let at = || format!("{}, line {number}", path.display());
+        if (&mut reader).take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut buffer).with_context(at)? == 0 {
+            break;
+        }
+        if buffer.len() as u64 > MAX_LINE_BYTES {
+            bail!("{}: the line is longer than {MAX_LINE_BYTES} bytes", at());
+        }
+        let line = std::str::from_utf8(&buffer).with_context(|| format!("{}: not UTF-8 text", at()))?;
+        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
+        let line = line.strip_suffix('\n').unwrap_or(line);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if !line.trim().is_empty() {
+            visit(number, line).with_context(at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gathers rows into images.
+#[derive(Default)]
+pub(super) struct Builder {
+    by_id: HashMap<String, usize>,
+    images: Vec<(ImageCaptions, Vec<i64>)>,
+    num_missing: usize,
+}
+
+impl Builder {
+    /// Adds a caption (none where the row has a null). `index` orders the captions of an image; without one, they stay as they come.
+    pub fn add(&mut self, id: &str, alias: Option<&str>, index: Option<i64>, caption: Option<&str>) -> Result<()> {
+        let Some(caption) = caption else {
+            self.num_missing += 1;
+            return Ok(());
+        };
+        if caption.len() > MAX_CAPTION_BYTES {
+            bail!("the caption of {id} has {} bytes, and {MAX_CAPTION_BYTES} are the most: is the file damaged?", caption.len());
+        }
+        let slot = match self.by_id.get(id) {
+            Some(&slot) => slot,
+            None => {
+                self.by_id.insert(id.into(), self.images.len());
+                self.images.push((ImageCaptions { id: id.into(), alias: None, captions: Vec::new() }, Vec::new()));
+                self.images.len() - 1
+            }
+        };
+        let (image, order) = &mut self.images[slot];
+        if image.alias.is_none() {
+            image.alias = alias.filter(|alias| *alias != id).map(Into::into);
+        }
+        order.push(index.unwrap_or(i64::try_from(order.len())?));
+        image.captions.push(caption.into());
+        Ok(())
+    }
+
+    fn finish(self, path: &Path) -> Result<CaptionSet> {
+        if self.images.is_empty() {
+            bail!("{} holds no captions", path.display());
+        }
+        let sorted = |(mut image, order): (ImageCaptions, Vec<i64>)| {
+            let mut captions: Vec<(i64, String)> = order.into_iter().zip(image.captions).collect();
+            captions.sort_by_key(|(index, _)| *index);
+            image.captions = captions.into_iter().map(|(_, caption)| caption).collect();
+            image
+        };
+        let mut images: Vec<ImageCaptions> = self.images.into_iter().map(sorted).collect();
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(CaptionSet { images, num_missing: self.num_missing })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_text(name: &str, text: &str) -> Result<CaptionSet> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join(name);
+        fs::write(&path, text)?;
+        read(&path, Role::References, None)
+    }
+
+    /// `id: caption | caption` for each image.
+    fn lines(set: &CaptionSet) -> Vec<String> {
+        set.images.iter().map(|image| format!("{}: {}", image.id, image.captions.join(" | "))).collect()
+    }
+
+    #[test]
+    fn text_layouts_give_the_same_captions() {
+        let wanted = ["a.jpg: 一只狗 | 黑狗", "b.jpg: two cats"];
+        let texts = [
+            ("t.tsv", "b.jpg\ttwo cats\r\na.jpg\t一只狗\t黑狗\r\n"),
+            ("t.txt", "\u{feff}a.jpg#0\t一只狗\nb.jpg#0 two cats\n\na.jpg#1\t黑狗\n"),
+            ("t.txt", "a.jpg#zhb#1 黑 狗\na.jpg#zhb#0 一 只 狗\nb.jpg#zhb#0 two cats\n"),
+            ("t.txt", "a.jpg#zh#0 一:CD 只:M 狗:NN\na.jpg#zh#1 黑:JJ 狗:NN\nb.jpg#zh#0 two:CD cats:NNS\n"),
+            ("t.csv", "caption,image_id,caption_index\n黑狗,a.jpg,1\n一只狗,a.jpg,0\n\"two cats\",b.jpg,0\n"),
+            (
+                "t.jsonl",
+                "{\"image_id\":\"a.jpg\",\"caption\":\"一只狗\"}\n{\"file_name\":\"b.jpg\",\"text\":\"two cats\"}\n{\"image_id\":\"a.jpg\",\"captions\":[\"黑狗\"]}\n",
+            ),
+            ("t.json", r#"{"a.jpg": ["一只狗", {"caption": "黑狗"}], "b.jpg": "two cats"}"#),
+            ("t.json", r#"{"references": {"a.jpg": ["一只狗", "黑狗"], "b.jpg": ["two cats"]}, "predictions": {"c": "x"}}"#),
+            (
+                "t.json",
+                r#"[{"image_id":"a.jpg","caption":"一只狗"},{"image_id":"b.jpg","caption":"two cats"},{"image_id":"a.jpg","caption":"黑狗"}]"#,
+            ),
+        ];
+        for (name, text) in texts {
+            assert_eq!(lines(&read_text(name, text).unwrap()), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn coco_annotations_bring_file_names() {
+        let text = r#"{"images":[{"id":42,"file_name":"COCO_val2014_000000000042.jpg"}],
+            "annotations":[{"id":1,"image_id":42,"caption":"狗"},{"id":2,"image_id":42,"caption":"猫"}]}"#;
+        let set = read_text("t.json", text).unwrap();
+        assert_eq!(lines(&set), ["42: 狗 | 猫"]);
+        assert_eq!(set.images[0].alias.as_deref(), Some("COCO_val2014_000000000042.jpg"));
+    }
+
+    #[test]
+    fn faults_name_file_and_place() {
+        let cases = [
+            ("t.tsv", "a.jpg\t狗\nno caption here\n", "line 2"),
+            ("t.csv", "id,text\n", "no captions"),
+            ("t.csv", "a,b\n1,2\n", "a, b"),
+            ("t.jsonl", "{\"image_id\":1,\"caption\":\"狗\"}\n[]\n", "line 2"),
+            ("t.json", "{\"a\": 5}", "a"),
+            ("t.json", "{\"a\": ", "line 1"),
+            ("t.json", "[{\"image_id\": 1.5, \"caption\": \"狗\"}]", "image_id"),
+            ("t.json", "[{\"image_id\": \"\\ud800\", \"caption\": \"狗\"}]", "t.json"),
+            ("t.docx", "a", ".parquet"),
+            ("t.tsv", "", "no captions"),
+        ];
+        for (name, text, expected) in cases {
+            let message = format!("{:#}", read_text(name, text).unwrap_err());
+            assert!(message.contains(expected) && message.contains(name), "{text}: {message}");
+        }
+        let long = format!("a\t{}\n", "狗".repeat(MAX_CAPTION_BYTES));
+        assert!(format!("{:#}", read_text("t.tsv", &long).unwrap_err()).contains("line 1"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Scores at one level of tokenization: characters or words.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::{Candidate, Level, ScoredImage, Settings};
+use crate::metrics::{Comparison, Diversity, ImageScores, Interner, Interval, Scorer, Summary, bootstrap, compare};
+use crate::text::segment;
+
+impl Level {
+    /// Tokens of a text, lower-cased.
+    pub fn tokens(self, text: &str) -> Vec<Cow<'_, str>> {
+        match self {
+            Self::Char => segment::char_tokens(text).collect(),
+            Self::Word => segment::word_tokens(text).collect(),
+        }
+    }
+
+    /// Tokens of a caption that make its opening.
+    fn opening_len(self) -> usize {
+        match self {
+            Self::Char => 4,
+            Self::Word => 2,
+        }
+    }
+}
+
+/// One table's captions at one level.
+pub struct TableScores {
+    /// For each image, which of its candidates is scored.
+    pub chosen: Vec<usize>,
+    /// Scores of the chosen ones, in image order.
+    pub scores: Vec<ImageScores>,
+    /// Tokens of the chosen ones.
+    pub num_tokens: Vec<usize>,
+    pub summary: Summary,
+    pub intervals: Option<[Interval; 6]>,
+    pub diversity: Diversity,
+    /// The text of `diversity.opening`.
+    pub opening: Option<String>,
+}
+
+/// What one level says of the predictions and, where there is one, of the second table.
+pub struct LevelScores {
+    pub level: Level,
+    pub predictions: TableScores,
+    pub compared: Option<(TableScores, Comparison)>,
+}
+
+impl LevelScores {
+    /// `rounds` resamplings give intervals (none for 0) and the comparison.
+    pub(super) fn of(level: Level, images: &[ScoredImage], settings: &Settings, rounds: usize) -> Self {
+        let mut interner = Interner::default();
+        let references = tokenize(level, images, |image| &image.references, &mut interner);
+        let scorer = Scorer::new(&references);
+        let mut table = |captions: fn(&ScoredImage) -> &Vec<String>| {
+            let tokens = tokenize(level, images, captions, &mut interner);
+            TableScores::of(level, &scorer, &tokens, &interner, settings, rounds)
+        };
+        let predictions = table(|image| &image.candidates);
+        let compared = settings.compare.as_ref().map(|_| table(|image| &image.others)).and_then(|second| {
+            let comparison = compare(&predictions.scores, &second.scores, rounds, settings.seed)?;
+            Some((second, comparison))
+        });
+        Self { level, predictions, compared }
+    }
+}
+
+impl TableScores {
+    fn of(
+        level: Level,
+        scorer: &Scorer<'_>,
+        tokens: &[Vec<Vec<u32>>],
+        interner: &Interner,
+        settings: &Settings,
+        rounds: usize,
+    ) -> Self {
+        let chosen: Vec<(usize, ImageScores)> = tokens
+            .par_iter()
+            .enumerate()
+            .map(|(image, candidates)| match settings.candidate {
+                Candidate::First => (0, scorer.score(image, &candidates[..1])[0]),
+                Candidate::Oracle => best(&scorer.score(image, candidates)),
+            })
+            .collect();
+        let (chosen, scores): (Vec<usize>, Vec<ImageScores>) = chosen.into_iter().unzip();
+        let captions = || tokens.iter().zip(&chosen).map(|(candidates, &chosen)| candidates[chosen].as_slice());
+        let diversity = Diversity::of(captions(), level.opening_len());
+        let opening =
+            diversity.opening.as_ref().map(|opening| opening.tokens.iter().filter_map(|&id| interner.token(id)).collect());
+        Self {
+            num_tokens: captions().map(<[u32]>::len).collect(),
+            summary: Summary::of(&scores),
+            intervals: bootstrap(&scores, rounds, settings.seed),
+            diversity,
+            opening,
+            chosen,
+            scores,
+        }
+    }
+}
+
+/// The candidate with the best CIDEr; the first of equals.
+fn best(scores: &[ImageScores]) -> (usize, ImageScores) {
+    let mut best = (0, scores[0]);
+    for (index, score) in scores.iter().enumerate() {
+        if score.cider > best.1.cider {
+            best = (index, *score);
+        }
+    }
+    best
+}
+
+/// Ids of the tokens of each caption of each image. Text is cut on all threads; ids are given in order.
+fn tokenize(
+    level: Level,
+    images: &[ScoredImage],
+    captions: impl Fn(&ScoredImage) -> &Vec<String> + Sync,
+    interner: &mut Interner,
+) -> Vec<Vec<Vec<u32>>> {
+    let cut = |image| captions(image).iter().map(|caption| level.tokens(caption)).collect::<Vec<_>>();
+    let cut: Vec<Vec<Vec<Cow<'_, str>>>> = images.par_iter().map(cut).collect();
+    cut.into_iter().map(|captions| captions.into_iter().map(|tokens| interner.ids(tokens)).collect()).collect()
+}

@@ -1,0 +1,152 @@
+//! Which predictions belong to which references: ids compared as text, then, for what is left, in looser and looser ways.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::captions::ImageCaptions;
+
+/// Pairs of predictions and references for the same image.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Matching {
+    /// Positions in the predictions and in the references, ascending by the former.
+    pub pairs: Vec<(usize, usize)>,
+    /// Pairs whose ids are the same text; the others were matched by path or name.
+    pub num_exact: usize,
+    pub num_unmatched_predictions: usize,
+    pub num_unmatched_references: usize,
+}
+
+/// Matches each prediction to at most one reference. In order: the same id; the same id or path; the same without the image
+/// extension; the same last part of it; the same COCO number. A step pairs only what is unique on both sides, so nothing is guessed.
+pub fn match_images(predictions: &[ImageCaptions], references: &[ImageCaptions]) -> Matching {
+    let mut left: Vec<usize> = (0..predictions.len()).collect();
+    let mut right: Vec<usize> = (0..references.len()).collect();
+    let mut pairs = Vec::new();
+    let mut num_exact = 0;
+    let steps: [fn(&ImageCaptions) -> Vec<String>; 5] = [
+        |image| vec![image.id.clone()],
+        |image| names(image).map(Into::into).collect(),
+        |image| names(image).map(|name| stem(name).into()).collect(),
+        |image| names(image).map(|name| last_part(stem(name)).into()).collect(),
+        |image| names(image).filter_map(|name| coco_number(last_part(stem(name)))).map(Into::into).collect(),
+    ];
+    for (number, keys) in steps.into_iter().enumerate() {
+        let found = unique_pairs(&left, &right, |i| keys(&predictions[i]), |i| keys(&references[i]));
+        if number == 0 {
+            num_exact = found.len();
+        }
+        let taken: (HashSet<usize>, HashSet<usize>) = found.iter().copied().unzip();
+        left.retain(|i| !taken.0.contains(i));
+        right.retain(|i| !taken.1.contains(i));
+        pairs.extend(found);
+        if left.is_empty() || right.is_empty() {
+            break;
+        }
+    }
+    pairs.sort_unstable();
+    Matching { pairs, num_exact, num_unmatched_predictions: left.len(), num_unmatched_references: right.len() }
+}
+
+/// Pairs that share a key which no other item on either side has, and that meet nobody else that way.
+fn unique_pairs(
+    left: &[usize],
+    right: &[usize],
+    left_keys: impl Fn(usize) -> Vec<String>,
+    right_keys: impl Fn(usize) -> Vec<String>,
+) -> Vec<(usize, usize)> {
+    let mut by_key: BTreeMap<String, (HashSet<usize>, HashSet<usize>)> = BTreeMap::new();
+    for &item in left {
+        for key in left_keys(item) {
+            by_key.entry(key).or_default().0.insert(item);
+        }
+    }
+    for &item in right {
+        for key in right_keys(item) {
+            by_key.entry(key).or_default().1.insert(item);
+        }
+    }
+    let only = |items: &HashSet<usize>| items.iter().next().copied().filter(|_| items.len() == 1);
+    let found: HashSet<(usize, usize)> = by_key.values().filter_map(|(l, r)| Some((only(l)?, only(r)?))).collect();
+    let (mut left_uses, mut right_uses) = (HashMap::new(), HashMap::new());
+    for (l, r) in &found {
+        *left_uses.entry(*l).or_insert(0) += 1;
+        *right_uses.entry(*r).or_insert(0) += 1;
+    }
+    found.into_iter().filter(|(l, r)| left_uses[l] == 1 && right_uses[r] == 1).collect()
+}
+
+fn names(image: &ImageCaptions) -> impl Iterator<Item = &str> {
+    std::iter::once(image.id.as_str()).chain(image.alias.as_deref())
+}
+
+/// Without an extension that images have; other dots belong to the name.
+fn stem(name: &str) -> &str {
+    const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
+        _ => name,
+    }
+}
+
+fn last_part(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// `42` of `COCO_val2014_000000000042`, `000000000042` and `42`.
+fn coco_number(name: &str) -> Option<&str> {
+    let digits = match name.strip_prefix("COCO_") {
+        Some(rest) => rest.split_once('_')?.1,
+        None => name,
+    };
+    let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let padded = digits.len() == 12 || (name.len() == digits.len() && !digits.starts_with('0'));
+    (all_digits && padded).then(|| digits.trim_start_matches('0')).filter(|number| !number.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(ids: &[&str]) -> Vec<ImageCaptions> {
+        let image = |id: &&str| match id.split_once('|') {
+            Some((id, alias)) => ImageCaptions { id: id.into(), alias: Some(alias.into()), captions: vec![] },
+            None => ImageCaptions { id: (*id).into(), alias: None, captions: vec![] },
+        };
+        ids.iter().map(image).collect()
+    }
+
+    fn matched(predictions: &[&str], references: &[&str]) -> (Vec<(usize, usize)>, usize) {
+        let found = match_images(&images(predictions), &images(references));
+        assert_eq!(found.pairs.len() + found.num_unmatched_predictions, predictions.len());
+        assert_eq!(found.pairs.len() + found.num_unmatched_references, references.len());
+        (found.pairs, found.num_exact)
+    }
+
+    #[test]
+    fn the_same_text_comes_first() {
+        assert_eq!(matched(&["a", "a.jpg"], &["a.jpg", "a"]), (vec![(0, 1), (1, 0)], 2));
+        assert_eq!(matched(&["0001"], &["1"]), (vec![], 0));
+    }
+
+    #[test]
+    fn extension_folder_and_path_may_differ() {
+        assert_eq!(matched(&["1000092795", "x"], &["flickr30k/1000092795.JPG"]), (vec![(0, 0)], 0));
+        assert_eq!(matched(&["val/a.png"], &["a"]), (vec![(0, 0)], 0));
+        assert_eq!(matched(&["7|photos/a.jpg"], &["a"]), (vec![(0, 0)], 0));
+        assert_eq!(matched(&["v1.5"], &["v1"]), (vec![], 0));
+    }
+
+    #[test]
+    fn what_is_not_unique_is_not_guessed() {
+        assert_eq!(matched(&["x/a.jpg", "y/a.jpg"], &["a"]), (vec![], 0));
+        assert_eq!(matched(&["a"], &["x/a", "y/a"]), (vec![], 0));
+        // The exact one is taken first, and what is left over is unique then.
+        assert_eq!(matched(&["a", "x/b"], &["a", "b", "y/a"]), (vec![(0, 0), (1, 1)], 1));
+    }
+
+    #[test]
+    fn coco_numbers_meet_coco_names() {
+        assert_eq!(matched(&["42", "7"], &["COCO_val2014_000000000042", "000000000007.jpg"]), (vec![(0, 0), (1, 1)], 0));
+        assert_eq!(coco_number("COCO_val2014_x"), None);
+        assert_eq!(coco_number("000000000000"), None);
+    }
+}
