@@ -1,9 +1,156 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
 use super::Context;
+use crate::models::Bundle;
+use crate::models::config::MapperKind;
 use crate::stages::Outcome;
+use crate::stages::model::{self, ImportSettings, InitSettings};
 
-#[derive(clap::Args)]
-pub struct ModelArgs {}
+#[derive(Args)]
+pub struct ModelArgs {
+    #[command(subcommand)]
+    command: ModelCommand,
+}
 
-pub fn run(_args: ModelArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap model is not there yet")
+#[derive(Subcommand)]
+enum ModelCommand {
+    /// Make a bundle of published weights: a CLIP, a Chinese GPT2 and a ClipCap checkpoint
+    Import(ImportArgs),
+    /// Make a bundle with a new mapper, for training (and random weights where none are given)
+    Init(InitArgs),
+    /// Say what a bundle holds and where it came from
+    Inspect(InspectArgs),
+    /// Add 8-bit weights for `--precision int8` on the CPU; the float ones stay
+    Quantize(QuantizeArgs),
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// OpenAI's ViT-B-32.pt (or another ViT), or a Hugging Face CLIP folder
+    #[arg(long, value_name = "PATH")]
+    clip: PathBuf,
+    /// Folder of the GPT2 the checkpoint was trained with: config.json and vocab.txt
+    #[arg(long, value_name = "DIR", alias = "gpt2_path")]
+    gpt2: PathBuf,
+    /// ClipCap-Chinese's or the original ClipCap's checkpoint (.pt)
+    #[arg(long, value_name = "FILE.pt", alias = "model_path")]
+    checkpoint: PathBuf,
+    /// config.json of the BERT inside a BERT mapper; ignored where the checkpoint holds an MLP
+    #[arg(long, value_name = "FILE", alias = "bert_config")]
+    bert_config: Option<PathBuf>,
+    /// The mapper was trained on embeddings of unit length
+    #[arg(long, alias = "normalize_prefix")]
+    normalize_prefix: bool,
+    /// Folder to make
+    #[arg(long, value_name = "BUNDLE")]
+    out: PathBuf,
+    /// Replace a bundle that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MapperArg {
+    Mlp,
+    Bert,
+}
+
+#[derive(Args)]
+struct InitArgs {
+    /// vit-b-32 or vit-tiny (random), a .pt file, or a Hugging Face CLIP folder (random where it holds only config.json)
+    #[arg(long, value_name = "PATH|PRESET")]
+    clip: PathBuf,
+    /// gpt2-base-zh or gpt2-tiny (random, with a character vocabulary), or a folder with config.json (and vocab.txt and weights)
+    #[arg(long, value_name = "DIR|PRESET", alias = "gpt2_path")]
+    gpt2: PathBuf,
+    /// The new mapper: an MLP, or a BERT over constant positions
+    #[arg(long, value_enum, alias = "mapping_type")]
+    mapper: MapperArg,
+    /// Positions of the prefix that stands for the image
+    #[arg(long, default_value_t = 10, value_name = "N", alias = "prefix_len")]
+    prefix_len: usize,
+    /// config.json of the mapper's BERT (default: like bert-base, as wide as GPT2 and as deep, 12 layers at most)
+    #[arg(long, value_name = "FILE", alias = "bert_config")]
+    bert_config: Option<PathBuf>,
+    /// The mapper is to be trained on embeddings of unit length
+    #[arg(long, alias = "normalize_prefix")]
+    normalize_prefix: bool,
+    /// Seed of random weights: the same seed makes the same bytes on every machine
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Folder to make
+    #[arg(long, value_name = "BUNDLE")]
+    out: PathBuf,
+    /// Replace a bundle that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Args)]
+struct InspectArgs {
+    /// The bundle
+    bundle: PathBuf,
+    /// Read every weight and compare with its fingerprint
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Args)]
+struct QuantizeArgs {
+    /// The bundle
+    bundle: PathBuf,
+    /// Folder to make; the float weights are linked, not copied
+    #[arg(long, value_name = "BUNDLE")]
+    out: PathBuf,
+    /// Replace a bundle that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
+    match args.command {
+        ModelCommand::Import(args) => {
+            let settings = ImportSettings {
+                clip: args.clip,
+                gpt2: args.gpt2,
+                checkpoint: args.checkpoint,
+                bert_config: args.bert_config,
+                normalized: args.normalize_prefix,
+                out: args.out,
+                overwrite: args.overwrite,
+            };
+            show(&model::import(&settings, &context.terminal)?, context)
+        }
+        ModelCommand::Init(args) => {
+            let settings = InitSettings {
+                clip: args.clip,
+                gpt2: args.gpt2,
+                mapper: match args.mapper {
+                    MapperArg::Mlp => MapperKind::Mlp,
+                    MapperArg::Bert => MapperKind::Bert,
+                },
+                prefix_len: args.prefix_len,
+                bert_config: args.bert_config,
+                normalized: args.normalize_prefix,
+                seed: args.seed,
+                out: args.out,
+                overwrite: args.overwrite,
+            };
+            show(&model::init(&settings, &context.terminal)?, context)
+        }
+        ModelCommand::Inspect(args) => {
+            let (text, json) = model::inspect(&args.bundle, args.verify)?;
+            context.terminal.result(&text, &json);
+            Ok(Outcome::Complete)
+        }
+        ModelCommand::Quantize(args) => show(&Bundle::open(&args.bundle)?.quantized(&args.out, args.overwrite)?, context),
+    }
+}
+
+/// What was made, in the words of `model inspect`.
+fn show(bundle: &Bundle, context: &Context) -> anyhow::Result<Outcome> {
+    context.terminal.result(&model::describe(bundle, false), &serde_json::to_value(bundle.manifest())?);
+    Ok(Outcome::Complete)
 }

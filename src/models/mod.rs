@@ -1,5 +1,6 @@
 //! CLIP, mappers and GPT2 as graphs; their weights; model bundles.
 
+pub mod bundle;
 mod cached;
 pub mod clip;
 pub mod config;
@@ -8,11 +9,15 @@ mod embedding;
 mod encoder;
 pub mod gpt2;
 pub mod graphs;
+pub mod import;
 pub mod layers;
 pub mod mapper;
+pub mod part;
 mod resident;
+pub mod tensors;
 pub mod weights;
 
+pub use bundle::{Bundle, BundleError};
 pub use cached::CachedDecoder;
 pub use decoder::{Decoder, ImageEncoder, Mapper};
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};

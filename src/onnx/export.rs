@@ -26,7 +26,7 @@ impl Model {
         let (alive_nodes, alive_values) = reachable(inner);
         let names = Names::new(inner);
         let nodes: Vec<&Node> = inner.nodes.iter().enumerate().filter(|(i, _)| alive_nodes.contains(i)).map(|(_, n)| n).collect();
-        let mut node: Vec<NodeProto> = nodes.iter().map(|n| node_proto(n, &names)).collect();
+        let mut node: Vec<NodeProto> = nodes.iter().map(|n| node_proto(n, &names, &alive_values)).collect();
         for (name, value) in &inner.outputs {
             // An output that is an input, a weight or already another output keeps its own name; a copy carries the output's.
             if names.of(*value) != name {
@@ -172,15 +172,17 @@ fn reference(name: &str, tensor: &ExternalTensor) -> TensorProto {
     }
 }
 
-fn node_proto(node: &Node, names: &Names) -> NodeProto {
+fn node_proto(node: &Node, names: &Names, alive: &HashSet<Value>) -> NodeProto {
     let (domain, op_type) = node.op.name();
     let mut input: Vec<String> = node.inputs.iter().map(|v| v.map_or(String::new(), |v| names.of(v).into())).collect();
     while input.last().is_some_and(String::is_empty) {
         input.pop();
     }
+    // Providers refuse LayerNormalization's statistics even where nobody reads them.
+    let used = node.outputs.iter().rposition(|v| alive.contains(v)).map_or(0, |last| last + 1);
     NodeProto {
         input,
-        output: node.outputs.iter().map(|&v| names.of(v).into()).collect(),
+        output: node.outputs[..used].iter().map(|&v| names.of(v).into()).collect(),
         name: Some(node.name.clone()),
         op_type: Some(op_type.into()),
         domain: (!domain.is_empty()).then(|| domain.into()),

@@ -16,7 +16,7 @@ pub enum RuntimeError {
     Model { model: String, message: String },
     #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
     Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
-    #[error("{model}: {source}")]
+    #[error("{model}: ONNX Runtime says: {}", shortened(&source.to_string()))]
     Ort { model: String, source: ort::Error },
 }
 
@@ -26,5 +26,14 @@ fn setup(device: Device) -> &'static str {
         Device::Auto | Device::Cpu => "scripts/setup.sh",
         Device::OpenVino => "scripts/setup.sh --openvino",
         Device::Cuda(_) => "scripts/setup.sh --cuda",
+    }
+}
+
+/// A provider's message can run to hundreds of lines; the first ones say what is wrong.
+pub(super) fn shortened(message: &str) -> String {
+    const MAX: usize = 600;
+    match message.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{} ... ({} characters in all)", &message[..end], message.chars().count()),
+        None => message.trim_end().into(),
     }
 }

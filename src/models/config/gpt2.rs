@@ -20,15 +20,16 @@ pub struct Gpt2Config {
     pub n_inner: Option<usize>,
     pub activation_function: Activation,
     pub layer_norm_epsilon: f64,
-    pub embd_pdrop: f32,
-    pub attn_pdrop: f32,
-    pub resid_pdrop: f32,
+    pub embd_pdrop: f64,
+    pub attn_pdrop: f64,
+    pub resid_pdrop: f64,
     pub initializer_range: f64,
     pub bos_token_id: Option<u32>,
     pub eos_token_id: Option<u32>,
     pub scale_attn_weights: bool,
     pub scale_attn_by_inverse_layer_idx: bool,
     pub add_cross_attention: bool,
+    pub tie_word_embeddings: bool,
 }
 
 impl Default for Gpt2Config {
@@ -51,6 +52,7 @@ impl Default for Gpt2Config {
             scale_attn_weights: true,
             scale_attn_by_inverse_layer_idx: false,
             add_cross_attention: false,
+            tie_word_embeddings: true,
         }
     }
 }

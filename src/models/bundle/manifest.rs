@@ -1,0 +1,129 @@
+//! `clipcap.json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Configs;
+use crate::files;
+use crate::models::config::{MapperKind, PreprocessorConfig};
+use crate::models::part::PartFacts;
+
+/// What a bundle says of itself. It holds no absolute path and no time: the same model gives the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    #[serde(rename = "clipcap.format")]
+    pub format: String,
+    pub mapper_kind: MapperKind,
+    /// Positions of a prefix, P.
+    pub prefix_len: usize,
+    /// Whether the mapper takes embeddings of unit length.
+    pub normalized: bool,
+    /// See `Bundle::fingerprint`.
+    pub fingerprint: String,
+    /// See `Bundle::embedding_fingerprint`.
+    pub embedding_fingerprint: String,
+    pub preprocessing: PreprocessorConfig,
+    pub tokenizer: TokenizerFacts,
+    /// `clip`, `gpt2` and `mapper`.
+    pub parts: BTreeMap<String, PartRecord>,
+    /// 8-bit weights made of the float ones by `model quantize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Int8Record>,
+}
+
+/// What is recorded of `int8.safetensors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Int8Record {
+    pub file: String,
+    /// SHA-256 of the file.
+    pub fingerprint: String,
+    pub bytes: u64,
+    /// Weights that share a scale.
+    pub block: usize,
+}
+
+/// What is recorded of a weight file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Inside the bundle.
+    pub file: String,
+    #[serde(flatten)]
+    pub facts: PartFacts,
+    pub source: Source,
+}
+
+/// Where weights came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "lowercase")]
+pub enum Source {
+    /// From a published file; its name without the folders above it, and its layout.
+    Imported { file: String, format: String },
+    /// Made by `clipcap model init`.
+    Random { seed: u64 },
+    /// Made by `clipcap train`, after so many optimizer steps.
+    Trained { steps: u64 },
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Imported { file, format } => write!(f, "{file} ({format})"),
+            Self::Random { seed } => write!(f, "random, seed {seed}"),
+            Self::Trained { steps } => write!(f, "trained for {steps} steps"),
+        }
+    }
+}
+
+/// What is known of the vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizerFacts {
+    pub kind: String,
+    /// Lines of `vocab.txt`; the model's own vocab_size may be padded to more.
+    pub entries: usize,
+    pub lower_case: bool,
+    pub unk_token_id: u32,
+    pub sep_token_id: u32,
+    pub pad_token_id: Option<u32>,
+    pub cls_token_id: Option<u32>,
+    pub mask_token_id: Option<u32>,
+}
+
+/// Everything a model's fingerprints are made of.
+pub(super) struct Fingerprints<'a> {
+    pub configs: &'a Configs,
+    pub clip: &'a PartFacts,
+    pub mapper: &'a PartFacts,
+    pub gpt2: &'a PartFacts,
+    pub vocabulary: &'a [u8],
+    pub lower_case: bool,
+    pub normalized: bool,
+}
+
+impl Fingerprints<'_> {
+    pub fn embedding(&self) -> String {
+        let Configs { clip, preprocessor, .. } = self.configs;
+        let parts = json!({
+            "clip": self.clip.fingerprint,
+            "vision_config": clip.vision_config,
+            "projection_dim": clip.projection_dim,
+            "preprocessing": preprocessor,
+        });
+        files::sha256_hex(parts.to_string().as_bytes())
+    }
+
+    pub fn whole(&self) -> String {
+        let parts = json!({
+            "embedding": self.embedding(),
+            "mapper": self.mapper.fingerprint,
+            "mapper_config": self.configs.mapper,
+            "gpt2": self.gpt2.fingerprint,
+            "gpt2_config": self.configs.gpt2,
+            "vocabulary": files::sha256_hex(self.vocabulary),
+            "lower_case": self.lower_case,
+            "normalized": self.normalized,
+        });
+        files::sha256_hex(parts.to_string().as_bytes())
+    }
+}

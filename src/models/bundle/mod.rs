@@ -1,0 +1,297 @@
+//! A model bundle: a folder with everything a caption needs, self-contained, and what `clipcap.json` says of it.
+//!
+//! ```text
+//! clipcap.json                                        this program's own record: see [`Manifest`]
+//! image_encoder.onnx  mapper.onnx  decoder.onnx       graphs that point into the weight files
+//! clip/{config.json, preprocessor_config.json, model.safetensors}
+//! mapper/{config.json, model.safetensors}
+//! gpt2/{config.json, vocab.txt, model.safetensors}
+//! int8.safetensors  image_encoder.int8.onnx  decoder.int8.onnx     after `model quantize`
+//! ```
+//!
+//! Weights are float32, whatever they were published in: the graphs compute in float32 and point straight into the files. `clip/` and
+//! `gpt2/` load as they are with transformers' `from_pretrained`.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{ClipConfig, ConfigError, Gpt2Config, MapperConfig, MapperKind, PreprocessorConfig, read_json};
+use super::graphs::BuildError;
+use super::import::ImportError;
+use super::part::{PartFacts, facts_of};
+use super::tensors::{TensorSpec, clip_tensors, gpt2_tensors, mapper_tensors};
+use super::weights::{Dtype, SafetensorsFile, WeightsError};
+use crate::table::{self, TableError};
+use crate::text::TextError;
+
+mod build;
+mod manifest;
+mod quantize;
+
+pub use build::{BundlePlan, PartPlan, build};
+pub use manifest::{Int8Record, Manifest, PartRecord, Source, TokenizerFacts};
+
+/// The name of a bundle's record.
+pub const MANIFEST: &str = "clipcap.json";
+/// What it says under `clipcap.format`.
+pub const FORMAT: &str = "bundle/1";
+/// The weight files of a bundle are called this, each in the folder of its part.
+const WEIGHTS: &str = "model.safetensors";
+
+/// What can be wrong with a bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: not a model bundle ({MANIFEST} is missing); `clipcap model import` or `clipcap model init` makes one", path.display())]
+    NotABundle { path: PathBuf },
+    #[error("{}: {problem}", path.display())]
+    Invalid { path: PathBuf, problem: String },
+    #[error("{} exists{}", path.display(), if *is_bundle { "; --overwrite replaces it" } else { " and is not a model bundle: it is left alone" })]
+    Exists { path: PathBuf, is_bundle: bool },
+    #[error(transparent)]
+    Version(#[from] TableError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Graphs(#[from] BuildError),
+}
+
+impl BundleError {
+    fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    fn invalid(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Invalid { path: path.into(), problem: problem.into() }
+    }
+}
+
+/// The configurations of a bundle's parts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configs {
+    pub clip: ClipConfig,
+    pub preprocessor: PreprocessorConfig,
+    pub mapper: MapperConfig,
+    pub gpt2: Gpt2Config,
+}
+
+impl Configs {
+    /// Checks that the parts fit each other. `path` names the bundle in errors.
+    pub fn validate(&self, path: &Path) -> Result<(), BundleError> {
+        let Self { clip, preprocessor, mapper, gpt2 } = self;
+        let fits = |holds: bool, problem: String| if holds { Ok(()) } else { Err(BundleError::invalid(path, problem)) };
+        fits(
+            mapper.clip_size == clip.projection_dim,
+            format!("the mapper takes embeddings of {} and CLIP makes {}", mapper.clip_size, clip.projection_dim),
+        )?;
+        fits(mapper.n_embd == gpt2.n_embd, format!("the mapper's n_embd is {} and GPT2's {}", mapper.n_embd, gpt2.n_embd))?;
+        fits(
+            mapper.prefix_len < gpt2.n_positions,
+            format!("a prefix of {} leaves no room in GPT2's {} positions", mapper.prefix_len, gpt2.n_positions),
+        )?;
+        let side = clip.vision_config.image_size;
+        fits(
+            preprocessor.crop_size == side,
+            format!("preprocessing cuts squares of {} and CLIP takes {side}", preprocessor.crop_size),
+        )
+    }
+
+    /// The tensors of each part: (part, tensors).
+    fn tensors(&self) -> [(&'static str, Vec<TensorSpec>); 3] {
+        [("clip", clip_tensors(&self.clip)), ("gpt2", gpt2_tensors(&self.gpt2)), ("mapper", mapper_tensors(&self.mapper))]
+    }
+}
+
+/// An opened bundle.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    folder: PathBuf,
+    manifest: Manifest,
+    configs: Configs,
+}
+
+impl Bundle {
+    /// Opens a bundle: reads its record and configurations, and checks that they fit each other and the headers of the weight files.
+    /// The weights themselves are not read; [`verify`](Self::verify) does that.
+    pub fn open(folder: &Path) -> Result<Self, BundleError> {
+        let manifest_path = folder.join(MANIFEST);
+        if !manifest_path.is_file() {
+            return Err(BundleError::NotABundle { path: folder.into() });
+        }
+        // The version first: a newer record may not even parse.
+        let value: serde_json::Value = read_json(&manifest_path)?;
+        let format = value.get(table::FORMAT_KEY).and_then(|format| format.as_str()).unwrap_or("(nothing)");
+        table::check_format(&manifest_path, format, FORMAT)?;
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|source| ConfigError::Json { path: manifest_path.clone(), source })?;
+        let configs = Configs {
+            clip: ClipConfig::read(&folder.join("clip/config.json"))?,
+            preprocessor: PreprocessorConfig::read(&folder.join("clip/preprocessor_config.json"))?,
+            mapper: MapperConfig::read(&folder.join("mapper/config.json"))?,
+            gpt2: Gpt2Config::read(&folder.join("gpt2/config.json"))?,
+        };
+        configs.validate(folder)?;
+        let recorded = (manifest.mapper_kind, manifest.prefix_len);
+        if recorded != (configs.mapper.kind, configs.mapper.prefix_len) {
+            let problem = format!("it says a {} mapper of {}, unlike mapper/config.json", recorded.0, recorded.1);
+            return Err(BundleError::invalid(manifest_path, problem));
+        }
+        let bundle = Self { folder: folder.into(), manifest, configs };
+        if !bundle.vocab_path().is_file() {
+            return Err(BundleError::invalid(bundle.vocab_path(), "the vocabulary is missing"));
+        }
+        for (part, specs) in bundle.configs.tensors() {
+            bundle.part(part)?;
+            check_weights(&bundle.weights_path(part), part, &specs)?;
+        }
+        Ok(bundle)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn configs(&self) -> &Configs {
+        &self.configs
+    }
+
+    pub fn clip_config(&self) -> &ClipConfig {
+        &self.configs.clip
+    }
+
+    pub fn gpt2_config(&self) -> &Gpt2Config {
+        &self.configs.gpt2
+    }
+
+    pub fn mapper_config(&self) -> &MapperConfig {
+        &self.configs.mapper
+    }
+
+    pub fn preprocessor(&self) -> &PreprocessorConfig {
+        &self.configs.preprocessor
+    }
+
+    pub fn mapper_kind(&self) -> MapperKind {
+        self.configs.mapper.kind
+    }
+
+    /// Whether text is put into lower case before it is cut into pieces.
+    pub fn lower_case(&self) -> bool {
+        self.manifest.tokenizer.lower_case
+    }
+
+    /// Whether the mapper takes embeddings of unit length (`--normalize-prefix` of its training).
+    pub fn normalized(&self) -> bool {
+        self.manifest.normalized
+    }
+
+    pub fn preprocessor_path(&self) -> PathBuf {
+        self.folder.join("clip/preprocessor_config.json")
+    }
+
+    pub fn vocab_path(&self) -> PathBuf {
+        self.folder.join("gpt2/vocab.txt")
+    }
+
+    /// The weight file of `clip`, `mapper` or `gpt2`.
+    pub fn weights_path(&self, part: &str) -> PathBuf {
+        self.folder.join(part).join(WEIGHTS)
+    }
+
+    pub fn image_encoder_path(&self) -> PathBuf {
+        self.folder.join("image_encoder.onnx")
+    }
+
+    pub fn mapper_path(&self) -> PathBuf {
+        self.folder.join("mapper.onnx")
+    }
+
+    pub fn decoder_path(&self) -> PathBuf {
+        self.folder.join("decoder.onnx")
+    }
+
+    /// The whole model in one hash: weights, configurations, vocabulary and preprocessing, and nothing of where they came from.
+    pub fn fingerprint(&self) -> &str {
+        &self.manifest.fingerprint
+    }
+
+    /// What an image's embedding depends on: CLIP and preprocessing. Equal for a model and for what was trained from it.
+    pub fn embedding_fingerprint(&self) -> &str {
+        &self.manifest.embedding_fingerprint
+    }
+
+    /// What is recorded of `clip`, `mapper` or `gpt2`.
+    pub fn part(&self, part: &str) -> Result<&PartRecord, BundleError> {
+        let missing = || BundleError::invalid(self.folder.join(MANIFEST), format!("it does not describe the part {part}"));
+        self.manifest.parts.get(part).ok_or_else(missing)
+    }
+
+    /// Reads every weight and compares with the recorded fingerprints. The error names the first file that differs.
+    pub fn verify(&self) -> Result<(), BundleError> {
+        for (part, record) in &self.manifest.parts {
+            let path = self.weights_path(part);
+            if facts_of(&path)? != record.facts {
+                return Err(BundleError::invalid(path, format!("its content no longer matches the fingerprint in {MANIFEST}")));
+            }
+        }
+        let facts = |part: &str| self.part(part).map(|record| record.facts.clone());
+        let facts: [PartFacts; 3] = [facts("clip")?, facts("mapper")?, facts("gpt2")?];
+        let vocabulary = std::fs::read(self.vocab_path()).map_err(BundleError::io(self.vocab_path()))?;
+        let [clip, mapper, gpt2] = &facts;
+        let fingerprints = manifest::Fingerprints {
+            configs: &self.configs,
+            clip,
+            mapper,
+            gpt2,
+            vocabulary: &vocabulary,
+            lower_case: self.lower_case(),
+            normalized: self.normalized(),
+        };
+        if fingerprints.whole() != self.fingerprint() || fingerprints.embedding() != self.embedding_fingerprint() {
+            let problem = "its configurations or vocabulary no longer match the fingerprint";
+            return Err(BundleError::invalid(self.folder.join(MANIFEST), problem));
+        }
+        Ok(())
+    }
+}
+
+/// Compares the header of a part's weight file with the tensors the part has.
+fn check_weights(path: &Path, part: &str, specs: &[TensorSpec]) -> Result<(), BundleError> {
+    let file = SafetensorsFile::open(path)?;
+    let (mut missing, mut misshapen) = (vec![], vec![]);
+    for spec in specs {
+        match file.tensors().get(&spec.name) {
+            None if spec.optional => {}
+            None => missing.push(spec.name.clone()),
+            Some(entry) if entry.shape == spec.shape && entry.dtype == Dtype::F32 => {}
+            Some(entry) => misshapen.push(format!(
+                "{} is {} {:?} and should be {} {:?}",
+                spec.name,
+                entry.dtype,
+                entry.shape,
+                Dtype::F32,
+                spec.shape
+            )),
+        }
+    }
+    let known: std::collections::BTreeSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let unexpected: Vec<String> = file.tensors().keys().filter(|name| !known.contains(name.as_str())).cloned().collect();
+    if missing.is_empty() && misshapen.is_empty() && unexpected.is_empty() {
+        return Ok(());
+    }
+    Err(ImportError::Tensors { path: path.into(), what: format!("the part {part}"), missing, unexpected, misshapen }.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! ClipCap checkpoints: a mapper, and the GPT2 it was trained with.
+
+use std::path::Path;
+
+use super::gpt2::gpt2_part;
+use super::{Catalog, ImportError, catalog, match_part};
+use crate::models::config::{BertConfig, Gpt2Config, MapperConfig, MapperKind};
+use crate::models::part::Part;
+use crate::models::tensors::mapper_tensors;
+use crate::models::weights::WeightSource;
+
+/// A checkpoint of ClipCap-Chinese (`clip_project.*`, `gpt2.*`) or of the original ClipCap (`gpt.*`), with or without the `module.` that
+/// parallel training puts in front.
+pub struct CheckpointSource {
+    weights: WeightSource,
+    prefix: &'static str,
+}
+
+impl CheckpointSource {
+    pub fn open(path: &Path) -> Result<Self, ImportError> {
+        let weights = WeightSource::open(path)?;
+        let has = |prefix: &str| weights.tensors().keys().any(|name| name.starts_with(prefix));
+        let prefix = match (has("clip_project."), has("module.clip_project.")) {
+            (true, _) => "",
+            (false, true) => "module.",
+            (false, false) => {
+                let some: Vec<&str> = weights.tensors().keys().take(5).map(String::as_str).collect();
+                let problem =
+                    format!("no clip_project.* tensors, so this is no ClipCap checkpoint; it holds {} ...", some.join(", "));
+                return Err(ImportError::unusable(path, problem));
+            }
+        };
+        Ok(Self { weights, prefix })
+    }
+
+    pub fn weights(&self) -> &WeightSource {
+        &self.weights
+    }
+
+    /// The name of a stored tensor inside `scope`, scope left out.
+    fn within<'n>(&self, name: &'n str, scopes: &[&str]) -> Option<&'n str> {
+        let name = name.strip_prefix(self.prefix)?;
+        scopes.iter().find_map(|scope| name.strip_prefix(scope))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.weights.tensors().contains_key(&format!("{}{name}", self.prefix))
+    }
+
+    fn shape(&self, name: &str) -> Result<&[usize], ImportError> {
+        Ok(&self.weights.get(&format!("{}{name}", self.prefix))?.shape)
+    }
+
+    fn unusable(&self, problem: impl Into<String>) -> ImportError {
+        ImportError::unusable(self.weights.path(), problem)
+    }
+
+    /// True where the checkpoint holds a GPT2 too; it wins over the folder's.
+    pub fn has_gpt2(&self) -> bool {
+        self.weights.tensors().keys().any(|name| self.within(name, &["gpt2.", "gpt."]).is_some())
+    }
+
+    /// The kind of mapper, by its tensors. (What the original calls "mlp" may hold a BERT: its command line always built one.)
+    pub fn mapper_kind(&self) -> Result<MapperKind, ImportError> {
+        let inside = |scope: &str| self.weights.tensors().keys().any(|name| self.within(name, &[scope]).is_some());
+        if inside("clip_project.transformer.") {
+            return Err(
+                self.unusable("its mapper is ClipCap's own transformer, which is not supported yet; MLP and BERT mappers are")
+            );
+        }
+        if inside("clip_project.bert.") {
+            Ok(MapperKind::Bert)
+        } else if inside("clip_project.model.") {
+            Ok(MapperKind::Mlp)
+        } else {
+            Err(self.unusable(
+                "its clip_project.* is neither an MLP (clip_project.model.0.weight) nor a BERT mapper (clip_project.bert.*)",
+            ))
+        }
+    }
+
+    /// The mapper's configuration, from the shapes of its tensors (and `--bert-config` for what shapes do not say).
+    pub fn mapper_config(&self, clip_size: usize, n_embd: usize, bert: Option<&BertConfig>) -> Result<MapperConfig, ImportError> {
+        let path = self.weights.path();
+        let config = match self.mapper_kind()? {
+            MapperKind::Mlp => {
+                let layer_sizes = self.mlp_sizes()?;
+                let out = layer_sizes.last().copied().unwrap_or(0);
+                let prefix_len = self.prefix_len(out, n_embd)?;
+                MapperConfig { layer_sizes, ..MapperConfig::mlp(clip_size, n_embd, prefix_len) }
+            }
+            MapperKind::Bert => {
+                let bert = bert.ok_or_else(|| {
+                    self.unusable("its mapper is a BERT: give its config.json with --bert-config (shapes do not say the heads)")
+                })?;
+                let prefix_len =
+                    self.prefix_len(self.shape("clip_project.linear.weight")?.first().copied().unwrap_or(0), n_embd)?;
+                let constant_len = self.shape("clip_project.prefix_const")?.first().copied().unwrap_or(0);
+                MapperConfig { constant_len, ..MapperConfig::bert(clip_size, n_embd, prefix_len, bert.clone()) }
+            }
+        };
+        config.validate(path)?;
+        Ok(config)
+    }
+
+    fn prefix_len(&self, out: usize, n_embd: usize) -> Result<usize, ImportError> {
+        if out == 0 || !out.is_multiple_of(n_embd) {
+            let problem =
+                format!("its mapper's output of {out} is not a multiple of GPT2's n_embd, {n_embd}: another GPT2 was meant");
+            return Err(self.unusable(problem));
+        }
+        Ok(out / n_embd)
+    }
+
+    /// Widths of the MLP's layers: `clip_project.model.0`, `.2`, ... (a tanh between each two).
+    fn mlp_sizes(&self) -> Result<Vec<usize>, ImportError> {
+        let mut sizes = vec![];
+        for layer in (0..).step_by(2) {
+            let name = format!("clip_project.model.{layer}.weight");
+            if !self.has(&name) {
+                break;
+            }
+            let &[out, inputs] = self.shape(&name)? else {
+                return Err(self.unusable(format!("{name} is not a matrix")));
+            };
+            match sizes.last() {
+                None => sizes.push(inputs),
+                Some(&width) if width == inputs => {}
+                Some(width) => return Err(self.unusable(format!("{name} takes {inputs} values and is given {width}"))),
+            }
+            sizes.push(out);
+        }
+        if sizes.is_empty() {
+            return Err(self.unusable("clip_project.model.0.weight is missing"));
+        }
+        Ok(sizes)
+    }
+
+    /// The mapper's part. `config` must be this checkpoint's own.
+    pub fn mapper_part(&self, config: &MapperConfig) -> Result<Part<'_>, ImportError> {
+        let catalog = catalog(&self.weights, |name| {
+            // Whatever is neither the mapper's nor GPT2's is listed as unexpected here.
+            if self.within(name, &["gpt2.", "gpt."]).is_some() {
+                return None;
+            }
+            let own = name.strip_prefix(self.prefix).unwrap_or(name);
+            let buffer = own.ends_with(".embeddings.position_ids") || own.ends_with(".embeddings.token_type_ids");
+            (!buffer).then(|| own.to_owned())
+        });
+        match_part(&format!("this {} mapper", config.kind), self.weights.path().into(), &mapper_tensors(config), catalog)
+    }
+
+    /// The part of the GPT2 inside the checkpoint.
+    pub fn gpt2_part(&self, config: &Gpt2Config) -> Result<Part<'_>, ImportError> {
+        let catalog: Catalog = catalog(&self.weights, |name| self.within(name, &["gpt2.", "gpt."]).map(str::to_owned));
+        gpt2_part(config, &self.weights, catalog)
+    }
+}

@@ -1,0 +1,29 @@
+//! What the model's side of a stage looks like to the stream.
+
+use super::record::{ContentHash, Value};
+
+/// A prepared image, ready for the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// Seeds of sampling come from it, so that a result depends on content and never on place.
+    pub sha256: ContentHash,
+    /// pixel_values [3, S, S] or an embedding [D].
+    pub data: Vec<f32>,
+}
+
+/// The model, on one thread. Images come in windows: some `encode` calls, then a `finish` that gives all their results.
+///
+/// A result may depend (by rounding) on the other images of its window and on nothing else, which is why a run that was interrupted at
+/// any window ends with the same bytes.
+pub trait Compute {
+    type Value: Value;
+
+    /// Images that `encode` takes at once at most.
+    fn batch_size(&self) -> usize;
+
+    /// Takes in up to [`batch_size`](Self::batch_size) images of the current window.
+    fn encode(&mut self, inputs: Vec<Input>) -> anyhow::Result<()>;
+
+    /// Ends the window: one value for each image since the last call, in order.
+    fn finish(&mut self) -> anyhow::Result<Vec<Self::Value>>;
+}

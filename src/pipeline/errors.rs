@@ -1,0 +1,52 @@
+//! The errors table: one row for each image that has no result.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use arrow::array::StringArray;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use super::record::Failure;
+use crate::table::ParquetSink;
+
+const FORMAT: &str = "errors/1";
+const ROWS_AT_ONCE: usize = 4096;
+
+/// Writes `image_path`, `reason`, `message`, a few thousand rows at a time.
+pub struct ErrorsTable {
+    sink: ParquetSink,
+    schema: SchemaRef,
+    rows: Vec<[String; 3]>,
+}
+
+impl ErrorsTable {
+    pub fn create(path: &Path) -> Result<Self> {
+        let columns = ["image_path", "reason", "message"].map(|name| Field::new(name, DataType::Utf8, false));
+        let schema = Arc::new(Schema::new(columns.to_vec()));
+        Ok(Self { sink: ParquetSink::create(path, schema.clone(), FORMAT)?, schema, rows: Vec::new() })
+    }
+
+    pub fn add(&mut self, image_path: &str, failure: &Failure) -> Result<()> {
+        self.rows.push([image_path.into(), failure.reason.clone(), failure.message.clone()]);
+        if self.rows.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let column = |i: usize| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|row| &row[i]))) as _;
+        let batch = RecordBatch::try_new(self.schema.clone(), vec![column(0), column(1), column(2)])?;
+        self.rows.clear();
+        self.sink.write(&batch)?;
+        // A row group of its own, so that memory stays flat however many images fail.
+        self.sink.flush()?;
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<()> {
+        if !self.rows.is_empty() {
+            self.write()?;
+        }
+        Ok(self.sink.finish()?)
+    }
+}

@@ -1,0 +1,226 @@
+//! Where a stage's output is, what may be there already, and how a new one takes its place.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::reporter::Reporter;
+use super::settings::Settings;
+use super::workfolder::WorkFolder;
+use crate::table::{FORMAT_KEY, check_format};
+
+/// An output: one table file with its companions beside it, or a folder with everything inside.
+#[derive(Debug, Clone)]
+pub struct Output {
+    path: PathBuf,
+    is_folder: bool,
+}
+
+/// What is where the output is to be.
+#[derive(Debug)]
+pub enum Existing {
+    Nothing,
+    /// A finished output and the settings it was made with.
+    Finished(Settings),
+    /// A table (or files in the folder) that no manifest speaks of.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    #[serde(rename = "clipcap.format")]
+    format: String,
+    #[serde(flatten)]
+    settings: Settings,
+    table: Option<String>,
+}
+
+/// File names (in any subfolder) that a folder output may hold and a newer one may no longer need.
+fn is_numbered_part(name: &str) -> bool {
+    const PATTERNS: [(&str, &str); 4] =
+        [("part-", ".parquet"), ("images-", ".parquet"), ("img_emb_", ".npy"), ("metadata_", ".parquet")];
+    PATTERNS.iter().any(|(prefix, suffix)| {
+        let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
+impl Output {
+    /// A table file.
+    pub fn file(path: &Path) -> Self {
+        Self { path: path.into(), is_folder: false }
+    }
+
+    /// A folder. A symbolic link to one is followed, so that the work folder lies on the same file system.
+    pub fn folder(path: &Path) -> Self {
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.components().collect());
+        Self { path, is_folder: true }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn is_folder(&self) -> bool {
+        self.is_folder
+    }
+
+    /// The table's name as the manifest gives it; folders have none.
+    pub fn table_name(&self) -> Option<String> {
+        let name = self.path.file_name().filter(|_| !self.is_folder)?;
+        Some(name.to_string_lossy().into_owned())
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.companion("manifest.json")
+    }
+
+    pub fn errors(&self) -> PathBuf {
+        self.companion("errors.parquet")
+    }
+
+    fn companion(&self, name: &str) -> PathBuf {
+        if self.is_folder {
+            return self.path.join(name);
+        }
+        let mut file = self.path.file_stem().unwrap_or_default().to_os_string();
+        file.push(".");
+        file.push(name);
+        self.path.with_file_name(file)
+    }
+
+    pub fn work_folder(&self) -> PathBuf {
+        WorkFolder::path_for(&self.path)
+    }
+
+    /// Everything a run writes: a listing must not find it.
+    pub fn own_paths(&self) -> Vec<PathBuf> {
+        vec![self.path.clone(), self.manifest(), self.errors(), self.work_folder()]
+    }
+
+    /// Looks at what is there. `format` is the manifest's `KIND/MAJOR`.
+    pub fn existing(&self, format: &str) -> Result<Existing> {
+        let path = self.manifest();
+        let manifest = match fs::read_to_string(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.with_context(|| format!("cannot read {}", path.display()))?),
+        };
+        let is_there = if self.is_folder { folder_holds_files(&self.path)? } else { fs::symlink_metadata(&self.path).is_ok() };
+        if self.is_folder && self.path.is_file() || !self.is_folder && self.path.is_dir() {
+            let (is, wanted) = if self.is_folder { ("a file", "a folder") } else { ("a folder", "a file") };
+            bail!("{} is {is}, and the output is to be {wanted}: choose another --out", self.path.display());
+        }
+        let Some(manifest) = manifest else {
+            return Ok(if is_there { Existing::Unknown } else { Existing::Nothing });
+        };
+        let manifest: Manifest = match serde_json::from_str(&manifest) {
+            Ok(manifest) => manifest,
+            Err(_) if !is_there => return Ok(Existing::Nothing),
+            Err(error) => bail!("{}: not a manifest of ours ({error}): move it away, or choose another --out", path.display()),
+        };
+        check_format(&path, &manifest.format, format)?;
+        if let (Some(theirs), Some(ours)) = (&manifest.table, self.table_name())
+            && *theirs != ours
+            && self.path.with_file_name(theirs).exists()
+        {
+            bail!("{} belongs to {theirs}, and {ours} would need the same name: choose another --out", path.display());
+        }
+        Ok(if is_there { Existing::Finished(manifest.settings) } else { Existing::Nothing })
+    }
+
+    /// Moves a finished output from the work folder to its place. `staged` holds file names relative to `staging`: the table or the
+    /// parts; `errors.parquet` and `manifest.json` are there beside them.
+    ///
+    /// The old manifest goes first and the new one comes last, so that a manifest never speaks of another table than the one beside
+    /// it. A run that is killed in between is repaired by the next, which finds everything in the work folder.
+    pub fn publish(&self, staging: &Path, staged: &[PathBuf], reporter: &dyn Reporter) -> Result<()> {
+        let put = |from: &Path, to: &Path| rename(from, to).map(|()| reporter.detail(&format!("wrote {}", to.display())));
+        let manifest = self.manifest();
+        match fs::remove_file(&manifest) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot replace {}", manifest.display()));
+            }
+            _ => reporter.detail("replacing the output"),
+        }
+        if self.is_folder {
+            self.remove_surplus(&self.path, staged)?;
+        }
+        for name in staged {
+            let target = if self.is_folder { self.path.join(name) } else { self.path.clone() };
+            put(&staging.join(name), &target)?;
+        }
+        put(&staging.join("errors.parquet"), &self.errors())?;
+        put(&staging.join("manifest.json"), &manifest)
+    }
+
+    /// Parts of an earlier, larger output.
+    fn remove_surplus(&self, folder: &Path, staged: &[PathBuf]) -> Result<()> {
+        let context = || format!("cannot tidy {}", folder.display());
+        let entries = match fs::read_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.with_context(context)?,
+        };
+        for entry in entries {
+            let entry = entry.with_context(context)?;
+            let path = entry.path();
+            let name = entry.file_name();
+            let inside = path.strip_prefix(&self.path).unwrap_or(&path);
+            if matches!(name.to_str(), Some("img_emb" | "metadata")) && path.is_dir() {
+                self.remove_surplus(&path, staged)?;
+            } else if name.to_str().is_some_and(is_numbered_part) && !staged.iter().any(|staged| staged == inside) {
+                fs::remove_file(&path).with_context(context)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    let context = || format!("cannot move {} to {}", from.display(), to.display());
+    if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).with_context(context)?;
+    }
+    fs::rename(from, to).with_context(context)
+}
+
+fn folder_holds_files(folder: &Path) -> Result<bool> {
+    match fs::read_dir(folder) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        entries => Ok(entries.with_context(|| format!("cannot list {}", folder.display()))?.next().is_some()),
+    }
+}
+
+/// Checks an existing output against the settings of this run: what other settings made is not replaced unasked.
+pub fn check_replaceable(output: &Output, existing: &Existing, settings: &Settings) -> Result<()> {
+    let name = output.path().display();
+    match existing {
+        Existing::Nothing => Ok(()),
+        Existing::Finished(old) if old.fingerprint == settings.fingerprint => Ok(()),
+        Existing::Finished(old) => bail!(
+            "{name} was made with other settings ({}): choose another --out, or give --overwrite to replace it",
+            old.differences(settings).join("; ")
+        ),
+        Existing::Unknown => {
+            bail!(
+                "{name} exists and has no manifest, so it is not known whether it may be replaced: choose another --out, or give --overwrite"
+            )
+        }
+    }
+}
+
+/// The first pairs of a manifest, which [`Output::existing`] reads back.
+pub fn manifest_head(format: &str, settings: &Settings, output: &Output) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let mut head = serde_json::Map::new();
+    head.insert(FORMAT_KEY.into(), format.into());
+    if let Some(table) = output.table_name() {
+        head.insert("table".into(), table.into());
+    }
+    match serde_json::to_value(settings)? {
+        serde_json::Value::Object(settings) => head.extend(settings),
+        other => bail!("settings are an object, not {other}"),
+    }
+    Ok(head)
+}

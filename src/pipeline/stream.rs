@@ -1,0 +1,243 @@
+//! The stream that stages share: list, read and decode, compute, write, each step a bounded channel away from the next, order kept.
+//!
+//! ```text
+//! lister (1 thread) -> readers (n threads) -> the model (the caller's thread) -> writer (1 thread)
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::compute::Compute;
+use super::entry::{Content, Entry, Prepare, Prepared};
+use super::index::{Index, Shelf};
+use super::record::{Failure, Record, Value};
+use super::reporter::{Interrupt, Reporter};
+use super::timing::{Stopwatches, Timings};
+use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows, still_stands};
+use super::workfolder::WorkFolder;
+use super::writer::{Counts, Progress, Sink, Writer};
+
+/// How a stream runs.
+pub struct Options<'a> {
+    /// Threads that read and decode.
+    pub reading_threads: usize,
+    /// Prepared images that may wait for the model.
+    pub prefetch_images: usize,
+    /// Images computed between two commits; at most [`WINDOW_IMAGES`](super::window::WINDOW_IMAGES).
+    pub window_images: usize,
+    /// Images that failed before are tried again even where their files are unchanged.
+    pub retry_failed: bool,
+    /// What progress is called, such as `captioning`, and the unit of its second rate, such as `captions/s`.
+    pub label: &'static str,
+    pub unit: Option<&'static str>,
+    pub reporter: &'a dyn Reporter,
+    pub interrupt: &'a Interrupt,
+}
+
+/// What a stream runs on.
+pub struct Stream<'a> {
+    pub prepare: &'a dyn Prepare,
+    pub work: &'a WorkFolder,
+    pub index: &'a Index,
+    pub options: Options<'a>,
+}
+
+/// Counts what will be listed while the work has begun: adds to the total until done or told to stop.
+pub type Counter<'a> = Box<dyn FnOnce(&AtomicU64, &AtomicBool) + Send + 'a>;
+
+/// How a stream ended.
+pub struct Finished<S> {
+    pub counts: Counts,
+    pub timings: Timings,
+    /// The output, complete but for its end; absent where the run was interrupted.
+    pub sink: Option<S>,
+}
+
+struct Job<V> {
+    entry: Entry,
+    reply: Sender<Result<(Entry, Step<V>)>>,
+}
+
+/// An image's turn in list order: at hand, or coming from a reader.
+enum Turn<V> {
+    AtHand(Entry, Arc<Record<V>>),
+    Coming(Receiver<Result<(Entry, Step<V>)>>),
+    Broken(anyhow::Error),
+}
+
+impl Stream<'_> {
+    /// Runs to the end, to an interrupt or to the first error that is not an image's own.
+    ///
+    /// `make_compute` is called on this thread when listing and reading have begun; `entries` is listed on another.
+    pub fn run<C, S, E>(
+        &self,
+        entries: E,
+        counter: Option<Counter>,
+        make_compute: impl FnOnce() -> Result<C>,
+        sink: S,
+    ) -> Result<Finished<S>>
+    where
+        C: Compute,
+        S: Sink<C::Value>,
+        E: Iterator<Item = Result<Entry>> + Send,
+    {
+        let start = Instant::now();
+        let watches = Stopwatches::default();
+        let (total, listed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (counted, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        let threads = self.options.reading_threads.max(1);
+        let (counts, sink) = thread::scope(|scope| {
+            let (jobs_in, jobs) = bounded::<Job<C::Value>>(threads);
+            let (turns_in, turns) = bounded::<Turn<C::Value>>(self.options.prefetch_images.max(threads));
+            let (parcels_in, parcels) = bounded::<Parcel<C::Value>>(WINDOWS_UNDERWAY - 3);
+            let (watches, listed, total, counted, stop) = (&watches, &listed, &total, &counted, &stop);
+            spawn(scope, "list", move || self.list(entries, &jobs_in, &turns_in, listed))?;
+            for _ in 0..threads {
+                let jobs = jobs.clone();
+                spawn(scope, "read", move || self.read(jobs, watches))?;
+            }
+            if let Some(counter) = counter {
+                spawn(scope, "count", move || {
+                    counter(total, stop);
+                    counted.store(!stop.load(Ordering::SeqCst), Ordering::SeqCst);
+                })?;
+            }
+            let options = &self.options;
+            let progress = Progress::new(options.label, options.unit, options.reporter, total, counted);
+            let writer = Writer::new(sink, progress, watches);
+            let writer = spawn(scope, "write", move || writer.run(parcels))?;
+            let computed = self.compute(turns, parcels_in, make_compute, watches);
+            stop.store(true, Ordering::SeqCst);
+            let written = writer.join().unwrap_or_else(|_| Err(anyhow!("the writer ended unexpectedly")));
+            // Where the writer failed, the model's thread only met a closed channel: the writer's error is the one to tell.
+            let (counts, sink) = written?;
+            let complete = computed?;
+            anyhow::Ok((counts, complete.then_some(sink)))
+        })?;
+        let listed = listed.load(Ordering::SeqCst);
+        if sink.is_some() && counts.found() + counts.unlisted != listed {
+            bail!(
+                "{listed} entries were listed, and these are accounted for: {counts:?}; a fault of clipcap, and nothing was written"
+            );
+        }
+        Ok(Finished { counts, timings: Timings::of(&watches, start.elapsed(), threads), sink })
+    }
+
+    fn list<V: Value>(
+        &self,
+        entries: impl Iterator<Item = Result<Entry>>,
+        jobs: &Sender<Job<V>>,
+        turns: &Sender<Turn<V>>,
+        listed: &AtomicU64,
+    ) {
+        let mut shelf = Shelf::default();
+        for entry in entries {
+            let turn = match entry.and_then(|entry| Ok((self.known(&entry, &mut shelf)?, entry))) {
+                Ok((Some(record), entry)) => Turn::AtHand(entry, record),
+                Ok((None, entry)) => {
+                    let (reply, coming) = bounded(1);
+                    if jobs.send(Job { entry, reply }).is_err() {
+                        return;
+                    }
+                    Turn::Coming(coming)
+                }
+                Err(error) => {
+                    // The receiver may be gone already, and with it the interest in why.
+                    let _ = turns.send(Turn::Broken(error));
+                    return;
+                }
+            };
+            listed.fetch_add(1, Ordering::SeqCst);
+            if turns.send(turn).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The entry's own record of an earlier run, where it still stands.
+    fn known<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>> {
+        if entry.content.stat().is_none() || self.index.is_empty() {
+            return Ok(None);
+        }
+        let record = self.index.by_path(&entry.image_path, shelf)?;
+        Ok(record.filter(|record| still_stands(entry, record, self.options.retry_failed)))
+    }
+
+    fn read<V: Value>(&self, jobs: Receiver<Job<V>>, watches: &Stopwatches) {
+        let mut shelf = Shelf::default();
+        for Job { mut entry, reply } in jobs {
+            let step = watches.reading.time(|| self.prepare(&entry, &mut shelf));
+            entry.content.release();
+            // Nobody waits any more where the run is ending early.
+            let _ = reply.send(step.map(|step| (entry, step)));
+        }
+    }
+
+    fn prepare<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Step<V>> {
+        if let Content::Failed(failure) | Content::Unlisted(failure) = &entry.content {
+            return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
+        }
+        let mut found = Ok(None);
+        let mut is_known = |sha256: &_| {
+            found = self.index.by_content(sha256, shelf).map(|record| record.map(|record| (*sha256, record)));
+            matches!(found, Ok(Some(_)))
+        };
+        // A decoder that panics on a hostile file has failed on one image.
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare.prepare(entry, &mut is_known)));
+        let prepared = prepared.unwrap_or_else(|_| Prepared::Failed {
+            sha256: None,
+            failure: Failure { reason: "corrupt".into(), message: "the decoder gave up unexpectedly".into() },
+        });
+        match (prepared, found?) {
+            (Prepared::Known, Some((sha256, record))) => Ok(Step::KnownContent { sha256, record }),
+            (prepared, _) => Ok(Step::Prepared(prepared)),
+        }
+    }
+
+    /// True where everything was computed, false where an interrupt came first.
+    fn compute<C: Compute>(
+        &self,
+        turns: Receiver<Turn<C::Value>>,
+        parcels: Sender<Parcel<C::Value>>,
+        make_compute: impl FnOnce() -> Result<C>,
+        watches: &Stopwatches,
+    ) -> Result<bool> {
+        let mut compute = make_compute()?;
+        let mut windows = Windows::new(&mut compute, self.work, watches, self.options.window_images);
+        let send = |parcel| watches.waiting_for_output.time(|| parcels.send(parcel)).context("the writer has stopped");
+        loop {
+            if self.options.interrupt.is_set() && windows.is_at_rest() {
+                windows.end()?.map(send).transpose()?;
+                return Ok(false);
+            }
+            let (entry, step) = match watches.waiting_for_input.time(|| turns.recv()) {
+                Ok(Turn::AtHand(entry, record)) => (entry, Step::Known(record)),
+                Ok(Turn::Coming(coming)) => {
+                    watches.waiting_for_input.time(|| coming.recv()).context("a reading thread has stopped")??
+                }
+                Ok(Turn::Broken(error)) => return Err(error),
+                Err(_) => break,
+            };
+            windows.add(entry, step)?.map(send).transpose()?;
+        }
+        windows.end()?.map(send).transpose()?;
+        Ok(true)
+    }
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn_scoped(scope, work)
+        .with_context(|| format!("cannot start the thread that is to {name}"))
+}

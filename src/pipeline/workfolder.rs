@@ -1,0 +1,208 @@
+//! The work folder beside an output: what an unfinished run has done so far, so that the same command goes on from there.
+//!
+//! ```text
+//! OUT.work/
+//!   lock                          who works here; an operating-system lock
+//!   ledger.json                   what the results in the shards depend on, and how far preparations got
+//!   shards/RRRRRR-NNNNNNNN.parquet   run R's shard N; run 0 is what a finished output held
+//!   out/                          the output under construction; moved to its place at the end
+//! ```
+//!
+//! Nothing here is needed once the output is in place, and nothing is lost but time when it is deleted.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::lock::WorkLock;
+use super::settings::Settings;
+use crate::files::write_json;
+use crate::table::check_format;
+
+const FORMAT: &str = "ledger/1";
+
+/// What a work folder says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ledger {
+    #[serde(rename = "clipcap.format")]
+    format: String,
+    #[serde(flatten)]
+    pub settings: Settings,
+    /// Begun with `--overwrite`: what the output held before is not to be used.
+    pub overwrite: bool,
+    /// What the output held before is in run 0's shards, as far as it can be used.
+    pub imported: bool,
+    /// The output is in place, and the folder was kept on request.
+    pub finished: bool,
+}
+
+/// An open, locked work folder.
+pub struct WorkFolder {
+    root: PathBuf,
+    lock: WorkLock,
+    pub ledger: Ledger,
+    run: u32,
+}
+
+/// What was found where a work folder is to be.
+pub enum Found {
+    /// Nothing to go on from; the folder is new.
+    New,
+    /// Shards made with the same settings.
+    Same,
+}
+
+impl WorkFolder {
+    /// `OUT.work`, whatever OUT is.
+    pub fn path_for(out: &Path) -> PathBuf {
+        let mut name = out.file_name().unwrap_or_default().to_os_string();
+        name.push(".work");
+        out.with_file_name(name)
+    }
+
+    /// Locks the folder and reads its ledger. Work that other settings began is refused, unless `overwrite` discards it.
+    pub fn open(root: &Path, settings: &Settings, overwrite: bool) -> Result<(Self, Found)> {
+        let lock = WorkLock::acquire(root)?;
+        let path = root.join("ledger.json");
+        let old = read_ledger(&path)?;
+        let goes_on = match &old {
+            None => false,
+            // The same command, interrupted and given again: its work so far began after the decision to overwrite.
+            Some(old) if overwrite => old.overwrite && !old.finished && old.settings == *settings,
+            Some(old) if old.settings == *settings => true,
+            Some(old) => anyhow::bail!(
+                "{}: unfinished work with other settings is here ({}): finish it with those, choose another --out, or give --overwrite \
+                 to discard it",
+                root.display(),
+                old.settings.differences(settings).join("; ")
+            ),
+        };
+        remove_if_there(&root.join("out"))?;
+        let ledger = match old.filter(|_| goes_on) {
+            Some(old) => Ledger { finished: false, ..old },
+            None => {
+                remove_if_there(&root.join("shards"))?;
+                Ledger { format: FORMAT.into(), settings: settings.clone(), overwrite, imported: false, finished: false }
+            }
+        };
+        fs::create_dir_all(root.join("shards")).with_context(|| format!("cannot make {}", root.join("shards").display()))?;
+        let mut folder = Self { root: root.into(), lock, ledger, run: 1 };
+        folder.save()?;
+        folder.clean()?;
+        folder.run = folder.shards()?.last().and_then(|path| numbers(path)).map_or(0, |(run, _)| run) + 1;
+        Ok((folder, if goes_on { Found::Same } else { Found::New }))
+    }
+
+    /// Writes the ledger; what it says is true from then on.
+    pub fn save(&self) -> Result<()> {
+        let path = self.root.join("ledger.json");
+        write_json(&path, &self.ledger).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Where the shard `number` of this run goes.
+    pub fn shard(&self, number: u32) -> PathBuf {
+        self.shard_of(self.run, number)
+    }
+
+    /// Where the shard `number` of what the output held goes.
+    pub fn imported_shard(&self, number: u32) -> PathBuf {
+        self.shard_of(0, number)
+    }
+
+    fn shard_of(&self, run: u32, number: u32) -> PathBuf {
+        self.root.join("shards").join(format!("{run:06}-{number:08}.parquet"))
+    }
+
+    /// Every shard, from the oldest to the newest.
+    pub fn shards(&self) -> Result<Vec<PathBuf>> {
+        let mut shards: Vec<(u32, u32, PathBuf)> = entries(&self.root.join("shards"))?
+            .into_iter()
+            .filter_map(|path| numbers(&path).map(|(run, number)| (run, number, path)))
+            .collect();
+        shards.sort();
+        Ok(shards.into_iter().map(|(_, _, path)| path).collect())
+    }
+
+    /// Where the output is built.
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("out")
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Removes the folder: the output is in place.
+    pub fn remove(self) -> Result<()> {
+        let context = || format!("cannot remove {}", self.root.display());
+        // The ledger goes first: shards without it are never used.
+        remove_if_there(&self.root.join("ledger.json")).with_context(context)?;
+        for path in entries(&self.root)? {
+            if path.file_name() != Some("lock".as_ref()) {
+                remove_if_there(&path).with_context(context)?;
+            }
+        }
+        self.lock.remove().with_context(context)?;
+        // Another run may have come in already; then the folder is its.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
+    /// Keeps the folder after success, so that a later run need not read unchanged files.
+    pub fn keep(mut self) -> Result<()> {
+        self.ledger.finished = true;
+        self.save()?;
+        remove_if_there(&self.staging())?;
+        Ok(())
+    }
+
+    /// Removes what a killed run left half-written.
+    fn clean(&self) -> Result<()> {
+        for folder in [self.root.clone(), self.root.join("shards")] {
+            for path in entries(&folder)? {
+                if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-")) {
+                    remove_if_there(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ledger at `path`; `None` where there is none or where it cannot be understood (its shards are then of no use).
+fn read_ledger(path: &Path) -> Result<Option<Ledger>> {
+    let text = match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let Ok(ledger) = serde_json::from_str::<Ledger>(&text) else {
+        return Ok(None);
+    };
+    check_format(path, &ledger.format, FORMAT)?;
+    Ok(Some(ledger))
+}
+
+/// Run and number of a shard, from its name.
+fn numbers(path: &Path) -> Option<(u32, u32)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".parquet")?;
+    let (run, number) = name.split_once('-')?;
+    Some((run.parse().ok()?, number.parse().ok()?))
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("cannot list {}", folder.display());
+    fs::read_dir(folder).with_context(context)?.map(|entry| Ok(entry.with_context(context)?.path())).collect()
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => Err(e),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+    };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
+}

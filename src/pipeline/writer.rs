@@ -1,0 +1,150 @@
+//! The writer's side of a stream: shards first, so that nothing computed is lost, then the output's rows in list order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use anyhow::Result;
+use crossbeam_channel::Receiver;
+use serde::Serialize;
+
+use super::entry::{Content, Entry};
+use super::record::{Record, Value};
+use super::reporter::{Reporter, Tick};
+use super::shard;
+use super::timing::Stopwatches;
+use super::window::{Item, Origin, Parcel, shard_name};
+
+/// Receives results in list order and makes an output of them.
+pub trait Sink<V>: Send {
+    /// Takes an image's record, failed or not.
+    fn add(&mut self, entry: &Entry, record: &Record<V>) -> Result<()>;
+
+    /// What a result counts for in the second rate of the progress line, such as the captions of an image.
+    fn weight(&self, value: &V) -> u64;
+}
+
+/// What became of everything listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Images with a result.
+    pub succeeded: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    /// Folders whose content cannot be listed; they are not `found`.
+    pub unlisted: u64,
+    /// Of `succeeded`, those that the model computed in this run; the others were known.
+    pub computed: u64,
+}
+
+impl Counts {
+    pub fn found(&self) -> u64 {
+        self.succeeded + self.failed + self.skipped
+    }
+
+    pub fn reused(&self) -> u64 {
+        self.succeeded - self.computed
+    }
+
+    /// Failed images as a share of all images; 0 where there are none.
+    pub fn error_rate(&self) -> f64 {
+        let images = self.succeeded + self.failed;
+        if images == 0 { 0.0 } else { self.failed as f64 / images as f64 }
+    }
+}
+
+/// Tells the reporter how far a run is.
+pub struct Progress<'a> {
+    label: &'static str,
+    unit: Option<&'static str>,
+    reporter: &'a dyn Reporter,
+    total: &'a AtomicU64,
+    counted: &'a AtomicBool,
+    start: Instant,
+}
+
+impl<'a> Progress<'a> {
+    /// `total` grows while files are counted, and stands once `counted` is set.
+    pub fn new(
+        label: &'static str,
+        unit: Option<&'static str>,
+        reporter: &'a dyn Reporter,
+        total: &'a AtomicU64,
+        counted: &'a AtomicBool,
+    ) -> Self {
+        Self { label, unit, reporter, total, counted, start: Instant::now() }
+    }
+
+    fn tell(&self, counts: &Counts, weight: u64) {
+        let seconds = self.start.elapsed().as_secs_f64().max(1e-3);
+        let mut rates = vec![("images/s", counts.computed as f64 / seconds)];
+        rates.extend(self.unit.map(|unit| (unit, weight as f64 / seconds)));
+        let total = if self.counted.load(Ordering::Relaxed) { self.total.load(Ordering::Relaxed) } else { 0 };
+        self.reporter.tick(&Tick { label: self.label, done: counts.found(), total, rates });
+    }
+}
+
+/// Writes parcels until there are no more.
+pub struct Writer<'a, S> {
+    sink: S,
+    progress: Progress<'a>,
+    watches: &'a Stopwatches,
+    counts: Counts,
+    /// Weight of what was computed, for the second rate.
+    weight: u64,
+}
+
+impl<'a, S> Writer<'a, S> {
+    pub fn new(sink: S, progress: Progress<'a>, watches: &'a Stopwatches) -> Self {
+        Self { sink, progress, watches, counts: Counts::default(), weight: 0 }
+    }
+
+    pub fn run<V: Value>(mut self, parcels: Receiver<Parcel<V>>) -> Result<(Counts, S)>
+    where
+        S: Sink<V>,
+    {
+        for parcel in parcels {
+            let watches = self.watches;
+            watches.writing.time(|| self.write(parcel))?;
+            self.progress.tell(&self.counts, self.weight);
+        }
+        Ok((self.counts, self.sink))
+    }
+
+    fn write<V: Value>(&mut self, parcel: Parcel<V>) -> Result<()>
+    where
+        S: Sink<V>,
+    {
+        for (path, records) in &parcel.shards {
+            shard::write(path, records)?;
+            self.progress.reporter.detail(&format!("{}: {} images", shard_name(path), records.len()));
+        }
+        for item in &parcel.items {
+            self.take(item)?;
+        }
+        Ok(())
+    }
+
+    fn take<V: Value>(&mut self, item: &Item<V>) -> Result<()>
+    where
+        S: Sink<V>,
+    {
+        let Item::Image { entry, record, origin } = item else {
+            self.counts.skipped += 1;
+            return Ok(());
+        };
+        let record: &Arc<Record<V>> = record;
+        match &record.result {
+            Ok(value) => {
+                self.counts.succeeded += 1;
+                if *origin == Origin::Computed {
+                    self.counts.computed += 1;
+                    self.weight += self.sink.weight(value);
+                }
+            }
+            Err(_) if matches!(entry.content, Content::Unlisted(_)) => self.counts.unlisted += 1,
+            Err(_) => self.counts.failed += 1,
+        }
+        self.sink.add(entry, record)
+    }
+}
