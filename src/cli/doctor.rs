@@ -1,9 +1,22 @@
-use super::Context;
+use std::path::PathBuf;
+
+use super::{ComputeArgs, Context};
 use crate::stages::Outcome;
+use crate::stages::doctor::{self, DoctorSettings};
 
 #[derive(clap::Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Read every weight of this bundle too and compare with its fingerprints
+    #[arg(long, value_name = "BUNDLE")]
+    model: Option<PathBuf>,
+}
 
-pub fn run(_args: DoctorArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap doctor is not there yet")
+pub fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let ComputeArgs { device, precision, threads } = args.compute;
+    let settings = DoctorSettings { device, precision, threads, model: args.model };
+    let (outcome, text, json) = doctor::run(&settings, &context.terminal)?;
+    context.terminal.result(&text, &json);
+    Ok(outcome)
 }

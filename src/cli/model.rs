@@ -22,6 +22,8 @@ enum ModelCommand {
     Init(InitArgs),
     /// Say what a bundle holds and where it came from
     Inspect(InspectArgs),
+    /// Add 8-bit weights for `--precision int8` on the CPU; the float ones stay
+    Quantize(QuantizeArgs),
 }
 
 #[derive(Args)]
@@ -95,6 +97,18 @@ struct InspectArgs {
     verify: bool,
 }
 
+#[derive(Args)]
+struct QuantizeArgs {
+    /// The bundle
+    bundle: PathBuf,
+    /// Folder to make; the float weights are linked, not copied
+    #[arg(long, value_name = "BUNDLE")]
+    out: PathBuf,
+    /// Replace a bundle that is there
+    #[arg(long)]
+    overwrite: bool,
+}
+
 pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
     match args.command {
         ModelCommand::Import(args) => {
@@ -131,6 +145,7 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
             context.terminal.result(&text, &json);
             Ok(Outcome::Complete)
         }
+        ModelCommand::Quantize(args) => show(&Bundle::open(&args.bundle)?.quantized(&args.out, args.overwrite)?, context),
     }
 }
 

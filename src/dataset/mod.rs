@@ -1,4 +1,12 @@
 //! Captions and images as one dataset: caption files, their text, splits, lint, and the tables they become.
 
+pub mod assemble;
 pub mod captions;
+pub mod duplicates;
+pub mod lint;
+pub mod matching;
 pub mod normalize;
+mod parallel;
+pub mod scenes;
+pub mod splits;
+pub mod tables;

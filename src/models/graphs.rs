@@ -21,6 +21,8 @@ pub enum BuildError {
     Weights(#[from] WeightsError),
     #[error(transparent)]
     Graph(#[from] GraphError),
+    #[error("{}: this bundle has no 8-bit weights: `clipcap model quantize` makes a bundle that has", folder.display())]
+    NotQuantized { folder: std::path::PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: std::path::PathBuf, source: std::io::Error },
 }
@@ -75,6 +77,9 @@ impl Part<'_> {
 pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, BuildError> {
     let mut table = external_tensors(folder, part.weights())?;
     if style.int8 {
+        if !folder.join(INT8_WEIGHTS).is_file() {
+            return Err(BuildError::NotQuantized { folder: folder.into() });
+        }
         table.extend(external_tensors(folder, INT8_WEIGHTS)?);
     }
     let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);

@@ -1,6 +1,7 @@
 //! What stages share: the stream from list to output, work folders and what earlier runs left there, progress, timings.
 
 pub mod compute;
+pub mod content;
 pub mod entry;
 mod errors;
 mod index;
@@ -11,6 +12,7 @@ mod record;
 pub mod reporter;
 mod settings;
 mod shard;
+pub mod spec;
 mod stream;
 mod timing;
 mod window;

@@ -10,6 +10,7 @@ mod device;
 mod error;
 mod library;
 mod resident;
+pub mod selftest;
 mod session;
 
 pub use device::{Device, Precision};
@@ -22,6 +23,7 @@ pub use session::{Feed, InPlace, Outputs, Session};
 pub struct Runtime {
     environment: Environment,
     library: PathBuf,
+    version: String,
     device: Device,
     precision: Precision,
     threads: usize,
@@ -32,9 +34,9 @@ impl Runtime {
     /// other device is used or refused.
     pub fn start(device: Device, precision: Precision, threads: Option<usize>) -> Result<Self, RuntimeError> {
         let library = library::find(device)?;
-        let environment = library::load(&library)?;
+        let (environment, version) = library::load(&library)?;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
-        let mut runtime = Self { environment, library, device, precision, threads };
+        let mut runtime = Self { environment, library, version, device, precision, threads };
         if device == Device::Auto {
             runtime.device = Device::Cuda(0);
             if runtime.session_builder("device check").is_err() {
@@ -81,6 +83,11 @@ impl Runtime {
     /// The library that was loaded.
     pub fn library(&self) -> &Path {
         &self.library
+    }
+
+    /// The library's version, such as `1.31.1`.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// What the library says of its version and build.

@@ -1,7 +1,10 @@
 //! One file a command: a plain function from settings to an outcome.
 
-pub mod model;
+pub mod doctor;
 pub mod evaluate;
+pub mod model;
+pub mod run;
+pub mod scenes;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

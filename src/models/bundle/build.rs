@@ -75,6 +75,7 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
         preprocessing: plan.configs.preprocessor.clone(),
         tokenizer,
         parts: [("clip", clip), ("gpt2", gpt2), ("mapper", mapper)].map(|(name, record)| (name.to_string(), record)).into(),
+        int8: None,
     };
     let manifest_path = folder.join(MANIFEST);
     files::write_json(&manifest_path, &manifest).map_err(BundleError::io(manifest_path))?;
@@ -152,7 +153,7 @@ fn replaced_tensors<'a>(
     Ok(tensors)
 }
 
-fn check_place(out: &Path, overwrite: bool) -> Result<(), BundleError> {
+pub(super) fn check_place(out: &Path, overwrite: bool) -> Result<(), BundleError> {
     if out.file_name().is_none() {
         return Err(BundleError::invalid(out, "this cannot be the name of a new folder"));
     }
@@ -166,17 +167,21 @@ fn check_place(out: &Path, overwrite: bool) -> Result<(), BundleError> {
 }
 
 /// The folder a bundle is built in; removed unless it was published.
-struct Staging(PathBuf);
+pub(super) struct Staging(PathBuf);
 
 impl Staging {
-    fn beside(out: &Path) -> Result<Self, BundleError> {
+    pub(super) fn beside(out: &Path) -> Result<Self, BundleError> {
         let folder = files::temporary_beside(out);
         fs::create_dir_all(&folder).map_err(BundleError::io(&folder))?;
         Ok(Self(folder))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Gives the folder its name. A bundle that had it steps aside first and comes back if that fails.
-    fn publish(self, out: &Path) -> Result<(), BundleError> {
+    pub(super) fn publish(self, out: &Path) -> Result<(), BundleError> {
         let old = out.exists().then(|| files::temporary_beside(out));
         if let Some(old) = &old {
             fs::rename(out, old).map_err(BundleError::io(out))?;

@@ -28,6 +28,20 @@ pub struct Manifest {
     pub tokenizer: TokenizerFacts,
     /// `clip`, `gpt2` and `mapper`.
     pub parts: BTreeMap<String, PartRecord>,
+    /// 8-bit weights made of the float ones by `model quantize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8: Option<Int8Record>,
+}
+
+/// What is recorded of `int8.safetensors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Int8Record {
+    pub file: String,
+    /// SHA-256 of the file.
+    pub fingerprint: String,
+    pub bytes: u64,
+    /// Weights that share a scale.
+    pub block: usize,
 }
 
 /// What is recorded of a weight file.

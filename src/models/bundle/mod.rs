@@ -6,6 +6,7 @@
 //! clip/{config.json, preprocessor_config.json, model.safetensors}
 //! mapper/{config.json, model.safetensors}
 //! gpt2/{config.json, vocab.txt, model.safetensors}
+//! int8.safetensors  image_encoder.int8.onnx  decoder.int8.onnx     after `model quantize`
 //! ```
 //!
 //! Weights are float32, whatever they were published in: the graphs compute in float32 and point straight into the files. `clip/` and
@@ -24,9 +25,10 @@ use crate::text::TextError;
 
 mod build;
 mod manifest;
+mod quantize;
 
 pub use build::{BundlePlan, PartPlan, build};
-pub use manifest::{Manifest, PartRecord, Source, TokenizerFacts};
+pub use manifest::{Int8Record, Manifest, PartRecord, Source, TokenizerFacts};
 
 /// The name of a bundle's record.
 pub const MANIFEST: &str = "clipcap.json";

@@ -36,7 +36,7 @@ pub struct ClipVisionConfig {
     pub projection_dim: usize,
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
-    pub attention_dropout: f32,
+    pub attention_dropout: f64,
     pub initializer_range: f64,
     pub initializer_factor: f64,
 }
@@ -54,7 +54,7 @@ pub struct ClipTextConfig {
     pub projection_dim: usize,
     pub hidden_act: Activation,
     pub layer_norm_eps: f64,
-    pub attention_dropout: f32,
+    pub attention_dropout: f64,
     pub initializer_range: f64,
     pub initializer_factor: f64,
     pub pad_token_id: Option<u32>,

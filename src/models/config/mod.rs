@@ -85,7 +85,7 @@ fn check_heads(path: &Path, width: (&str, usize), heads: (&str, usize)) -> Resul
     })
 }
 
-fn check_probabilities(path: &Path, probabilities: &[(&str, f32)]) -> Result<(), ConfigError> {
+fn check_probabilities(path: &Path, probabilities: &[(&str, f64)]) -> Result<(), ConfigError> {
     probabilities.iter().try_for_each(|&(name, p)| {
         check(path, (0.0..1.0).contains(&p), || format!("{name} is {p}; it must be at least 0 and below 1"))
     })

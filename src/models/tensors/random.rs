@@ -16,24 +16,13 @@ const CHUNK: usize = 1 << 16;
 pub fn random_values(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
     let key = key(seed, &tensor.name);
     let mut values = vec![0f32; tensor.numel()];
-    let fill = |values: &mut [f32], make: &(dyn Fn(u64) -> (f64, f64) + Sync)| {
-        values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
-            for (pair, values) in values.chunks_mut(2).enumerate() {
-                let (a, b) = make((chunk * CHUNK / 2 + pair) as u64);
-                values[0] = a as f32;
-                if let [_, second] = values {
-                    *second = b as f32;
-                }
-            }
-        });
-    };
     match tensor.init {
         Init::Constant(value) => values.fill(value),
-        Init::Uniform(bound) => fill(&mut values, &|pair| {
+        Init::Uniform(bound) => fill_pairs(&mut values, |pair| {
             let (a, b) = uniforms(key, pair);
             ((2.0 * a - 1.0) * bound, (2.0 * b - 1.0) * bound)
         }),
-        Init::Normal(deviation) | Init::NormalButFirst(deviation, _) => fill(&mut values, &|pair| {
+        Init::Normal(deviation) | Init::NormalButFirst(deviation, _) => fill_pairs(&mut values, |pair| {
             let (a, b) = normals(key, pair);
             (a * deviation, b * deviation)
         }),
@@ -42,6 +31,19 @@ pub fn random_values(tensor: &TensorSpec, seed: u64) -> Vec<f32> {
         values[..row].fill(0.0);
     }
     values
+}
+
+/// Fills a tensor pair by pair, on every core.
+fn fill_pairs(values: &mut [f32], make: impl Fn(u64) -> (f64, f64) + Sync) {
+    values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+        for (pair, values) in values.chunks_mut(2).enumerate() {
+            let (a, b) = make((chunk * CHUNK / 2 + pair) as u64);
+            values[0] = a as f32;
+            if let [_, second] = values {
+                *second = b as f32;
+            }
+        }
+    });
 }
 
 fn key(seed: u64, name: &str) -> u64 {
@@ -82,26 +84,30 @@ fn ln(x: f64) -> f64 {
         exponent += 1;
     }
     // ln m = 2 artanh s, and s is at most 0.172.
+    const SERIES: [f64; 9] = [2.0, 2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0, 2.0 / 11.0, 2.0 / 13.0, 2.0 / 15.0, 2.0 / 17.0];
     let s = (mantissa - 1.0) / (mantissa + 1.0);
-    let s2 = s * s;
-    let series = (0..9).rev().fold(0.0, |sum, k| sum * s2 + 1.0 / f64::from(2 * k + 1));
-    exponent as f64 * std::f64::consts::LN_2 + 2.0 * s * series
+    exponent as f64 * std::f64::consts::LN_2 + s * polynomial(&SERIES, s * s)
 }
 
 /// Sine and cosine of `turn` full turns, for a turn in [0, 1).
 fn sin_cos_of_turn(turn: f64) -> (f64, f64) {
     // Quarter turns are exact; what is left is at most an eighth of a turn either way.
-    let quarter = (turn * 4.0 + 0.5).floor();
-    let x = (turn - quarter * 0.25) * std::f64::consts::TAU;
-    let x2 = x * x;
-    let sin = x * (1.0 - x2 / 6.0 * (1.0 - x2 / 20.0 * (1.0 - x2 / 42.0 * (1.0 - x2 / 72.0 * (1.0 - x2 / 110.0)))));
-    let cos = 1.0 - x2 / 2.0 * (1.0 - x2 / 12.0 * (1.0 - x2 / 30.0 * (1.0 - x2 / 56.0 * (1.0 - x2 / 90.0 * (1.0 - x2 / 132.0)))));
-    match quarter as i64 % 4 {
+    const SIN: [f64; 6] = [1.0, -1.0 / 6.0, 1.0 / 120.0, -1.0 / 5040.0, 1.0 / 362_880.0, -1.0 / 39_916_800.0];
+    const COS: [f64; 7] = [1.0, -1.0 / 2.0, 1.0 / 24.0, -1.0 / 720.0, 1.0 / 40_320.0, -1.0 / 3_628_800.0, 1.0 / 479_001_600.0];
+    let quarter = (turn * 4.0 + 0.5) as u8;
+    let x = (turn - f64::from(quarter) * 0.25) * std::f64::consts::TAU;
+    let (sin, cos) = (x * polynomial(&SIN, x * x), polynomial(&COS, x * x));
+    match quarter % 4 {
         0 => (sin, cos),
         1 => (cos, -sin),
         2 => (-sin, -cos),
         _ => (-cos, sin),
     }
+}
+
+/// The sum of `coefficients[k] * x^k`.
+fn polynomial<const N: usize>(coefficients: &[f64; N], x: f64) -> f64 {
+    coefficients.iter().rev().fold(0.0, |sum, coefficient| sum * x + coefficient)
 }
 
 #[cfg(test)]

@@ -101,3 +101,61 @@ pub(super) fn gather(dtype: Dtype, shape: &[usize], strides: &[usize], bytes: &[
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::pickle::Storage;
+    use super::*;
+
+    fn tensor(offset: u64, shape: &[u64], strides: &[u64]) -> Tensor {
+        let storage = Storage { key: "0".into(), dtype: Some(Dtype::F32), numel: 6, view_offset: 0 };
+        Tensor { storage, dtype: Dtype::F32, offset, shape: shape.to_vec(), strides: strides.to_vec() }
+    }
+
+    fn six() -> StorageRegion {
+        StorageRegion { region: Region::At(100), bytes: 24 }
+    }
+
+    #[test]
+    fn views_are_read_through_their_strides() {
+        let bytes: Vec<u8> = (0..6u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+        let read = |tensor: &Tensor| {
+            let (shape, view) = locate(tensor, &six()).unwrap();
+            let span = &bytes[view.start as usize..view.start as usize + view.span];
+            match view.strides {
+                None => Dtype::F32.to_f32(span),
+                Some(strides) => gather(Dtype::F32, &shape, &strides, span),
+            }
+        };
+        assert_eq!(read(&tensor(0, &[2, 3], &[3, 1])), [0., 1., 2., 3., 4., 5.]);
+        assert_eq!(read(&tensor(0, &[3, 2], &[1, 3])), [0., 3., 1., 4., 2., 5.]);
+        assert_eq!(read(&tensor(1, &[2], &[2])), [1., 3.]);
+        assert_eq!(read(&tensor(4, &[], &[])), [4.]);
+        assert_eq!(read(&tensor(5, &[1, 1], &[9, 7])), [5.]);
+        assert_eq!(read(&tensor(2, &[3], &[0])), [2., 2., 2.]);
+        assert_eq!(read(&tensor(0, &[0, 9], &[1, 1])), [0f32; 0]);
+    }
+
+    #[test]
+    fn nothing_reaches_outside_the_storage() {
+        for (offset, shape, strides) in [
+            (1, &[2u64, 3][..], &[3u64, 1][..]),
+            (6, &[1], &[1]),
+            (u64::MAX, &[1], &[1]),
+            (0, &[2, 3], &[4, 1]),
+            (0, &[2], &[u64::MAX]),
+            (0, &[3], &[u64::MAX / 2 + 1]),
+            (0, &[u64::MAX, 2], &[0, 0]),
+            (0, &[7], &[0]),
+            (0, &[1 << 40], &[0]),
+        ] {
+            let error = locate(&tensor(offset, shape, strides), &six()).unwrap_err();
+            assert!(error.contains("does not fit"), "{error}");
+        }
+        let mut short = tensor(0, &[2], &[1]);
+        short.storage.numel = 7;
+        assert!(locate(&short, &six()).unwrap_err().contains("claims 7 elements"));
+        short.storage.numel = u64::MAX;
+        assert!(locate(&short, &six()).is_err());
+    }
+}

@@ -12,6 +12,8 @@ mod globals;
 mod machine;
 mod reader;
 
+#[cfg(test)]
+pub(super) use arena::Storage;
 pub(super) use arena::{Arena, Id, Object, Tensor};
 pub(super) use machine::load;
 pub(super) use reader::PickleReader;

@@ -1,0 +1,320 @@
+//! From captions as they were read to a dataset in order: images with their ids, captions with their numbers.
+
+use std::collections::{BTreeSet, HashMap};
+
+use rayon::prelude::*;
+
+use super::captions::{Bad, BadLine, Batch, Captions, Reason, Row};
+use super::matching::{Matcher, without_extension};
+use super::splits::{SplitRule, canonical};
+
+/// An image that captions name, or a listed image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    pub id: String,
+    /// Index into the list of image paths; None where no listed file is it.
+    pub listed: Option<usize>,
+    pub split: Option<String>,
+    pub captions: u32,
+}
+
+/// Where a caption stands: its image, its number there, and where its text lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index into [`Assembled::images`].
+    pub image: u32,
+    pub file: u16,
+    /// The language mark's bytes, so that `zhb` and `zhm` count apart.
+    mark: u64,
+    /// The number the file states; the greatest there is where it states none.
+    number: u32,
+    pub line: u64,
+    batch: u32,
+    row: u32,
+}
+
+/// A dataset in its final order: images by id, captions by image and number.
+#[derive(Debug, Default)]
+pub struct Assembled {
+    pub captions: Captions,
+    pub images: Vec<Image>,
+    pub places: Vec<Place>,
+    /// The number of each caption within its image, from 0.
+    pub caption_ids: Vec<i32>,
+    /// Images whose captions stand in files of different splits.
+    pub split_conflicts: u64,
+}
+
+impl Assembled {
+    /// The batch and row of a caption.
+    pub fn row(&self, at: usize) -> (&Batch, &Row) {
+        let place = &self.places[at];
+        let batch = &self.captions.batches[place.batch as usize].1;
+        (batch, &batch.rows[place.row as usize])
+    }
+
+    pub fn caption(&self, at: usize) -> &str {
+        let (batch, row) = self.row(at);
+        batch.get(row.caption)
+    }
+}
+
+/// An image as caption files call it.
+struct Named<'a> {
+    file: Option<&'a str>,
+    /// Splits that files and rows say, in their canonical names.
+    said: BTreeSet<String>,
+}
+
+/// Puts captions and listed images together. `image_paths` are in listing order; None: there is no list, so nothing is matched.
+///
+/// The result does not depend on the order in which files were given.
+pub fn assemble(mut captions: Captions, image_paths: Option<&[&str]>, rule: &SplitRule) -> Assembled {
+    let matcher = image_paths.map(|paths| Matcher::new(paths.iter().copied()));
+    let (named, row_names) = names(&captions);
+    let mut by_id: HashMap<String, u32> = HashMap::with_capacity(named.len());
+    let mut images: Vec<(Image, BTreeSet<String>)> = Vec::with_capacity(named.len());
+    let mut taken = vec![false; image_paths.map_or(0, <[_]>::len)];
+    // From the index of a name to the index of its image: names may turn out to be the same image.
+    let image_of: Vec<u32> = named
+        .into_iter()
+        .map(|(name, entry)| {
+            let listed = matcher.as_ref().and_then(|m| entry.file.and_then(|file| m.find(file)).or_else(|| m.find(name)));
+            // An id that is a path becomes the path of the file it was found to be.
+            let id = match (listed, image_paths) {
+                (Some(at), Some(paths)) if name.contains('/') => without_extension(paths[at]),
+                _ => name,
+            };
+            if let Some(at) = listed {
+                taken[at] = true;
+            }
+            let at = *by_id.entry(id.to_string()).or_insert_with(|| {
+                images.push((Image { id: id.to_string(), listed, split: None, captions: 0 }, BTreeSet::new()));
+                images.len() as u32 - 1
+            });
+            images[at as usize].0.listed = images[at as usize].0.listed.or(listed);
+            images[at as usize].1.extend(entry.said);
+            at
+        })
+        .collect();
+    for (at, path) in image_paths.unwrap_or_default().iter().enumerate().filter(|(at, _)| !taken[*at]) {
+        let stem = without_extension(path);
+        // Two files may share a stem: the second goes by its whole name.
+        let id = if by_id.contains_key(stem) { path } else { stem };
+        by_id.insert(id.to_string(), images.len() as u32);
+        images.push((Image { id: id.to_string(), listed: Some(at), split: None, captions: 0 }, BTreeSet::new()));
+    }
+    let (images, rank) = in_order(images, rule);
+    let split_conflicts = images.iter().filter(|(_, said)| said.len() > 1).count() as u64;
+    let mut images: Vec<Image> = images.into_iter().map(|(image, _)| image).collect();
+    let mut places = places(&captions, &row_names, |name| rank[image_of[name as usize] as usize]);
+    drop_repeated_numbers(&mut captions, &mut places);
+    let caption_ids = number(&places, &mut images);
+    Assembled { captions, images, places, caption_ids, split_conflicts }
+}
+
+/// Every different name of an image, in order of appearance; and the index of its name for each run of rows that share one:
+/// (batch, first row, name).
+fn names(captions: &Captions) -> (Vec<(&str, Named<'_>)>, Vec<(u32, u32, u32)>) {
+    let mut named: Vec<(&str, Named)> = Vec::new();
+    let mut index: HashMap<&str, u32> = HashMap::new();
+    let mut runs = Vec::new();
+    for (at, (file, batch)) in captions.batches.iter().enumerate() {
+        let implied = captions.files[*file as usize].split;
+        let mut previous = None;
+        for (row_at, row) in batch.rows.iter().enumerate() {
+            // Rows of one image share their spans: no need to look at the text again.
+            let key = (row.image, row.split);
+            if previous == Some(key) {
+                continue;
+            }
+            previous = Some(key);
+            let reference = batch.get(row.image);
+            let name = without_extension(reference);
+            let (coco, coco_split) =
+                captions.coco_files.get(reference).map_or((None, ""), |(f, s)| (Some(f.as_str()), s.as_str()));
+            let own = batch.get(row.split);
+            let said = if own.is_empty() { coco_split } else { own };
+            let said = if said.is_empty() { implied.map(str::to_string) } else { Some(canonical(said)) };
+            let entry = *index.entry(name).or_insert_with(|| {
+                named.push((name, Named { file: None, said: BTreeSet::new() }));
+                named.len() as u32 - 1
+            });
+            let known = &mut named[entry as usize].1;
+            known.file = known.file.or(row.file.map(|span| batch.get(span))).or(coco);
+            if let Some(said) = said
+                && !known.said.contains(&said)
+            {
+                known.said.insert(said);
+            }
+            runs.push((at as u32, row_at as u32, entry));
+        }
+    }
+    (named, runs)
+}
+
+type Sorted = (Vec<(Image, BTreeSet<String>)>, Vec<u32>);
+
+/// Images by id, each with its split; and from an old index to the new one.
+fn in_order(images: Vec<(Image, BTreeSet<String>)>, rule: &SplitRule) -> Sorted {
+    let mut order: Vec<u32> = (0..images.len() as u32).collect();
+    order.par_sort_unstable_by(|&a, &b| images[a as usize].0.id.cmp(&images[b as usize].0.id));
+    let mut rank = vec![0; images.len()];
+    for (new, &old) in order.iter().enumerate() {
+        rank[old as usize] = new as u32;
+    }
+    let mut slots: Vec<Option<(Image, BTreeSet<String>)>> = images.into_iter().map(Some).collect();
+    let mut sorted: Vec<_> =
+        order.iter().map(|&old| slots[old as usize].take().expect("each index stands in the order once")).collect();
+    sorted.par_iter_mut().for_each(|(image, said)| {
+        let said: Vec<String> = said.iter().cloned().collect();
+        image.split = rule.split_of(&image.id, &said).map(str::to_string);
+    });
+    (sorted, rank)
+}
+
+fn places(captions: &Captions, runs: &[(u32, u32, u32)], rank: impl Fn(u32) -> u32 + Sync) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::with_capacity(captions.batches.iter().map(|(_, b)| b.rows.len()).sum());
+    for (at, &(batch_at, first, name)) in runs.iter().enumerate() {
+        let (file, batch) = &captions.batches[batch_at as usize];
+        let end = match runs.get(at + 1) {
+            Some(&(next_batch, next, _)) if next_batch == batch_at => next as usize,
+            _ => batch.rows.len(),
+        };
+        let image = rank(name);
+        for (row_at, row) in batch.rows.iter().enumerate().take(end).skip(first as usize) {
+            places.push(Place {
+                image,
+                file: *file,
+                mark: mark_bytes(batch.get(row.mark)),
+                number: row.number.unwrap_or(u32::MAX),
+                line: row.line,
+                batch: batch_at,
+                row: row_at as u32,
+            });
+        }
+    }
+    places.par_sort_unstable();
+    places
+}
+
+/// A mark of at most 8 bytes as a number that sorts like its text.
+fn mark_bytes(mark: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let len = mark.len().min(8);
+    bytes[..len].copy_from_slice(&mark.as_bytes()[..len]);
+    u64::from_be_bytes(bytes)
+}
+
+/// In one file `ID#lang#k` means one caption: its first line counts, and further ones are bad lines.
+fn drop_repeated_numbers(captions: &mut Captions, places: &mut Vec<Place>) {
+    let same =
+        |a: &Place, b: &Place| b.number != u32::MAX && (a.image, a.file, a.mark, a.number) == (b.image, b.file, b.mark, b.number);
+    let mut bad: Vec<BadLine> = Vec::new();
+    let mut first: Option<Place> = None;
+    places.retain(|place| match first {
+        Some(kept) if same(&kept, place) => {
+            let text = |p: &Place| {
+                let batch = &captions.batches[p.batch as usize].1;
+                batch.get(batch.rows[p.row as usize].caption)
+            };
+            let what = if text(&kept) == text(place) { "the same caption" } else { "another caption" };
+            let message = format!("the same id and number as line {}, with {what}", kept.line);
+            bad.push(BadLine { file: place.file, line: place.line, bad: Bad::new(Reason::DuplicateId, message) });
+            false
+        }
+        _ => {
+            first = Some(*place);
+            true
+        }
+    });
+    for line in &bad {
+        let report = &mut captions.files[line.file as usize];
+        report.bad += 1;
+        report.captions -= 1;
+    }
+    captions.bad.extend(bad);
+    captions.bad.sort_by_key(|line| (line.file, line.line));
+}
+
+fn number(places: &[Place], images: &mut [Image]) -> Vec<i32> {
+    places
+        .iter()
+        .map(|place| {
+            let count = &mut images[place.image as usize].captions;
+            *count += 1;
+            *count as i32 - 1
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::captions::{ReadOptions, read_captions};
+    use super::*;
+
+    fn read(files: &[(&str, &str)], order: &[usize]) -> Captions {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<PathBuf> = files
+            .iter()
+            .map(|(name, text)| {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                path
+            })
+            .collect();
+        let ordered: Vec<PathBuf> = order.iter().map(|&i| paths[i].clone()).collect();
+        read_captions(&ordered, &ReadOptions::default()).unwrap()
+    }
+
+    fn table(set: &Assembled) -> Vec<(String, i32, String, Option<String>)> {
+        (0..set.places.len())
+            .map(|at| {
+                let image = &set.images[set.places[at].image as usize];
+                (image.id.clone(), set.caption_ids[at], set.caption(at).to_string(), image.split.clone())
+            })
+            .collect()
+    }
+
+    const FILES: [(&str, &str); 2] =
+        [("a-train.txt", "2#zhb#1 猫\n2#zhb#0 狗\n10#zhb#0 人\n2#zhb#0 狗 狗\n"), ("b-test.txt", "3#zhm#0 车\n2#zhm#0 鸟\n")];
+
+    #[test]
+    fn order_numbers_and_splits_do_not_depend_on_the_order_of_files() {
+        let rule = SplitRule { own: true, ..SplitRule::default() };
+        let one = assemble(read(&FILES, &[0, 1]), None, &rule);
+        let two = assemble(read(&FILES, &[1, 0]), None, &rule);
+        let row = |id: &str, n, text: &str, split: &str| (id.to_string(), n, text.to_string(), Some(split.to_string()));
+        let expected = [
+            row("10", 0, "人", "train"),
+            row("2", 0, "狗", "test"),
+            row("2", 1, "猫", "test"),
+            row("2", 2, "鸟", "test"),
+            row("3", 0, "车", "test"),
+        ];
+        assert_eq!(table(&one), expected);
+        assert_eq!(table(&two), expected);
+        assert_eq!((one.split_conflicts, one.captions.bad.len(), one.captions.files[0].bad), (1, 1, 1));
+        assert!(one.captions.bad[0].bad.message.contains("line 2"));
+        assert_eq!(one.captions.bad[0].line, 4);
+    }
+
+    #[test]
+    fn images_are_matched_and_those_without_captions_stay() {
+        let files =
+            [("c.jsonl", "{\"file_name\": \"x/1.jpg\", \"text\": \"狗\"}\n{\"file_name\": \"9.jpg\", \"text\": \"猫\"}\n")];
+        let paths = ["1.jpg", "2.jpg", "2.png"];
+        let set = assemble(read(&files, &[0]), Some(&paths), &SplitRule::default());
+        let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
+        assert_eq!(images, [("1", Some(0), 1), ("2", Some(1), 0), ("2.png", Some(2), 0), ("9", None, 1)]);
+    }
+
+    #[test]
+    fn a_path_and_an_id_may_be_one_image() {
+        let files = [("c.csv", "image,caption\nset/1.jpg,狗\n"), ("d.tsv", "1\t猫\n")];
+        let set = assemble(read(&files, &[0, 1]), Some(&["1.jpg"]), &SplitRule::default());
+        assert_eq!((set.images.len(), set.images[0].captions), (1, 2));
+    }
+}

@@ -1,0 +1,103 @@
+//! Which image file a caption means: by path, by the end of a path, or by name.
+
+use std::collections::HashMap;
+
+/// The extensions of images, which are not part of an image's id.
+const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
+
+/// A path or file name without the extension of an image; other dots stay.
+pub fn without_extension(reference: &str) -> &str {
+    match reference.rsplit_once('.') {
+        Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
+        _ => reference,
+    }
+}
+
+/// Finds listed images by what caption files call them. Made from image paths in listing order.
+pub struct Matcher<'a> {
+    by_path: HashMap<&'a str, usize>,
+    by_stem: HashMap<&'a str, usize>,
+    /// None where several files have the name.
+    by_name: HashMap<&'a str, Option<usize>>,
+}
+
+impl<'a> Matcher<'a> {
+    pub fn new(image_paths: impl IntoIterator<Item = &'a str>) -> Self {
+        let (mut by_path, mut by_stem, mut by_name) = (HashMap::new(), HashMap::new(), HashMap::new());
+        for (at, path) in image_paths.into_iter().enumerate() {
+            by_path.insert(path, at);
+            let stem = without_extension(path);
+            // a.jpg and a.png share a stem: the first in the list's order has it.
+            by_stem.entry(stem).or_insert(at);
+            let name = stem.rsplit('/').next().unwrap_or(stem);
+            by_name.entry(name).and_modify(|slot| *slot = None).or_insert(Some(at));
+        }
+        Self { by_path, by_stem, by_name }
+    }
+
+    /// The listed image that `reference` (an id, a file name or a path) means. Leading folders of it that the list does not
+    /// know are dropped one by one; at last a name counts where only one file has it.
+    pub fn find(&self, reference: &str) -> Option<usize> {
+        let reference = encoded(reference);
+        let mut rest = reference.trim_start_matches("./").trim_start_matches('/');
+        loop {
+            let found = self.by_path.get(rest).or_else(|| self.by_stem.get(without_extension(rest)));
+            if let Some(&at) = found {
+                return Some(at);
+            }
+            match rest.split_once('/') {
+                Some((_, tail)) => rest = tail,
+                None => break,
+            }
+        }
+        self.by_name.get(without_extension(rest)).copied().flatten()
+    }
+}
+
+/// A reference as image paths are written: `\`, `%` and control characters percent-encoded.
+fn encoded(reference: &str) -> std::borrow::Cow<'_, str> {
+    if !reference.bytes().any(|b| b == b'\\' || b == b'%' || b.is_ascii_control()) {
+        return reference.into();
+    }
+    const SET: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'\\').add(b'%');
+    // CONTROLS covers non-ASCII bytes too only when bytes are encoded one by one; text keeps its letters.
+    let mut out = String::with_capacity(reference.len() + 8);
+    for c in reference.chars() {
+        if c.is_ascii() {
+            out.extend(percent_encoding::utf8_percent_encode(c.encode_utf8(&mut [0; 4]), SET));
+        } else {
+            out.push(c);
+        }
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_by_path_end_of_path_and_name() {
+        let paths = ["a/1.jpg", "a/2.png", "b/1.jpg", "b/x y.JPG", "c/100%25.jpg", "3.jpg", "3.png"];
+        let matcher = Matcher::new(paths);
+        let find = |reference| matcher.find(reference).map(|at| paths[at]);
+        assert_eq!(find("a/1.jpg"), Some("a/1.jpg"));
+        assert_eq!(find("b/1"), Some("b/1.jpg"));
+        assert_eq!(find("/data/set/a/1.jpg"), Some("a/1.jpg"));
+        assert_eq!(find("1.jpg"), None, "two files have the name");
+        assert_eq!(find("2"), Some("a/2.png"));
+        assert_eq!(find("2.jpg"), Some("a/2.png"), "converted since");
+        assert_eq!(find("x y.jpg"), Some("b/x y.JPG"));
+        assert_eq!(find("c/100%.jpg"), Some("c/100%25.jpg"));
+        assert_eq!(find("3"), Some("3.jpg"));
+        assert_eq!(find("3.png"), Some("3.png"));
+        assert_eq!(find("../../etc/passwd"), None);
+    }
+
+    #[test]
+    fn only_extensions_of_images_come_off() {
+        assert_eq!(without_extension("a.b/1.v2.JPEG"), "a.b/1.v2");
+        assert_eq!(without_extension("v1.2"), "v1.2");
+        assert_eq!(without_extension(".jpg"), ".jpg");
+    }
+}

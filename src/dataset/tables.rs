@@ -1,0 +1,222 @@
+//! The tables of a dataset folder: `captions.parquet`, `images.parquet`, `errors.parquet`, `duplicates.parquet`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+
+use super::assemble::Assembled;
+use super::lint::{LINT_COLUMNS, Lint};
+use super::parallel::write_groups;
+use crate::table::{ParquetSink, TableError};
+
+pub const CAPTIONS_FORMAT: &str = "captions/1";
+pub const IMAGES_FORMAT: &str = "images/1";
+pub const ERRORS_FORMAT: &str = "errors/1";
+pub const DUPLICATES_FORMAT: &str = "duplicates/1";
+pub const DATASET_FORMAT: &str = "dataset/1";
+
+/// Captions of a row group, and bytes of their text where they are long.
+const GROUP_ROWS: usize = 20_000;
+const GROUP_BYTES: usize = 64 << 20;
+
+/// One row of `images.parquet`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageRow {
+    pub image_id: String,
+    /// None where no file was found (or looked for).
+    pub image_path: Option<String>,
+    pub sha256: Option<String>,
+    pub width: Option<i32>,
+    pub height: Option<i32>,
+    pub bytes: Option<i64>,
+    /// `ok`, `failed` (see `reason`), `missing` (captions name it and no file is it) or `unchecked` (no folder was given).
+    pub status: &'static str,
+    pub reason: Option<&'static str>,
+    pub split: Option<String>,
+    pub num_captions: i32,
+}
+
+/// One row of `errors.parquet`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorRow {
+    pub file: String,
+    pub line: i64,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// One row of `duplicates.parquet`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DuplicateRow {
+    /// `exact` (equal bytes) or `near` (perceptual hash).
+    pub kind: &'static str,
+    pub image_id: String,
+    pub other_image_id: String,
+    pub split: Option<String>,
+    pub other_split: Option<String>,
+    pub distance: i32,
+}
+
+fn text(name: &str, nullable: bool) -> Field {
+    Field::new(name, DataType::Utf8, nullable)
+}
+
+fn captions_schema(lint: bool) -> SchemaRef {
+    let mut fields = vec![
+        text("image_id", false),
+        Field::new("caption_id", DataType::Int32, false),
+        text("caption", false),
+        text("caption_raw", false),
+        text("source", false),
+        text("translation", false),
+        text("split", true),
+        Field::new("line", DataType::Int64, false),
+    ];
+    if lint {
+        fields.extend(LINT_COLUMNS.map(|name| Field::new(name, DataType::Boolean, false)));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Writes `captions.parquet`, with the lint columns where there is lint.
+pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<(), TableError> {
+    let schema = captions_schema(lint.is_some());
+    let groups = groups(set);
+    write_groups(path, &schema, CAPTIONS_FORMAT, &["caption", "caption_raw"], groups.len(), |group| {
+        captions_batch(&schema, set, groups[group].clone(), lint)
+    })
+}
+
+/// Row groups end by rows or bytes, so they are the same on any machine.
+fn groups(set: &Assembled) -> Vec<std::ops::Range<usize>> {
+    let mut groups = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for at in 0..set.places.len() {
+        let (batch, row) = set.row(at);
+        bytes += batch.get(row.caption).len() + batch.get(row.raw).len();
+        if at + 1 - start == GROUP_ROWS || bytes >= GROUP_BYTES {
+            groups.push(start..at + 1);
+            (start, bytes) = (at + 1, 0);
+        }
+    }
+    if start < set.places.len() {
+        groups.push(start..set.places.len());
+    }
+    groups
+}
+
+fn captions_batch(
+    schema: &SchemaRef,
+    set: &Assembled,
+    rows: std::ops::Range<usize>,
+    lint: Option<&[Lint]>,
+) -> Result<RecordBatch, ArrowError> {
+    let count = rows.len();
+    let image = |at: usize| &set.images[set.places[at].image as usize];
+    let mut caption = StringBuilder::with_capacity(count, count * 64);
+    let mut raw = StringBuilder::with_capacity(count, count * 96);
+    for at in rows.clone() {
+        let (batch, row) = set.row(at);
+        caption.append_value(batch.get(row.caption));
+        raw.append_value(batch.get(row.raw));
+    }
+    let source = |at: usize| set.captions.files[set.places[at].file as usize].source.as_str();
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.clone().map(|at| image(at).id.as_str()))),
+        Arc::new(Int32Array::from_iter_values(rows.clone().map(|at| set.caption_ids[at]))),
+        Arc::new(caption.finish()),
+        Arc::new(raw.finish()),
+        Arc::new(StringArray::from_iter_values(rows.clone().map(source))),
+        Arc::new(StringArray::from_iter_values(rows.clone().map(|at| set.row(at).1.translation.name()))),
+        Arc::new(rows.clone().map(|at| image(at).split.as_deref()).collect::<StringArray>()),
+        Arc::new(Int64Array::from_iter_values(rows.clone().map(|at| set.places[at].line as i64))),
+    ];
+    if let Some(lint) = lint {
+        for column in 0..LINT_COLUMNS.len() {
+            let values: Vec<bool> = lint[rows.clone()].iter().map(|mark| mark.values()[column]).collect();
+            columns.push(Arc::new(BooleanArray::from(values)));
+        }
+    }
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Writes `images.parquet`; `rows` are sorted by id.
+pub fn write_images(path: &Path, rows: &[ImageRow]) -> Result<(), TableError> {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        text("image_id", false),
+        text("image_path", true),
+        text("sha256", true),
+        Field::new("width", DataType::Int32, true),
+        Field::new("height", DataType::Int32, true),
+        Field::new("bytes", DataType::Int64, true),
+        text("status", false),
+        text("reason", true),
+        text("split", true),
+        Field::new("num_captions", DataType::Int32, false),
+    ]));
+    let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
+    write_groups(path, &schema, IMAGES_FORMAT, &["sha256"], groups.len(), |group| {
+        let rows = groups[group];
+        let strings = |f: fn(&ImageRow) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(f).collect::<StringArray>()) };
+        let columns: Vec<ArrayRef> = vec![
+            strings(|r| Some(&r.image_id)),
+            strings(|r| r.image_path.as_deref()),
+            strings(|r| r.sha256.as_deref()),
+            Arc::new(rows.iter().map(|r| r.width).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|r| r.height).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|r| r.bytes).collect::<Int64Array>()),
+            strings(|r| Some(r.status)),
+            strings(|r| r.reason),
+            strings(|r| r.split.as_deref()),
+            Arc::new(rows.iter().map(|r| Some(r.num_captions)).collect::<Int32Array>()),
+        ];
+        RecordBatch::try_new(schema.clone(), columns)
+    })
+}
+
+/// Writes one batch as a whole table.
+fn write_one(path: &Path, fields: Vec<Field>, format: &str, columns: Vec<ArrayRef>) -> Result<(), TableError> {
+    let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let arrow = |source| TableError::Arrow { path: path.into(), source };
+    let mut sink = ParquetSink::create(path, schema.clone(), format)?;
+    sink.write(&RecordBatch::try_new(schema, columns).map_err(arrow)?)?;
+    sink.finish()
+}
+
+/// Writes `errors.parquet`, an empty table where nothing is wrong.
+pub fn write_errors(path: &Path, rows: &[ErrorRow]) -> Result<(), TableError> {
+    let fields =
+        vec![text("file", false), Field::new("line", DataType::Int64, false), text("reason", false), text("message", false)];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.file.as_str()))),
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.line))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.reason))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.message.as_str()))),
+    ];
+    write_one(path, fields, ERRORS_FORMAT, columns)
+}
+
+/// Writes `duplicates.parquet`, an empty table where no image is there twice.
+pub fn write_duplicates(path: &Path, rows: &[DuplicateRow]) -> Result<(), TableError> {
+    let fields = vec![
+        text("kind", false),
+        text("image_id", false),
+        text("other_image_id", false),
+        text("split", true),
+        text("other_split", true),
+        Field::new("distance", DataType::Int32, false),
+    ];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.kind))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.image_id.as_str()))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.other_image_id.as_str()))),
+        Arc::new(rows.iter().map(|r| r.split.as_deref()).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|r| r.other_split.as_deref()).collect::<StringArray>()),
+        Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.distance))),
+    ];
+    write_one(path, fields, DUPLICATES_FORMAT, columns)
+}

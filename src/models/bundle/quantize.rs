@@ -1,0 +1,168 @@
+//! `int8.safetensors` and the graphs over it: 8-bit weights for the image encoder and the decoder, beside the float ones.
+
+use std::fs;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::build::{Staging, check_place};
+use super::{Bundle, BundleError, Int8Record, MANIFEST};
+use crate::files;
+use crate::models::graphs::{INT8_WEIGHTS, Part, build};
+use crate::models::layers::{INT8_BLOCK, Style, int8_names};
+use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
+
+/// One weight to be quantized, as a matrix [outputs, inputs].
+struct Weight {
+    part: &'static str,
+    name: String,
+    outputs: usize,
+    inputs: usize,
+    /// GPT2's Conv1D keeps [inputs, outputs].
+    transposed: bool,
+}
+
+impl Bundle {
+    /// A bundle like this one with 8-bit weights added. The float parts stay as they are (linked).
+    pub fn quantized(&self, out: &Path, overwrite: bool) -> Result<Bundle, BundleError> {
+        check_place(out, overwrite)?;
+        let staging = Staging::beside(out)?;
+        let folder = staging.path();
+        link_tree(self.path(), folder)?;
+        let path = folder.join(INT8_WEIGHTS);
+        self.write_int8(&path)?;
+        let style = Style { int8: true, ..Style::PORTABLE };
+        for part in [Part::ImageEncoder(self.clip_config()), Part::Decoder(self.gpt2_config())] {
+            let graph = folder.join(format!("{}.int8.onnx", part.name()));
+            build(folder, part, style)?.save(&graph).map_err(BundleError::io(graph))?;
+        }
+        let mut manifest = self.manifest().clone();
+        manifest.int8 = Some(Int8Record {
+            file: INT8_WEIGHTS.into(),
+            fingerprint: files::sha256_file(&path).map_err(BundleError::io(&path))?,
+            bytes: fs::metadata(&path).map_err(BundleError::io(&path))?.len(),
+            block: INT8_BLOCK,
+        });
+        let path = folder.join(MANIFEST);
+        files::write_json(&path, &manifest).map_err(BundleError::io(path))?;
+        staging.publish(out)?;
+        Bundle::open(out)
+    }
+
+    fn write_int8(&self, path: &Path) -> Result<(), BundleError> {
+        let weights = self.int8_weights();
+        let blocks = |w: &Weight| w.inputs.div_ceil(INT8_BLOCK);
+        let layout: Vec<(String, Dtype, Vec<usize>)> = weights
+            .iter()
+            .flat_map(|w| {
+                let (data, scales) = int8_names(&w.name);
+                [(data, Dtype::U8, vec![w.outputs, blocks(w), INT8_BLOCK]), (scales, Dtype::F32, vec![w.outputs, blocks(w)])]
+            })
+            .collect();
+        let mut writer = SafetensorsWriter::create(path, layout.iter().map(|(n, t, s)| (n.as_str(), *t, s.as_slice())))?;
+        let [clip, gpt2] = ["clip", "gpt2"].map(|part| SafetensorsFile::open(self.weights_path(part)));
+        let (clip, gpt2) = (clip?, gpt2?);
+        for weight in &weights {
+            let source = if weight.part == "clip" { &clip } else { &gpt2 };
+            let values = source.read_f32(&weight.name)?;
+            let at = |output: usize, input: usize| match weight.transposed {
+                true => values[input * weight.outputs + output],
+                false => values[output * weight.inputs + input],
+            };
+            let (data, scales) = quantize(weight.outputs, weight.inputs, &at);
+            let (data_name, scales_name) = int8_names(&weight.name);
+            writer.write_bytes(&data_name, &data)?;
+            writer.write_f32(&scales_name, &scales)?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    fn int8_weights(&self) -> Vec<Weight> {
+        let (vision, gpt2) = (&self.clip_config().vision_config, self.gpt2_config());
+        let (width, inner) = (vision.hidden_size, vision.intermediate_size);
+        let mut weights = vec![];
+        for layer in 0..vision.num_hidden_layers {
+            let attention = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|name| (format!("self_attn.{name}"), width, width));
+            for (name, outputs, inputs) in
+                attention.into_iter().chain([("mlp.fc1".into(), inner, width), ("mlp.fc2".into(), width, inner)])
+            {
+                let name = format!("vision_model.encoder.layers.{layer}.{name}.weight");
+                weights.push(Weight { part: "clip", name, outputs, inputs, transposed: false });
+            }
+        }
+        let (width, inner) = (gpt2.n_embd, gpt2.inner_size());
+        for layer in 0..gpt2.n_layer {
+            let products = [
+                ("attn.c_attn", 3 * width, width),
+                ("attn.c_proj", width, width),
+                ("mlp.c_fc", inner, width),
+                ("mlp.c_proj", width, inner),
+            ];
+            for (name, outputs, inputs) in products {
+                let name = format!("transformer.h.{layer}.{name}.weight");
+                weights.push(Weight { part: "gpt2", name, outputs, inputs, transposed: true });
+            }
+        }
+        let name = "transformer.wte.weight".into();
+        weights.push(Weight { part: "gpt2", name, outputs: gpt2.vocab_size, inputs: width, transposed: false });
+        weights
+    }
+}
+
+/// Symmetric, a scale for each block of inputs: `value = (data - 128) * scale`. The last block is filled up with zeros.
+fn quantize(outputs: usize, inputs: usize, at: &(impl Fn(usize, usize) -> f32 + Sync)) -> (Vec<u8>, Vec<f32>) {
+    let blocks = inputs.div_ceil(INT8_BLOCK);
+    let mut data = vec![128u8; outputs * blocks * INT8_BLOCK];
+    let mut scales = vec![0f32; outputs * blocks];
+    data.par_chunks_mut(INT8_BLOCK).zip(scales.par_iter_mut()).enumerate().for_each(|(i, (data, scale))| {
+        let (output, first) = (i / blocks, i % blocks * INT8_BLOCK);
+        let count = INT8_BLOCK.min(inputs - first);
+        let largest = (0..count).fold(0f32, |m, k| m.max(at(output, first + k).abs()));
+        *scale = largest / 127.0;
+        if largest > 0.0 {
+            for (k, data) in data.iter_mut().enumerate().take(count) {
+                *data = ((at(output, first + k) / *scale).round() as i32 + 128).clamp(1, 255) as u8;
+            }
+        }
+    });
+    (data, scales)
+}
+
+/// Links every file of a bundle, its folders included; what an earlier `quantize` added is left out, since it is made anew.
+fn link_tree(from: &Path, to: &Path) -> Result<(), BundleError> {
+    for entry in fs::read_dir(from).map_err(BundleError::io(from))? {
+        let entry = entry.map_err(BundleError::io(from))?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().map_err(BundleError::io(&source))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if kind.is_dir() {
+            fs::create_dir_all(&target).map_err(BundleError::io(&target))?;
+            link_tree(&source, &target)?;
+        } else if name != INT8_WEIGHTS && !name.ends_with(".int8.onnx") && name != MANIFEST {
+            files::link_or_copy(&source, &target).map_err(BundleError::io(source))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_comes_back_within_half_a_step() {
+        let (outputs, inputs) = (3, 100);
+        let at = |o: usize, i: usize| ((o * 37 + i * 61) % 200) as f32 / 100.0 - 1.0;
+        let (data, scales) = quantize(outputs, inputs, &at);
+        let blocks = inputs.div_ceil(INT8_BLOCK);
+        for o in 0..outputs {
+            for i in 0..inputs {
+                let scale = scales[o * blocks + i / INT8_BLOCK];
+                let value = (f32::from(data[o * blocks * INT8_BLOCK + i]) - 128.0) * scale;
+                assert!((value - at(o, i)).abs() <= scale * 0.5001, "{value} for {}", at(o, i));
+            }
+        }
+        assert!(data[inputs..blocks * INT8_BLOCK].iter().all(|&d| d == 128));
+    }
+}
