@@ -22,6 +22,15 @@ pub struct Gradient {
     pub rows: Option<Rows>,
 }
 
+/// How gradients are spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// Read the mean and deviation that LayerNormalization leaves as further outputs.
+    Statistics,
+    /// Compute them again: some providers have LayerNormalization with one output only.
+    Recomputed,
+}
+
 /// Summands for rows along the first dimension. A row may be named any number of times.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows {
@@ -35,12 +44,12 @@ pub struct Rows {
 /// depend on it. A path through an operator that has no gradient is a fault of the graph, unless it goes through
 /// [`Graph::detach`].
 pub fn gradients(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Value> {
-    let parts = gradients_in_parts(g, loss, wrt);
+    let parts = gradients_in_parts(g, loss, wrt, Spelling::Statistics);
     parts.into_iter().zip(wrt).map(|(gradient, &of)| gradient.whole(g, of)).collect()
 }
 
 /// As [`gradients`], with rows left for the caller to add.
-pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Gradient> {
+pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spelling) -> Vec<Gradient> {
     let nodes: Vec<Node> = g.nodes().to_vec();
     let dependent = dependents(g, &nodes, wrt);
     let mut sums: HashMap<Value, Sum> = HashMap::new();
@@ -65,7 +74,7 @@ pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Gradient
         }
         let scope = node.name.split('/').next().unwrap_or_default();
         g.scope("backward", || {
-            g.scope(scope, || match rules::apply(g, node, &upstream) {
+            g.scope(scope, || match rules::apply(g, node, &upstream, spelling) {
                 Ok(parts) => {
                     for (input, part) in node.inputs.iter().zip(parts) {
                         if let (Some(input), Some(part)) = (*input, part)
@@ -133,8 +142,7 @@ impl Part {
         }
         let lead = from.len().saturating_sub(to.len());
         let one = Dim::from(1);
-        let axes: Vec<usize> =
-            (0..from.len()).filter(|&i| i < lead || (to[i - lead] == one && from[i] != one)).collect();
+        let axes: Vec<usize> = (0..from.len()).filter(|&i| i < lead || (to[i - lead] == one && from[i] != one)).collect();
         let summed = if axes.is_empty() { gradient } else { g.reduce_sum(gradient, &axes, true) };
         Part::Dense(g.reshape(summed, &to))
     }

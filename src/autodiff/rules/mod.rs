@@ -5,7 +5,7 @@ mod moving;
 mod products;
 mod reductions;
 
-use super::Rows;
+use super::{Rows, Spelling};
 use crate::onnx::{Graph, Node, Op, Value};
 
 /// What an input gets.
@@ -21,7 +21,12 @@ pub(super) enum Part {
 pub(super) struct NotDifferentiable;
 
 /// A part for each input. `upstream` holds, for each output, the gradient of the output's shape that has arrived there.
-pub(super) fn apply(g: &Graph, node: &Node, upstream: &[Option<Value>]) -> Result<Vec<Option<Part>>, NotDifferentiable> {
+pub(super) fn apply(
+    g: &Graph,
+    node: &Node,
+    upstream: &[Option<Value>],
+    spelling: Spelling,
+) -> Result<Vec<Option<Part>>, NotDifferentiable> {
     let dense = |gradients: Vec<Value>| Ok(gradients.into_iter().map(|value| Some(Part::Dense(value))).collect());
     // Only Split has a gradient through any other output than its first.
     if let Op::Split { axis, .. } = node.op {
@@ -73,7 +78,13 @@ pub(super) fn apply(g: &Graph, node: &Node, upstream: &[Option<Value>]) -> Resul
             let product = |a, b, ta, tb| g.fused_matmul(a, b, ta, tb, *alpha);
             dense(products::both_sides(a, b, d, *trans_a, *trans_b, product))
         }
-        Op::LayerNormalization { .. } => dense(reductions::layer_normalization(g, node, d)),
+        Op::LayerNormalization { epsilon } => {
+            let statistics = match spelling {
+                Spelling::Statistics => (node.outputs[1], node.outputs[2]),
+                Spelling::Recomputed => reductions::norm_statistics(g, a, *epsilon),
+            };
+            dense(reductions::layer_normalization(g, node, statistics, d))
+        }
         Op::ReduceSum { axes, .. } => Ok(vec![Some(Part::Dense(reductions::spread(g, a, axes, d))), None]),
         Op::ReduceMean { axes, .. } => Ok(vec![Some(Part::Dense(reductions::mean(g, a, axes, d))), None]),
         Op::ReduceMax { axes, .. } => Ok(vec![Some(Part::Dense(reductions::max(g, a, y, axes, d))), None]),

@@ -36,15 +36,24 @@ pub(super) fn softmax(g: &Graph, y: Value, d: Value) -> Value {
     g.mul(y, g.sub(d, g.reduce_sum(g.mul(d, y), &[last], true)))
 }
 
-/// Inputs x, weight and (it may be absent) bias, through the mean and inverse deviation that the operator leaves:
+/// Mean and inverse deviation of the last dimension, in float32.
+pub(super) fn norm_statistics(g: &Graph, x: Value, epsilon: f32) -> (Value, Value) {
+    let x = g.cast(x, DType::F32);
+    let last = [g.shape(x).len() - 1];
+    let mean = g.reduce_mean(x, &last, true);
+    let centred = g.sub(x, mean);
+    let variance = g.reduce_mean(g.mul(centred, centred), &last, true);
+    (mean, g.reciprocal(g.sqrt(g.add(variance, g.scalar_like(x, epsilon)))))
+}
+
+/// Inputs x, weight and (it may be absent) bias, through the mean and the inverse deviation:
 /// xh = (x - mean) * inv; dxh = d * weight; dx = inv * (dxh - mean(dxh) - xh * mean(dxh * xh)). In float32 whatever the input's type, as
 /// the operator itself computes.
-pub(super) fn layer_normalization(g: &Graph, node: &Node, d: Value) -> Vec<Value> {
+pub(super) fn layer_normalization(g: &Graph, node: &Node, (mean, inv): (Value, Value), d: Value) -> Vec<Value> {
     let inputs: Vec<Value> = node.inputs.iter().copied().flatten().collect();
     let dtype = g.dtype(d);
     let wide = |v| g.cast(v, DType::F32);
     let (x, weight, d) = (wide(inputs[0]), wide(inputs[1]), wide(d));
-    let (mean, inv) = (node.outputs[1], node.outputs[2]);
     let last = [g.shape(x).len() - 1];
     let xh = g.mul(g.sub(x, mean), inv);
     let dxh = g.mul(d, weight);
