@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod evaluate;
 pub mod model;
+pub mod caption;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
