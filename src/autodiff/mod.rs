@@ -1,1 +1,160 @@
-//! (autodiff: see lib.rs)
+//! Reverse-mode differentiation: the gradient of a scalar, written into the graph that computes it.
+//!
+//! A table says of each operator how a gradient passes through it ([`rules`]); a short walk from the loss backwards adds up what
+//! arrives at each value. Un-broadcasting happens once, here. Rows that `Gather` read stay apart until the end, so that a token
+//! embedding gets one scatter for all its uses, or none at all ([`gradients_in_parts`]).
+
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::onnx::{Dim, Graph, Node, Op, Reduction, Value};
+use rules::{NotDifferentiable, Part};
+
+/// A gradient in two parts, which add up to it. Either may be absent.
+#[derive(Debug, Clone, Default)]
+pub struct Gradient {
+    /// Of the value's own shape.
+    pub dense: Option<Value>,
+    /// To be added to the rows they name.
+    pub rows: Option<Rows>,
+}
+
+/// How gradients are spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// Read the mean and deviation that LayerNormalization leaves as further outputs.
+    Statistics,
+    /// Compute them again: some providers have LayerNormalization with one output only.
+    Recomputed,
+}
+
+/// Summands for rows along the first dimension. A row may be named any number of times.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// int64 [R], not negative.
+    pub indices: Value,
+    /// [R, ..]
+    pub updates: Value,
+}
+
+/// The gradient of `loss` (one number) with respect to each of `wrt`, each of its value's shape and type; zeros where the loss does not
+/// depend on it. A path through an operator that has no gradient is a fault of the graph, unless it goes through
+/// [`Graph::detach`].
+pub fn gradients(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Value> {
+    let parts = gradients_in_parts(g, loss, wrt, Spelling::Statistics);
+    parts.into_iter().zip(wrt).map(|(gradient, &of)| gradient.whole(g, of)).collect()
+}
+
+/// As [`gradients`], with rows left for the caller to add.
+pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spelling) -> Vec<Gradient> {
+    let nodes: Vec<Node> = g.nodes().to_vec();
+    let dependent = dependents(g, &nodes, wrt);
+    let mut sums: HashMap<Value, Sum> = HashMap::new();
+    let shape = g.shape(loss);
+    if Dim::product(&shape).as_fixed() != Some(1) {
+        g.fail("only a single number has gradients here");
+    }
+    let one = g.expand(g.scalar_like(loss, 1.0), &shape);
+    sums.entry(loss).or_default().add(g, Part::Dense(one));
+    for node in nodes.iter().rev() {
+        // After a fault shapes mean nothing any more; `finish` will tell.
+        if g.has_fault() {
+            break;
+        }
+        if !node.inputs.iter().flatten().any(|input| dependent.contains(input)) {
+            continue;
+        }
+        let upstream: Vec<Option<Value>> =
+            node.outputs.iter().map(|output| sums.get(output).map(|sum| sum.gradient(g).whole(g, *output))).collect();
+        if upstream.iter().all(Option::is_none) {
+            continue;
+        }
+        let scope = node.name.split('/').next().unwrap_or_default();
+        g.scope("backward", || {
+            g.scope(scope, || match rules::apply(g, node, &upstream, spelling) {
+                Ok(parts) => {
+                    for (input, part) in node.inputs.iter().zip(parts) {
+                        if let (Some(input), Some(part)) = (*input, part)
+                            && dependent.contains(&input)
+                        {
+                            let part = part.fitted(g, input);
+                            sums.entry(input).or_default().add(g, part);
+                        }
+                    }
+                }
+                Err(NotDifferentiable) => g.fail(format!("{} has no gradient", node.name)),
+            })
+        });
+    }
+    wrt.iter().map(|value| sums.get(value).map(|sum| sum.gradient(g)).unwrap_or_default()).collect()
+}
+
+impl Gradient {
+    /// Both parts in one, of the shape and type of `of`.
+    pub fn whole(&self, g: &Graph, of: Value) -> Value {
+        let base = self.dense.unwrap_or_else(|| g.zeros(g.dtype(of), &g.shape(of)));
+        let Some(Rows { indices, updates }) = self.rows else { return base };
+        let shape = g.shape(updates);
+        let mut column = vec![Dim::from(1); shape.len()];
+        column[0] = shape[0].clone();
+        let indices = g.expand(g.reshape(indices, &column), &shape);
+        // Not ScatterND: on the CPU it loses summands where two threads meet at a row.
+        g.scatter_elements(base, indices, updates, 0, Reduction::Add)
+    }
+}
+
+/// What has arrived at a value so far.
+#[derive(Default)]
+struct Sum {
+    dense: Option<Value>,
+    rows: Vec<Rows>,
+}
+
+impl Sum {
+    fn add(&mut self, g: &Graph, part: Part) {
+        match part {
+            Part::Dense(value) => self.dense = Some(self.dense.map_or(value, |sum| g.add(sum, value))),
+            Part::Rows(rows) => self.rows.push(rows),
+        }
+    }
+
+    fn gradient(&self, g: &Graph) -> Gradient {
+        let joined = |pick: fn(&Rows) -> Value| match self.rows.as_slice() {
+            [one] => pick(one),
+            all => g.concat(&all.iter().map(pick).collect::<Vec<_>>(), 0),
+        };
+        let rows =
+            (!self.rows.is_empty()).then(|| Rows { indices: joined(|rows| rows.indices), updates: joined(|rows| rows.updates) });
+        Gradient { dense: self.dense, rows }
+    }
+}
+
+impl Part {
+    /// Summed over the dimensions along which `input` was broadcast.
+    fn fitted(self, g: &Graph, input: Value) -> Part {
+        let Part::Dense(gradient) = self else { return self };
+        let (from, to) = (g.shape(gradient), g.shape(input));
+        if from == to {
+            return self;
+        }
+        let lead = from.len().saturating_sub(to.len());
+        let one = Dim::from(1);
+        let axes: Vec<usize> = (0..from.len()).filter(|&i| i < lead || (to[i - lead] == one && from[i] != one)).collect();
+        let summed = if axes.is_empty() { gradient } else { g.reduce_sum(gradient, &axes, true) };
+        Part::Dense(g.reshape(summed, &to))
+    }
+}
+
+/// Values through which the loss may depend on `wrt`.
+fn dependents(g: &Graph, nodes: &[Node], wrt: &[Value]) -> HashSet<Value> {
+    let mut dependent: HashSet<Value> = wrt.iter().copied().collect();
+    for node in nodes {
+        if node.op != Op::Detach && node.inputs.iter().flatten().any(|input| dependent.contains(input)) {
+            dependent.extend(node.outputs.iter().filter(|&&output| g.dtype(output).is_float()));
+        }
+    }
+    dependent
+}

@@ -17,6 +17,7 @@ mod model;
 mod prepare;
 mod report;
 mod run;
+mod scenes;
 mod stats;
 mod train;
 
@@ -78,6 +79,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// One HTML page for a caption table
     Report(report::ReportArgs),
+    /// Render a small world of captioned scenes to try everything on
+    Scenes(scenes::ScenesArgs),
     /// Run a pipeline of stages from a TOML file
     Run(run::RunArgs),
 }
@@ -132,6 +135,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Caption(args) => caption::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Report(args) => report::run(args, context),
+        Command::Scenes(args) => scenes::run(args, context),
         Command::Run(args) => run::run(args, context),
     }
 }

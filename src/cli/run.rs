@@ -1,9 +1,76 @@
-use super::Context;
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::{CommandFactory, Parser};
+
+use super::{BadUsage, Cli, Context, dispatch};
 use crate::stages::Outcome;
+use crate::stages::run::{self, Executor, RunSettings};
 
+/// Stages are sections of the file, in their order; a section's keys are the flags of its command.
 #[derive(clap::Args)]
-pub struct RunArgs {}
+pub struct RunArgs {
+    /// The pipeline, such as pipelines/flickr30k.toml
+    #[arg(value_name = "FILE.toml")]
+    file: PathBuf,
+    /// Override a key: stage.key=value (repeatable)
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Begin with this stage
+    #[arg(long, value_name = "STAGE")]
+    from: Option<String>,
+    /// End after this stage
+    #[arg(long, value_name = "STAGE")]
+    until: Option<String>,
+    /// Run this stage even if nothing changed (repeatable)
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Say what would run and why
+    #[arg(long)]
+    dry_run: bool,
+    /// Hash every input and output again and say what no longer matches
+    #[arg(long, conflicts_with_all = ["dry_run", "force", "from", "until"])]
+    verify: bool,
+}
 
-pub fn run(_args: RunArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap run is not there yet")
+/// Runs a stage through the same command line a user would type.
+struct CommandLine<'a>(&'a Context);
+
+impl CommandLine<'_> {
+    fn parse(words: &[String]) -> anyhow::Result<Cli> {
+        let words = std::iter::once("clipcap").chain(words.iter().map(String::as_str));
+        Cli::try_parse_from(words).map_err(|e| anyhow!(BadUsage(e.to_string().trim_end().to_string())))
+    }
+}
+
+impl Executor for CommandLine<'_> {
+    fn check(&self, words: &[String]) -> anyhow::Result<()> {
+        match Self::parse(words)?.command {
+            super::Command::Run(_) => Err(anyhow!(BadUsage("a pipeline cannot be a stage of a pipeline".into()))),
+            _ => Ok(()),
+        }
+    }
+
+    fn accepts(&self, command: &[String], flag: &str) -> bool {
+        let mut found = Cli::command();
+        for word in command {
+            match found.find_subcommand(word).cloned() {
+                Some(subcommand) => found = subcommand,
+                None => return false,
+            }
+        }
+        found.get_arguments().any(|argument| argument.get_long() == Some(flag))
+    }
+
+    fn execute(&self, words: &[String]) -> anyhow::Result<Outcome> {
+        dispatch(Self::parse(words)?.command, self.0)
+    }
+}
+
+pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let RunArgs { file, overrides, from, until, force, dry_run, verify } = args;
+    let settings = RunSettings { file, overrides, from, until, force, dry_run, verify };
+    let (outcome, text, json) = run::run(&settings, &CommandLine(context), &context.terminal)?;
+    context.terminal.result(&text, &json);
+    Ok(outcome)
 }

@@ -3,7 +3,10 @@
 //! B rows, S positions of this run, K cached positions, C n_embd, H n_head, D width of a head, V vocab_size.
 
 use super::config::Gpt2Config;
-use super::layers::{Style, activation, attention, causal_bias, conv1d, join_heads, layer_norm, masked, parameter, split_heads};
+use super::layers::{
+    Drop, KEEP, Style, activation, attention, attention_with, causal_bias, conv1d, join_heads, layer_norm, masked, parameter,
+    split_heads,
+};
 use crate::onnx::{DType, Dim, Graph, Value};
 
 /// Name of the cache of a layer: `past_key_values.N.key`, `present.N.value` and so on.
@@ -174,44 +177,38 @@ fn unpad_heads(g: &Graph, config: &Gpt2Config, x: Value) -> Value {
     g.reshape(g.slice(split, 3, 0.into(), head_dim.into()), &[shape[0].clone(), shape[1].clone(), config.n_embd.into()])
 }
 
-/// The whole sequence at once, without a cache: `inputs_embeds` [B, T, C] -> states [B, T, C] after the last layer norm. `drop` is
-/// called at every place where GPT2 has a dropout, with the place's name, and returns what goes on.
-pub fn states(g: &Graph, style: Style, config: &Gpt2Config, embeds: Value, drop: &dyn Fn(&str, Value) -> Value) -> Value {
-    let tokens = g.shape(embeds)[1].clone();
-    let bias = causal_bias(g, style, &tokens, &tokens, &0.into());
+/// The whole sequence at once, without a cache, as training wants it: `inputs_embeds` [B, T, C] and `attention_mask` [B, T] (int64, 0 where
+/// a position is not to be seen) -> states [B * T, C] after the last layer norm. Rows stay flat between attentions, so that weights
+/// meet them in single products.
+pub fn states(g: &Graph, style: Style, config: &Gpt2Config, embeds: Value, mask: Value, drop: Drop<'_>) -> Value {
+    let shape = g.shape(embeds);
+    let (batch, tokens, width) = (&shape[0], &shape[1], config.n_embd);
+    let visible = g.reshape(mask, &[batch.clone(), 1.into(), 1.into(), tokens.clone()]);
+    let unseen = g.equal(visible, g.scalar_like(visible, 0.0));
+    let bias = g.select(unseen, masked(g, style), causal_bias(g, style, tokens, tokens, &0.into()));
     g.scope("transformer", || {
-        let table = parameter(g, style, "wpe.weight", &[config.n_positions, config.n_embd]);
-        let positions = g.slice(table, 0, 0.into(), tokens.clone());
-        let mut x = drop("embd", g.add(embeds, positions));
+        let table = parameter(g, style, "wpe.weight", &[config.n_positions, width]);
+        let x = g.add(embeds, g.slice(table, 0, 0.into(), tokens.clone()));
+        let x = g.reshape(x, &[batch.clone() * tokens.clone(), width.into()]);
+        let mut x = drop("drop", config.embd_pdrop, x);
         for layer in 0..config.n_layer {
             x = g.scope(&format!("h.{layer}"), || {
-                training_block(g, style, config, x, bias, &|site, v| drop(&format!("h.{layer}.{site}"), v))
+                let normed = layer_norm(g, style, "ln_1", x, width, config.layer_norm_epsilon);
+                let attended = g.scope("attn", || {
+                    let qkv = conv1d(g, style, "c_attn", normed, width, 3 * width); // [B T, 3 C]
+                    let qkv = g.reshape(qkv, &[batch.clone(), tokens.clone(), (3 * width).into()]);
+                    let [q, k, v] = heads(g, config, qkv);
+                    let weigh = |weights| drop("attn_dropout", config.attn_pdrop, weights);
+                    let joined = join_heads(g, attention_with(g, q, k, v, Some(bias), weigh)); // [B, T, C]
+                    let projected = conv1d(g, style, "c_proj", g.reshape(joined, &g.shape(normed)), width, width);
+                    drop("resid_dropout", config.resid_pdrop, projected)
+                });
+                let x = g.add(x, attended);
+                g.add(x, feed_forward(g, style, config, x, drop))
             });
         }
-        layer_norm(g, style, "ln_f", x, config.n_embd, config.layer_norm_epsilon)
+        layer_norm(g, style, "ln_f", x, width, config.layer_norm_epsilon)
     })
-}
-
-fn training_block(
-    g: &Graph,
-    style: Style,
-    config: &Gpt2Config,
-    x: Value,
-    bias: Value,
-    drop: &dyn Fn(&str, Value) -> Value,
-) -> Value {
-    let width = config.n_embd;
-    let normed = layer_norm(g, style, "ln_1", x, width, config.layer_norm_epsilon);
-    let attended = g.scope("attn", || {
-        let qkv = conv1d(g, style, "c_attn", normed, width, 3 * width);
-        let [q, k, v] = heads(g, config, qkv);
-        let scores = g.matmul(g.scale(q, (config.head_dim() as f32).powf(-0.5)), g.transpose(k, &[0, 1, 3, 2]));
-        let weights = drop("attn", g.softmax(g.add(scores, bias)));
-        conv1d(g, style, "c_proj", join_heads(g, g.matmul(weights, v)), width, width)
-    });
-    let x = g.add(x, drop("attn.resid", attended));
-    let fed = feed_forward(g, style, config, x);
-    g.add(x, drop("mlp.resid", fed))
 }
 
 /// [B, S, C] + the learned positions of `positions` [B, S].
@@ -230,16 +227,17 @@ fn block(g: &Graph, style: Style, config: &Gpt2Config, layer: usize, x: Value, a
             conv1d(g, style, "c_proj", attend(qkv), width, width)
         });
         let x = g.add(x, attended);
-        g.add(x, feed_forward(g, style, config, x))
+        g.add(x, feed_forward(g, style, config, x, KEEP))
     })
 }
 
-fn feed_forward(g: &Graph, style: Style, config: &Gpt2Config, x: Value) -> Value {
+fn feed_forward(g: &Graph, style: Style, config: &Gpt2Config, x: Value, drop: Drop<'_>) -> Value {
     let (width, inner) = (config.n_embd, config.inner_size());
     let normed = layer_norm(g, style, "ln_2", x, width, config.layer_norm_epsilon);
     g.scope("mlp", || {
         let hidden = conv1d(g, style, "c_fc", normed, width, inner);
-        conv1d(g, style, "c_proj", activation(g, style, config.activation_function, hidden), inner, width)
+        let fed = conv1d(g, style, "c_proj", activation(g, style, config.activation_function, hidden), inner, width);
+        drop("dropout", config.resid_pdrop, fed)
     })
 }
 

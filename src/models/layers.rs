@@ -67,12 +67,14 @@ pub fn linear(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
 pub fn conv1d(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outputs: usize) -> Value {
     g.scope(name, || {
         let bias = parameter(g, style, "bias", &[outputs]);
-        let y = if style.int8 {
-            int8_product(g, x, inputs, outputs)
-        } else {
-            g.matmul(x, parameter(g, style, "weight", &[inputs, outputs]))
-        };
-        g.add(y, bias)
+        if style.int8 {
+            return g.add(int8_product(g, x, inputs, outputs), bias);
+        }
+        let weight = parameter(g, style, "weight", &[inputs, outputs]);
+        match g.shape(x).len() {
+            2 => g.gemm(x, weight, Some(bias), false, false),
+            _ => g.add(g.matmul(x, weight), bias),
+        }
     })
 }
 
@@ -114,12 +116,23 @@ pub fn join_heads(g: &Graph, x: Value) -> Value {
     g.reshape(joined, &[batch.clone(), tokens.clone(), heads.clone() * head_dim.clone()])
 }
 
+/// Called at every place where a model has a dropout, with the dropout's name there, its rate and the tensor; returns what goes on.
+pub type Drop<'a> = &'a dyn Fn(&str, f64, Value) -> Value;
+
+/// Nothing is dropped.
+pub const KEEP: Drop<'static> = &|_, _, x| x;
+
 /// Softmax attention over [B, H, T, D] queries, keys and values; `bias` is added to the scores.
 pub fn attention(g: &Graph, q: Value, k: Value, v: Value, bias: Option<Value>) -> Value {
+    attention_with(g, q, k, v, bias, |weights| weights)
+}
+
+/// As [`attention`], with something done to the weights [B, H, T, T] before they are used.
+pub fn attention_with(g: &Graph, q: Value, k: Value, v: Value, bias: Option<Value>, weigh: impl FnOnce(Value) -> Value) -> Value {
     let head_dim = g.shape(q).last().and_then(Dim::as_fixed).unwrap_or(1);
     let scores = g.matmul(g.scale(q, (head_dim as f32).powf(-0.5)), g.transpose(k, &[0, 1, 3, 2]));
     let scores = bias.map_or(scores, |bias| g.add(scores, bias));
-    g.matmul(g.softmax(scores), v)
+    g.matmul(weigh(g.softmax(scores)), v)
 }
 
 /// Attention of a transformer encoder, every position to every position: `q`, `k`, `v` [B, T, C].

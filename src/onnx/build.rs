@@ -22,7 +22,7 @@ macro_rules! binary {
 
 impl Graph {
     binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul, matmul_integer MatMulInteger }
-    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, erf Erf, round Round, identity Identity }
+    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, erf Erf, round Round, identity Identity, detach Detach }
 
     pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
         self.apply(Op::Where, &[condition, a, b])
@@ -177,6 +177,7 @@ impl Graph {
         let bytes = match self.dtype(like) {
             DType::F16 => half::f16::from_f32(number).to_le_bytes().to_vec(),
             DType::BF16 => half::bf16::from_f32(number).to_le_bytes().to_vec(),
+            DType::F64 => f64::from(number).to_le_bytes().to_vec(),
             DType::I64 => (number as i64).to_le_bytes().to_vec(),
             DType::I32 => (number as i32).to_le_bytes().to_vec(),
             DType::I8 => (number as i8).to_le_bytes().to_vec(),
@@ -271,7 +272,7 @@ impl Graph {
     /// Zeros of any shape.
     pub fn zeros(&self, dtype: DType, shape: &Shape) -> Value {
         let width = match dtype {
-            DType::I64 => 8,
+            DType::I64 | DType::F64 => 8,
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::BF16 => 2,
             DType::I8 | DType::U8 | DType::Bool => 1,

@@ -178,8 +178,11 @@ fn node_proto(node: &Node, names: &Names, alive: &HashSet<Value>) -> NodeProto {
     while input.last().is_some_and(String::is_empty) {
         input.pop();
     }
-    // Providers refuse LayerNormalization's statistics even where nobody reads them.
-    let used = node.outputs.iter().rposition(|v| alive.contains(v)).map_or(0, |last| last + 1);
+    // Providers refuse LayerNormalization's statistics even where nobody reads them. (All parts of a Split must be named.)
+    let used = match node.op {
+        Op::Split { .. } => node.outputs.len(),
+        _ => node.outputs.iter().rposition(|v| alive.contains(v)).map_or(0, |last| last + 1),
+    };
     NodeProto {
         input,
         output: node.outputs[..used].iter().map(|&v| names.of(v).into()).collect(),
@@ -249,6 +252,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Round
         | Op::Clip
         | Op::Identity
+        | Op::Detach
         | Op::MatMul
         | Op::MatMulInteger
         | Op::Reshape { .. }

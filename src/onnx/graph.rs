@@ -155,7 +155,7 @@ impl Graph {
     /// The weight `SCOPE.name`, which must have `shape`. Asked for twice, it is the same value.
     pub fn parameter(&self, name: &str, shape: &[Dim]) -> Value {
         let mut inner = self.inner.borrow_mut();
-        let full = inner.scope.iter().map(String::as_str).chain([name]).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(".");
+        let full = inner.full_name(name);
         if let Some((_, value)) = inner.parameters.iter().find(|(n, _)| *n == full) {
             return *value;
         }
@@ -180,6 +180,11 @@ impl Graph {
         let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, Source::Parameter, full.clone());
         inner.parameters.push((full, value));
         value
+    }
+
+    /// `SCOPE.name` at the current scope.
+    pub fn full_name(&self, name: &str) -> String {
+        self.inner.borrow().full_name(name)
     }
 
     /// Declares an output. A name can be given once.
@@ -267,6 +272,11 @@ impl Graph {
         self.inner.borrow_mut().fail(message.into());
     }
 
+    /// True once something went wrong; [`finish`](Self::finish) says what.
+    pub fn has_fault(&self) -> bool {
+        self.inner.borrow().fault.is_some()
+    }
+
     /// The graph as a file in memory, or the first fault met.
     pub fn finish(&self) -> Result<Model, GraphError> {
         let inner = self.inner.borrow();
@@ -284,6 +294,10 @@ impl Inner {
         self.sources.push(source);
         self.names.push(name);
         value
+    }
+
+    fn full_name(&self, name: &str) -> String {
+        self.scope.iter().map(String::as_str).chain([name]).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(".")
     }
 
     fn fail(&mut self, message: String) {

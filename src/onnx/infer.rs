@@ -38,7 +38,8 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
         | Op::Gelu { .. }
         | Op::QuickGelu { .. }
         | Op::Softmax
-        | Op::Identity => Ok(vec![input(0)?.clone()]),
+        | Op::Identity
+        | Op::Detach => Ok(vec![input(0)?.clone()]),
         Op::Cast { to } => one(*to, input(0)?.shape.clone()),
         Op::MatMul => {
             let (a, b) = (input(0)?, input(1)?);

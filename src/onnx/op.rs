@@ -6,6 +6,7 @@ use super::dim::{Dim, Shape};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
     F32,
+    F64,
     F16,
     BF16,
     I64,
@@ -26,12 +27,13 @@ impl DType {
             Self::I64 => 7,
             Self::Bool => 9,
             Self::F16 => 10,
+            Self::F64 => 11,
             Self::BF16 => 16,
         }
     }
 
     pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+        matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::BF16)
     }
 }
 
@@ -77,6 +79,8 @@ pub enum Op {
     },
     Softmax,
     Identity,
+    /// The same numbers, taken as constants by differentiation.
+    Detach,
     Cast {
         to: DType,
     },
@@ -198,7 +202,7 @@ impl Op {
             Self::Gelu { .. } => ("", "Gelu"),
             Self::QuickGelu { .. } => (MS, "QuickGelu"),
             Self::Softmax => ("", "Softmax"),
-            Self::Identity => ("", "Identity"),
+            Self::Identity | Self::Detach => ("", "Identity"),
             Self::Cast { .. } => ("", "Cast"),
             Self::MatMul => ("", "MatMul"),
             Self::Gemm { .. } => ("", "Gemm"),

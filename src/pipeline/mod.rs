@@ -1,6 +1,7 @@
 //! What stages share: the stream from list to output, work folders and what earlier runs left there, progress, timings.
 
 pub mod compute;
+pub mod content;
 pub mod entry;
 mod errors;
 mod index;
@@ -13,7 +14,11 @@ mod record;
 pub mod reporter;
 mod settings;
 mod shard;
+<<<<<<< HEAD
 pub mod sources;
+=======
+pub mod spec;
+>>>>>>> main
 mod stream;
 mod timing;
 mod window;

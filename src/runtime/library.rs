@@ -9,8 +9,8 @@ use super::{Device, RuntimeError};
 
 const FILE_NAME: &str = "libonnxruntime.so";
 
-/// The library for a device, in this order: `ORT_DYLIB_PATH`; `runtime/KIND/` beside the executable or up to two folders above it
-/// (a checkout's `target/release`); the user's data folder; the system's. Never the working directory.
+/// The library for a device, in this order: `ORT_DYLIB_PATH`; `CLIPCAP_RUNTIME/KIND/`; `runtime/KIND/` beside the executable or up to three
+/// folders above it (a checkout's `target/release`, and `target/release/deps` of its tests); the user's data folder; the system's. Never the working directory.
 pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         return Ok(PathBuf::from(path));
@@ -22,19 +22,20 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
         Device::Cuda(_) => &["cuda"],
     };
     let mut roots: Vec<PathBuf> = vec![];
+    roots.extend(std::env::var_os("CLIPCAP_RUNTIME").map(PathBuf::from).filter(|p| p.is_absolute()));
     if let Ok(executable) = std::env::current_exe() {
-        roots.extend(executable.ancestors().skip(1).take(3).map(Path::to_path_buf));
+        roots.extend(executable.ancestors().skip(1).take(4).map(|folder| folder.join("runtime")));
     }
     // Unit tests run from wherever the target folder is.
     #[cfg(test)]
-    roots.push(Path::new(env!("CARGO_MANIFEST_DIR")).into());
+    roots.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime"));
     let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
-    roots.extend(data.map(|data| data.join("clipcap")));
+    roots.extend(data.map(|data| data.join("clipcap/runtime")));
     let mut tried = vec!["ORT_DYLIB_PATH".to_string()];
     for kind in kinds.iter().filter(|kind| **kind != "cuda" || device != Device::Auto || cuda_driver_is_there()) {
         for root in &roots {
-            let path = root.join("runtime").join(kind).join(FILE_NAME);
+            let path = root.join(kind).join(FILE_NAME);
             if path.is_file() {
                 return Ok(path);
             }

@@ -4,6 +4,8 @@ pub mod doctor;
 pub mod evaluate;
 pub mod model;
 pub mod caption;
+pub mod run;
+pub mod scenes;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

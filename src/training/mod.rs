@@ -1,1 +1,15 @@
-//! (training: see lib.rs)
+//! Training: parameters in one piece of memory, batches from a corpus, AdamW, and checkpoints that resume to the byte.
+
+pub mod artifacts;
+pub mod batches;
+pub mod checkpoint;
+pub mod corpus;
+pub mod dropout;
+mod loss;
+pub mod metrics;
+pub mod optimizer;
+pub mod optimizer_graph;
+pub mod parameters;
+pub mod random;
+pub mod schedule;
+pub mod tensorboard;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Candidate, Level, ScoredImage, Settings};
 use crate::metrics::{Comparison, Diversity, ImageScores, Interner, Interval, Scorer, Summary, bootstrap, compare};
-use crate::text::segment;
+use crate::text::{join_pieces, segment};
 
 impl Level {
     /// Tokens of a text, lower-cased.

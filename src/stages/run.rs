@@ -1,0 +1,240 @@
+//! `clipcap run`: a pipeline of stages, each skipped while nothing it depends on has changed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Outcome;
+use crate::files;
+use crate::pipeline::Reporter;
+use crate::pipeline::content::ContentHashes;
+use crate::pipeline::spec::{Spec, StageSpec};
+use crate::table;
+
+pub struct RunSettings {
+    pub file: PathBuf,
+    pub overrides: Vec<String>,
+    pub from: Option<String>,
+    pub until: Option<String>,
+    pub force: Vec<String>,
+    pub dry_run: bool,
+    pub verify: bool,
+}
+
+/// What stands in `OUT.stage.json` beside a stage's output: what made it, out of what, and what came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    #[serde(rename = "clipcap.format")]
+    format: String,
+    stage: String,
+    version: String,
+    words: Vec<String>,
+    fingerprint: String,
+    /// Content hash of each input, by path.
+    inputs: BTreeMap<String, String>,
+    /// Content hash of the output.
+    output: String,
+    /// Whether some inputs failed (exit status 3).
+    some_failed: bool,
+}
+
+const FORMAT: &str = "stage/1";
+
+/// Flags that change how a result is computed and not what it is.
+const WITHOUT_EFFECT: &[&str] = &["--threads", "--batch-size", "--quiet", "--json"];
+
+/// The stages that keep what is still right of an existing output by themselves; the others write theirs anew.
+const REUSING: &[&str] = &["caption", "embed", "train"];
+
+/// Checks the words of a command line (`check`), and runs them.
+pub trait Executor {
+    fn check(&self, words: &[String]) -> anyhow::Result<()>;
+    fn accepts(&self, command: &[String], flag: &str) -> bool;
+    fn execute(&self, words: &[String]) -> anyhow::Result<Outcome>;
+}
+
+pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
+    let spec = Spec::read(&settings.file, &settings.overrides)?;
+    for stage in &spec.stages {
+        executor.check(&stage.words()).with_context(|| format!("{}: [{}]", settings.file.display(), stage.name))?;
+    }
+    let first = settings.from.as_deref().map_or(Ok(0), |name| spec.position(name))?;
+    let last = settings.until.as_deref().map_or(Ok(spec.stages.len().saturating_sub(1)), |name| spec.position(name))?;
+    for name in &settings.force {
+        spec.position(name)?;
+    }
+    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify);
+    if settings.verify {
+        return verify(&spec, &mut hashes);
+    }
+    let (mut text, mut stages, mut outcome) = (String::new(), vec![], Outcome::Complete);
+    let mut would_run: Vec<&str> = vec![];
+    for stage in spec.stages.iter().take(last + 1).skip(first) {
+        let upstream = stage.after.iter().find(|name| would_run.contains(&name.as_str()));
+        let forced = settings.force.contains(&stage.name);
+        let reason = match (forced, upstream) {
+            (true, _) => Some("forced".to_string()),
+            (false, Some(name)) if settings.dry_run => Some(format!("{name} runs before it")),
+            _ => reason_to_run(stage, &mut hashes)?,
+        };
+        let Some(reason) = reason else {
+            let record = read_record(stage)?;
+            if record.some_failed {
+                outcome = Outcome::SomeFailed;
+            }
+            reporter.note(&format!("{}: unchanged, skipped", stage.name));
+            text += &format!("{:<12}  skipped (unchanged)\n", stage.name);
+            stages.push(json!({"stage": stage.name, "ran": false}));
+            continue;
+        };
+        would_run.push(&stage.name);
+        if settings.dry_run {
+            text += &format!("{:<12}  would run ({reason}): clipcap {}\n", stage.name, stage.words().join(" "));
+            stages.push(json!({"stage": stage.name, "would_run": true, "reason": reason}));
+            continue;
+        }
+        reporter.note(&format!("{}: {reason}", stage.name));
+        let result = execute(stage, forced, executor, &mut hashes)?;
+        hashes.save().with_context(|| format!("cannot write into {}", spec.out.display()))?;
+        text += &format!("{:<12}  ran ({reason})\n", stage.name);
+        stages.push(json!({"stage": stage.name, "ran": true, "reason": reason}));
+        match result {
+            Outcome::Complete => {}
+            Outcome::SomeFailed => outcome = Outcome::SomeFailed,
+            Outcome::TooManyFailed | Outcome::Interrupted => {
+                outcome = result;
+                break;
+            }
+        }
+    }
+    Ok((outcome, text, json!({"stages": stages})))
+}
+
+/// Why a stage has to run, or None where its output is up to date.
+fn reason_to_run(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<Option<String>> {
+    let path = record_path(stage);
+    if !path.is_file() || !stage.out.exists() {
+        return Ok(Some("nothing there yet".into()));
+    }
+    let Ok(record) = read_record(stage) else { return Ok(Some("its record cannot be read".into())) };
+    let (fingerprint, inputs) = fingerprint(stage, hashes)?;
+    if record.version != env!("CARGO_PKG_VERSION") {
+        return Ok(Some(format!("made by clipcap {}", record.version)));
+    }
+    if effective(&record.words) != effective(&stage.words()) {
+        return Ok(Some("settings changed".into()));
+    }
+    if let Some((input, _)) = inputs.iter().find(|(input, hash)| record.inputs.get(*input) != Some(hash)) {
+        return Ok(Some(format!("{input} changed")));
+    }
+    if record.fingerprint != fingerprint {
+        return Ok(Some("inputs changed".into()));
+    }
+    let output = hashes.of(&stage.out).with_context(|| format!("cannot read {}", stage.out.display()))?;
+    Ok((output != record.output).then(|| "its output was changed or is incomplete".into()))
+}
+
+fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mut ContentHashes) -> anyhow::Result<Outcome> {
+    // Only what this pipeline made is replaced; anything else under the name is for the stage to refuse.
+    let record = read_record(stage).ok();
+    let same_words = record.as_ref().is_some_and(|r| effective(&r.words) == effective(&stage.words()));
+    let reuses = stage.command.first().is_some_and(|c| REUSING.contains(&c.as_str())) && same_words && !forced;
+    let mut words = stage.words();
+    if record.is_some() && stage.out.exists() && !reuses && executor.accepts(&stage.command, "overwrite") {
+        words.push("--overwrite".into());
+    }
+    let (fingerprint, inputs) = fingerprint(stage, hashes)?;
+    let outcome = executor.execute(&words).with_context(|| format!("stage {}", stage.name))?;
+    if matches!(outcome, Outcome::Complete | Outcome::SomeFailed) {
+        let record = Record {
+            format: FORMAT.into(),
+            stage: stage.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            words: stage.words(),
+            fingerprint,
+            inputs,
+            output: hashes.of(&stage.out).with_context(|| format!("stage {} left no {}", stage.name, stage.out.display()))?,
+            some_failed: outcome == Outcome::SomeFailed,
+        };
+        files::write_json(&record_path(stage), &record)
+            .with_context(|| format!("cannot write {}", record_path(stage).display()))?;
+    }
+    Ok(outcome)
+}
+
+/// Everything a stage's result depends on, in one hash, and the content of each input by path.
+fn fingerprint(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<(String, BTreeMap<String, String>)> {
+    let out = stage.out.to_string_lossy();
+    let values = stage.flags.iter().flat_map(|(_, values)| values).chain(&stage.positional);
+    let mut inputs = BTreeMap::new();
+    // A value that names something on disk is an input, alone or behind `name=`.
+    for value in values.filter(|value| **value != out) {
+        for path in [value.as_str(), value.split_once('=').map_or("", |(_, path)| path)] {
+            if !path.is_empty() && Path::new(path).exists() {
+                inputs.insert(path.to_string(), hashes.of(Path::new(path)).with_context(|| format!("cannot read {path}"))?);
+            }
+        }
+    }
+    let whole = json!({"words": effective(&stage.words()), "version": env!("CARGO_PKG_VERSION"), "inputs": inputs});
+    Ok((files::sha256_hex(whole.to_string().as_bytes()), inputs))
+}
+
+/// The words without those that have no effect on the result.
+fn effective(words: &[String]) -> Vec<String> {
+    let mut kept = vec![];
+    let mut skipping = false;
+    for word in words {
+        if word.starts_with("--") {
+            skipping = WITHOUT_EFFECT.contains(&word.as_str());
+        }
+        if !skipping {
+            kept.push(word.clone());
+        }
+    }
+    kept
+}
+
+/// Hashes every input and output again and says what no longer matches.
+fn verify(spec: &Spec, hashes: &mut ContentHashes) -> anyhow::Result<(Outcome, String, Value)> {
+    let (mut text, mut faults) = (String::new(), vec![]);
+    for stage in &spec.stages {
+        let found = match read_record(stage) {
+            Err(_) => vec!["has not run".to_string()],
+            Ok(record) => {
+                let now = |hashes: &mut ContentHashes, path: &str| hashes.of(Path::new(path)).unwrap_or_else(|e| e.to_string());
+                let changed =
+                    |(path, hash): (&String, &String)| (now(hashes, path) != *hash).then(|| format!("input {path} changed"));
+                let mut found: Vec<String> = record.inputs.iter().filter_map(changed).collect();
+                if now(hashes, &stage.out.to_string_lossy()) != record.output {
+                    found.push(format!("output {} changed", stage.out.display()));
+                }
+                found
+            }
+        };
+        let verdict = if found.is_empty() { "matches".to_string() } else { found.join("; ") };
+        text += &format!("{:<12}  {verdict}\n", stage.name);
+        faults.extend(found.into_iter().map(|fault| json!({"stage": stage.name, "fault": fault})));
+    }
+    let outcome = if faults.is_empty() { Outcome::Complete } else { Outcome::TooManyFailed };
+    Ok((outcome, text, json!({"verified": faults.is_empty(), "faults": faults})))
+}
+
+fn record_path(stage: &StageSpec) -> PathBuf {
+    let mut name = stage.out.file_name().unwrap_or_default().to_os_string();
+    name.push(".stage.json");
+    stage.out.with_file_name(name)
+}
+
+fn read_record(stage: &StageSpec) -> anyhow::Result<Record> {
+    let path = record_path(stage);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let value: Value = serde_json::from_slice(&bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(format) = value.get(table::FORMAT_KEY).and_then(Value::as_str) else {
+        bail!("{}: {} is missing", path.display(), table::FORMAT_KEY)
+    };
+    table::check_format(&path, format, FORMAT)?;
+    Ok(serde_json::from_value(value)?)
+}

@@ -1,0 +1,302 @@
+//! The graphs of training, in operators that every stock ONNX Runtime has: a step's loss and gradients, evaluation, and the optimizer.
+//!
+//! | graph | inputs | outputs |
+//! | --- | --- | --- |
+//! | `training_model.onnx` | batch, trainable parameters, `dropout_mask.SITE` | `loss`, `NAME.grad` |
+//! | `eval_model.onnx` | batch, trainable parameters | `loss_sum` (float32), `num_tokens` (int64) |
+//! | `optimizer_model.onnx` | `NAME`, `NAME.grad`, `NAME.exp_avg`, `NAME.exp_avg_sq`, `learning_rate`, `step` | the same `.updated`, `grad_norm` |
+//!
+//! A batch is `clip_embeds` [batch, D], `caption_ids` [batch, tokens], `attention_mask` [batch, prefix_len + tokens], `label_positions`
+//! [labels] (rows of the flattened [batch * (prefix_len + tokens)] states that predict a label) and `labels` [labels]; a negative label
+//! does not count. Which positions are listed decides what the loss is taken over: real tokens, or padding too. Parameters have the
+//! names of the original's checkpoints. Frozen ones are initializers that point into weight files.
+//!
+//! B batch, T caption tokens, P prefix_len, M labels, D clip_size, C n_embd, V vocab_size.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::loss::{Loss, cross_entropy};
+use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
+use crate::autodiff::{Spelling, gradients_in_parts};
+use crate::files::link_or_copy;
+use crate::models::config::{Gpt2Config, MapperConfig};
+use crate::models::graphs::{BuildError, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
+use crate::models::layers::Style;
+use crate::models::{gpt2, mapper};
+use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape, Value};
+
+/// The token embedding, which is the head too.
+pub const TOKEN_EMBEDDING: &str = "gpt2.transformer.wte.weight";
+
+/// File names inside an artifacts folder.
+pub const TRAINING_MODEL: &str = "training_model.onnx";
+pub const EVAL_MODEL: &str = "eval_model.onnx";
+pub const OPTIMIZER_MODEL: &str = "optimizer_model.onnx";
+/// Weights that the graphs of an artifacts folder point into, relative to it.
+const LINKED_GPT2_WEIGHTS: &str = "weights/gpt2.safetensors";
+
+/// Which model: a bundle's folder (or any with its layout) and configurations.
+#[derive(Debug, Clone, Copy)]
+pub struct Network<'a> {
+    pub folder: &'a Path,
+    pub mapper: &'a MapperConfig,
+    pub gpt2: &'a Gpt2Config,
+}
+
+/// For whom a graph is spelled. The saved one is [`Portable`](Self::Portable).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Variant {
+    /// ONNX's own operators, complete by itself.
+    #[default]
+    Portable,
+    /// ONNX Runtime's CPU provider: the token embedding's gradient comes without the rows that have to be added to it (see
+    /// [`RowGradient`]), which is faster done in place.
+    Cpu,
+    /// OpenVINO: as [`Cpu`](Self::Cpu), shapes must be fixed, and there is a label for every caption position: no `label_positions`, and
+    /// `labels` [B * T] are the flattened caption ids, negative where they do not count.
+    OpenVino,
+}
+
+/// Dimensions of a batch: symbols, or numbers where a session is for one shape only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    pub batch: Dim,
+    pub tokens: Dim,
+    /// M; [`Variant::OpenVino`] does not use it.
+    pub labels: Dim,
+}
+
+impl Sizes {
+    pub fn symbolic() -> Self {
+        Self { batch: "batch".into(), tokens: "tokens".into(), labels: "labels".into() }
+    }
+
+    /// Rows and caption tokens of every batch are these; the number of labels is open.
+    pub fn fixed(batch: usize, tokens: usize) -> Self {
+        Self { batch: batch.into(), tokens: tokens.into(), labels: "labels".into() }
+    }
+}
+
+/// What is trained, and how the graph is spelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GraphOptions {
+    /// Train GPT2 too; otherwise the mapper only.
+    pub finetune_gpt2: bool,
+    /// None: as the configurations say. A frozen GPT2 never drops.
+    pub dropout: Option<f64>,
+    pub label_smoothing: f32,
+    pub sizes: Sizes,
+    pub variant: Variant,
+    /// Element type inside; inputs and gradients are float32.
+    pub dtype: DType,
+}
+
+impl GraphOptions {
+    /// The saved form.
+    pub fn portable(finetune_gpt2: bool) -> Self {
+        Self {
+            finetune_gpt2,
+            dropout: None,
+            label_smoothing: 0.0,
+            sizes: Sizes::symbolic(),
+            variant: Variant::Portable,
+            dtype: DType::F32,
+        }
+    }
+}
+
+/// A trainable tensor: an input of its name, float32.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    pub name: String,
+    pub shape: Vec<usize>,
+}
+
+impl Parameter {
+    /// The output with its gradient.
+    pub fn gradient_name(&self) -> String {
+        format!("{}.grad", self.name)
+    }
+}
+
+/// A mask to be fed: float32, 0 or 1 / (1 - rate).
+#[derive(Debug, Clone, PartialEq)]
+pub struct DropoutSite {
+    /// The input's name, `dropout_mask.SITE`.
+    pub input: String,
+    /// Where, such as `gpt2.transformer.h.0.attn.attn_dropout`.
+    pub site: String,
+    pub rate: f32,
+    /// In the dimensions of [`Sizes`].
+    pub shape: Shape,
+}
+
+/// A gradient that is complete only once these rows are added: row `i` of `rows` to row `row_ids[i]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowGradient {
+    pub parameter: String,
+    /// Output `NAME.grad_rows`, float32 [R, C]: R = M + B * T.
+    pub rows: String,
+    /// Output `NAME.grad_row_ids`, int64 [R].
+    pub row_ids: String,
+}
+
+/// A training graph and what to feed it with and take from it. Inputs: the batch, the parameters, the masks. Outputs: `loss` and each
+/// parameter's [`gradient_name`](Parameter::gradient_name), in the parameters' order, then the [`RowGradient`]'s.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingGraph {
+    pub model: Model,
+    pub parameters: Vec<Parameter>,
+    pub dropout: Vec<DropoutSite>,
+    pub rows: Option<RowGradient>,
+}
+
+/// Builds the graph of a training step, to be loaded with the network's folder.
+pub fn training_graph(network: &Network<'_>, options: &GraphOptions) -> Result<TrainingGraph, BuildError> {
+    training_graph_over(network, options, GPT2_WEIGHTS)
+}
+
+fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<TrainingGraph, BuildError> {
+    let g = graph("training_model", network, options, gpt2)?;
+    g.doc(
+        "One training step: the mean loss over the labels, and its gradient NAME.grad for each trainable parameter NAME. Feed the batch and the \
+         parameters by name.",
+    );
+    let sites = RefCell::new(vec![]);
+    let loss = forward(&g, network, options, Some(&sites));
+    g.output("loss", loss.mean);
+    let (names, values): (Vec<String>, Vec<Value>) =
+        g.parameters().into_iter().filter(|(name, _)| is_trainable(name, options.finetune_gpt2)).unzip();
+    let spelling = if options.variant == Variant::OpenVino { Spelling::Recomputed } else { Spelling::Statistics };
+    let gradients = gradients_in_parts(&g, loss.mean, &values, spelling);
+    let (mut parameters, mut apart) = (vec![], None);
+    for ((name, value), gradient) in names.into_iter().zip(values).zip(gradients) {
+        let shape = g.shape(value).iter().filter_map(Dim::as_fixed).map(|d| d as usize).collect();
+        let parameter = Parameter { name, shape };
+        match (gradient.dense, gradient.rows) {
+            (Some(dense), Some(rows)) if options.variant != Variant::Portable && apart.is_none() => {
+                g.output(&parameter.gradient_name(), dense);
+                let name = &parameter.name;
+                let outputs = (format!("{name}.grad_rows"), format!("{name}.grad_row_ids"));
+                apart = Some((RowGradient { parameter: name.clone(), rows: outputs.0, row_ids: outputs.1 }, rows));
+            }
+            _ => g.output(&parameter.gradient_name(), gradient.whole(&g, value)),
+        }
+        parameters.push(parameter);
+    }
+    if let Some((names, rows)) = &apart {
+        g.output(&names.rows, rows.updates);
+        g.output(&names.row_ids, rows.indices);
+    }
+    Ok(TrainingGraph { model: g.finish()?, parameters, dropout: sites.into_inner(), rows: apart.map(|(names, _)| names) })
+}
+
+/// Builds the graph of an evaluation: the same inputs as training's but for masks; outputs `loss_sum` and `num_tokens`.
+pub fn evaluation_graph(network: &Network<'_>, options: &GraphOptions) -> Result<Model, BuildError> {
+    evaluation_graph_over(network, options, GPT2_WEIGHTS)
+}
+
+fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Model, BuildError> {
+    let g = graph("eval_model", network, options, gpt2)?;
+    g.doc("Evaluation: the loss summed over the labels, without dropout or label smoothing, and the number of labels.");
+    let loss = forward(&g, network, &GraphOptions { label_smoothing: 0.0, ..options.clone() }, None);
+    g.output("loss_sum", loss.sum);
+    g.output("num_tokens", loss.num_tokens);
+    Ok(g.finish()?)
+}
+
+/// A graph over the checkpoint's names, trainable ones as inputs.
+fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Graph, BuildError> {
+    let finetune_gpt2 = options.finetune_gpt2;
+    let mut table: HashMap<String, ExternalTensor> = external_tensors(network.folder, MAPPER_WEIGHTS)?;
+    for (name, mut tensor) in external_tensors(network.folder, GPT2_WEIGHTS)? {
+        tensor.location = gpt2.into();
+        table.insert(format!("gpt2.{name}"), tensor);
+    }
+    for (name, tensor) in &mut table {
+        if is_trainable(name, finetune_gpt2) {
+            tensor.dtype = DType::F32;
+        }
+    }
+    let mode = move |name: &str| match is_trainable(name, finetune_gpt2) {
+        true => ParameterMode::Input,
+        false => ParameterMode::Reference,
+    };
+    Ok(Graph::with_parameters(name, table, mode))
+}
+
+fn is_trainable(name: &str, finetune_gpt2: bool) -> bool {
+    finetune_gpt2 || !name.starts_with("gpt2.")
+}
+
+/// From a batch to its loss; `sites` collects the places where something is dropped, and where it is absent nothing is.
+fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
+    let (mapper, config, style) = (network.mapper, network.gpt2, Style { dtype: options.dtype, ..Style::PORTABLE });
+    let Sizes { batch, tokens, labels } = &options.sizes;
+    let positions = tokens.clone() + mapper.prefix_len.into();
+    let width = Dim::from(config.n_embd);
+
+    let clip_embeds = g.input("clip_embeds", DType::F32, &[batch.clone(), mapper.clip_size.into()]);
+    let caption_ids = g.input("caption_ids", DType::I64, &[batch.clone(), tokens.clone()]);
+    let mask = g.input("attention_mask", DType::I64, &[batch.clone(), positions.clone()]);
+    let label_positions =
+        (options.variant != Variant::OpenVino).then(|| g.input("label_positions", DType::I64, &[labels.clone()]));
+    let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * tokens.clone() };
+    let labels = g.input("labels", DType::I64, &[num_labels.clone()]);
+
+    let drop = |site: &str, rate: f64, x: Value| {
+        let site = g.full_name(site);
+        let rate = options.dropout.unwrap_or(rate);
+        let Some(sites) = sites.filter(|_| rate > 0.0 && is_trainable(&site, options.finetune_gpt2)) else { return x };
+        let input = format!("dropout_mask.{site}");
+        let shape = g.shape(x);
+        let mask = g.input(&input, DType::F32, &shape);
+        sites.borrow_mut().push(DropoutSite { input, site, rate: rate as f32, shape });
+        g.mul(x, g.cast(mask, g.dtype(x)))
+    };
+    let prefix = mapper::prefix_embeds(g, style, mapper, g.cast(clip_embeds, style.dtype), &drop); // [B, P, C]
+    g.scope("gpt2", || {
+        let table = g.scope("transformer", || g.parameter("wte.weight", &[config.vocab_size.into(), width.clone()]));
+        let captions = g.cast(g.gather(table, caption_ids, 0), style.dtype); // [B, T, C]
+        let embeds = g.concat(&[prefix, captions], 1);
+        let states = gpt2::states(g, style, config, embeds, mask, &drop); // [B (P + T), C]
+        let predicting = match label_positions {
+            Some(rows) => g.gather(states, rows, 0),
+            None => {
+                // The state before each caption token.
+                let rows = g.reshape(states, &[batch.clone(), positions.clone(), width.clone()]);
+                let rows = g.slice(rows, 1, (mapper.prefix_len - 1).into(), positions - 1.into());
+                g.reshape(rows, &[num_labels, width])
+            }
+        };
+        cross_entropy(g, predicting, table, labels, options.label_smoothing)
+    })
+}
+
+/// Writes `training_model.onnx`, `eval_model.onnx`, `optimizer_model.onnx` and, where GPT2 is frozen, its weights under `weights/`, linked
+/// or copied, into `folder`. Spelled portably with open dimensions, whatever `options` say of that. Returns the training graph.
+pub fn write(
+    folder: &Path,
+    network: &Network<'_>,
+    options: &GraphOptions,
+    optimizer: &OptimizerOptions,
+) -> Result<TrainingGraph, BuildError> {
+    let options = GraphOptions { sizes: Sizes::symbolic(), variant: Variant::Portable, dtype: DType::F32, ..options.clone() };
+    let io = |name: &str| {
+        let path = folder.join(name);
+        move |source| BuildError::Io { path, source }
+    };
+    if !options.finetune_gpt2 {
+        let target = folder.join(LINKED_GPT2_WEIGHTS);
+        link_or_copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(LINKED_GPT2_WEIGHTS))?;
+    }
+    let training = training_graph_over(network, &options, LINKED_GPT2_WEIGHTS)?;
+    let evaluation = evaluation_graph_over(network, &options, LINKED_GPT2_WEIGHTS)?;
+    let optimizer = optimizer_graph(&training.parameters, optimizer)?;
+    for (name, model) in [(TRAINING_MODEL, &training.model), (EVAL_MODEL, &evaluation), (OPTIMIZER_MODEL, &optimizer)] {
+        model.save(&folder.join(name)).map_err(io(name))?;
+    }
+    Ok(training)
+}

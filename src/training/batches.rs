@@ -1,0 +1,267 @@
+//! Which captions go together, in which order, and how a batch looks to the training graph.
+
+use super::corpus::{Captions, Corpus};
+use super::random::{Stream, key};
+
+/// Batches whose captions are sorted by length together: enough that a batch holds one length, or two.
+const WINDOW: usize = 100;
+
+/// Tells the stream of an epoch's order from those of dropout masks.
+const ORDER: u64 = 0x6f72_6465;
+
+/// The batches of one pass over the captions: a pure function of (lengths, batch size, seed, epoch).
+///
+/// Captions are shuffled and cut into windows; a window is sorted by length and cut into batches; the batches are shuffled. So every
+/// caption comes once, almost nothing is padding, and what is in a batch differs from pass to pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    order: Vec<u32>,
+    /// Start and end in `order`.
+    batches: Vec<(usize, usize)>,
+}
+
+impl Epoch {
+    pub fn shuffled(captions: &Captions, batch_size: usize, seed: u64, epoch: u64) -> Self {
+        let mut stream = Stream::new(key(&[ORDER, seed, epoch]));
+        let mut order: Vec<u32> = (0..captions.len() as u32).collect();
+        stream.shuffle(&mut order);
+        for window in order.chunks_mut(WINDOW * batch_size) {
+            window.sort_by_key(|&caption| captions.ids(caption as usize).len());
+        }
+        let mut epoch = Self::cut(order, batch_size);
+        stream.shuffle(&mut epoch.batches);
+        epoch
+    }
+
+    /// All captions by length, for evaluation.
+    pub fn sorted(captions: &Captions, batch_size: usize) -> Self {
+        let mut order: Vec<u32> = (0..captions.len() as u32).collect();
+        order.sort_by_key(|&caption| captions.ids(caption as usize).len());
+        Self::cut(order, batch_size)
+    }
+
+    fn cut(order: Vec<u32>, batch_size: usize) -> Self {
+        let len = order.len();
+        let batches = (0..len).step_by(batch_size.max(1)).map(|start| (start, (start + batch_size).min(len))).collect();
+        Self { order, batches }
+    }
+
+    pub fn num_batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// The captions of a batch, by their number.
+    pub fn batch(&self, number: usize) -> &[u32] {
+        let (start, end) = self.batches[number];
+        &self.order[start..end]
+    }
+}
+
+/// How sequences are laid out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Positions of a prefix, P.
+    pub prefix_len: usize,
+    /// Caption lengths T a batch may have, ascending; empty: any. A batch is padded to the next one.
+    pub buckets: Vec<usize>,
+    /// Padding up to this length counts in the loss as the token 0, as the original has it.
+    pub loss_on_padding: Option<usize>,
+}
+
+impl Shape {
+    /// The padded length of a batch whose longest caption has `longest` tokens.
+    fn tokens(&self, longest: usize) -> usize {
+        if let Some(tokens) = self.loss_on_padding {
+            return tokens.max(longest);
+        }
+        self.buckets.iter().copied().find(|&bucket| bucket >= longest).unwrap_or(longest)
+    }
+}
+
+/// One batch as the training graph takes it. B rows, D embedding, P prefix, T caption tokens, M labels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// B.
+    pub rows: usize,
+    /// T.
+    pub tokens: usize,
+    /// [B, D].
+    pub clip_embeds: Vec<f32>,
+    /// [B, T], 0 behind a caption's end.
+    pub caption_ids: Vec<i64>,
+    /// [B, P + T]: 1 for the prefix and the caption.
+    pub attention_mask: Vec<i64>,
+    /// [M]: rows of the flattened states [B (P + T)] that predict a label.
+    pub label_positions: Vec<i64>,
+    /// [M].
+    pub labels: Vec<i64>,
+    /// Real caption tokens, `[SEP]` included.
+    pub caption_tokens: usize,
+}
+
+impl Batch {
+    /// Lays out some captions.
+    pub fn new(corpus: &Corpus, captions: &Captions, numbers: &[u32], shape: &Shape) -> Self {
+        let longest = numbers.iter().map(|&n| captions.ids(n as usize).len()).max().unwrap_or(0);
+        let (rows, tokens) = (numbers.len(), shape.tokens(longest));
+        let positions = shape.prefix_len + tokens;
+        let mut batch = Self {
+            rows,
+            tokens,
+            clip_embeds: Vec::with_capacity(rows * corpus.embedding_dim),
+            caption_ids: vec![0; rows * tokens],
+            attention_mask: vec![0; rows * positions],
+            ..Self::default()
+        };
+        for (row, &number) in numbers.iter().enumerate() {
+            let ids = captions.ids(number as usize);
+            batch.clip_embeds.extend(corpus.embedding(captions.image_row(number as usize)));
+            for (to, &id) in batch.caption_ids[row * tokens..].iter_mut().zip(ids) {
+                *to = i64::from(id);
+            }
+            batch.attention_mask[row * positions..][..shape.prefix_len + ids.len()].fill(1);
+            let labelled = if shape.loss_on_padding.is_some() { tokens } else { ids.len() };
+            // The state at a position predicts the token that follows it.
+            let first = (row * positions + shape.prefix_len) as i64 - 1;
+            batch.label_positions.extend((0..labelled as i64).map(|token| first + token));
+            batch.labels.extend_from_slice(&batch.caption_ids[row * tokens..][..labelled]);
+            batch.caption_tokens += ids.len();
+        }
+        batch
+    }
+
+    /// Share of the padded caption positions that hold no token.
+    pub fn padding(&self) -> f64 {
+        1.0 - self.caption_tokens as f64 / (self.rows * self.tokens).max(1) as f64
+    }
+}
+
+/// Caption lengths for graphs of fixed shape: at most `count` of them, so that the tokens computed in vain are few. The last one is the
+/// longest caption's.
+pub fn buckets(captions: &Captions, count: usize) -> Vec<usize> {
+    let longest = (0..captions.len()).map(|n| captions.ids(n).len()).max().unwrap_or(0);
+    let mut histogram = vec![0u64; longest + 1];
+    (0..captions.len()).for_each(|n| histogram[captions.ids(n).len()] += 1);
+    let lengths: Vec<usize> = (1..=longest).filter(|&l| histogram[l] > 0).collect();
+    if lengths.is_empty() || count == 0 {
+        return vec![];
+    }
+    // best[k][j]: least computed tokens for the j shortest lengths with k buckets, the last ending at length j.
+    let n = lengths.len();
+    let up_to = |j: usize| lengths[..j].iter().map(|&l| histogram[l]).sum::<u64>();
+    let captions_before: Vec<u64> = (0..=n).map(up_to).collect();
+    let total = |i: usize, j: usize| (captions_before[j] - captions_before[i]) * lengths[j - 1] as u64;
+    let mut best = vec![vec![(u64::MAX, 0usize); n + 1]; count + 1];
+    best[0][0].0 = 0;
+    for k in 1..=count {
+        for j in 1..=n {
+            for i in 0..j {
+                let before = best[k - 1][i].0;
+                if before != u64::MAX && before + total(i, j) < best[k][j].0 {
+                    best[k][j] = (before + total(i, j), i);
+                }
+            }
+        }
+    }
+    let mut k = (1..=count).min_by_key(|&k| best[k][n].0).unwrap_or(1);
+    let (mut j, mut chosen) = (n, vec![]);
+    while k > 0 && j > 0 {
+        chosen.push(lengths[j - 1]);
+        j = best[k][j].1;
+        k -= 1;
+    }
+    chosen.reverse();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::training::corpus::tests::corpus;
+
+    #[test]
+    fn a_pass_has_every_caption_once_in_an_order_that_follows_from_seed_and_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 5000, 1000, 40);
+        let epoch = |seed, number| Epoch::shuffled(&corpus.train, 7, seed, number);
+        let first = epoch(1, 0);
+        assert_eq!(first.num_batches(), corpus.train.len().div_ceil(7));
+        let mut seen: Vec<u32> = (0..first.num_batches()).flat_map(|b| first.batch(b).to_vec()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..corpus.train.len() as u32).collect::<Vec<_>>());
+        assert_eq!(first, epoch(1, 0));
+        assert_ne!(first, epoch(2, 0));
+        assert_ne!(first, epoch(1, 1));
+        // Who a caption shares a batch with changes from pass to pass.
+        let beside = |epoch: &Epoch| {
+            let batch = (0..epoch.num_batches()).find(|&b| epoch.batch(b).contains(&0)).unwrap();
+            epoch.batch(batch).iter().copied().collect::<BTreeSet<u32>>()
+        };
+        assert_ne!(beside(&first), beside(&epoch(1, 1)));
+    }
+
+    #[test]
+    fn almost_nothing_is_padding_and_lengths_come_in_any_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 20_000, 1000, 40);
+        let epoch = Epoch::shuffled(&corpus.train, 40, 3, 0);
+        let shape = Shape { prefix_len: 10, buckets: vec![], loss_on_padding: None };
+        let batches: Vec<Batch> =
+            (0..epoch.num_batches()).map(|b| Batch::new(&corpus, &corpus.train, epoch.batch(b), &shape)).collect();
+        let (real, padded) = batches.iter().fold((0, 0), |(r, p), b| (r + b.caption_tokens, p + b.rows * b.tokens));
+        assert_eq!(real, corpus.train.num_tokens());
+        assert!((padded - real) as f64 / (padded as f64) < 0.02, "{real} of {padded}");
+        let ascending = batches.windows(2).filter(|pair| pair[0].tokens <= pair[1].tokens).count();
+        assert!(ascending < batches.len() * 7 / 10, "{ascending} of {}", batches.len());
+    }
+
+    #[test]
+    fn labels_stand_one_position_before_their_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 50, 10, 9);
+        let shape = Shape { prefix_len: 3, buckets: vec![], loss_on_padding: None };
+        let numbers = [4u32, 11, 30];
+        let batch = Batch::new(&corpus, &corpus.train, &numbers, &shape);
+        let positions = 3 + batch.tokens;
+        let lengths: Vec<usize> = numbers.iter().map(|&n| corpus.train.ids(n as usize).len()).collect();
+        assert_eq!(batch.tokens, *lengths.iter().max().unwrap());
+        assert_eq!(batch.labels.len(), lengths.iter().sum::<usize>());
+        for (&position, &label) in batch.label_positions.iter().zip(&batch.labels) {
+            let (row, at) = (position as usize / positions, position as usize % positions + 1 - 3);
+            assert_eq!(batch.caption_ids[row * batch.tokens + at], label);
+            assert!(at < lengths[row]);
+        }
+        assert_eq!(batch.attention_mask.iter().sum::<i64>() as usize, 3 * 3 + batch.caption_tokens);
+        let embedding: Vec<f32> = corpus.embedding(corpus.train.image_row(11)).collect();
+        assert_eq!(batch.clip_embeds[2..4], embedding[..]);
+    }
+
+    #[test]
+    fn padding_counts_where_the_original_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 50, 10, 9);
+        let shape = Shape { prefix_len: 3, buckets: vec![], loss_on_padding: Some(20) };
+        let batch = Batch::new(&corpus, &corpus.train, &[0, 1], &shape);
+        assert_eq!((batch.tokens, batch.labels.len()), (20, 40));
+        assert_eq!(batch.labels.iter().filter(|&&l| l == 0).count(), 40 - batch.caption_tokens);
+    }
+
+    #[test]
+    fn buckets_are_few_and_cover_the_longest() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 5000, 1000, 40);
+        let cost = |buckets: &[usize]| -> usize {
+            let shape = Shape { prefix_len: 1, buckets: buckets.to_vec(), loss_on_padding: None };
+            (0..corpus.train.len()).map(|n| shape.tokens(corpus.train.ids(n).len())).sum()
+        };
+        let chosen = buckets(&corpus.train, 4);
+        assert_eq!(chosen.len(), 4);
+        assert!(chosen.is_sorted() && *chosen.last().unwrap() == 40);
+        assert!(cost(&chosen) < cost(&buckets(&corpus.train, 3)));
+        assert!(cost(&chosen) <= cost(&[10, 20, 30, 40]));
+        assert_eq!(buckets(&corpus.train, 100).len(), 40);
+        assert!(buckets(&corpus.train, 0).is_empty() && buckets(&Captions::default(), 3).is_empty());
+    }
+}

@@ -1,0 +1,119 @@
+//! Numbers of many tensors in one piece of memory, so that one loop serves them all.
+
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut, Range};
+
+/// A tensor's name, shape and place in a [`Buffer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// As the checkpoint spells it, such as `gpt2.transformer.h.0.attn.c_attn.weight`.
+    pub name: String,
+    pub shape: Vec<usize>,
+    start: usize,
+}
+
+impl Slot {
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Where its elements are.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.numel()
+    }
+}
+
+/// float32 numbers that start together start at multiples of 64 bytes.
+const ALIGNMENT: usize = 16;
+
+/// Where each trainable tensor lies. Parameters, gradients and both moments share one layout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layout {
+    slots: Vec<Slot>,
+    by_name: HashMap<String, usize>,
+    len: usize,
+}
+
+impl Layout {
+    /// Tensors in the given order. A name that comes twice keeps its first place.
+    pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        let mut layout = Self::default();
+        for (name, shape) in tensors {
+            if layout.by_name.contains_key(&name) {
+                continue;
+            }
+            layout.by_name.insert(name.clone(), layout.slots.len());
+            let slot = Slot { name, shape, start: layout.len };
+            layout.len = slot.range().end.next_multiple_of(ALIGNMENT);
+            layout.slots.push(slot);
+        }
+        layout
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Slot> {
+        self.by_name.get(name).map(|&slot| &self.slots[slot])
+    }
+
+    /// Elements of all tensors, gaps not counted.
+    pub fn numel(&self) -> usize {
+        self.slots.iter().map(Slot::numel).sum()
+    }
+
+    /// Zeros for every tensor.
+    pub fn buffer(&self) -> Buffer {
+        Buffer::zeros(self.len)
+    }
+}
+
+/// Zero-initialized float32 numbers, aligned to 64 bytes.
+pub struct Buffer {
+    data: Vec<f32>,
+    first: usize,
+    len: usize,
+}
+
+impl Buffer {
+    fn zeros(len: usize) -> Self {
+        let data = vec![0.0f32; len + ALIGNMENT];
+        // The system may refuse to say (never in practice); an unaligned start is only slower.
+        let first = Some(data.as_ptr().align_offset(64)).filter(|&first| first <= ALIGNMENT).unwrap_or(0);
+        Self { data, first, len }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.data[self.first..self.first + self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[self.first..self.first + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_lie_apart_and_aligned() {
+        let layout = Layout::new([("a".into(), vec![3]), ("b".into(), vec![2, 5]), ("c".into(), vec![]), ("a".into(), vec![3])]);
+        let ranges: Vec<_> = layout.slots().iter().map(Slot::range).collect();
+        assert_eq!(ranges, [0..3, 16..26, 32..33]);
+        assert_eq!(layout.numel(), 14);
+        assert_eq!(layout.get("b").unwrap().shape, [2, 5]);
+        assert!(layout.get("d").is_none());
+        let buffer = layout.buffer();
+        assert_eq!((buffer.len(), buffer.as_ptr() as usize % 64), (48, 0));
+        assert!(Layout::new([]).buffer().is_empty());
+    }
+}

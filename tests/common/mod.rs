@@ -1,0 +1,41 @@
+//! What the tests that drive the binary share.
+#![allow(dead_code, reason = "every test binary uses a part of this")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The checkout.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The built program, set to find the checkout's ONNX Runtime wherever the target folder is.
+pub fn clipcap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipcap"));
+    command.env("CLIPCAP_RUNTIME", checkout().join("runtime")).env_remove("ORT_DYLIB_PATH");
+    command
+}
+
+/// Runs to the end and returns what was printed, with a panic that shows it where the exit status is another one.
+pub fn run(command: &mut Command, status: i32) -> Output {
+    let output = command.output().expect("the program starts");
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{command:?}\n--- stdout\n{}\n--- stderr\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// `../shared/PATH` beside the checkout. Absent, the test that asked skips loudly; in CI that is a failure.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let full = checkout().join("../shared").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is absent, and skipping in CI is a failure", full.display());
+    eprintln!("SKIPPED: {} is absent", full.display());
+    None
+}
