@@ -7,12 +7,18 @@ mod errors;
 mod index;
 mod job;
 mod lock;
+pub mod npy;
 mod output;
+mod prepare;
 mod record;
 pub mod reporter;
 mod settings;
 mod shard;
+<<<<<<< HEAD
+pub mod sources;
+=======
 pub mod spec;
+>>>>>>> main
 mod stream;
 mod timing;
 mod window;
@@ -25,6 +31,7 @@ pub use index::Index;
 pub use job::{Build, Job, Parts, Report};
 pub use lock::{LockError, WorkLock};
 pub use output::{Existing, Output};
+pub use prepare::{Decode, PassEmbeddings};
 pub use record::{ContentHash, Failure, Record, Stat, Value};
 pub use reporter::{Interrupt, Reporter, Silent, Tick};
 pub use settings::Settings;

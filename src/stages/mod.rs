@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod evaluate;
 pub mod model;
+pub mod caption;
 pub mod run;
 pub mod scenes;
 
