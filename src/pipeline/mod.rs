@@ -14,11 +14,8 @@ mod record;
 pub mod reporter;
 mod settings;
 mod shard;
-<<<<<<< HEAD
 pub mod sources;
-=======
 pub mod spec;
->>>>>>> main
 mod stream;
 mod timing;
 mod window;
