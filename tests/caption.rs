@@ -157,7 +157,9 @@ fn every_file_is_accounted_for() {
     assert_eq!(errors, wanted);
     let rows = columns(&table, &["image_path", "image_id"]);
     let paths: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
-    assert!(paths.contains(&"line%0Abreak.jpg") && paths.contains(&"invalid-%FF-utf8.jpg") && paths.contains(&"x.jpg/inside.JPEG"));
+    assert!(
+        paths.contains(&"line%0Abreak.jpg") && paths.contains(&"invalid-%FF-utf8.jpg") && paths.contains(&"x.jpg/inside.JPEG")
+    );
     assert!(rows.iter().any(|row| row[0] == "x.jpg/inside.JPEG" && row[1] == "x.jpg/inside"));
     let mut sorted = paths.clone();
     sorted.sort_by(|a, b| a.split('/').map(str::as_bytes).cmp(b.split('/').map(str::as_bytes)));

@@ -1,9 +1,9 @@
 //! One file a command: a plain function from settings to an outcome.
 
+pub mod caption;
 pub mod doctor;
 pub mod evaluate;
 pub mod model;
-pub mod caption;
 pub mod run;
 pub mod scenes;
 

@@ -44,7 +44,9 @@ fn csv_tsv_json_lines_and_parts_say_the_same() {
     assert_eq!(rows(&parts), table);
     assert_eq!(bytes(&parts).into_keys().collect::<Vec<_>>(), ["errors.parquet", "manifest.json", "part-00000.parquet"]);
     // Every form but the original's holds enough to go on from.
-    for (name, known) in [("t/out.parquet", true), ("c/out.csv", true), ("j/out.jsonl", true), ("v/out.tsv", false), ("parts/", true)] {
+    for (name, known) in
+        [("t/out.parquet", true), ("c/out.csv", true), ("j/out.jsonl", true), ("v/out.tsv", false), ("parts/", true)]
+    {
         let before = bytes(folder.path());
         assert_eq!(run(name).1, if known { 0 } else { 71 }, "{name}");
         assert_eq!(bytes(folder.path()), before);

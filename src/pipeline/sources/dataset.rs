@@ -88,7 +88,8 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
         let image_path = paths.value(row).to_string();
-        let id = ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).into());
+        let id =
+            ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).into());
         let bytes: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
             (Some(bytes), _) => bytes.value(row).into(),
             (_, Some(bytes)) => bytes.value(row).into(),

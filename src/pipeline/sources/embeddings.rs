@@ -56,7 +56,11 @@ impl Embeddings {
         let header = npy::read_header(&mut BufReader::new(&file), file.metadata()?.len())
             .with_context(|| format!("{}: not a .npy file of embeddings", path.display()))?;
         let [rows, embedding_dim] = header.shape[..] else {
-            bail!("{}: an array of shape {:?}, and embeddings need two dimensions, rows and their length", path.display(), header.shape);
+            bail!(
+                "{}: an array of shape {:?}, and embeddings need two dimensions, rows and their length",
+                path.display(),
+                header.shape
+            );
         };
         if embedding_dim == 0 {
             bail!("{}: embeddings of length 0", path.display());
@@ -68,10 +72,15 @@ impl Embeddings {
         let (mut num_rows, mut known) = (0, None);
         for part in &parts {
             let info = parquet_info(part, Some(FORMAT))?;
-            let field = info.schema.field_with_name("embedding").with_context(|| format!("{}: no column embedding", part.display()))?;
+            let field =
+                info.schema.field_with_name("embedding").with_context(|| format!("{}: no column embedding", part.display()))?;
             let dim = match field.data_type() {
-                DataType::FixedSizeList(item, length) if matches!(item.data_type(), DataType::Float32 | DataType::Float16) => *length as usize,
-                other => bail!("{}: the column embedding is {other}, not a fixed-size list of float32 or float16", part.display()),
+                DataType::FixedSizeList(item, length) if matches!(item.data_type(), DataType::Float32 | DataType::Float16) => {
+                    *length as usize
+                }
+                other => {
+                    bail!("{}: the column embedding is {other}, not a fixed-size list of float32 or float16", part.display())
+                }
             };
             let normalized = info.metadata.get("normalized").map(|text| text == "true");
             if *known.get_or_insert((dim, normalized)) != (dim, normalized) {
@@ -166,6 +175,10 @@ fn npy_rows(path: &Path, header: &NpyHeader, embedding_dim: usize) -> Result<imp
         let mut hasher = Sha256::new();
         values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
         let name = row.to_string();
-        Ok(Entry { image_path: name.clone(), image_id: name, content: Content::Embedding { values, sha256: hasher.finalize().into() } })
+        Ok(Entry {
+            image_path: name.clone(),
+            image_id: name,
+            content: Content::Embedding { values, sha256: hasher.finalize().into() },
+        })
     }))
 }

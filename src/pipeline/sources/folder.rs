@@ -56,7 +56,9 @@ fn entry(found: listing::Entry) -> Entry {
         Kind::UnreadableFolder(io::ErrorKind::PermissionDenied) => {
             Content::Unlisted(failed(Reason::PermissionDenied, "no permission to list the folder; what it holds is missing"))
         }
-        Kind::UnreadableFolder(_) => Content::Unlisted(failed(Reason::Unreadable, "the folder cannot be listed; what it holds is missing")),
+        Kind::UnreadableFolder(_) => {
+            Content::Unlisted(failed(Reason::Unreadable, "the folder cannot be listed; what it holds is missing"))
+        }
     };
     Entry { image_path: found.image_path, image_id, content }
 }

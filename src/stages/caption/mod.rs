@@ -8,7 +8,9 @@ use serde_json::{Value as Json, json};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages};
-use crate::pipeline::{Decode, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES};
+use crate::pipeline::{
+    Decode, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES,
+};
 use crate::stages::Outcome;
 
 mod import;
@@ -184,7 +186,10 @@ fn check_embeddings(path: &std::path::Path, embeddings: &Embeddings, model: &Mod
     }
     if embeddings.normalized.is_some_and(|normalized| normalized != model.normalize) {
         let (are, wants) = if model.normalize { ("not normalized", "normalized") } else { ("normalized", "not normalized") };
-        bail!("{}: these embeddings are {are}, and the model was trained on {wants} ones: embed the images again", path.display());
+        bail!(
+            "{}: these embeddings are {are}, and the model was trained on {wants} ones: embed the images again",
+            path.display()
+        );
     }
     Ok(())
 }

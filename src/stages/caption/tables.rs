@@ -83,7 +83,13 @@ enum Writer {
 impl TableSink {
     /// Begins a table in `folder`.
     pub fn create(format: TableFormat, folder: &Path) -> Result<Self> {
-        let mut sink = Self { format, folder: folder.into(), writer: open(format, &folder.join(name(format, 0)))?, names: Vec::new(), part_images: 0 };
+        let mut sink = Self {
+            format,
+            folder: folder.into(),
+            writer: open(format, &folder.join(name(format, 0)))?,
+            names: Vec::new(),
+            part_images: 0,
+        };
         sink.names.push(name(format, 0));
         Ok(sink)
     }
@@ -191,7 +197,8 @@ impl Writer {
     }
 }
 
-const COLUMNS: [&str; 8] = ["image_id", "image_path", "sha256", "caption_index", "caption", "logprob", "num_tokens", "finish_reason"];
+const COLUMNS: [&str; 8] =
+    ["image_id", "image_path", "sha256", "caption_index", "caption", "logprob", "num_tokens", "finish_reason"];
 
 /// Rows on their way into a Parquet file.
 struct ParquetRows {
@@ -214,7 +221,14 @@ impl ParquetRows {
         let fields: Vec<_> = COLUMNS.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, false)).collect();
         let schema = Arc::new(Schema::new(fields));
         let sink = ParquetSink::create(path, schema.clone(), FORMAT)?;
-        Ok(Self { sink, schema, texts: Default::default(), caption_index: Vec::new(), logprob: Vec::new(), num_tokens: Vec::new() })
+        Ok(Self {
+            sink,
+            schema,
+            texts: Default::default(),
+            caption_index: Vec::new(),
+            logprob: Vec::new(),
+            num_tokens: Vec::new(),
+        })
     }
 
     fn push(&mut self, row: Row) -> Result<()> {
@@ -234,7 +248,8 @@ impl ParquetRows {
         let caption_index = Arc::new(Int32Array::from(std::mem::take(&mut self.caption_index)));
         let logprob = Arc::new(Float64Array::from(std::mem::take(&mut self.logprob)));
         let num_tokens = Arc::new(Int32Array::from(std::mem::take(&mut self.num_tokens)));
-        let columns = vec![image_id, image_path, sha256, caption_index as _, caption, logprob as _, num_tokens as _, finish_reason];
+        let columns =
+            vec![image_id, image_path, sha256, caption_index as _, caption, logprob as _, num_tokens as _, finish_reason];
         self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
         Ok(self.sink.flush()?)
     }
