@@ -5,6 +5,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod corpus;
 pub mod dropout;
+pub mod host;
 mod loss;
 pub mod metrics;
 pub mod optimizer;
@@ -13,3 +14,7 @@ pub mod parameters;
 pub mod random;
 pub mod schedule;
 pub mod tensorboard;
+pub mod trainer;
+
+#[cfg(test)]
+mod host_tests;
