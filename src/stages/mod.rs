@@ -1,5 +1,6 @@
 //! One file a command: a plain function from settings to an outcome.
 
+pub mod caption;
 pub mod doctor;
 pub mod evaluate;
 pub mod model;
