@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod model;
 pub mod run;
 pub mod scenes;
+pub mod train;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
