@@ -2,11 +2,6 @@
 
 pub mod caption;
 pub mod doctor;
-pub mod evaluate;
-pub mod model;
-pub mod run;
-pub mod scenes;
-pub mod train;
 pub mod embed;
 pub mod evaluate;
 mod loading;
@@ -14,6 +9,7 @@ pub mod model;
 pub mod run;
 pub mod scenes;
 mod summary;
+pub mod train;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
