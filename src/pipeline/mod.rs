@@ -14,12 +14,10 @@ mod record;
 pub mod reporter;
 mod settings;
 mod shard;
-<<<<<<< HEAD
 pub mod sources;
-=======
 pub mod spec;
->>>>>>> main
 mod stream;
+mod survey;
 mod timing;
 mod window;
 mod workfolder;
@@ -36,6 +34,7 @@ pub use record::{ContentHash, Failure, Record, Stat, Value};
 pub use reporter::{Interrupt, Reporter, Silent, Tick};
 pub use settings::Settings;
 pub use stream::{Counter, Finished, Options, Stream};
+pub use survey::{Survey, survey};
 pub use timing::Timings;
 pub use window::WINDOW_IMAGES;
 pub use workfolder::{Found, Ledger, WorkFolder};

@@ -88,7 +88,9 @@ pub fn read_header(file: &mut impl Read, file_bytes: u64) -> Result<NpyHeader, N
     let shape = value_of(&header, "shape")?;
     let inside = shape.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(inside, _)| inside);
     let numbers = inside.into_iter().flat_map(|inside| inside.split(',')).map(str::trim).filter(|part| !part.is_empty());
-    let shape = numbers.map(|part| part.parse().map_err(|_| NpyError::Header(format!("shape {shape}")))).collect::<Result<Vec<usize>, _>>()?;
+    let shape = numbers
+        .map(|part| part.parse().map_err(|_| NpyError::Header(format!("shape {shape}"))))
+        .collect::<Result<Vec<usize>, _>>()?;
     let data_offset = (before + header_bytes) as u64;
     let wanted = shape.iter().try_fold(kind.size() as u64, |bytes, &n| bytes.checked_mul(n as u64));
     let found = file_bytes.saturating_sub(data_offset);

@@ -82,7 +82,8 @@ fn compare(name: &str, old: &Json, new: &Json, found: &mut Vec<String>) {
         (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).enumerate().for_each(|(i, (a, b))| compare(&format!("{name}[{i}]"), a, b, found));
         }
-        (Json::Number(a), Json::Number(b)) if a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() <= 1e-15 * a.abs()) => {}
+        (Json::Number(a), Json::Number(b))
+            if a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() <= 1e-15 * a.abs()) => {}
         (a, b) if a == b => {}
         (a, b) => found.push(format!("{name}: {a} there, {b} now")),
     }

@@ -211,7 +211,10 @@ fn example(images: &[ImageCaptions]) -> String {
 fn report_coverage(coverage: &Coverage, reporter: &dyn Reporter) {
     let by_name = coverage.images + coverage.not_in_compared - coverage.matched_exactly;
     if by_name > 0 {
-        reporter.note(&format!("ids that differ, matched by path or name: {by_name} of {}", coverage.images + coverage.not_in_compared));
+        reporter.note(&format!(
+            "ids that differ, matched by path or name: {by_name} of {}",
+            coverage.images + coverage.not_in_compared
+        ));
     }
     let left_out = [
         (coverage.predictions_without_references, "images with predictions but no reference"),

@@ -144,8 +144,10 @@ pub fn rows(out: &Path) -> Vec<[String; 8]> {
         for batch in table::open(&file, Some("captions/1")).unwrap() {
             let batch = batch.unwrap();
             let text = |i: usize, row: usize| batch.column(i).as_string::<i32>().value(row).to_string();
-            let int = |i: usize, row: usize| batch.column(i).as_any().downcast_ref::<Int32Array>().unwrap().value(row).to_string();
-            let float = |i: usize, row: usize| batch.column(i).as_any().downcast_ref::<Float64Array>().unwrap().value(row).to_string();
+            let int =
+                |i: usize, row: usize| batch.column(i).as_any().downcast_ref::<Int32Array>().unwrap().value(row).to_string();
+            let float =
+                |i: usize, row: usize| batch.column(i).as_any().downcast_ref::<Float64Array>().unwrap().value(row).to_string();
             for row in 0..batch.num_rows() {
                 let cell = |i| match i {
                     3 | 6 => int(i, row),

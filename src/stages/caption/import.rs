@@ -62,7 +62,8 @@ fn caption(row: &Row) -> Result<CaptionText> {
         text: row.caption.to_string(),
         logprob: row.logprob,
         num_tokens: row.num_tokens,
-        finish_reason: finish_reason(&row.finish_reason).with_context(|| format!("unknown finish_reason {:?}", row.finish_reason))?,
+        finish_reason: finish_reason(&row.finish_reason)
+            .with_context(|| format!("unknown finish_reason {:?}", row.finish_reason))?,
     })
 }
 
