@@ -9,6 +9,7 @@ pub mod model;
 pub mod run;
 pub mod scenes;
 mod summary;
+pub mod train;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
