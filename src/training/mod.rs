@@ -1,6 +1,8 @@
 //! Training: parameters in one piece of memory, batches from a corpus, AdamW, and checkpoints that resume to the byte.
 
 pub mod artifacts;
+#[cfg(test)]
+mod artifacts_tests;
 pub mod batches;
 pub mod checkpoint;
 pub mod corpus;

@@ -27,7 +27,11 @@ fn csv_tsv_json_lines_and_parts_say_the_same() {
     let mut reader = csv::Reader::from_path(&csv).unwrap();
     assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>()[..4], ["image_id", "image_path", "sha256", "caption_index"]);
     let records: Vec<Vec<String>> = reader.records().map(|r| r.unwrap().iter().map(String::from).collect()).collect();
-    assert_eq!(records, table);
+    let with_numbers = |rows: Vec<Vec<String>>| {
+        let number = |cell: &String| cell.parse::<f64>().unwrap();
+        rows.into_iter().map(|row| (row[..5].to_vec(), number(&row[5]), row[6..].to_vec())).collect::<Vec<_>>()
+    };
+    assert!(with_numbers(records) == with_numbers(table.iter().map(|row| row.to_vec()).collect()));
     let (jsonl, _) = run("j/out.jsonl");
     let text = fs::read_to_string(&jsonl).unwrap();
     for (line, row) in text.lines().zip(&table) {
@@ -41,7 +45,7 @@ fn csv_tsv_json_lines_and_parts_say_the_same() {
     let wanted: Vec<String> = table.chunks(2).map(|two| format!("{}\t{}\t{}", two[0][1], two[0][4], two[1][4])).collect();
     assert_eq!(lines.lines().collect::<Vec<_>>(), wanted);
     let (parts, _) = run("parts/");
-    assert_eq!(rows(&parts), table);
+    assert!(rows(&parts) == table);
     assert_eq!(bytes(&parts).into_keys().collect::<Vec<_>>(), ["errors.parquet", "manifest.json", "part-00000.parquet"]);
     // Every form but the original's holds enough to go on from.
     for (name, known) in
@@ -49,7 +53,7 @@ fn csv_tsv_json_lines_and_parts_say_the_same() {
     {
         let before = bytes(folder.path());
         assert_eq!(run(name).1, if known { 0 } else { 71 }, "{name}");
-        assert_eq!(bytes(folder.path()), before);
+        assert!(bytes(folder.path()) == before);
     }
 }
 

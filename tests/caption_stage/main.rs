@@ -63,9 +63,9 @@ fn every_file_is_accounted_for() {
     assert_eq!((rows[2][0].as_str(), rows[2][3].as_str(), rows[3][3].as_str()), ("a/really", "0", "1"));
     assert_eq!(rows[2][2], clipcap::files::sha256_file(&images.join("a/really.dat")).unwrap());
     assert!(!folder.path().join("out.parquet.work").exists());
-    let names: Vec<_> =
-        bytes(folder.path()).into_keys().filter(|name| !name.starts_with("图片") || name.contains("tmp")).collect();
-    assert_eq!(names, ["out.errors.parquet", "out.manifest.json", "out.parquet"]);
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["out.errors.parquet", "out.manifest.json", "out.parquet", "图片"]);
 }
 
 /// CRC-32 as PNG has it.
@@ -99,7 +99,7 @@ fn batch_size_threads_and_place_change_no_byte_of_the_table() {
             json!({"batch_size": batch_size, "threads": threads})
         );
         files.remove("out.manifest.json");
-        assert_eq!(&files, first.get_or_insert_with(|| files.clone()));
+        assert!(&files == first.get_or_insert_with(|| files.clone()));
     }
 }
 
@@ -137,7 +137,7 @@ fn no_image_is_an_error_and_leaves_what_was_there() {
     for name in ["a", "b", "c"] {
         fs::rename(folder.path().join(format!("away-{name}")), images.join(name)).unwrap();
     }
-    assert_eq!(bytes(folder.path()), before);
+    assert!(bytes(folder.path()) == before);
     let error = caption(&settings(&folder.path().join("nowhere"), &out), &Fake::new(4)).unwrap_err();
     assert!(error.to_string().contains("nowhere"), "{error}");
 }
@@ -187,7 +187,7 @@ fn an_interrupt_finishes_the_window_and_the_same_command_goes_on() {
     let report = caption(&settings(&images, &parts), &fake).unwrap();
     assert_eq!((report.outcome, report.report.counts.computed), (Outcome::SomeFailed, 172));
     assert_eq!(fake.num_captioned(), 300);
-    assert_eq!(bytes(whole.parent().unwrap()), bytes(parts.parent().unwrap()));
+    assert!(bytes(whole.parent().unwrap()) == bytes(parts.parent().unwrap()));
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::folder::file_entry;
 use super::parquet_info;
-use crate::dataset::listing::image_id;
+use crate::dataset::listing::{image_id, relative_path};
 use crate::pipeline::{Content, Entry};
 use crate::table;
 
@@ -58,12 +59,63 @@ impl StoredImages {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.shards.iter().flat_map(|shard| -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
-            match read(shard) {
-                Ok(entries) => Box::new(entries),
-                Err(error) => Box::new(std::iter::once(Err(error))),
+        self.shards.iter().flat_map(|shard| or_error(read(shard)))
+    }
+}
+
+/// A dataset's list of images, whose files are in the folders that `prepare` was given.
+pub struct DatasetFiles {
+    table: PathBuf,
+    roots: Vec<PathBuf>,
+    pub num_rows: u64,
+}
+
+impl DatasetFiles {
+    pub fn open(dataset: &Path, roots: &[PathBuf]) -> Result<Self> {
+        let table = dataset.join("images.parquet");
+        let info = parquet_info(&table, None).with_context(|| format!("{} is no dataset", dataset.display()))?;
+        Ok(Self { table, roots: roots.to_vec(), num_rows: info.num_rows })
+    }
+
+    /// The rows that name a file. Which images of the list have none is told by the dataset itself.
+    pub fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + '_> {
+        let batches = table::open(&self.table, None)?;
+        Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| self.files_of(&batch)) {
+            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error.context(format!("cannot read {}", self.table.display())))],
+        }))
+    }
+
+    fn files_of(&self, batch: &RecordBatch) -> Result<Vec<Entry>> {
+        let ids: &StringArray = table::column(batch, "image_id", &self.table)?;
+        let paths: &StringArray = table::column(batch, "image_path", &self.table)?;
+        let rows = (0..batch.num_rows()).filter(|&row| paths.is_valid(row));
+        Ok(rows.map(|row| file_entry(self.locate(paths.value(row)), paths.value(row).into(), ids.value(row).into())).collect())
+    }
+
+    /// Several roots begin their image paths with their last part, as in every listing.
+    fn locate(&self, image_path: &str) -> PathBuf {
+        let relative = relative_path(image_path);
+        let root = match &self.roots[..] {
+            [only] => only.join(&relative),
+            several => {
+                let first = relative.components().next().map(|part| part.as_os_str().to_os_string());
+                let rest: PathBuf = relative.components().skip(1).collect();
+                let named = several.iter().find(|root| root.file_name() == first.as_deref());
+                named.map_or_else(|| relative.clone(), |root| root.join(rest))
             }
-        })
+        };
+        // A dataset is anyone's: a path in it that climbs out of its folder is not followed.
+        if relative.components().all(|part| matches!(part, Component::Normal(_))) { root } else { PathBuf::new() }
+    }
+}
+
+fn or_error(
+    entries: Result<impl Iterator<Item = Result<Entry>> + Send + 'static>,
+) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
+    match entries {
+        Ok(entries) => Box::new(entries),
+        Err(error) => Box::new(std::iter::once(Err(error))),
     }
 }
 

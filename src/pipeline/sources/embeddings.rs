@@ -1,4 +1,4 @@
-//! Embeddings in place of images: the parts that `embed` writes, or a `.npy` file of vectors.
+//! Embeddings in place of images: the parts that `embed` writes, a `.npy` file of vectors, or clip-retrieval's folder of both.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -11,6 +11,7 @@ use half::f16;
 use sha2::{Digest, Sha256};
 
 use super::parquet_info;
+use crate::dataset::listing::image_id;
 use crate::pipeline::npy::{self, NpyHeader, NpyType};
 use crate::pipeline::{Content, ContentHash, Entry};
 use crate::table;
@@ -28,44 +29,59 @@ pub struct Embeddings {
 
 enum Kind {
     Parts(Vec<PathBuf>),
-    Npy(PathBuf, NpyHeader),
+    Npy(NpyFile),
+    /// `img_emb_N.npy` and the rows of `metadata_N.parquet` that belong to it.
+    ClipRetrieval(Vec<(NpyFile, PathBuf)>),
 }
 
+#[derive(Clone)]
+struct NpyFile {
+    path: PathBuf,
+    header: NpyHeader,
+}
+
+type Entries = Box<dyn Iterator<Item = Result<Entry>> + Send>;
+
 impl Embeddings {
-    /// A folder of Parquet parts, one Parquet file, or a `.npy` file of float32 or float16 [rows, D].
+    /// A folder of Parquet parts or of clip-retrieval's files, one Parquet file, or a `.npy` file of float32 or float16 [rows, D].
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            let mut parts = Vec::new();
-            for entry in fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))? {
-                let entry = entry?.path();
-                let name = entry.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                if name.starts_with("part-") && name.ends_with(".parquet") {
-                    parts.push(entry);
-                }
-            }
-            parts.sort();
-            if parts.is_empty() {
-                bail!("{}: no part-*.parquet in this folder; `clipcap embed --out FOLDER` makes them", path.display());
-            }
-            return Self::parts(parts);
+            let parts = numbered(path, "part-", ".parquet")?;
+            return match parts.is_empty() {
+                false => Self::parts(parts),
+                true if path.join("img_emb").is_dir() => Self::clip_retrieval(path),
+                true => bail!("{}: no part-*.parquet in this folder; `clipcap embed --out FOLDER` makes them", path.display()),
+            };
         }
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
             return Self::parts(vec![path.into()]);
         }
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let header = npy::read_header(&mut BufReader::new(&file), file.metadata()?.len())
-            .with_context(|| format!("{}: not a .npy file of embeddings", path.display()))?;
-        let [rows, embedding_dim] = header.shape[..] else {
-            bail!(
-                "{}: an array of shape {:?}, and embeddings need two dimensions, rows and their length",
-                path.display(),
-                header.shape
-            );
-        };
-        if embedding_dim == 0 {
-            bail!("{}: embeddings of length 0", path.display());
+        let file = NpyFile::open(path)?;
+        let (embedding_dim, num_rows) = (file.header.shape[1], file.header.shape[0] as u64);
+        Ok(Self { kind: Kind::Npy(file), embedding_dim, num_rows, normalized: None })
+    }
+
+    fn clip_retrieval(folder: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        let (mut embedding_dim, mut num_rows, mut normalized) = (None, 0, None);
+        for npy in numbered(&folder.join("img_emb"), "img_emb_", ".npy")? {
+            let file = NpyFile::open(&npy)?;
+            let name = npy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = name.replace("img_emb_", "metadata_").replace(".npy", ".parquet");
+            let metadata = folder.join("metadata").join(name);
+            let info = parquet_info(&metadata, Some(FORMAT))?;
+            if info.num_rows != file.header.shape[0] as u64 {
+                bail!("{} has {} rows and {} {}", metadata.display(), info.num_rows, npy.display(), file.header.shape[0]);
+            }
+            if *embedding_dim.get_or_insert(file.header.shape[1]) != file.header.shape[1] {
+                bail!("{}: embeddings of another length than in the files before it", npy.display());
+            }
+            normalized = info.metadata.get("normalized").map(|text| text == "true");
+            num_rows += info.num_rows;
+            files.push((file, metadata));
         }
-        Ok(Self { kind: Kind::Npy(path.into(), header), embedding_dim, num_rows: rows as u64, normalized: None })
+        let embedding_dim = embedding_dim.with_context(|| format!("{}: no img_emb_*.npy", folder.join("img_emb").display()))?;
+        Ok(Self { kind: Kind::ClipRetrieval(files), embedding_dim, num_rows, normalized })
     }
 
     fn parts(parts: Vec<PathBuf>) -> Result<Self> {
@@ -95,18 +111,36 @@ impl Embeddings {
         Ok(Self { kind: Kind::Parts(parts), embedding_dim, num_rows, normalized })
     }
 
-    pub fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry>> + Send + '_> {
+    pub fn entries(&self) -> Entries {
         match &self.kind {
-            Kind::Parts(parts) => Box::new(parts.iter().flat_map(|part| match read_part(part) {
-                Ok(entries) => Box::new(entries) as Box<dyn Iterator<Item = Result<Entry>> + Send>,
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            })),
-            Kind::Npy(path, header) => match npy_rows(path, header, self.embedding_dim) {
-                Ok(rows) => Box::new(rows),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            },
+            Kind::Parts(parts) => Box::new(parts.clone().into_iter().flat_map(|part| or_error(read_part(&part)))),
+            Kind::Npy(file) => or_error(numbered_rows(file)),
+            Kind::ClipRetrieval(files) => {
+                Box::new(files.clone().into_iter().flat_map(|(file, metadata)| or_error(named_rows(&file, &metadata))))
+            }
         }
     }
+}
+
+fn or_error(entries: Result<impl Iterator<Item = Result<Entry>> + Send + 'static>) -> Entries {
+    match entries {
+        Ok(entries) => Box::new(entries),
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    }
+}
+
+/// Files called `PREFIX<digits>SUFFIX`, by number.
+fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number =
+            name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix)).and_then(|digits| digits.parse::<u64>().ok());
+        found.extend(number.map(|number| (number, path)));
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 fn read_part(path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
@@ -156,29 +190,73 @@ pub(crate) fn parse_hash(text: &str) -> Option<ContentHash> {
     Some(hash)
 }
 
-fn npy_rows(path: &Path, header: &NpyHeader, embedding_dim: usize) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let open = || -> Result<BufReader<File>> {
-        let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
-        std::io::copy(&mut file.by_ref().take(header.data_offset), &mut std::io::sink())?;
-        Ok(file)
-    };
-    let mut file = open().with_context(|| format!("cannot open {}", path.display()))?;
-    let path = path.to_path_buf();
-    let (kind, rows) = (header.kind, header.shape[0]);
-    let mut bytes = vec![0; embedding_dim * kind.size()];
-    Ok((0..rows).map(move |row| {
-        file.read_exact(&mut bytes).with_context(|| format!("{}: row {row} cannot be read", path.display()))?;
-        let values: Vec<f32> = match kind {
-            NpyType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            NpyType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        };
-        let mut hasher = Sha256::new();
-        values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+impl NpyFile {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let header = npy::read_header(&mut BufReader::new(&file), file.metadata()?.len())
+            .with_context(|| format!("{}: not a .npy file of embeddings", path.display()))?;
+        if header.shape.len() != 2 || header.shape[1] == 0 {
+            bail!(
+                "{}: an array of shape {:?}, and embeddings need two dimensions, rows and their length",
+                path.display(),
+                header.shape
+            );
+        }
+        Ok(Self { path: path.into(), header })
+    }
+
+    /// The vectors, with a hash of each one's float32 bytes.
+    fn rows(&self) -> Result<impl Iterator<Item = Result<(Vec<f32>, ContentHash)>> + Send + use<>> {
+        let Self { path, header } = self.clone();
+        let context = || format!("cannot open {}", self.path.display());
+        let mut file = BufReader::with_capacity(1 << 18, File::open(&path).with_context(context)?);
+        std::io::copy(&mut file.by_ref().take(header.data_offset), &mut std::io::sink()).with_context(context)?;
+        let mut bytes = vec![0; header.shape[1] * header.kind.size()];
+        Ok((0..header.shape[0]).map(move |row| {
+            file.read_exact(&mut bytes).with_context(|| format!("{}: row {row} cannot be read", path.display()))?;
+            let values: Vec<f32> = match header.kind {
+                NpyType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+                NpyType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            };
+            let mut hasher = Sha256::new();
+            values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+            Ok((values, hasher.finalize().into()))
+        }))
+    }
+}
+
+/// A vector's name is its row number.
+fn numbered_rows(file: &NpyFile) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
+    Ok(file.rows()?.enumerate().map(|(row, vector)| {
+        let (values, sha256) = vector?;
         let name = row.to_string();
-        Ok(Entry {
-            image_path: name.clone(),
-            image_id: name,
-            content: Content::Embedding { values, sha256: hasher.finalize().into() },
-        })
+        Ok(Entry { image_path: name.clone(), image_id: name, content: Content::Embedding { values, sha256 } })
     }))
+}
+
+/// Vectors with their names, and the hashes of the images where those are known, out of the metadata.
+fn named_rows(file: &NpyFile, metadata: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
+    let path = metadata.to_path_buf();
+    let names = table::open(metadata, Some(FORMAT))?.flat_map(move |batch| {
+        match batch.map_err(anyhow::Error::from).and_then(|batch| names_of(&batch, &path)) {
+            Ok(names) => names.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+        }
+    });
+    Ok(file.rows()?.zip(names).map(|(vector, name)| {
+        let ((values, hash), (image_id, image_path, sha256)) = (vector?, name?);
+        Ok(Entry { image_path, image_id, content: Content::Embedding { values, sha256: sha256.unwrap_or(hash) } })
+    }))
+}
+
+fn names_of(batch: &RecordBatch, path: &Path) -> Result<Vec<(String, String, Option<ContentHash>)>> {
+    let paths: &StringArray = table::column(batch, "image_path", path)?;
+    let ids = table::column::<StringArray>(batch, "image_id", path).ok();
+    let hashes = table::column::<StringArray>(batch, "sha256", path).ok();
+    let name = |row: usize| {
+        let image_path = paths.value(row).to_string();
+        let id = ids.map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).to_string());
+        (id, image_path, hashes.and_then(|hashes| parse_hash(hashes.value(row))))
+    };
+    Ok((0..batch.num_rows()).map(name).collect())
 }

@@ -45,11 +45,7 @@ fn entry(found: listing::Entry) -> Entry {
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };
     let content = match found.kind {
-        Kind::File => {
-            let now = SystemTime::now();
-            let stat = fs::metadata(&found.path).ok().map(|metadata| Stat::of(&metadata)).filter(|stat| stat.is_settled(now));
-            Content::File { path: found.path, stat }
-        }
+        Kind::File => return file_entry(found.path, found.image_path, image_id),
         Kind::Special | Kind::BrokenLink if !named => Content::Other,
         Kind::Special => Content::Failed(failed(Reason::Unreadable, "not a regular file, so it is not opened")),
         Kind::BrokenLink => Content::Failed(failed(Reason::Vanished, "a symbolic link to nothing")),
@@ -61,4 +57,11 @@ fn entry(found: listing::Entry) -> Entry {
         }
     };
     Entry { image_path: found.image_path, image_id, content }
+}
+
+/// An entry for a file, with what the file system says of it.
+pub(super) fn file_entry(path: PathBuf, image_path: String, image_id: String) -> Entry {
+    let now = SystemTime::now();
+    let stat = fs::metadata(&path).ok().map(|metadata| Stat::of(&metadata)).filter(|stat| stat.is_settled(now));
+    Entry { image_path, image_id, content: Content::File { path, stat } }
 }

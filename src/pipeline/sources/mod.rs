@@ -3,20 +3,27 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::pipeline::Counter;
 use crate::table::{FORMAT_KEY, TableError, check_format};
 
 mod dataset;
 mod embeddings;
 mod folder;
 
-pub use dataset::StoredImages;
+pub use dataset::{DatasetFiles, StoredImages};
 pub use embeddings::Embeddings;
 pub(crate) use embeddings::parse_hash;
 pub use folder::Folder;
+
+/// A counter for sources that know how many they are.
+pub fn known_total(rows: u64) -> Option<Counter<'static>> {
+    Some(Box::new(move |total, _| total.store(rows, Ordering::Relaxed)))
+}
 
 /// What a Parquet file's footer says.
 pub(crate) struct ParquetInfo {

@@ -1,23 +1,27 @@
 //! `clipcap caption`: a caption table for every image under some folders.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::generation;
 use crate::image::{Limits, Preprocess};
-use crate::pipeline::sources::{Embeddings, Folder, StoredImages};
+use crate::pipeline::sources::{Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
-    Decode, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES,
+    Counter, Decode, Entry, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES,
+    survey,
 };
 use crate::stages::Outcome;
+use crate::stages::summary::{self, Words};
 
 mod import;
+mod load;
 mod model;
 mod tables;
 mod value;
 
+pub use load::{info, load, max_new_tokens};
 pub use model::{Captioner, ClipCap};
 pub use tables::TableFormat;
 pub use value::{CaptionText, Captions};
@@ -76,6 +80,15 @@ pub struct CaptionReport {
     pub output: Output,
 }
 
+const WORDS: Words = Words { command: "caption", done: "captioned" };
+
+impl CaptionReport {
+    /// The closing summary, as text and as JSON.
+    pub fn summary(&self) -> (String, Json) {
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output)
+    }
+}
+
 /// Captions everything in the source. `load` makes the captioner, while images are already being read.
 ///
 /// # Errors
@@ -87,17 +100,14 @@ pub fn run<C: Captioner>(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<CaptionReport> {
-    let output = match settings.format {
-        TableFormat::Parts => Output::folder(&settings.out),
-        _ => Output::file(&settings.out),
-    };
-    let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
+    let output = settings.output();
+    let takes_embeddings = settings.takes_embeddings();
     let job = Job {
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model, takes_embeddings)?,
         recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
-        done: "captioned",
+        done: WORDS.done,
         label: "captioning",
         unit: Some("captions/s"),
         reading_threads: settings.threads,
@@ -109,53 +119,91 @@ pub fn run<C: Captioner>(
         reporter,
         interrupt,
     };
-    let decode = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
-    let pass = PassEmbeddings { embedding_dim: model.embedding_dim };
+    let listed = Listed::open(settings, model, &output)?;
+    let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
-    let make_sink = |folder: &std::path::Path| TableSink::create(settings.format, folder);
+    let make_sink = |folder: &Path| TableSink::create(settings.format, folder);
     let import = |output: &Output| import::records(output, settings.format);
-    let report = match &settings.source {
-        Source::Paths(roots) => {
-            let folder = Folder::new(roots, &output.own_paths())?;
-            let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
-            job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?
-        }
-        Source::Dataset(path) => {
-            let images = StoredImages::open(path)?;
-            let counter = known_total(images.num_rows);
-            job.run(Parts { entries: images.entries(), counter, prepare, make_compute, make_sink, import })?
-        }
-        Source::Embeddings(path) => {
-            let embeddings = Embeddings::open(path)?;
-            check_embeddings(path, &embeddings, model)?;
-            let counter = known_total(embeddings.num_rows);
-            job.run(Parts { entries: embeddings.entries(), counter, prepare, make_compute, make_sink, import })?
-        }
-    };
-    let outcome = outcome(&report, settings.max_error_rate);
+    let report =
+        job.run(Parts { entries: listed.entries(), counter: listed.counter(), prepare, make_compute, make_sink, import })?;
+    let outcome = Outcome::of(&report, settings.max_error_rate);
     Ok(CaptionReport { outcome, report, output })
 }
 
-/// A counter for sources that know how many they are.
-pub(super) fn known_total(rows: u64) -> Option<crate::pipeline::Counter<'static>> {
-    Some(Box::new(move |total, _| {
-        total.store(rows, std::sync::atomic::Ordering::Relaxed);
-    }))
+/// Looks at everything in the source, times the model on a few images, and writes nothing.
+pub fn dry_run<C: Captioner>(
+    settings: &CaptionSettings,
+    model: &ModelInfo,
+    load: impl FnOnce() -> Result<C>,
+    reporter: &dyn Reporter,
+) -> Result<(String, Json)> {
+    let listed = Listed::open(settings, model, &settings.output())?;
+    let survey =
+        survey(listed.entries(), &settings.limits, settings.threads, settings.batch_size.min(16), &|m| reporter.warn(m))?;
+    let (decode, pass) = preparations(settings, model);
+    let takes_embeddings = settings.takes_embeddings();
+    let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
+    let each = match survey.images {
+        0 => None,
+        _ => summary::seconds_per_image(&survey, prepare, &mut Engine::new(load()?, takes_embeddings), settings.threads)?,
+    };
+    Ok(summary::before(&WORDS, &survey, each))
 }
 
-/// What exit status a run deserves.
-pub(super) fn outcome(report: &Report, max_error_rate: f64) -> Outcome {
-    let counts = &report.counts;
-    if !report.complete {
-        Outcome::Interrupted
-    } else if counts.error_rate() > max_error_rate {
-        Outcome::TooManyFailed
-    } else if counts.failed > 0 || counts.unlisted > 0 {
-        Outcome::SomeFailed
-    } else {
-        Outcome::Complete
+impl CaptionSettings {
+    fn output(&self) -> Output {
+        match self.format {
+            TableFormat::Parts => Output::folder(&self.out),
+            _ => Output::file(&self.out),
+        }
     }
+
+    fn takes_embeddings(&self) -> bool {
+        matches!(self.source, Source::Embeddings(_))
+    }
+}
+
+/// An opened source.
+enum Listed {
+    Files(Folder),
+    Stored(StoredImages),
+    Embedded(Embeddings),
+}
+
+impl Listed {
+    fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
+        Ok(match &settings.source {
+            Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths())?),
+            Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
+            Source::Embeddings(path) => {
+                let embeddings = Embeddings::open(path)?;
+                check_embeddings(path, &embeddings, model)?;
+                Self::Embedded(embeddings)
+            }
+        })
+    }
+
+    fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry>> + Send + '_> {
+        match self {
+            Self::Files(folder) => Box::new(folder.entries()),
+            Self::Stored(images) => Box::new(images.entries()),
+            Self::Embedded(embeddings) => embeddings.entries(),
+        }
+    }
+
+    fn counter(&self) -> Option<Counter<'_>> {
+        match self {
+            Self::Files(folder) => Some(Box::new(|total, stop| folder.count(total, stop))),
+            Self::Stored(images) => known_total(images.num_rows),
+            Self::Embedded(embeddings) => known_total(embeddings.num_rows),
+        }
+    }
+}
+
+fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
+    let decode = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
+    (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
 }
 
 fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, takes_embeddings: bool) -> Result<Settings> {
@@ -175,7 +223,7 @@ fn window_images(decoding: &generation::Settings) -> usize {
     (CAPTIONS / decoding.num_captions.max(1)).clamp(1, WINDOW_IMAGES)
 }
 
-fn check_embeddings(path: &std::path::Path, embeddings: &Embeddings, model: &ModelInfo) -> Result<()> {
+fn check_embeddings(path: &Path, embeddings: &Embeddings, model: &ModelInfo) -> Result<()> {
     if embeddings.embedding_dim != model.embedding_dim {
         bail!(
             "{}: embeddings of length {}, and the model takes {}: they come from another CLIP",

@@ -1,11 +1,14 @@
 //! The model as this stage sees it: images to embeddings, embeddings to captions.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, bail};
 
 use super::value::{CaptionText, Captions};
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
 use crate::models::{Decoder, ImageEncoder, Mapper};
 use crate::pipeline::{Compute, ContentHash, Input};
+use crate::stages::loading::scale_to_length_1;
 use crate::text::Tokenizer;
 
 /// What captions images, on one thread.
@@ -69,7 +72,7 @@ pub struct ClipCap {
     pub mapper: Box<dyn Mapper>,
     pub decoder: Box<dyn Decoder>,
     pub generator: Generator,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Embeddings are scaled to length 1 before they are mapped, as the model was trained.
     pub normalize: bool,
     pub batch_size: usize,
@@ -132,13 +135,5 @@ fn told(caption: &Caption, tokenizer: &Tokenizer) -> CaptionText {
         logprob: caption.logprob + 0.0,
         num_tokens: caption.num_tokens as i32,
         finish_reason: caption.finish_reason,
-    }
-}
-
-/// Divides by the Euclidean length; a vector of zeros stays one.
-pub(crate) fn scale_to_length_1(embedding: &mut [f32]) {
-    let length = embedding.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    if length > 0.0 {
-        embedding.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
     }
 }

@@ -18,7 +18,8 @@ use crate::table::ParquetSink;
 /// The manifest's and the footers' format.
 pub const FORMAT: &str = "captions/1";
 
-/// Rows of a Parquet row group, which is held in memory while it is written.
+/// Rows that are encoded at once, and rows of a row group, which is held encoded while it grows.
+const ROWS_AT_ONCE: usize = 1 << 11;
 const ROW_GROUP_ROWS: usize = 1 << 16;
 
 /// Images of a part, where the output is a folder.
@@ -138,7 +139,8 @@ impl Sink<Captions> for TableSink {
             (Writer::Plain(file), TableFormat::Tsv) => {
                 file.write_all(entry.image_path.as_bytes())?;
                 for caption in &captions.0 {
-                    write!(file, "\t{}", caption.text)?;
+                    // A vocabulary is anyone's: what parts fields and lines stays out of them.
+                    write!(file, "\t{}", caption.text.replace(['\t', '\n', '\r'], " "))?;
                 }
                 file.write_all(b"\n")?;
             }
@@ -209,6 +211,7 @@ struct ParquetRows {
     caption_index: Vec<i32>,
     logprob: Vec<f64>,
     num_tokens: Vec<i32>,
+    group_rows: usize,
 }
 
 impl ParquetRows {
@@ -228,6 +231,7 @@ impl ParquetRows {
             caption_index: Vec::new(),
             logprob: Vec::new(),
             num_tokens: Vec::new(),
+            group_rows: 0,
         })
     }
 
@@ -239,10 +243,11 @@ impl ParquetRows {
         self.caption_index.push(row.caption_index);
         self.logprob.push(row.logprob);
         self.num_tokens.push(row.num_tokens);
-        if self.logprob.len() >= ROW_GROUP_ROWS { self.write() } else { Ok(()) }
+        if self.logprob.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<()> {
+        self.group_rows += self.logprob.len();
         let [image_id, image_path, sha256, caption, finish_reason] =
             std::mem::take(&mut self.texts).map(|column| Arc::new(StringArray::from(column)) as _);
         let caption_index = Arc::new(Int32Array::from(std::mem::take(&mut self.caption_index)));
@@ -251,7 +256,11 @@ impl ParquetRows {
         let columns =
             vec![image_id, image_path, sha256, caption_index as _, caption, logprob as _, num_tokens as _, finish_reason];
         self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
-        Ok(self.sink.flush()?)
+        if self.group_rows >= ROW_GROUP_ROWS {
+            self.group_rows = 0;
+            self.sink.flush()?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<()> {
