@@ -23,8 +23,8 @@ const LAST: &str = "last";
 const MANIFEST: &str = crate::models::bundle::MANIFEST;
 
 /// Everything a run makes, which `--overwrite` removes.
-const PRODUCTS: [&str; 8] =
-    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg"];
+const PRODUCTS: [&str; 9] =
+    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg", "curve.png"];
 
 impl RunFolder {
     pub fn new(path: &Path) -> Self {

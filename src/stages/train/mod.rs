@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 mod backend;
+mod curve;
 mod data;
 mod embeddings;
 mod folder;

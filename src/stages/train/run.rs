@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
-use super::backend;
 use super::folder::RunFolder;
 use super::logs::Logs;
 use super::samples;
 use super::settings::Config;
+use super::{backend, curve};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::runtime::{Device, Runtime};
@@ -312,6 +312,7 @@ impl<'a> Run<'a> {
             self.folder.promote_last().context(INTACT)?;
         }
         self.sample()?;
+        curve::write(self.folder.path(), self.logs.rows()).context(INTACT)?;
         self.logs.save().context(INTACT)?;
         self.spent.evaluation += started.elapsed();
         Ok(())
