@@ -112,7 +112,14 @@ fn runtime(device: Device) -> Runtime {
 }
 
 /// Runs a training graph; gradients in one piece, with their rows added.
-fn step(graph: &TrainingGraph, folder: &Path, variant: Variant, prefix: usize, batch: &Batch, parameters: &Tensors) -> (f32, Tensors) {
+fn step(
+    graph: &TrainingGraph,
+    folder: &Path,
+    variant: Variant,
+    prefix: usize,
+    batch: &Batch,
+    parameters: &Tensors,
+) -> (f32, Tensors) {
     let mut session = Session::new(&runtime(Device::Cpu), "training", &graph.model.to_bytes(), folder, &[]).unwrap();
     let spread = batch.spread(prefix);
     let labels = if variant == Variant::OpenVino { &spread } else { &batch.labels };
@@ -134,8 +141,7 @@ fn step(graph: &TrainingGraph, folder: &Path, variant: Variant, prefix: usize, b
         .dropout
         .iter()
         .map(|site| {
-            let shape: Vec<i64> =
-                site.shape.iter().map(|d| d.with("batch", b).with("tokens", t).as_fixed().unwrap()).collect();
+            let shape: Vec<i64> = site.shape.iter().map(|d| d.with("batch", b).with("tokens", t).as_fixed().unwrap()).collect();
             (vec![1.0; shape.iter().product::<i64>() as usize], shape)
         })
         .collect();
@@ -146,11 +152,8 @@ fn step(graph: &TrainingGraph, folder: &Path, variant: Variant, prefix: usize, b
         feeds.push((name, Feed::F32(values, &shape_of[name.as_str()])));
     }
     let outputs = session.run(&feeds).unwrap();
-    let mut gradients: Tensors = graph
-        .parameters
-        .iter()
-        .map(|p| (p.name.clone(), outputs.f32(&p.gradient_name()).unwrap().to_vec()))
-        .collect();
+    let mut gradients: Tensors =
+        graph.parameters.iter().map(|p| (p.name.clone(), outputs.f32(&p.gradient_name()).unwrap().to_vec())).collect();
     if let Some(rows) = &graph.rows {
         let (updates, ids) = (outputs.f32(&rows.rows).unwrap(), outputs.i64(&rows.row_ids).unwrap());
         let width = updates.len() / ids.len();
@@ -186,8 +189,7 @@ fn check(name: &str, finetune_gpt2: bool, variant: Variant, sizes: Option<(usize
     let parameters = golden.parameters(&graph);
     for (padding_too, wanted) in [(false, "loss_captions_only"), (true, "loss_with_padding")] {
         let batch = golden.batch(padding_too);
-        let (loss, gradients) =
-            step(&graph, golden.folder.path(), variant, golden.mapper.prefix_len, &batch, &parameters);
+        let (loss, gradients) = step(&graph, golden.folder.path(), variant, golden.mapper.prefix_len, &batch, &parameters);
         let wanted = golden.expected.read_f32(wanted).unwrap()[0];
         assert!((loss / wanted - 1.0).abs() < 1e-5, "{loss} for {wanted}");
         if padding_too {
