@@ -135,9 +135,8 @@ impl Outputs<'_> {
     pub fn i64(&self, output: &str) -> Result<&[i64], RuntimeError> {
         let missing = || RuntimeError::Model { model: self.name.into(), message: format!("there is no output {output}") };
         let value = self.inner.get(output).ok_or_else(missing)?;
-        let (_, data) = value
-            .try_extract_tensor::<i64>()
-            .map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
+        let (_, data) =
+            value.try_extract_tensor::<i64>().map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
         Ok(data)
     }
 }

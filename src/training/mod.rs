@@ -8,6 +8,8 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod dropout;
 mod loss;
+#[cfg(test)]
+mod loss_tests;
 pub mod metrics;
 pub mod optimizer;
 pub mod optimizer_graph;
