@@ -134,8 +134,11 @@ fn what_has_no_counterpart_is_counted_and_left_out() {
     assert_eq!(coverage["predictions_without_references"], 1);
     assert_eq!(coverage["references_without_predictions"], 2);
     let said = stderr_of(&output);
-    assert!(said.contains("2 images are matched by path or name"), "{said}");
-    assert!(said.contains("1 images with predictions have no reference") && said.contains("2 images are scored"), "{said}");
+    assert!(said.contains("matched by path or name: 2 of 2"), "{said}");
+    assert!(
+        said.contains("but no reference: 1") && said.contains("but no prediction: 2") && said.contains("images scored: 2"),
+        "{said}"
+    );
 }
 
 #[test]

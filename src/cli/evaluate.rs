@@ -7,12 +7,20 @@ use super::Context;
 use crate::stages::Outcome;
 use crate::stages::evaluate::{self, Candidate, Level, Settings};
 
-/// BLEU-1..4, ROUGE-L and CIDEr (as pycocoevalcap computes them) of predicted captions against references.
-///
-/// Reads caption tables and datasets (a folder, .parquet, .csv, .tsv, .jsonl), COCO results and annotations (.json), maps from an id to
-/// captions (.json), and li-xirong files (.txt: ID#k<TAB>caption). Image ids are compared as text; what is left is matched without image
-/// extension and folder, where that is unique. Images that only one side has are counted and left out.
+/// What `--help` says below the flags.
+const MORE_HELP: &str = "\
+Scores are BLEU-1..4, ROUGE-L and CIDEr as pycocoevalcap computes them, raw (1.0 is 100%).
+
+Read are caption tables and datasets (a folder, .parquet, .csv, .tsv, .jsonl), COCO results and annotations, Karpathy's files and maps from \
+an id to captions (.json), and li-xirong's files (.txt: ID#k<TAB>caption). Image ids are compared as text; ids left over are matched without \
+image extension and folder, where that is unique. Images that only one side has are counted and left out; CIDEr's document frequencies are \
+those of the images scored.
+
+  clipcap evaluate --predictions captions.parquet --references dataset --split test
+  clipcap evaluate --predictions a.parquet --compare b.parquet --references dataset";
+
 #[derive(clap::Args)]
+#[command(after_long_help = MORE_HELP)]
 pub struct EvaluateArgs {
     /// Captions to score: a caption table, or COCO results
     #[arg(long, value_name = "TABLE|JSON")]

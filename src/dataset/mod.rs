@@ -4,6 +4,7 @@ pub mod assemble;
 pub mod captions;
 pub mod duplicates;
 pub mod lint;
+pub mod listing;
 pub mod matching;
 pub mod normalize;
 mod parallel;

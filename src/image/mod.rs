@@ -1,1 +1,24 @@
-//! (image: see lib.rs)
+//! From a file to the pixels CLIP sees: read once, hash, decode within limits, turn upright, resize, crop, normalize.
+//!
+//! Nothing here trusts a file: its format is told by content, its size is checked before memory is taken, a decoder's panic is
+//! a [`Failure`] like any other, and a file that ends early is never mistaken for a picture that is grey below.
+
+mod decode;
+mod failure;
+#[cfg(test)]
+mod golden;
+mod guard;
+mod jpeg;
+mod jpeg_entropy;
+mod jpeg_segments;
+mod load;
+mod preprocess;
+mod resize;
+mod sniff;
+mod structure;
+
+pub use self::decode::{Header, Limits, decode, header};
+pub use self::failure::{Content, Failure, Reason, UnknownReason};
+pub use self::load::{Examined, Loaded, examine, file_header, load, load_bytes, read};
+pub use self::preprocess::{Normalize, Preprocess, PreprocessError, Settings, Size};
+pub use self::sniff::{Format, called_an_image, sniff};

@@ -1,6 +1,7 @@
 //! `clipcap evaluate`: scores a caption table against references, says how varied its captions are, and compares two tables.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 use crate::pipeline::Reporter;
 
+mod annotated;
 pub mod captions;
 mod delimited;
 mod json;
@@ -127,7 +129,7 @@ pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
     let (images, coverage) = pair_up(predictions, references, compared)?;
     report_coverage(&coverage, reporter);
 
-    let rounds = if compared_rounds_needed(settings) { COMPARE_ROUNDS } else { settings.bootstrap };
+    let rounds = if settings.compare.is_some() && settings.bootstrap == 0 { COMPARE_ROUNDS } else { settings.bootstrap };
     let score = |level: &Level| LevelScores::of(*level, &images, settings, rounds);
     let levels = settings.levels.iter().map(score).collect();
     let evaluation = Evaluation { images, coverage, candidate: settings.candidate, rounds, seed: settings.seed, levels };
@@ -141,12 +143,8 @@ pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
     Ok(evaluation)
 }
 
-fn compared_rounds_needed(settings: &Settings) -> bool {
-    settings.compare.is_some() && settings.bootstrap == 0
-}
-
-fn read(path: &std::path::Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
-    let set = captions::read(path, role, split).with_context(|| format!("cannot read the {}", role.name()))?;
+fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let set = captions::read(path, role, split, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
     if set.num_missing > 0 {
         reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
     }
@@ -171,7 +169,7 @@ fn pair_up(
         None => None,
         Some(compared) => {
             let matching = match_images(&predictions.images, &compared.images);
-            Some((matching.pairs.into_iter().collect::<std::collections::HashMap<_, _>>(), &compared.images))
+            Some((matching.pairs.into_iter().collect::<HashMap<_, _>>(), &compared.images))
         }
     };
     let mut images = Vec::with_capacity(matching.pairs.len());
@@ -213,15 +211,18 @@ fn example(images: &[ImageCaptions]) -> String {
 fn report_coverage(coverage: &Coverage, reporter: &dyn Reporter) {
     let by_name = coverage.images + coverage.not_in_compared - coverage.matched_exactly;
     if by_name > 0 {
-        reporter.note(&format!("{by_name} images are matched by path or name, as their ids differ"));
+        reporter.note(&format!(
+            "ids that differ, matched by path or name: {by_name} of {}",
+            coverage.images + coverage.not_in_compared
+        ));
     }
     let left_out = [
-        (coverage.predictions_without_references, "images with predictions have no reference"),
-        (coverage.references_without_predictions, "images with references have no prediction"),
-        (coverage.not_in_compared, "images are not in the second table"),
+        (coverage.predictions_without_references, "images with predictions but no reference"),
+        (coverage.references_without_predictions, "images with references but no prediction"),
+        (coverage.not_in_compared, "images that the second table lacks"),
     ];
     for (count, what) in left_out.into_iter().filter(|(count, _)| *count > 0) {
-        reporter.warn(&format!("{count} {what}: they are left out, and {} images are scored", coverage.images));
+        reporter.warn(&format!("{what}: {count}, left out; images scored: {}", coverage.images));
     }
     if coverage.images == 1 {
         reporter.warn("CIDEr weighs words by how few images have them, so it is 0 for a single image");

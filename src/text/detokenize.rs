@@ -6,7 +6,7 @@
 use super::han::is_spaced_word;
 
 /// Joins pieces (`##` marks one that continues the word before it). White space and control characters inside a piece are dropped.
-pub(super) fn join<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
+pub fn join_pieces<'a>(pieces: impl IntoIterator<Item = &'a str>) -> String {
     let mut joiner = Joiner::default();
     for piece in pieces {
         joiner.push(piece);
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn joined(pieces: &str) -> String {
-        join(pieces.split(' '))
+        join_pieces(pieces.split(' '))
     }
 
     #[test]
@@ -146,8 +146,8 @@ mod tests {
     #[test]
     fn odd_pieces_do_no_harm() {
         assert_eq!(joined("##ing dog ##"), "ing dog##");
-        assert_eq!(join([""]), "");
-        assert_eq!(join(["a\tb", "\u{2028}", "\0", "c"]), "ab c");
-        assert_eq!(join([",", "##s", "(", "##"]), ",s(##");
+        assert_eq!(join_pieces([""]), "");
+        assert_eq!(join_pieces(["a\tb", "\u{2028}", "\0", "c"]), "ab c");
+        assert_eq!(join_pieces([",", "##s", "(", "##"]), ",s(##");
     }
 }

@@ -7,5 +7,6 @@ pub mod segment;
 mod tokenizer;
 mod vocabulary;
 
+pub use detokenize::join_pieces;
 pub use error::TextError;
 pub use tokenizer::Tokenizer;

@@ -7,6 +7,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod corpus;
 pub mod dropout;
+pub mod host;
 mod loss;
 #[cfg(test)]
 mod loss_tests;
@@ -17,3 +18,7 @@ pub mod parameters;
 pub mod random;
 pub mod schedule;
 pub mod tensorboard;
+pub mod trainer;
+
+#[cfg(test)]
+mod host_tests;

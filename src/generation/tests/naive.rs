@@ -175,10 +175,16 @@ fn beams(toy: &Toy, settings: &Settings, num_beams: usize, length_penalty: f64) 
             return None;
         }
         finished.truncate(num_beams);
-        let full = finished.len() == num_beams;
-        let done = match running.first() {
-            None => true,
-            Some((score, tokens)) => full && normalized(*score, tokens.len()) <= finished[num_beams - 1].0,
+        let done = match (running.first(), finished.last()) {
+            (None, _) => true,
+            (Some((score, tokens)), Some((worst, _))) if finished.len() == num_beams => {
+                let best = normalized(*score, tokens.len());
+                if alike(best, *worst) {
+                    return None;
+                }
+                best < *worst
+            }
+            _ => false,
         };
         if done {
             return Some(finished.into_iter().take(settings.num_captions).map(|(_, caption)| caption).collect());

@@ -59,50 +59,55 @@ fn mix(key: u64, counter: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Two independent whole numbers of 53 bits.
+fn numbers(key: u64, pair: u64) -> (i64, i64) {
+    ((mix(key, 2 * pair) >> 11) as i64, (mix(key, 2 * pair + 1) >> 11) as i64)
+}
+
+/// 2^-53: from a number of 53 bits to [0, 1).
+const UNIT: f64 = 1.0 / (1u64 << 53) as f64;
+
 /// Two independent values in [0, 1).
 fn uniforms(key: u64, pair: u64) -> (f64, f64) {
-    let unit = |bits: u64| (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64);
-    (unit(mix(key, 2 * pair)), unit(mix(key, 2 * pair + 1)))
+    let (a, b) = numbers(key, pair);
+    (a as f64 * UNIT, b as f64 * UNIT)
 }
 
 /// Two independent values of mean 0 and deviation 1 (Box and Muller's way).
 fn normals(key: u64, pair: u64) -> (f64, f64) {
-    let (a, b) = uniforms(key, pair);
-    // 1 - a is in (0, 1], where the logarithm is finite.
-    let radius = (-2.0 * ln(1.0 - a)).sqrt();
+    let (a, b) = numbers(key, pair);
+    // From (0, 1], where the logarithm is finite.
+    let radius = (-2.0 * ln(((1 << 53) - a) as f64 * UNIT)).sqrt();
     let (sin, cos) = sin_cos_of_turn(b);
     (radius * cos, radius * sin)
 }
 
-/// The natural logarithm of a positive, normal number.
+/// The natural logarithm of a positive, normal number. Without branches: they would be mispredicted every other time.
 fn ln(x: f64) -> f64 {
-    let bits = x.to_bits();
-    let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
-    let mut mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
-    if mantissa > std::f64::consts::SQRT_2 {
-        mantissa *= 0.5;
-        exponent += 1;
-    }
+    const ROOT_OF_HALF: i64 = std::f64::consts::FRAC_1_SQRT_2.to_bits() as i64;
     // ln m = 2 artanh s, and s is at most 0.172.
     const SERIES: [f64; 9] = [2.0, 2.0 / 3.0, 2.0 / 5.0, 2.0 / 7.0, 2.0 / 9.0, 2.0 / 11.0, 2.0 / 13.0, 2.0 / 15.0, 2.0 / 17.0];
-    let s = (mantissa - 1.0) / (mantissa + 1.0);
+    let bits = x.to_bits() as i64;
+    // x = m * 2^exponent with m from the root of 1/2 to the root of 2.
+    let exponent = (bits - ROOT_OF_HALF) >> 52;
+    let m = f64::from_bits((bits - (exponent << 52)) as u64);
+    let s = (m - 1.0) / (m + 1.0);
     exponent as f64 * std::f64::consts::LN_2 + s * polynomial(&SERIES, s * s)
 }
 
-/// Sine and cosine of `turn` full turns, for a turn in [0, 1).
-fn sin_cos_of_turn(turn: f64) -> (f64, f64) {
-    // Quarter turns are exact; what is left is at most an eighth of a turn either way.
+/// Sine and cosine of `number` / 2^53 full turns.
+fn sin_cos_of_turn(number: i64) -> (f64, f64) {
     const SIN: [f64; 6] = [1.0, -1.0 / 6.0, 1.0 / 120.0, -1.0 / 5040.0, 1.0 / 362_880.0, -1.0 / 39_916_800.0];
     const COS: [f64; 7] = [1.0, -1.0 / 2.0, 1.0 / 24.0, -1.0 / 720.0, 1.0 / 40_320.0, -1.0 / 3_628_800.0, 1.0 / 479_001_600.0];
-    let quarter = (turn * 4.0 + 0.5) as u8;
-    let x = (turn - f64::from(quarter) * 0.25) * std::f64::consts::TAU;
-    let (sin, cos) = (x * polynomial(&SIN, x * x), polynomial(&COS, x * x));
-    match quarter % 4 {
-        0 => (sin, cos),
-        1 => (cos, -sin),
-        2 => (-sin, -cos),
-        _ => (-cos, sin),
-    }
+    // Quarter turns are taken off exactly; what is left is at most an eighth of a turn either way.
+    let quarter = (number + (1 << 50)) >> 51;
+    let x = (number - (quarter << 51)) as f64 * (UNIT * std::f64::consts::TAU);
+    let (sin, cos) = ((x * polynomial(&SIN, x * x)).to_bits(), polynomial(&COS, x * x).to_bits());
+    // Odd quarters swap sine and cosine, and each is negative in two of the four: again without branches.
+    let quarter = quarter as u64;
+    let swap = (sin ^ cos) & (quarter & 1).wrapping_neg();
+    let sign = |half: u64| (half >> 1 & 1) << 63;
+    (f64::from_bits(sin ^ swap ^ sign(quarter)), f64::from_bits(cos ^ swap ^ sign(quarter + 1)))
 }
 
 /// The sum of `coefficients[k] * x^k`.
@@ -123,7 +128,7 @@ mod tests {
         for i in 1..2000 {
             let x = f64::from(i) / 2000.0;
             assert!((ln(x) - x.ln()).abs() < 1e-12 * (1.0 + x.ln().abs()), "ln {x}");
-            let (sin, cos) = sin_cos_of_turn(x);
+            let (sin, cos) = sin_cos_of_turn((x / UNIT) as i64);
             let (s, c) = (x * std::f64::consts::TAU).sin_cos();
             assert!((sin - s).abs() < 1e-8 && (cos - c).abs() < 1e-8, "turn {x}");
         }

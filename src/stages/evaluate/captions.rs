@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{delimited, json, parquet};
+use super::{annotated, delimited, json, parquet};
+use crate::dataset::captions::Format;
+use crate::pipeline::Reporter;
 
 /// Which side of the evaluation a file is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +51,10 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 /// JSON files are held in memory whole; COCO's largest annotation file has about 100 MB.
 const MAX_JSON_BYTES: u64 = 2 << 30;
 
-/// Reads captions from a dataset or table folder, or from a Parquet, CSV, TSV, JSON-lines, JSON or li-xirong text file.
-/// `split` keeps the rows of one split where there is such a column.
-pub fn read(path: &Path, role: Role, split: Option<&str>) -> Result<CaptionSet> {
+/// Reads captions from a dataset or table folder, or from a file: Parquet; JSON (COCO results and annotations, Karpathy's, a map from
+/// id to captions); CSV, TSV and JSON lines; li-xirong's text. References in text come through the parsers of `prepare`.
+/// `split` keeps one split, where the file knows of any.
+pub fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
     let mut builder = Builder::default();
     if path.is_dir() {
         for file in tables_of(path)? {
@@ -60,21 +63,39 @@ pub fn read(path: &Path, role: Role, split: Option<&str>) -> Result<CaptionSet> 
         return builder.finish(path);
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    if split.is_some() && extension != "parquet" {
-        bail!("--split needs a dataset or a Parquet table with a split column, and {} is neither", path.display());
-    }
+    let written = role == Role::References;
     match extension.as_str() {
         "parquet" => parquet::read(path, split, &mut builder)?,
-        "csv" => delimited::read_csv(path, &mut builder)?,
-        "jsonl" | "ndjson" => delimited::read_jsonl(path, &mut builder)?,
-        "json" => json::read(&read_whole(path, MAX_JSON_BYTES)?, path, role, &mut builder)?,
-        "tsv" | "txt" => delimited::read_tsv(path, &mut builder)?,
+        "csv" | "jsonl" | "ndjson" if written => annotated::read(path, None, split, &mut builder, reporter)?,
+        "tsv" | "txt" if delimited::is_li_xirong(path)? => annotated::read(path, None, split, &mut builder, reporter)?,
+        "json" => {
+            let is_karpathy =
+                json::read(&read_whole(path, MAX_JSON_BYTES)?, path, role, split, &mut builder)? == json::Found::Karpathy;
+            if is_karpathy {
+                annotated::read(path, Some(Format::Karpathy), split, &mut builder, reporter)?;
+            }
+        }
+        "csv" | "jsonl" | "ndjson" | "tsv" | "txt" => {
+            refuse_split(split, path)?;
+            match extension.as_str() {
+                "csv" => delimited::read_csv(path, &mut builder)?,
+                "tsv" | "txt" => delimited::read_tsv(path, &mut builder)?,
+                _ => delimited::read_jsonl(path, &mut builder)?,
+            }
+        }
         _ => bail!(
             "{}: cannot tell what this is by its name: a folder, .parquet, .csv, .tsv, .txt (ID#k<TAB>caption), .jsonl or .json is wanted",
             path.display()
         ),
     }
     builder.finish(path)
+}
+
+pub(super) fn refuse_split(split: Option<&str>, path: &Path) -> Result<()> {
+    if split.is_some() {
+        bail!("{} does not say which split a caption is of, and --split was given", path.display());
+    }
+    Ok(())
 }
 
 /// A dataset's `captions.parquet`, or the numbered parts of a caption table.
@@ -188,11 +209,13 @@ impl Builder {
 mod tests {
     use super::*;
 
-    fn read_text(name: &str, text: &str) -> Result<CaptionSet> {
+    use crate::pipeline::Silent;
+
+    fn read_as(role: Role, name: &str, text: &str, split: Option<&str>) -> Result<CaptionSet> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join(name);
         fs::write(&path, text)?;
-        read(&path, Role::References, None)
+        read(&path, role, split, &Silent)
     }
 
     /// `id: caption | caption` for each image.
@@ -208,7 +231,7 @@ mod tests {
             ("t.txt", "\u{feff}a.jpg#0\t一只狗\nb.jpg#0 two cats\n\na.jpg#1\t黑狗\n"),
             ("t.txt", "a.jpg#zhb#1 黑 狗\na.jpg#zhb#0 一 只 狗\nb.jpg#zhb#0 two cats\n"),
             ("t.txt", "a.jpg#zh#0 一:CD 只:M 狗:NN\na.jpg#zh#1 黑:JJ 狗:NN\nb.jpg#zh#0 two:CD cats:NNS\n"),
-            ("t.csv", "caption,image_id,caption_index\n黑狗,a.jpg,1\n一只狗,a.jpg,0\n\"two cats\",b.jpg,0\n"),
+            ("t.csv", "caption,image_id,caption_id\n黑狗,a.jpg,1\n一只狗,a.jpg,0\n\"two cats\",b.jpg,0\n"),
             (
                 "t.jsonl",
                 "{\"image_id\":\"a.jpg\",\"caption\":\"一只狗\"}\n{\"file_name\":\"b.jpg\",\"text\":\"two cats\"}\n{\"image_id\":\"a.jpg\",\"captions\":[\"黑狗\"]}\n",
@@ -221,7 +244,10 @@ mod tests {
             ),
         ];
         for (name, text) in texts {
-            assert_eq!(lines(&read_text(name, text).unwrap()), wanted, "{text}");
+            assert_eq!(lines(&read_as(Role::References, name, text, None).unwrap()), wanted, "{text}");
+            if !text.contains("\"references\"") {
+                assert_eq!(lines(&read_as(Role::Predictions, name, text, None).unwrap()), wanted, "{text}");
+            }
         }
     }
 
@@ -229,9 +255,34 @@ mod tests {
     fn coco_annotations_bring_file_names() {
         let text = r#"{"images":[{"id":42,"file_name":"COCO_val2014_000000000042.jpg"}],
             "annotations":[{"id":1,"image_id":42,"caption":"狗"},{"id":2,"image_id":42,"caption":"猫"}]}"#;
-        let set = read_text("t.json", text).unwrap();
+        let set = read_as(Role::References, "t.json", text, None).unwrap();
         assert_eq!(lines(&set), ["42: 狗 | 猫"]);
         assert_eq!(set.images[0].alias.as_deref(), Some("COCO_val2014_000000000042.jpg"));
+    }
+
+    #[test]
+    fn karpathy_files_have_splits() {
+        let text = r#"{"images":[{"filename":"a.jpg","split":"test","sentences":[{"raw":"狗"},{"raw":"猫"}]},
+            {"filename":"b.jpg","split":"train","sentences":[{"raw":"人"}]}], "dataset":"x"}"#;
+        let all = read_as(Role::References, "t.json", text, None).unwrap();
+        assert_eq!(all.images.len(), 2);
+        let test = read_as(Role::References, "t.json", text, Some("test")).unwrap();
+        assert_eq!(test.images[0].captions, ["狗", "猫"]);
+        assert_eq!(test.images.len(), 1);
+        let error = read_as(Role::References, "t.tsv", "a.jpg\t狗\n", Some("test")).unwrap_err();
+        assert!(format!("{error:#}").contains("--split"));
+    }
+
+    #[test]
+    fn an_empty_caption_is_a_prediction_and_no_reference() {
+        for (name, text) in [
+            ("t.csv", "image_id,caption\na,\nb,狗\n"),
+            ("t.jsonl", "{\"image_id\":\"a\",\"caption\":\"\"}\n{\"image_id\":\"b\",\"caption\":\"狗\"}\n"),
+        ] {
+            assert_eq!(lines(&read_as(Role::Predictions, name, text, None).unwrap()), ["a: ", "b: 狗"]);
+            assert_eq!(lines(&read_as(Role::References, name, text, None).unwrap()), ["b: 狗"]);
+        }
+        assert_eq!(lines(&read_as(Role::Predictions, "t.tsv", "a\t\n", None).unwrap()), ["a: "]);
     }
 
     #[test]
@@ -249,10 +300,10 @@ mod tests {
             ("t.tsv", "", "no captions"),
         ];
         for (name, text, expected) in cases {
-            let message = format!("{:#}", read_text(name, text).unwrap_err());
+            let message = format!("{:#}", read_as(Role::Predictions, name, text, None).unwrap_err());
             assert!(message.contains(expected) && message.contains(name), "{text}: {message}");
         }
         let long = format!("a\t{}\n", "狗".repeat(MAX_CAPTION_BYTES));
-        assert!(format!("{:#}", read_text("t.tsv", &long).unwrap_err()).contains("line 1"));
+        assert!(format!("{:#}", read_as(Role::Predictions, "t.tsv", &long, None).unwrap_err()).contains("line 1"));
     }
 }

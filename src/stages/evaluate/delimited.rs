@@ -1,5 +1,7 @@
-//! Line by line: the original's TSV, li-xirong's `ID#k caption`, CSV with a header, JSON lines.
+//! Caption tables as text: the original's TSV, CSV with a header, JSON lines. Unlike in a dataset, a caption may be empty here.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -7,22 +9,17 @@ use serde_json::Value;
 
 use super::captions::{Builder, for_each_line};
 use super::json::text_of;
-use crate::text::han::is_wide;
 
 /// Names that mean an image's id, best first.
 pub(super) const ID_COLUMNS: [&str; 6] = ["image_id", "image_path", "file_name", "filename", "image", "id"];
 /// Names that mean a caption, best first.
-pub(super) const CAPTION_COLUMNS: [&str; 3] = ["caption", "text", "sentence"];
+pub(super) const CAPTION_COLUMNS: [&str; 4] = ["caption", "caption_zh", "text", "sentence"];
 /// Names that order the captions of an image.
 pub(super) const INDEX_COLUMNS: [&str; 2] = ["caption_index", "caption_id"];
 
-/// `file_name<TAB>caption<TAB>caption...`, or li-xirong's `ID#k<TAB or SPACE>caption` and `ID#lang#k segmented words`, told apart line by
-/// line by the `#k` that ends the first field.
+/// The original's `file_name<TAB>caption<TAB>caption...`, a line an image.
 pub(super) fn read_tsv(path: &Path, builder: &mut Builder) -> Result<()> {
     for_each_line(path, |_, line| {
-        if let Some((id, number, caption)) = li_xirong(line) {
-            return builder.add(id, None, Some(number), Some(&caption));
-        }
         let mut fields = line.split('\t');
         let id = fields.next().unwrap_or_default();
         let mut num_captions = 0;
@@ -31,41 +28,26 @@ pub(super) fn read_tsv(path: &Path, builder: &mut Builder) -> Result<()> {
             num_captions += 1;
         }
         if num_captions == 0 {
-            bail!("no tab: file_name<TAB>caption or ID#k<TAB>caption is wanted");
+            bail!("no tab: file_name<TAB>caption<TAB>caption... is wanted");
         }
         Ok(())
     })
 }
 
-/// The parts of `ID#k caption` or `ID#lang#k caption`, the caption's words joined.
-fn li_xirong(line: &str) -> Option<(&str, i64, String)> {
-    let (key, caption) = line.split_once(['\t', ' '])?;
-    let (id, number) = key.rsplit_once('#')?;
-    let number = number.parse().ok().filter(|n| *n >= 0)?;
-    let id = match id.rsplit_once('#') {
-        Some((id, language)) if !id.is_empty() && language.starts_with(|c: char| c.is_ascii_lowercase()) => id,
-        _ => id,
-    };
-    (!id.is_empty()).then(|| (id, number, join_words(caption)))
+/// Whether a file's first line starts with li-xirong's `ID#k` or `ID#lang#k`.
+pub(super) fn is_li_xirong(path: &Path) -> Result<bool> {
+    let mut head = Vec::new();
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.take(1 << 16).read_to_end(&mut head).with_context(|| format!("cannot read {}", path.display()))?;
+    let head = String::from_utf8_lossy(&head);
+    let first = head.lines().map(|line| line.trim_start_matches('\u{feff}')).find(|line| !line.trim().is_empty());
+    Ok(first.is_some_and(has_numbered_key))
 }
 
-/// Segmented words back to text: tags (`word:TAG`, when every word has one) go, and so do spaces next to Chinese characters.
-fn join_words(caption: &str) -> String {
-    let untag = |word| match str::rsplit_once(word, ':') {
-        Some((word, tag)) if !word.is_empty() && !tag.is_empty() && tag.bytes().all(|b| b.is_ascii_alphabetic()) => Some(word),
-        _ => None,
-    };
-    let words: Vec<&str> = caption.split_whitespace().collect();
-    let words = words.iter().map(|word| untag(word)).collect::<Option<Vec<_>>>().unwrap_or(words);
-    let mut text = String::with_capacity(caption.len());
-    for word in words {
-        let wide_meets = text.chars().next_back().is_some_and(is_wide) || word.chars().next().is_some_and(is_wide);
-        if !text.is_empty() && !wide_meets {
-            text.push(' ');
-        }
-        text.push_str(word);
-    }
-    text
+fn has_numbered_key(line: &str) -> bool {
+    let key = line.split(['\t', ' ']).next().unwrap_or_default();
+    key.rsplit_once('#')
+        .is_some_and(|(id, number)| !id.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// CSV with a header: a caption table of ours, or any with an id and a caption column of a usual name.
@@ -129,21 +111,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn li_xirong_lines_come_apart() {
-        let parts = |line| li_xirong(line).map(|(id, k, caption)| format!("{id} {k} {caption}"));
-        assert_eq!(parts("COCO_val2014_000000217153#0\t一个男人"), Some("COCO_val2014_000000217153 0 一个男人".into()));
-        assert_eq!(parts("1000092795#zhb#3 两个 iphone 15 手机"), Some("1000092795 3 两个iphone 15手机".into()));
-        assert_eq!(parts("a#b#0 狗"), Some("a 0 狗".into()));
-        assert_eq!(parts("#0 狗"), None);
-        assert_eq!(parts("a.jpg\t狗#0 猫"), None);
-        assert_eq!(parts("a#-1 狗"), None);
-    }
-
-    #[test]
-    fn tags_go_only_where_every_word_has_one() {
-        assert_eq!(join_words("一:CD 只:M 狗:NN 。:PU"), "一只狗。");
-        assert_eq!(join_words("时间 10:30 到"), "时间10:30到");
-        assert_eq!(join_words("看 a:b 狗"), "看a:b狗");
-        assert_eq!(join_words("  "), "");
+    fn numbered_keys_are_told_from_file_names() {
+        assert!(has_numbered_key("COCO_val2014_000000217153#0\t一个男人") && has_numbered_key("1000092795#zhb#3 两个"));
+        assert!(
+            !has_numbered_key("a.jpg\t狗#0")
+                && !has_numbered_key("#0 狗")
+                && !has_numbered_key("a#\t狗")
+                && !has_numbered_key("")
+        );
     }
 }

@@ -6,22 +6,37 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::captions::{Builder, Role};
+use super::captions::{Builder, Role, refuse_split};
 
-/// An array is COCO results (`[{"image_id", "caption"}]`); an object with `annotations` is COCO annotations; any other object maps an id
-/// to a caption or a list of captions (texts, or objects with `caption`). An object with a key `predictions` or `references` that
-/// holds one of these is looked into.
-pub(super) fn read(bytes: &[u8], path: &Path, role: Role, builder: &mut Builder) -> Result<()> {
+/// What a JSON file turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Its captions are in the builder.
+    Captions,
+    /// Karpathy's layout, which the dataset's parsers read.
+    Karpathy,
+}
+
+/// An array is COCO results (`[{"image_id", "caption"}]`); an object with `annotations` is COCO annotations, one with `images` alone
+/// Karpathy's; any other object maps an id to a caption or a list of captions (texts, or objects with `caption`). An object with a key
+/// `predictions` or `references` that holds one of these is looked into.
+pub(super) fn read(bytes: &[u8], path: &Path, role: Role, split: Option<&str>, builder: &mut Builder) -> Result<Found> {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let root: Value = serde_json::from_slice(bytes).with_context(|| format!("{}: not JSON", path.display()))?;
-    read_value(&root, role, builder).with_context(|| path.display().to_string())
+    let objects = |key: &str| root.get(key).and_then(Value::as_array).is_some_and(|items| items.iter().all(Value::is_object));
+    if objects("images") && !objects("annotations") {
+        return Ok(Found::Karpathy);
+    }
+    refuse_split(split, path)?;
+    read_value(&root, role, builder).with_context(|| path.display().to_string())?;
+    Ok(Found::Captions)
 }
 
 fn read_value(root: &Value, role: Role, builder: &mut Builder) -> Result<()> {
     match root {
         Value::Array(rows) => read_rows(rows, &HashMap::new(), builder),
         Value::Object(object) => match (object.get("annotations"), object.get(role.name())) {
-            (Some(Value::Array(rows)), _) => read_rows(rows, &file_names(object), builder),
+            (Some(Value::Array(rows)), _) if rows.iter().all(Value::is_object) => read_rows(rows, &file_names(object), builder),
             (_, Some(inner @ (Value::Object(_) | Value::Array(_)))) if !is_captions(inner) => read_value(inner, role, builder),
             _ => read_map(object, builder),
         },

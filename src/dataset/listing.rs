@@ -1,0 +1,329 @@
+//! The files under some folders, in an order that depends on their names alone, one after another.
+//!
+//! Memory holds the names of the folders on the way down, never those of the whole tree. Nothing is opened but folders.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, FileType};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Something found under a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is: the root as given, and the way down.
+    pub path: PathBuf,
+    /// Its name in every table; see [`image_path`].
+    pub image_path: String,
+    pub kind: Kind,
+}
+
+impl Entry {
+    /// The image_path without its extension.
+    pub fn image_id(&self) -> &str {
+        image_id(&self.image_path)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file, or a link to one.
+    File,
+    /// A pipe, socket or device, or a link to one: never to be opened.
+    Special,
+    /// A symbolic link to nothing, or in a circle.
+    BrokenLink,
+    /// A folder whose content cannot be listed, with the reason. No file, so it is not found; but what it may hold is
+    /// missing, and that must be told. Its image_path ends with `/`.
+    UnreadableFolder(io::ErrorKind),
+}
+
+impl Kind {
+    /// Whether the entry counts as found. Folders never do.
+    pub fn is_found(self) -> bool {
+        !matches!(self, Self::UnreadableFolder(_))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    #[error("no file or folder to list was given")]
+    NoRoots,
+    #[error("cannot list {}: {source}", path.display())]
+    Root { path: PathBuf, source: io::Error },
+    #[error("{} has no name of its own, which image paths of several folders start with", path.display())]
+    Nameless { path: PathBuf },
+    #[error("{} and {} are both called {name:?}, so that their files could not be told apart: rename one, or list them one at a time", first.display(), second.display())]
+    SameName { first: PathBuf, second: PathBuf, name: String },
+}
+
+/// A recursive walk over several folders (or single files).
+///
+/// Order: by the bytes of the relative path, part by part; several roots come in the order of their last parts. A folder is
+/// entered once, however many symbolic links lead to it (so loops end), under the first of its names in that order.
+pub struct Listing {
+    roots: Vec<Root>,
+    excluded: HashMap<PathBuf, Vec<OsString>>,
+}
+
+#[derive(Clone)]
+struct Root {
+    path: PathBuf,
+    /// Raw parts in front of every relative path: the root's last part where there are several roots, or the file's name.
+    prefix: Vec<u8>,
+}
+
+impl Listing {
+    /// `exclude` names files and folders (which need not exist yet) that are not found, with all they hold: a run's own outputs
+    /// and work folder. Their temporary files (`NAME.tmp-...`) are not found either.
+    ///
+    /// # Errors
+    /// A root that is not there, or two roots with the same last part. A single file as root is listed under its own name.
+    pub fn new(roots: &[PathBuf], exclude: &[PathBuf]) -> Result<Self, ListingError> {
+        let mut named: Vec<Root> = Vec::new();
+        for path in roots {
+            let metadata = fs::symlink_metadata(path).map_err(|source| ListingError::Root { path: path.clone(), source })?;
+            let is_folder = metadata.is_dir() || fs::metadata(path).is_ok_and(|target| target.is_dir());
+            let prefix = if roots.len() > 1 || !is_folder { last_part(path)? } else { Vec::new() };
+            named.push(Root { path: path.clone(), prefix });
+        }
+        if named.is_empty() {
+            return Err(ListingError::NoRoots);
+        }
+        named.sort_by(|a, b| a.prefix.cmp(&b.prefix));
+        if let Some([a, b]) = named.windows(2).find(|pair| pair[0].prefix == pair[1].prefix) {
+            let name = image_path(&a.prefix);
+            return Err(ListingError::SameName { first: a.path.clone(), second: b.path.clone(), name });
+        }
+        Ok(Self { roots: named, excluded: by_folder(exclude) })
+    }
+
+    /// Walks the folders from the beginning.
+    pub fn iter(&self) -> Walk<'_> {
+        let pending = self.roots.iter().rev().cloned().collect();
+        Walk { listing: self, pending, open: Vec::new(), entered: HashSet::new() }
+    }
+
+    /// How many entries are found: the walk without the rest of the work.
+    pub fn count(&self) -> u64 {
+        self.iter().filter(|entry| entry.kind.is_found()).count() as u64
+    }
+
+    /// Names that are not found in a folder.
+    fn excluded_in(&self, folder: &Path) -> &[OsString] {
+        if self.excluded.is_empty() {
+            return &[];
+        }
+        let real = fs::canonicalize(folder);
+        real.ok().and_then(|real| self.excluded.get(&real)).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Excluded names by the real path of their folder, which symbolic links cannot hide.
+fn by_folder(exclude: &[PathBuf]) -> HashMap<PathBuf, Vec<OsString>> {
+    let mut folders: HashMap<PathBuf, Vec<OsString>> = HashMap::new();
+    for path in exclude {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A folder that does not exist holds nothing that could be found.
+        if let (Some(name), Ok(parent)) = (path.file_name(), fs::canonicalize(parent)) {
+            folders.entry(parent).or_default().push(name.to_owned());
+        }
+    }
+    folders
+}
+
+fn is_excluded(excluded: &[OsString], name: &OsStr) -> bool {
+    excluded.iter().any(|excluded| {
+        let rest = name.as_bytes().strip_prefix(excluded.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b".tmp-"))
+    })
+}
+
+fn last_part(path: &Path) -> Result<Vec<u8>, ListingError> {
+    if let Some(name) = path.file_name() {
+        return Ok(name.as_bytes().to_vec());
+    }
+    // `.` and `..` have a name when they are followed.
+    let real = fs::canonicalize(path).map_err(|source| ListingError::Root { path: path.to_owned(), source })?;
+    real.file_name().map(|name| name.as_bytes().to_vec()).ok_or_else(|| ListingError::Nameless { path: path.to_owned() })
+}
+
+/// Iterates over the entries of a [`Listing`].
+pub struct Walk<'a> {
+    listing: &'a Listing,
+    /// Roots still to come, last first.
+    pending: Vec<Root>,
+    /// The folders on the way down.
+    open: Vec<Folder>,
+    /// Device and inode of every folder entered so far.
+    entered: HashSet<(u64, u64)>,
+}
+
+struct Folder {
+    path: PathBuf,
+    /// Raw bytes of the relative path, with a `/` behind it unless it is empty.
+    prefix: Vec<u8>,
+    /// Last first.
+    names: Vec<(OsString, Option<FileType>)>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        loop {
+            let found = match self.open.last_mut() {
+                Some(folder) => match folder.names.pop() {
+                    None => {
+                        self.open.pop();
+                        continue;
+                    }
+                    Some((name, kind)) => {
+                        let relative = [&folder.prefix, name.as_bytes()].concat();
+                        let path = folder.path.join(name);
+                        self.visit(path, relative, kind)
+                    }
+                },
+                None => {
+                    let Root { path, prefix } = self.pending.pop()?;
+                    self.visit(path, prefix, None)
+                }
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+}
+
+impl Walk<'_> {
+    /// An entry for a file; a folder is entered instead.
+    fn visit(&mut self, path: PathBuf, relative: Vec<u8>, known: Option<FileType>) -> Option<Entry> {
+        // What the folder's listing says saves a call for plain files. A link is judged by what it leads to.
+        let kind = if known.is_some_and(|known| known.is_file()) {
+            Kind::File
+        } else {
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => return self.enter(path, relative, (metadata.dev(), metadata.ino())),
+                Ok(metadata) if metadata.is_file() => Kind::File,
+                Ok(_) => Kind::Special,
+                Err(error) if known.is_some_and(|known| known.is_dir()) => return Some(unreadable(path, relative, &error)),
+                // In a folder that may not be searched, or gone by now: opening it will say so, where files fail.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kind::File,
+                Err(_) if known.is_some_and(|known| !known.is_symlink()) => Kind::File,
+                Err(_) => Kind::BrokenLink,
+            }
+        };
+        Some(Entry { image_path: image_path(&relative), path, kind })
+    }
+
+    fn enter(&mut self, path: PathBuf, mut prefix: Vec<u8>, inode: (u64, u64)) -> Option<Entry> {
+        if !self.entered.insert(inode) {
+            return None;
+        }
+        match self.names(&path) {
+            Ok(names) => {
+                if !prefix.is_empty() {
+                    prefix.push(b'/');
+                }
+                self.open.push(Folder { path, prefix, names });
+                None
+            }
+            Err(error) => Some(unreadable(path, prefix, &error)),
+        }
+    }
+
+    /// Everything in a folder that is not excluded, last first.
+    fn names(&self, folder: &Path) -> io::Result<Vec<(OsString, Option<FileType>)>> {
+        let excluded = self.listing.excluded_in(folder);
+        let mut names = Vec::new();
+        for item in fs::read_dir(folder)? {
+            let item = item?;
+            if !is_excluded(excluded, &item.file_name()) {
+                names.push((item.file_name(), item.file_type().ok()));
+            }
+        }
+        names.sort_unstable_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));
+        Ok(names)
+    }
+}
+
+fn unreadable(path: PathBuf, relative: Vec<u8>, error: &io::Error) -> Entry {
+    let image_path = if relative.is_empty() { "./".to_owned() } else { image_path(&relative) + "/" };
+    Entry { path, image_path, kind: Kind::UnreadableFolder(error.kind()) }
+}
+
+/// The text of a relative path: bytes that are not UTF-8, control characters, `\` and `%` are percent-encoded.
+pub fn image_path(relative: &[u8]) -> String {
+    let mut text = String::with_capacity(relative.len());
+    let encode = |text: &mut String, bytes: &[u8]| {
+        bytes.iter().for_each(|&byte| text.push_str(percent_encoding::percent_encode_byte(byte)))
+    };
+    for chunk in relative.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || matches!(character, '\\' | '%') {
+                encode(&mut text, character.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(character);
+            }
+        }
+        encode(&mut text, chunk.invalid());
+    }
+    text
+}
+
+/// The relative path that an image_path stands for.
+pub fn relative_path(image_path: &str) -> PathBuf {
+    PathBuf::from(OsString::from_vec(percent_encoding::percent_decode_str(image_path).collect()))
+}
+
+/// An image_path without its extension: `a/b.c.jpg` is `a/b.c`. A name that only begins with a dot keeps it.
+pub fn image_id(image_path: &str) -> &str {
+    let name = image_path.rfind('/').map_or(0, |slash| slash + 1);
+    match image_path[name..].rfind('.') {
+        Some(dot) if dot > 0 && &image_path[name..] != ".." => &image_path[..name + dot],
+        _ => image_path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn odd_names_become_plain_text() {
+        assert_eq!(image_path("照片/a b.jpg".as_bytes()), "照片/a b.jpg");
+        assert_eq!(image_path(b"line\nbreak\t.png"), "line%0Abreak%09.png");
+        assert_eq!(image_path(b"\xFF\xFEx\\y%41.gif"), "%FF%FEx%5Cy%2541.gif");
+        assert_eq!(image_path("\u{85}\u{7f}".as_bytes()), "%C2%85%7F");
+        assert_eq!(relative_path("%FF%FEx%5Cy%2541.gif").as_os_str().as_bytes(), b"\xFF\xFEx\\y%41.gif");
+    }
+
+    #[test]
+    fn an_id_is_a_path_without_its_extension() {
+        for (path, id) in
+            [("a/b.c.jpg", "a/b.c"), ("a.b/c", "a.b/c"), ("a/.jpg", "a/.jpg"), ("x.", "x"), ("..", ".."), ("猫.png", "猫")]
+        {
+            assert_eq!(image_id(path), id);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_text_of_a_path_leads_back_to_it(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let text = image_path(&bytes);
+            let path = relative_path(&text);
+            prop_assert_eq!(path.as_os_str().as_bytes(), &bytes[..]);
+            prop_assert!(!text.contains(|c: char| c.is_control() || c == '\\'));
+        }
+
+        #[test]
+        fn names_that_differ_have_texts_that_differ(a in "[%0-9A-F\\\\.é\n]{0,6}", b in "[%0-9A-F\\\\.é\n]{0,6}") {
+            prop_assert_eq!(a == b, image_path(a.as_bytes()) == image_path(b.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Generation on ONNX Runtime: the trained golden models' known captions, and rows that do not feel each other.
+
+use std::path::Path;
+
+use crate::generation::{Caption, GenerationError, Generator, Request, Sampling, Settings, SpecialTokens, Strategy};
+use crate::models::config::{Gpt2Config, MapperConfig};
+use crate::models::import::CheckpointSource;
+use crate::models::weights::SafetensorsFile;
+use crate::models::{CachedDecoder, Decoder, Mapper, PrefixMapper, ResidentDecoder, graphs};
+use crate::runtime::{Device, Precision, Runtime};
+use crate::testing::shared;
+
+/// Of bert-base-chinese's vocabulary.
+const SPECIAL: (u32, u32) = (100, 102);
+
+/// The trained MLP checkpoint's GPT2 on disk, and the prefixes of six embeddings.
+struct Golden {
+    folder: tempfile::TempDir,
+    runtime: Runtime,
+    gpt2: Gpt2Config,
+    prefix_len: usize,
+    /// [6, P, C]
+    prefixes: Vec<f32>,
+    /// Greedy ids, [SEP] included.
+    expected: Vec<Vec<u32>>,
+}
+
+fn golden() -> Option<Golden> {
+    let gpt2 = Gpt2Config::read(&shared("golden/gpt2/config.json")?).unwrap();
+    let checkpoint = CheckpointSource::open(&shared("golden/clipcap_mlp_trained.pt")?).unwrap();
+    let embeds = SafetensorsFile::open(shared("golden/clipcap_mlp.expected.safetensors")?).unwrap();
+    let embeds = embeds.read_f32("clip_embeds").unwrap();
+    let expected: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(shared("golden/expected.json")?).unwrap()).unwrap();
+    let expected: Vec<Vec<u32>> = expected["greedy_mlp_trained"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|caption| serde_json::from_value(caption["ids"].clone()).unwrap())
+        .collect();
+
+    let folder = tempfile::tempdir().unwrap();
+    let mapper: MapperConfig = checkpoint.mapper_config(embeds.len() / expected.len(), gpt2.n_embd, None).unwrap();
+    for (part, path) in
+        [(checkpoint.mapper_part(&mapper), graphs::MAPPER_WEIGHTS), (checkpoint.gpt2_part(&gpt2), graphs::GPT2_WEIGHTS)]
+    {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        part.unwrap().write(&path).unwrap();
+    }
+    let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap();
+    let mut prefix_mapper = PrefixMapper::load(&runtime, folder.path(), &mapper, 6).unwrap();
+    let prefixes = prefix_mapper.map(&embeds, expected.len()).unwrap();
+    Some(Golden { folder, runtime, gpt2, prefix_len: mapper.prefix_len, prefixes, expected })
+}
+
+type Load = fn(&Runtime, &Path, &Gpt2Config, usize, usize, usize) -> Box<dyn Decoder>;
+
+const DECODERS: [Load; 2] = [
+    |runtime, folder, config, prefix_len, rows, tokens| {
+        Box::new(CachedDecoder::load(runtime, folder, config, prefix_len, rows, tokens).unwrap())
+    },
+    |runtime, folder, config, prefix_len, rows, tokens| {
+        Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, tokens).unwrap())
+    },
+];
+
+impl Golden {
+    fn captions(&self, settings: &Settings, load: Load, max_rows: usize) -> Vec<Vec<Caption>> {
+        let tokens = settings.max_new_tokens;
+        let mut decoder = load(&self.runtime, self.folder.path(), &self.gpt2, self.prefix_len, max_rows, tokens);
+        let prefixes = self.prefixes.chunks(self.prefix_len * self.gpt2.n_embd).enumerate();
+        let mut requests: Vec<Request> = prefixes
+            .map(|(i, prefix)| Request { index: i as u64, sha256: [i as u8; 32], prefix_embeds: prefix.to_vec() })
+            .collect();
+        // More images than rows, and each twice: the second time its neighbours are others.
+        let again: Vec<Request> =
+            requests.iter().map(|request| Request { index: request.index + 6, ..request.clone() }).collect();
+        requests.extend(again);
+        let tokens = SpecialTokens { sep: SPECIAL.1, banned: vec![SPECIAL.0] };
+        let mut generator = Generator::new(settings.clone(), tokens).unwrap();
+        let mut captions = vec![Vec::new(); requests.len()];
+        let mut requests = Some(requests);
+        let done = |image: crate::generation::FinishedImage| {
+            captions[image.index as usize] = image.captions;
+            Ok(())
+        };
+        generator.run(&mut *decoder, || Ok::<_, GenerationError>(requests.take()), done).unwrap();
+        captions
+    }
+}
+
+#[test]
+fn greedy_captions_are_the_golden_ones() {
+    let Some(golden) = golden() else { return };
+    let settings = Settings { max_new_tokens: 40, ..Settings::default() };
+    for load in DECODERS {
+        for max_rows in [1, 4, 64] {
+            let captions = golden.captions(&settings, load, max_rows);
+            for (found, expected) in captions.iter().zip(golden.expected.iter().cycle()) {
+                let [caption] = found.as_slice() else { panic!("greedy has one caption") };
+                assert_eq!(caption.token_ids, expected[..expected.len() - 1], "{max_rows} rows");
+                assert_eq!(caption.num_tokens, expected.len());
+                assert!(caption.logprob < 0.0 && caption.logprob > -1.0, "a memorized caption is likely: {}", caption.logprob);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_do_not_feel_each_other() {
+    let Some(golden) = golden() else { return };
+    // Few enough tokens to choose from that no draw falls next to a boundary.
+    let sampling = Sampling { temperature: 3.0, top_k: 30, top_p: 0.8, seed: 3, ..Sampling::default() };
+    let strategies =
+        [(Strategy::Sample(sampling), 3), (Strategy::Beam { num_beams: 4, length_penalty: 1.0 }, 4), (Strategy::Greedy, 1)];
+    for (strategy, num_captions) in strategies {
+        let settings = Settings { strategy, num_captions, max_new_tokens: 24, repetition_penalty: 1.3, ..Settings::default() };
+        let alone = golden.captions(&settings, DECODERS[0], settings.rows_per_search());
+        for (load, max_rows) in [(DECODERS[0], 9), (DECODERS[0], 30), (DECODERS[1], 10)] {
+            let together = golden.captions(&settings, load, max_rows);
+            assert!(together.iter().all(|image| image.len() == num_captions));
+            for (alone, together) in alone.iter().flatten().zip(together.iter().flatten()) {
+                assert_eq!(alone.token_ids, together.token_ids, "{:?}, {max_rows} rows", settings.strategy);
+                assert_eq!(alone.finish_reason, together.finish_reason);
+                assert!((alone.logprob - together.logprob).abs() < 1e-3 && alone.num_tokens == together.num_tokens);
+            }
+        }
+        assert_eq!(alone[..6], alone[6..], "the same image has the same captions");
+    }
+}

@@ -1,0 +1,221 @@
+//! From bytes to upright RGB pixels, within limits.
+
+use std::io::{self, Cursor};
+
+use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, RgbImage};
+
+use super::failure::{Failure, Reason};
+use super::guard::guarded;
+use super::jpeg;
+use super::sniff::{Format, sniff_named};
+use super::structure::{declared_size, ends_early};
+
+/// What an image may cost. Checked before memory is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Width times height. Decoding takes at most about 12 bytes a pixel (16-bit colour with alpha).
+    pub max_pixels: u64,
+    /// Size of the file, which is read whole.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 200 million pixels (the largest phone cameras' pictures pass) and 1 GiB.
+    fn default() -> Self {
+        Self { max_pixels: 200_000_000, max_bytes: 1 << 30 }
+    }
+}
+
+impl Limits {
+    fn check(&self, header: &Header) -> Result<(), Failure> {
+        let (width, height) = (header.width, header.height);
+        if width == 0 || height == 0 {
+            return Err(Failure::new(Reason::Corrupt, format!("{} of {width} x {height} pixels", header.format)));
+        }
+        self.check_pixels(width, height)
+    }
+
+    fn check_pixels(&self, width: u32, height: u32) -> Result<(), Failure> {
+        let limit = self.max_pixels;
+        if u64::from(width) * u64::from(height) > limit {
+            return Err(Failure::new(Reason::TooLarge, format!("{width} x {height} pixels, limit {limit} in all")));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the decoded picture.
+    pub(super) fn rgb_bytes(&self, header: &Header) -> Result<usize, Failure> {
+        self.check(header)?;
+        let bytes = u64::from(header.width) * u64::from(header.height) * 3;
+        usize::try_from(bytes).map_err(|_| Failure::new(Reason::TooLarge, format!("{bytes} bytes of pixels")))
+    }
+}
+
+/// What a file says about itself before its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub format: Format,
+    /// As stored, before EXIF's orientation is applied; see [`upright`](Self::upright).
+    pub width: u32,
+    pub height: u32,
+    pub orientation: Orientation,
+}
+
+impl Header {
+    /// Width and height as [`decode`] with `exif` set gives them.
+    pub fn upright(&self) -> (u32, u32) {
+        match self.orientation {
+            Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+                (self.height, self.width)
+            }
+            _ => (self.width, self.height),
+        }
+    }
+}
+
+/// Reads only the header: format, size, orientation. Pixels may still turn out to be damaged.
+///
+/// # Errors
+/// As [`decode`]'s, [`Reason::TooLarge`] among them.
+pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, Failure> {
+    let format = recognise(bytes, limits)?;
+    guarded(|| read_header(format, bytes)).unwrap_or_else(panicked).and_then(|header| {
+        limits.check(&header)?;
+        Ok(header)
+    })
+}
+
+fn read_header(format: Format, bytes: &[u8]) -> Result<Header, Failure> {
+    if format == Format::Jpeg {
+        return jpeg::header(bytes);
+    }
+    let mut decoder = open(format, bytes)?;
+    Ok(described(format, &mut *decoder))
+}
+
+/// Decodes a whole file into RGB, 8 bits a channel; animations give their first frame.
+///
+/// Alpha is dropped, not blended, as Pillow's `convert("RGB")` does; of 16-bit channels the high byte is kept (Pillow does so for
+/// colour and clips grey, which would leave it white). CMYK is taken as Adobe writes it. With `exif`, the picture is turned as its
+/// orientation says.
+///
+/// # Errors
+/// [`Reason::Empty`], [`Reason::UnsupportedFormat`], [`Reason::TooLarge`], [`Reason::Truncated`] or [`Reason::Corrupt`]. A decoder
+/// that panics is the last.
+pub fn decode(bytes: &[u8], limits: &Limits, exif: bool) -> Result<RgbImage, Failure> {
+    let format = recognise(bytes, limits)?;
+    let (image, orientation) = guarded(|| decode_as(format, bytes, limits)).unwrap_or_else(panicked)?;
+    if !exif || orientation == Orientation::NoTransforms {
+        return Ok(image);
+    }
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Orientation), Failure> {
+    if format == Format::Jpeg {
+        let header = jpeg::header(bytes)?;
+        limits.check(&header)?;
+        return Ok((jpeg::decode(bytes, &header, limits)?, header.orientation));
+    }
+    let result = decode_other(format, bytes, limits);
+    match result {
+        Err(failure) if failure.reason == Reason::TooLarge => Err(failure),
+        _ if ends_early(format, bytes) => Err(Failure::new(Reason::Truncated, format!("{format} file ends early"))),
+        other => other,
+    }
+}
+
+fn decode_other(format: Format, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Orientation), Failure> {
+    let mut decoder = open(format, bytes)?;
+    let header = described(format, &mut *decoder);
+    let bytes_rgb = limits.rgb_bytes(&header)? as u64;
+    let mut library = image::Limits::no_limits();
+    // Room for what a decoder needs beside its output: tables, metadata, one frame of an animation.
+    library.max_alloc = Some(decoder.total_bytes().max(bytes_rgb) * 2 + (64 << 20));
+    decoder.set_limits(library).map_err(|error| failed(format, &error))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| failed(format, &error))?;
+    Ok((rgb(image), header.orientation))
+}
+
+/// The format, and no picture that already says it is too large.
+fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, Failure> {
+    if bytes.is_empty() {
+        return Err(Failure::new(Reason::Empty, "the file is empty"));
+    }
+    let format = sniff_named(bytes).ok_or_else(|| {
+        Failure::new(
+            Reason::UnsupportedFormat,
+            "the content is none of JPEG, PNG, GIF, WebP, BMP and TIFF, whatever the name says",
+        )
+    })?;
+    if let Some((width, height)) = declared_size(format, bytes) {
+        limits.check_pixels(width, height)?;
+    }
+    Ok(format)
+}
+
+fn open<'a>(format: Format, bytes: &'a [u8]) -> Result<Box<dyn ImageDecoder + 'a>, Failure> {
+    let cursor = Cursor::new(bytes);
+    let decoder: Result<Box<dyn ImageDecoder + 'a>, ImageError> = match format {
+        Format::Png => PngDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Gif => GifDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::WebP => WebPDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Bmp => BmpDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Tiff => TiffDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Jpeg => image::codecs::jpeg::JpegDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+    };
+    decoder.map_err(|error| failed(format, &error))
+}
+
+fn described(format: Format, decoder: &mut dyn ImageDecoder) -> Header {
+    let (width, height) = decoder.dimensions();
+    // Broken metadata does not spoil a picture.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Header { format, width, height, orientation }
+}
+
+fn panicked<T>(message: String) -> Result<T, Failure> {
+    Err(Failure::new(Reason::Corrupt, format!("the decoder gave up: {message}")))
+}
+
+fn failed(format: Format, error: &ImageError) -> Failure {
+    match error {
+        ImageError::Limits(_) => Failure::new(Reason::TooLarge, format!("{format}: {error}")),
+        _ if ran_out(error) => Failure::new(Reason::Truncated, format!("{format} data ends before the picture does")),
+        _ => Failure::new(Reason::Corrupt, format!("{format}: {error}")),
+    }
+}
+
+/// Whether the end of the file is at the bottom of an error.
+fn ran_out(error: &ImageError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        if let Some(ImageError::IoError(error)) = error.downcast_ref() {
+            return error.kind() == io::ErrorKind::UnexpectedEof;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Drops alpha and low bytes, and repeats grey.
+fn rgb(image: DynamicImage) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
+    let high = |channel: u16| (channel >> 8) as u8;
+    let data: Vec<u8> = match image {
+        DynamicImage::ImageRgb8(image) => return image,
+        DynamicImage::ImageLuma16(image) => image.iter().flat_map(|&grey| [high(grey); 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.chunks_exact(2).flat_map(|pixel| [high(pixel[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(image) => image.iter().map(|&channel| high(channel)).collect(),
+        DynamicImage::ImageRgba16(image) => image.chunks_exact(4).flat_map(|p| [high(p[0]), high(p[1]), high(p[2])]).collect(),
+        other => return other.into_rgb8(),
+    };
+    RgbImage::from_raw(width, height, data).expect("three bytes were made of each pixel")
+}

@@ -1,0 +1,175 @@
+//! From a path to pixels: each file is read once, and hashed as it was read.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+
+use image::RgbImage;
+
+use super::decode::{Header, Limits, decode, header};
+use super::failure::{Content, Failure, Reason};
+use super::sniff::{Format, SNIFFED_BYTES, called_an_image, sniff};
+use crate::files::sha256_hex;
+
+/// A decoded image and the hash of the file it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub content: Content,
+    pub pixels: RgbImage,
+}
+
+/// What a file found in a folder turned out to be.
+#[derive(Debug)]
+pub enum Examined {
+    Image(Loaded),
+    /// Called an image, or one inside, and no pixels.
+    Failed(Failure),
+    /// Neither called an image nor one inside: skipped.
+    NotAnImage,
+}
+
+/// Reads, hashes and decodes a file that may or may not be an image.
+///
+/// `obstacle` is what is known against opening it: [`Reason::Unreadable`] for a special file, [`Reason::Vanished`] for a symbolic
+/// link to nothing. Such a file is not opened; called an image, it fails for that reason.
+pub fn examine(path: &Path, obstacle: Option<Reason>, limits: &Limits, exif: bool) -> Examined {
+    let named = called_an_image(path);
+    let result = match obstacle {
+        Some(_) if !named => return Examined::NotAnImage,
+        Some(reason) => Err(obstructed(reason)),
+        None if named => load(path, limits, exif),
+        None => match begins_like_an_image(path) {
+            true => load(path, limits, exif),
+            false => return Examined::NotAnImage,
+        },
+    };
+    result.map_or_else(Examined::Failed, Examined::Image)
+}
+
+fn obstructed(reason: Reason) -> Failure {
+    let message = match reason {
+        Reason::Unreadable => "not a regular file, so it is not opened",
+        Reason::Vanished => "a symbolic link to nothing",
+        _ => "not opened",
+    };
+    Failure::new(reason, message)
+}
+
+/// A file that cannot be looked into does not.
+fn begins_like_an_image(path: &Path) -> bool {
+    let mut head = Vec::with_capacity(SNIFFED_BYTES);
+    let read = open(path).and_then(|(file, _)| Ok(file.take(SNIFFED_BYTES as u64).read_to_end(&mut head)?));
+    read.is_ok() && sniff(&head).is_some()
+}
+
+/// Reads, hashes and decodes an image file.
+///
+/// # Errors
+/// Any [`Reason`]. Where the file was read, the failure carries its [`Content`].
+pub fn load(path: &Path, limits: &Limits, exif: bool) -> Result<Loaded, Failure> {
+    load_bytes(&read(path, limits)?, limits, exif)
+}
+
+/// Hashes and decodes bytes that are already in memory.
+///
+/// # Errors
+/// As [`load`], always with [`Content`].
+pub fn load_bytes(bytes: &[u8], limits: &Limits, exif: bool) -> Result<Loaded, Failure> {
+    let content = Content { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 };
+    if content.bytes > limits.max_bytes {
+        return Err(too_many_bytes(content.bytes, limits).with_content(&content));
+    }
+    match decode(bytes, limits, exif) {
+        Ok(pixels) => Ok(Loaded { content, pixels }),
+        Err(failure) => Err(failure.with_content(&content)),
+    }
+}
+
+/// Reads a whole image file into memory, without decoding it.
+///
+/// # Errors
+/// [`Reason::Vanished`], [`Reason::PermissionDenied`], [`Reason::Unreadable`] (a folder or a special file too, which is not opened)
+/// or [`Reason::TooLarge`], before anything is read.
+pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    let (file, metadata) = open(path).map_err(OpenError::into_failure)?;
+    if metadata.len() > limits.max_bytes {
+        return Err(too_many_bytes(metadata.len(), limits));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+    // A file may grow while it is read.
+    file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| Failure::from_io(&error))?;
+    if bytes.len() as u64 > limits.max_bytes {
+        return Err(too_many_bytes(bytes.len() as u64, limits));
+    }
+    Ok(bytes)
+}
+
+/// Format, size and orientation from the beginning of a file; the rest is read only where the header goes on beyond it.
+///
+/// # Errors
+/// As [`load`], without damage that only decoding shows, and without [`Content`].
+pub fn file_header(path: &Path, limits: &Limits) -> Result<Header, Failure> {
+    const BEGINNING: u64 = 256 << 10;
+    let (file, metadata) = open(path).map_err(OpenError::into_failure)?;
+    let mut head = Vec::new();
+    file.take(BEGINNING).read_to_end(&mut head).map_err(|error| Failure::from_io(&error))?;
+    // TIFF and WebP may keep sizes or orientation at their end.
+    let beginning_is_enough = !matches!(sniff(&head), Some(Format::Tiff | Format::WebP));
+    if metadata.len() <= BEGINNING || beginning_is_enough {
+        match header(&head, limits) {
+            Err(failure) if failure.reason == Reason::Truncated && metadata.len() > BEGINNING => {}
+            result => return result,
+        }
+    }
+    header(&read(path, limits)?, limits)
+}
+
+fn too_many_bytes(bytes: u64, limits: &Limits) -> Failure {
+    Failure::new(Reason::TooLarge, format!("{bytes} bytes, limit {}", limits.max_bytes))
+}
+
+enum OpenError {
+    Io(io::Error),
+    NotAFile(&'static str),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl OpenError {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Io(error) => Failure::from_io(&error),
+            Self::NotAFile(kind) => Failure::new(Reason::Unreadable, format!("{kind}, not a file")),
+        }
+    }
+}
+
+/// Opens a regular file and nothing else: opening a pipe or a device can block for ever or set something going.
+fn open(path: &Path) -> Result<(File, Metadata), OpenError> {
+    regular(&std::fs::metadata(path)?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Should a pipe have taken the file's place since: do not wait for its other end.
+        const O_NONBLOCK: i32 = 0o4000;
+        options.custom_flags(O_NONBLOCK);
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
+    Ok((file, metadata))
+}
+
+fn regular(metadata: &Metadata) -> Result<(), OpenError> {
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(OpenError::NotAFile(if metadata.is_dir() { "a folder" } else { "a special file" }))
+    }
+}
