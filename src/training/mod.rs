@@ -9,6 +9,8 @@ pub mod corpus;
 pub mod dropout;
 pub mod host;
 mod loss;
+#[cfg(test)]
+mod loss_tests;
 pub mod metrics;
 pub mod optimizer;
 pub mod optimizer_graph;
