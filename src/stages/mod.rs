@@ -3,8 +3,10 @@
 pub mod doctor;
 pub mod evaluate;
 pub mod model;
+pub mod prepare;
 pub mod run;
 pub mod scenes;
+pub mod stats;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
