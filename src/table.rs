@@ -131,7 +131,7 @@ mod tests {
         sink.write(&batch).unwrap();
         sink.finish().unwrap();
         let back: Vec<_> = open(&path, Some("captions/1")).unwrap().map(|b| b.unwrap()).collect();
-        assert_eq!(back, [batch.clone()]);
+        assert_eq!(back, std::slice::from_ref(&batch));
         assert!(column::<StringArray>(&back[0], "text", &path).is_ok());
         assert!(column::<StringArray>(&back[0], "id", &path).is_err());
         assert!(matches!(open(&path, Some("embeddings/1")), Err(TableError::Version { .. })));

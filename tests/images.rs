@@ -278,7 +278,7 @@ fn files_are_examined_by_name_and_content() {
 
     use std::os::unix::fs::PermissionsExt;
     let closed = put("closed.png", &png);
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&closed).is_err() {
         assert_eq!(verdict(&closed, None), Err(Reason::PermissionDenied));
     }

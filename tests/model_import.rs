@@ -43,6 +43,9 @@ fn fingerprint<'a>(json: &'a Value, part: &str) -> &'a str {
     json["parts"][part]["fingerprint"].as_str().unwrap()
 }
 
+/// A tensor's new name; None leaves it out.
+type Rename = fn(&str) -> Option<String>;
+
 /// The golden models and a folder to work in.
 struct Setup {
     golden: PathBuf,
@@ -220,7 +223,7 @@ fn other_spellings_of_a_checkpoint_are_the_same_model() {
         made(&strs(&setup.import(&setup.golden("clip_hf"), &setup.golden("gpt2"), checkpoint, &setup.here(out))))
     };
     let original = import(&setup.golden("clipcap_mlp_trained.pt"), "original");
-    let spellings: [(&str, fn(&str) -> Option<String>); 3] = [
+    let spellings: [(&str, Rename); 3] = [
         ("gpt", |name| Some(name.replacen("gpt2.", "gpt.", 1))),
         ("module", |name| Some(format!("module.{name}"))),
         ("headless", |name| (!name.contains("lm_head")).then(|| name.to_owned())),
@@ -244,7 +247,7 @@ fn what_does_not_fit_is_refused_by_name() {
     let Some(setup) = Setup::new() else { return };
     let (clip, gpt2) = (setup.golden("clip_hf"), setup.golden("gpt2"));
     let import = |checkpoint: &str| refused(&strs(&setup.import(&clip, &gpt2, checkpoint, &setup.here("out"))));
-    let cases: [(&str, &str, fn(&str) -> Option<String>, &str); 6] = [
+    let cases: [(&str, &str, Rename, &str); 6] = [
         (
             "clipcap_mlp.pt",
             "missing",

@@ -1,9 +1,318 @@
-use super::Context;
+use std::path::{Path, PathBuf};
+
+use super::{BadUsage, ComputeArgs, Context};
+use crate::generation;
+use crate::image::Limits;
+use crate::models::Bundle;
+use crate::models::config::MapperKind;
+use crate::pipeline::Reporter;
+use crate::pipeline::sources::StoredImages;
+use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
+use crate::stages::caption::{self, CaptionSettings, Source, TableFormat};
 
+/// Write a caption table for every image under some folders.
+///
+/// Every file is accounted for: it has a caption, a row in the errors table, or is no image. Killed or interrupted, the same command goes
+/// on from where it was and ends with the same bytes; given again after files were added or changed, it computes only those.
+///
+/// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
+/// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
 #[derive(clap::Args)]
-pub struct CaptionArgs {}
+#[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings"]).required(true).multiple(true))]
+pub struct CaptionArgs {
+    /// Folders of images, image files, or one dataset made with `prepare --with-images`
+    #[arg(value_name = "PATH", conflicts_with = "embeddings")]
+    paths: Vec<PathBuf>,
+    #[arg(long = "image_path", value_name = "PATH", hide = true, conflicts_with = "embeddings")]
+    image_path: Vec<PathBuf>,
+    /// Caption embeddings made before: a folder that `embed` wrote, or a .npy file of vectors
+    #[arg(long, value_name = "EMBEDDINGS|FILE.npy")]
+    embeddings: Option<PathBuf>,
+    /// Model bundle (from `model import`, `model init` or `train`)
+    #[arg(long, value_name = "BUNDLE", alias = "model_path")]
+    model: PathBuf,
+    /// Table to write: .parquet, .csv, .tsv (the original's layout) or .jsonl; a folder gets numbered Parquet parts
+    #[arg(long, value_name = "TABLE", alias = "output_path")]
+    out: PathBuf,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Images encoded together, and captions decoded together (default: 32; on CUDA 64)
+    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
+    #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
+    resume: ResumeArgs,
+    /// Count files, read image headers, time the model on a few images, and write nothing
+    #[arg(long, alias = "dry_run", help_heading = "Running")]
+    dry_run: bool,
+    #[command(flatten)]
+    original: OriginalArgs,
+}
 
-pub fn run(_args: CaptionArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap caption is not there yet")
+/// How captions are chosen.
+#[derive(clap::Args)]
+struct DecodingArgs {
+    /// Captions an image: that many samples, or the best beams
+    #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
+    num_captions: Option<usize>,
+    /// Sample, with scores divided by this (below 1: bolder; above: more varied)
+    #[arg(long, value_name = "T", help_heading = "Decoding")]
+    temperature: Option<f64>,
+    /// Sample from the K likeliest tokens (0: all)
+    #[arg(long, value_name = "K", aliases = ["top_k", "topk"], help_heading = "Decoding")]
+    top_k: Option<usize>,
+    /// Sample from the likeliest tokens that together have this probability (1: all)
+    #[arg(long, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
+    top_p: Option<f64>,
+    /// Search with this many beams
+    #[arg(long, value_name = "N", alias = "num_beams", help_heading = "Decoding")]
+    num_beams: Option<usize>,
+    /// Exponent of the length that a beam's score is divided by
+    #[arg(long, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
+    length_penalty: Option<f64>,
+    /// Tokens a caption has at least, [SEP] not among them
+    #[arg(long, value_name = "N", alias = "min_new_tokens", help_heading = "Decoding")]
+    min_new_tokens: Option<usize>,
+    /// Tokens a caption has at most, [SEP] included (default: 67, or what the model has positions for)
+    #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
+    max_new_tokens: Option<usize>,
+    /// Make tokens that a caption already has less likely (1: no change)
+    #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
+    repetition_penalty: Option<f64>,
+    /// Forbid that N tokens in a row occur twice in a caption (0: allow)
+    #[arg(long, value_name = "N", alias = "no_repeat_ngram_size", help_heading = "Decoding")]
+    no_repeat_ngram_size: Option<usize>,
+    /// Let a caption go on that repeats itself (otherwise the same 1 to 8 tokens four times in a row end it)
+    #[arg(long, alias = "no_loop_guard", help_heading = "Decoding")]
+    no_loop_guard: bool,
+    /// No caption twice for an image: draw again, at most N times more, then write fewer
+    #[arg(long, help_heading = "Decoding")]
+    distinct: bool,
+    /// Seed of sampling; with the same seed an image has the same captions in whatever folder
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
+    seed: u64,
+}
+
+/// How image files are read.
+#[derive(clap::Args)]
+pub(super) struct ImageArgs {
+    /// Leave images as they are stored, whatever their EXIF orientation says
+    #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
+    pub no_exif_rotate: bool,
+    /// Images above this many pixels fail
+    #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
+    pub max_pixels: u64,
+    /// Image files above this many bytes fail
+    #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
+    pub max_bytes: u64,
+}
+
+/// What happens to earlier work and to failures.
+#[derive(clap::Args)]
+pub(super) struct ResumeArgs {
+    /// Replace what is there, whatever made it, and begin anew (interrupted and given again, it goes on)
+    #[arg(long, help_heading = "Running")]
+    pub overwrite: bool,
+    /// Keep OUT.work after success: unchanged files need not even be read then when the command is given again
+    #[arg(long, alias = "keep_work", help_heading = "Running")]
+    pub keep_work: bool,
+    /// Try images again that failed before the run was interrupted (a finished run's failures are always tried again)
+    #[arg(long, alias = "retry_failed", help_heading = "Running")]
+    pub retry_failed: bool,
+    /// Exit with 1 where more than this share of the images failed
+    #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share, help_heading = "Running")]
+    pub max_error_rate: f64,
+}
+
+/// Flags of the original's predict.py that a bundle answers by itself; they are compared with it.
+#[derive(clap::Args)]
+struct OriginalArgs {
+    #[arg(long = "gpt2_model_path", hide = true)]
+    gpt2_model_path: Option<PathBuf>,
+    #[arg(long = "bert_model_path", hide = true)]
+    bert_model_path: Option<PathBuf>,
+    #[arg(long = "clip_model_path", hide = true)]
+    clip_model_path: Option<PathBuf>,
+    #[arg(long = "prefix_len", hide = true)]
+    prefix_len: Option<usize>,
+    #[arg(long = "constant_len", hide = true)]
+    constant_len: Option<usize>,
+    #[arg(long = "clip_size", hide = true)]
+    clip_size: Option<usize>,
+    #[arg(long = "finetune_gpt2", hide = true)]
+    finetune_gpt2: bool,
+    #[arg(long = "mapping_type", hide = true)]
+    mapping_type: Option<String>,
+    #[arg(long = "normalize_prefix", hide = true)]
+    normalize_prefix: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| format!("{text:?} is no share: use 0 to 1"))
+}
+
+/// Images that are encoded together where nothing else is asked for.
+pub(super) fn default_batch_size(device: Device) -> usize {
+    if matches!(device, Device::Cuda(_)) { 64 } else { 32 }
+}
+
+pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let flags = args.decoding.flags();
+    let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
+    let format = TableFormat::of(&args.out).ok_or_else(|| {
+        let out = args.out.display();
+        BadUsage(format!("--out {out}: a table ends in .parquet, .csv, .tsv or .jsonl (for a folder of parts: {out}/)"))
+    })?;
+    let source = source(&args)?;
+    let bundle = open_bundle(&args.model)?;
+    args.original.check(&bundle, &context.terminal)?;
+    let decoding = within_positions(decoding, &flags, &bundle)?;
+    let ComputeArgs { device, precision, threads } = args.compute;
+    let runtime = Runtime::start(device, precision, threads)?;
+    let settings = CaptionSettings {
+        source,
+        out: args.out,
+        format,
+        decoding,
+        limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
+        exif_rotate: !args.images.no_exif_rotate,
+        threads: runtime.threads(),
+        batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
+        overwrite: args.resume.overwrite,
+        keep_work: args.resume.keep_work,
+        retry_failed: args.resume.retry_failed,
+        max_error_rate: args.resume.max_error_rate,
+    };
+    told(&runtime, &context.terminal);
+    if runtime.device() == Device::OpenVino {
+        context.terminal.note("the decoder runs on the CPU provider, in fp32");
+    }
+    let model = caption::info(&bundle, &runtime)?;
+    let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
+    let load = || caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, takes_embeddings);
+    if args.dry_run {
+        let (text, json) = caption::dry_run(&settings, &model, load, &context.terminal)?;
+        context.terminal.result(&text, &json);
+        return Ok(Outcome::Complete);
+    }
+    let report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
+    let (text, json) = report.summary();
+    context.terminal.result(&text, &json);
+    Ok(report.outcome)
+}
+
+/// Which device and precision were chosen.
+pub(super) fn told(runtime: &Runtime, reporter: &dyn Reporter) {
+    reporter.note(&format!(
+        "ONNX Runtime {} on {}, {}, {} threads",
+        runtime.version(),
+        runtime.device(),
+        runtime.precision(),
+        runtime.threads()
+    ));
+}
+
+/// Opens a bundle; a checkpoint in its place is told how to become one.
+pub(super) fn open_bundle(path: &Path) -> anyhow::Result<Bundle> {
+    if path.extension().is_some_and(|extension| extension == "pt") {
+        let path = path.display();
+        return Err(BadUsage(format!(
+            "--model {path}: a checkpoint, and a bundle is needed; make one once:\n  clipcap model import --clip ViT-B-32.pt --gpt2 DIR \
+             --checkpoint {path} --out BUNDLE"
+        ))
+        .into());
+    }
+    Ok(Bundle::open(path)?)
+}
+
+fn source(args: &CaptionArgs) -> anyhow::Result<Source> {
+    if let Some(embeddings) = &args.embeddings {
+        return Ok(Source::Embeddings(embeddings.clone()));
+    }
+    let paths: Vec<PathBuf> = args.paths.iter().chain(&args.image_path).cloned().collect();
+    match &paths[..] {
+        [only] if StoredImages::is_dataset(only) => Ok(Source::Dataset(only.clone())),
+        several if several.iter().any(|path| StoredImages::is_dataset(path)) => {
+            Err(BadUsage("a dataset is captioned by itself: give it alone".into()).into())
+        }
+        _ => Ok(Source::Paths(paths)),
+    }
+}
+
+/// The default length gives way to what the model can; a length that was asked for does not.
+fn within_positions(
+    mut decoding: generation::Settings,
+    flags: &generation::Flags,
+    bundle: &Bundle,
+) -> anyhow::Result<generation::Settings> {
+    let limit = caption::max_new_tokens(bundle);
+    if flags.max_new_tokens.is_none() {
+        decoding.max_new_tokens = decoding.max_new_tokens.min(limit);
+        decoding.validate().map_err(|error| BadUsage(error.to_string()))?;
+    }
+    if decoding.max_new_tokens > limit {
+        let asked = decoding.max_new_tokens;
+        return Err(BadUsage(format!("--max-new-tokens {asked}: this GPT2 has positions for {limit} after the prefix")).into());
+    }
+    Ok(decoding)
+}
+
+impl DecodingArgs {
+    fn flags(&self) -> generation::Flags {
+        generation::Flags {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            num_beams: self.num_beams,
+            length_penalty: self.length_penalty,
+            num_captions: self.num_captions,
+            min_new_tokens: self.min_new_tokens,
+            max_new_tokens: self.max_new_tokens,
+            repetition_penalty: self.repetition_penalty,
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
+            no_loop_guard: self.no_loop_guard,
+            distinct: self.distinct,
+            seed: self.seed,
+        }
+    }
+}
+
+impl OriginalArgs {
+    /// What was said of the model must be true of the bundle.
+    fn check(&self, bundle: &Bundle, reporter: &dyn Reporter) -> anyhow::Result<()> {
+        let mapper = bundle.mapper_config();
+        let numbers = [
+            ("prefix_len", self.prefix_len, mapper.prefix_len),
+            // The MLP has no constants; the original asks for their number all the same.
+            ("constant_len", self.constant_len.filter(|_| mapper.kind == MapperKind::Bert), mapper.constant_len),
+            ("clip_size", self.clip_size, mapper.clip_size),
+        ];
+        for (name, said, is) in numbers {
+            if said.is_some_and(|said| said != is) {
+                return Err(BadUsage(format!("--{name} {}: this bundle's is {is}", said.unwrap_or_default())).into());
+            }
+        }
+        if let Some(said) = self.mapping_type.as_ref().filter(|said| **said != mapper.kind.to_string()) {
+            return Err(BadUsage(format!("--mapping_type {said}: this bundle's mapper is {}", mapper.kind)).into());
+        }
+        if self.normalize_prefix && !bundle.normalized() {
+            return Err(
+                BadUsage("--normalize_prefix: this bundle's mapper was trained on embeddings as CLIP makes them".into()).into()
+            );
+        }
+        let paths = [
+            ("gpt2_model_path", self.gpt2_model_path.is_some()),
+            ("bert_model_path", self.bert_model_path.is_some()),
+            ("clip_model_path", self.clip_model_path.is_some()),
+            ("finetune_gpt2", self.finetune_gpt2),
+        ];
+        for (name, _) in paths.iter().filter(|(_, given)| *given) {
+            reporter.note(&format!("--{name} is not needed: the bundle holds the whole model"));
+        }
+        Ok(())
+    }
 }

@@ -16,8 +16,8 @@ an id to captions (.json), and li-xirong's files (.txt: ID#k<TAB>caption). Image
 image extension and folder, where that is unique. Images that only one side has are counted and left out; CIDEr's document frequencies are \
 those of the images scored.
 
-  clipcap evaluate --predictions captions.parquet --references dataset --split test --out scores.json
-  clipcap evaluate --predictions a.parquet --compare b.parquet --references dataset --per-image images.parquet";
+  clipcap evaluate --predictions captions.parquet --references dataset --split test
+  clipcap evaluate --predictions a.parquet --compare b.parquet --references dataset";
 
 #[derive(clap::Args)]
 #[command(after_long_help = MORE_HELP)]

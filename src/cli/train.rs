@@ -1,9 +1,280 @@
-use super::Context;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ArgAction;
+
+use super::{BadUsage, ComputeArgs, Context};
+use crate::models::Bundle;
+use crate::models::config::MapperKind;
+use crate::pipeline::Reporter;
+use crate::runtime::Runtime;
 use crate::stages::Outcome;
+use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
+use crate::training::optimizer::AdamW;
+use crate::training::schedule::Decay;
 
+/// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings.
+///
+/// The run's folder holds config.toml, artifacts/ (the graphs), checkpoints/step-N/, best/ and last/ (bundles that `clipcap caption`
+/// takes), tensorboard/, metrics.parquet and curve.svg. The same command again goes on from the last checkpoint.
 #[derive(clap::Args)]
-pub struct TrainArgs {}
+pub struct TrainArgs {
+    /// Folder that `clipcap prepare` wrote
+    #[arg(long, value_name = "DATASET", alias = "data_path", required_unless_present = "artifacts_only")]
+    dataset: Option<PathBuf>,
+    /// Folder that `clipcap embed` wrote, with the same model
+    #[arg(long, value_name = "EMBEDDINGS", required_unless_present = "artifacts_only")]
+    embeddings: Option<PathBuf>,
+    /// The bundle to start from; `clipcap model init` makes one with a new mapper
+    #[arg(long, value_name = "BUNDLE")]
+    model: PathBuf,
+    /// The run's folder
+    #[arg(long, value_name = "RUN", alias = "output_path")]
+    out: PathBuf,
+    /// Train GPT2 too; without it, only the mapper learns
+    #[arg(long, alias = "finetune_gpt2")]
+    finetune_gpt2: bool,
+    /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
+    #[arg(long)]
+    artifacts_only: bool,
+    /// Begin anew where RUN holds another run
+    #[arg(long)]
+    overwrite: bool,
 
-pub fn run(_args: TrainArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap train is not there yet")
+    /// Passes over the training captions
+    #[arg(long, default_value_t = 10, help_heading = "Recipe")]
+    epochs: u64,
+    /// End after this many optimizer steps, and the schedule with it
+    #[arg(long, value_name = "N", help_heading = "Recipe")]
+    max_steps: Option<u64>,
+    /// Captions of a batch
+    #[arg(long, default_value_t = 40, aliases = ["bs-train", "bs_train"], help_heading = "Recipe")]
+    batch_size: usize,
+    /// Batches of an optimizer step; the loss is a mean over the tokens of all of them
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
+    gradient_accumulation_steps: usize,
+    /// Greatest learning rate
+    #[arg(long, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
+    lr: f64,
+    /// What the learning rate does after the warm-up: linear, constant or cosine
+    #[arg(long, default_value_t = Decay::Linear, help_heading = "Recipe")]
+    schedule: Decay,
+    /// Steps in which the learning rate rises from 0
+    #[arg(long, default_value_t = 5000, alias = "warmup_steps", help_heading = "Recipe")]
+    warmup_steps: u64,
+    #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
+    weight_decay: f64,
+    /// Leave layer norms and biases without weight decay
+    #[arg(long, help_heading = "Recipe")]
+    no_decay_norm_bias: bool,
+    #[arg(long, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
+    beta1: f64,
+    #[arg(long, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
+    beta2: f64,
+    #[arg(long, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
+    eps: f64,
+    /// Scale gradients of a greater global norm down to it (default: never)
+    #[arg(long, value_name = "NORM", help_heading = "Recipe")]
+    max_grad_norm: Option<f64>,
+    /// Dropout probability everywhere (default: as the models' configurations say; a frozen GPT2 never drops)
+    #[arg(long, value_name = "P", help_heading = "Recipe")]
+    dropout: Option<f64>,
+    #[arg(long, default_value_t = 0.0, help_heading = "Recipe")]
+    label_smoothing: f32,
+    /// Scale embeddings to unit length (always, where the model was trained so)
+    #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
+    normalize_prefix: bool,
+    /// Positions of a sequence, the prefix included; longer captions are cut
+    #[arg(long, default_value_t = 100, alias = "max_len", help_heading = "Recipe")]
+    max_len: usize,
+    /// Count padding up to --max-len in the loss, as the original does
+    #[arg(long, help_heading = "Recipe")]
+    loss_on_padding: bool,
+    /// Seed of shuffling, dropout and the held-out images
+    #[arg(long, default_value_t = 0, help_heading = "Recipe")]
+    seed: u64,
+
+    /// Captions held out for the dev loss, whole images at a time, where the dataset has no dev split (default: 1000, or one in twenty)
+    #[arg(long, value_name = "N", alias = "dev_size", help_heading = "Evaluation")]
+    dev_size: Option<u64>,
+    /// Steps between evaluations (default: one after each pass)
+    #[arg(long, value_name = "N", aliases = ["eval-step", "eval_step"], help_heading = "Evaluation")]
+    eval_steps: Option<u64>,
+    /// Stop after this many evaluations without a better dev loss
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    patience: Option<u32>,
+    /// Images that are captioned at each evaluation
+    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Evaluation")]
+    sample_images: usize,
+
+    /// Steps between checkpoints
+    #[arg(long, value_name = "N", default_value_t = 1000, aliases = ["save-step", "save_step"], help_heading = "Checkpoints")]
+    save_steps: u64,
+    /// Checkpoints to keep
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Checkpoints")]
+    keep: usize,
+
+    #[command(flatten)]
+    compute: ComputeArgs,
+    #[command(flatten)]
+    original: OriginalArgs,
+}
+
+/// Flags of the original's train.py that say what the bundle says, or nothing any more.
+#[derive(clap::Args)]
+struct OriginalArgs {
+    #[arg(long = "mapping_type", hide = true)]
+    mapping_type: Option<String>,
+    #[arg(long = "prefix_len", hide = true)]
+    prefix_len: Option<usize>,
+    #[arg(long = "constant_len", hide = true)]
+    constant_len: Option<usize>,
+    #[arg(long = "clip_size", hide = true)]
+    clip_size: Option<usize>,
+    #[arg(long = "gpt2_path", hide = true)]
+    gpt2_path: Option<PathBuf>,
+    #[arg(long = "bert_path", hide = true)]
+    bert_path: Option<PathBuf>,
+    #[arg(long = "bs_eval", hide = true)]
+    bs_eval: Option<usize>,
+    #[arg(long = "num_workers", hide = true)]
+    num_workers: Option<usize>,
+    #[arg(long = "do_train", hide = true, action = ArgAction::SetTrue)]
+    do_train: bool,
+}
+
+impl TrainArgs {
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            finetune_gpt2: self.finetune_gpt2,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            batch_size: self.batch_size,
+            gradient_accumulation_steps: self.gradient_accumulation_steps,
+            learning_rate: self.lr,
+            schedule: self.schedule,
+            warmup_steps: self.warmup_steps,
+            weight_decay: self.weight_decay,
+            no_decay_norm_bias: self.no_decay_norm_bias,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            max_grad_norm: self.max_grad_norm,
+            dropout: self.dropout,
+            label_smoothing: self.label_smoothing,
+            normalize_prefix: self.normalize_prefix,
+            max_len: self.max_len,
+            loss_on_padding: self.loss_on_padding,
+            dev_size: self.dev_size,
+            eval_steps: self.eval_steps,
+            patience: self.patience,
+            seed: self.seed,
+        }
+    }
+}
+
+impl OriginalArgs {
+    /// The bundle says these things; flags that say otherwise are a mistake to be told about.
+    fn check(&self, bundle: &Bundle, reporter: &dyn Reporter) -> Result<(), BadUsage> {
+        let mapper = bundle.mapper_config();
+        let kind = match mapper.kind {
+            MapperKind::Mlp => "mlp",
+            MapperKind::Bert => "bert",
+        };
+        let mut told: Vec<(&str, String, String)> = vec![];
+        told.extend(self.mapping_type.iter().map(|given| ("--mapping_type", given.clone(), kind.to_string())));
+        let sizes = [
+            ("--prefix_len", self.prefix_len, mapper.prefix_len),
+            ("--clip_size", self.clip_size, mapper.clip_size),
+            ("--constant_len", self.constant_len.filter(|_| mapper.kind == MapperKind::Bert), mapper.constant_len),
+        ];
+        told.extend(sizes.iter().filter_map(|(flag, given, is)| given.map(|given| (*flag, given.to_string(), is.to_string()))));
+        for (flag, given, is) in told {
+            if given != is {
+                return Err(BadUsage(format!(
+                    "{flag} {given}: the model {} has {is}; `clipcap model init` makes one as you want it",
+                    bundle.path().display()
+                )));
+            }
+        }
+        let idle = [
+            ("--gpt2_path", self.gpt2_path.is_some()),
+            ("--bert_path", self.bert_path.is_some()),
+            ("--bs_eval", self.bs_eval.is_some()),
+            ("--num_workers", self.num_workers.is_some()),
+        ];
+        for (flag, _) in idle.iter().filter(|(_, given)| *given) {
+            reporter.note(&format!("{flag} has no meaning here and is ignored (the model is --model's)"));
+        }
+        Ok(())
+    }
+}
+
+pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let recipe = args.recipe();
+    recipe.validate().map_err(BadUsage)?;
+    if args.save_steps == 0 || args.keep == 0 {
+        return Err(BadUsage("--save-steps and --keep must be at least 1".into()).into());
+    }
+    args.original.check(&Bundle::open(&args.model)?, &context.terminal)?;
+    if args.artifacts_only {
+        let parameters = train::write_artifacts(&args.model, &args.out, &recipe)?;
+        let folder = args.out.join("artifacts");
+        let json = serde_json::json!({"artifacts": folder, "trainable_parameters": parameters});
+        context.terminal.result(&format!("{} ({parameters} trainable parameters)", folder.display()), &json);
+        return Ok(Outcome::Complete);
+    }
+    let (Some(dataset), Some(embeddings)) = (args.dataset.clone(), args.embeddings.clone()) else {
+        return Err(BadUsage("--dataset and --embeddings are needed".into()).into());
+    };
+    let settings = TrainSettings {
+        dataset,
+        embeddings,
+        model: args.model.clone(),
+        out: args.out.clone(),
+        recipe,
+        upkeep: Upkeep { save_steps: args.save_steps, keep: args.keep, sample_images: args.sample_images },
+        overwrite: args.overwrite,
+    };
+    let runtime = Runtime::start(args.compute.device, args.compute.precision, args.compute.threads)?;
+    context.terminal.note(&format!(
+        "training on {} in {} with {} threads",
+        runtime.device(),
+        runtime.precision(),
+        runtime.threads()
+    ));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(runtime.threads()).build().context("cannot start threads")?;
+    let (outcome, summary) = pool.install(|| train::train(&settings, &runtime, &context.terminal, &context.interrupt))?;
+    context.terminal.result(&text(&settings, &summary), &serde_json::to_value(&summary)?);
+    Ok(outcome)
+}
+
+/// The closing summary.
+fn text(settings: &TrainSettings, summary: &Summary) -> String {
+    let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.4}"));
+    let seconds = &summary.seconds;
+    let total = (seconds.data + seconds.steps + seconds.logging + seconds.evaluation + seconds.saving).max(1e-9);
+    let share = |part: f64| format!("{:.1}%", 100.0 * part / total);
+    let mut lines = vec![
+        format!("{} of {} steps, train loss {}", summary.steps, summary.total_steps, number(summary.train_loss)),
+        format!(
+            "dev loss {}, best {} at step {}",
+            number(summary.dev_loss),
+            number(summary.best_dev_loss),
+            summary.best_step.unwrap_or(0)
+        ),
+        format!("{:.0} tokens/s, {:.1} samples/s", summary.tokens_per_second, summary.samples_per_second),
+        format!(
+            "time: steps {}, data {}, logging {}, evaluation {}, checkpoints {}",
+            share(seconds.steps),
+            share(seconds.data),
+            share(seconds.logging),
+            share(seconds.evaluation),
+            share(seconds.saving)
+        ),
+    ];
+    if summary.finished {
+        lines.push(format!("model: {}", settings.out.join("best").display()));
+    }
+    lines.join("\n")
 }

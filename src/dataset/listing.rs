@@ -93,7 +93,7 @@ impl Listing {
             return Err(ListingError::NoRoots);
         }
         named.sort_by(|a, b| a.prefix.cmp(&b.prefix));
-        if let Some([a, b]) = named.array_windows().find(|[a, b]| a.prefix == b.prefix) {
+        if let Some([a, b]) = named.windows(2).find(|pair| pair[0].prefix == pair[1].prefix) {
             let name = image_path(&a.prefix);
             return Err(ListingError::SameName { first: a.path.clone(), second: b.path.clone(), name });
         }

@@ -217,9 +217,9 @@ mod tests {
 
     #[test]
     fn every_shape_covers_its_middle_and_not_the_far_corner() {
-        for shape in 0..SHAPES.len() {
-            assert!(shape_distance(shape, 0.0, 0.0) < 0.0, "{}", SHAPES[shape]);
-            assert!(shape_distance(shape, 2.0, 2.0) > 0.0, "{}", SHAPES[shape]);
+        for (shape, name) in SHAPES.iter().enumerate() {
+            assert!(shape_distance(shape, 0.0, 0.0) < 0.0, "{name}");
+            assert!(shape_distance(shape, 2.0, 2.0) > 0.0, "{name}");
         }
     }
 }

@@ -1,103 +1,119 @@
 //! Passes over a row of logits, written so that the compiler makes vector code of them: maxima, exponentials and their sum.
 //!
 //! `f32::exp` is a library call an element, and the release build knows only SSE2; so the exponential is a polynomial here, and each
-//! pass exists twice, for AVX2 with FMA and for any processor, chosen when it runs.
+//! pass exists twice, for AVX2 with FMA and for any processor, chosen when it runs. What vectorizes reliably are loops without a
+//! running result, and running results of integers: sums go to a block of sums side by side, and maxima are of ordered integers.
 
 /// Elements that one entry of [`chunk_max`] covers.
 pub(super) const CHUNK: usize = 64;
 /// Below this, an exponential counts as 0: it is under 2^-125 of the largest one.
 const UNDERFLOW: f32 = -87.0;
-const LANES: usize = 16;
+/// Sums side by side. Too many to be unrolled, which would keep the loop from being vectorized.
+const BLOCK: usize = 256;
 
-/// The largest element of each `CHUNK` elements of `x`, into `maxima`; returns the largest of all. NaN is passed over; -inf if `x` is
-/// empty.
+/// The largest element of each `CHUNK` elements of `x`, into `maxima`; returns the largest of all, -inf if `x` is empty. No NaN.
 pub(super) fn chunk_max(x: &[f32], maxima: &mut Vec<f32>) -> f32 {
     maxima.clear();
-    maxima.extend(x.chunks(CHUNK).map(max));
+    maxima.resize(x.len().div_ceil(CHUNK), 0.0);
+    passes::chunk_maxima(x, maxima);
     max(maxima)
 }
 
 /// ln(sum of exp(x)). Not finite where `x` holds NaN or infinity, or nothing above -inf.
 pub(super) fn log_sum_exp(x: &[f32]) -> f64 {
     let max = max(x);
-    max as f64 + exp_sum(x, max).ln()
+    f64::from(max) + passes::exp_sum(x, max).ln()
 }
 
-/// The largest element; NaN is passed over; -inf if `x` is empty.
+/// The largest element, -inf if `x` is empty. NaN may be passed over.
 pub(super) fn max(x: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] = larger(lanes[lane], chunk[lane]);
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
-}
-
-/// Sum of exp(x - shift), in f64. The difference is rounded to f32, so terms far below the largest are a little less exact.
-fn exp_sum(x: &[f32], shift: f32) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        #[target_feature(enable = "avx2,fma")]
-        fn wide(x: &[f32], shift: f32) -> f64 {
-            exp_sum_body::<true>(x, shift)
-        }
-        // SAFETY: the processor has both features, as just asked.
-        return unsafe { wide(x, shift) };
-    }
-    exp_sum_body::<false>(x, shift)
+    let mut max = [0.0];
+    passes::whole_max(x, &mut max);
+    max[0]
 }
 
 /// `out[i] = exp(x[i] - shift)`, or 0 where `x[i] < floor`; returns the sum, in f64. Both slices are equally long.
 pub(super) fn exps(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64 {
     assert_eq!(x.len(), out.len());
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        #[target_feature(enable = "avx2,fma")]
-        fn wide(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64 {
-            exps_body::<true>(x, shift, floor, out)
-        }
-        // SAFETY: the processor has both features, as just asked.
-        return unsafe { wide(x, shift, floor, out) };
-    }
-    exps_body::<false>(x, shift, floor, out)
+    passes::exps(x, shift, floor, out)
 }
 
-#[inline(always)]
-fn exp_sum_body<const FMA: bool>(x: &[f32], shift: f32) -> f64 {
-    let mut lanes = [0f64; LANES];
-    let chunks = x.chunks_exact(LANES);
-    let rest: f64 = chunks.remainder().iter().map(|&x| exp::<FMA>(x - shift) as f64).sum();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            lanes[lane] += exp::<FMA>(chunk[lane] - shift) as f64;
-        }
+/// Each pass for the processor at hand.
+mod passes {
+    use super::bodies;
+
+    macro_rules! pass {
+        ($name:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?) => {
+            pub fn $name($($argument: $type),*) $(-> $result)? {
+                #[cfg(target_arch = "x86_64")]
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    #[target_feature(enable = "avx2,fma")]
+                    fn wide($($argument: $type),*) $(-> $result)? {
+                        bodies::$name::<true>($($argument),*)
+                    }
+                    // SAFETY: the processor has both features, as just asked.
+                    return unsafe { wide($($argument),*) };
+                }
+                bodies::$name::<false>($($argument),*)
+            }
+        };
     }
-    lanes.iter().sum::<f64>() + rest
+
+    pass!(whole_max(x: &[f32], max: &mut [f32; 1]));
+    pass!(chunk_maxima(x: &[f32], maxima: &mut [f32]));
+    pass!(exp_sum(x: &[f32], shift: f32) -> f64);
+    pass!(exps(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64);
 }
 
-#[inline(always)]
-fn exps_body<const FMA: bool>(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64 {
-    let kept = |x: f32| if x < floor { 0.0 } else { exp::<FMA>(x - shift) };
-    let mut lanes = [0f64; LANES];
-    let mut targets = out.chunks_exact_mut(LANES);
-    let sources = x.chunks_exact(LANES);
-    let rest_of_x = sources.remainder();
-    for (source, target) in sources.zip(&mut targets) {
-        for lane in 0..LANES {
-            target[lane] = kept(source[lane]);
-            lanes[lane] += target[lane] as f64;
+/// The passes themselves, to be compiled into callers that know their processor; `FMA`: it multiplies and adds in one.
+mod bodies {
+    use super::{BLOCK, CHUNK, exp};
+
+    #[inline(always)]
+    pub fn whole_max<const FMA: bool>(x: &[f32], max: &mut [f32; 1]) {
+        max[0] = max_of(x);
+    }
+
+    #[inline(always)]
+    pub fn chunk_maxima<const FMA: bool>(x: &[f32], maxima: &mut [f32]) {
+        for (chunk, max) in x.chunks(CHUNK).zip(maxima) {
+            *max = max_of(chunk);
         }
     }
-    let mut sum = lanes.iter().sum::<f64>();
-    for (target, &source) in targets.into_remainder().iter_mut().zip(rest_of_x) {
-        *target = kept(source);
-        sum += *target as f64;
+
+    /// Sum of exp(x - shift). The difference is rounded to f32, so terms far below the largest are a little less exact.
+    #[inline(always)]
+    pub fn exp_sum<const FMA: bool>(x: &[f32], shift: f32) -> f64 {
+        let mut sums = [0f64; BLOCK];
+        for block in x.chunks(BLOCK) {
+            for (sum, &x) in sums.iter_mut().zip(block) {
+                *sum += f64::from(exp::<FMA>(x - shift));
+            }
+        }
+        sums.iter().sum()
     }
-    sum
+
+    #[inline(always)]
+    pub fn exps<const FMA: bool>(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64 {
+        let mut sums = [0f64; BLOCK];
+        for (block, out) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+            for ((sum, &x), out) in sums.iter_mut().zip(block).zip(out) {
+                *out = if x < floor { 0.0 } else { exp::<FMA>(x - shift) };
+                *sum += f64::from(*out);
+            }
+        }
+        sums.iter().sum()
+    }
+
+    /// By integers in the order of floats: a maximum of floats is not vectorized, since it would have to keep NaN's ways.
+    #[inline(always)]
+    fn max_of(x: &[f32]) -> f32 {
+        // Turns the order of negative floats around, and is its own inverse.
+        let ordered = |bits: i32| bits ^ ((bits >> 31) & i32::MAX);
+        let lowest = ordered(f32::NEG_INFINITY.to_bits() as i32);
+        let max = x.iter().fold(lowest, |max, &x| max.max(ordered(x.to_bits() as i32)));
+        f32::from_bits(ordered(max) as u32)
+    }
 }
 
 /// exp(x) for x up to 88, within 1e-7 of it relatively; 0 below [`UNDERFLOW`]; NaN for NaN.

@@ -58,6 +58,10 @@ pub struct Preprocess {
     tables: Box<[[f32; 256]; 3]>,
 }
 
+/// What CLIP was trained with, as its configurations write it.
+const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
+
 /// Sides beyond this are a mistake in a configuration, not a picture an encoder takes.
 const MAX_SIDE: u32 = 1 << 14;
 
@@ -120,8 +124,8 @@ impl Preprocess {
             Some(other) => Err(PreprocessError::Value { key, found: format!("{other:?}"), expected: "three numbers" }),
         };
         let normalize = Normalize {
-            mean: numbers("image_mean", file.image_mean, [0.48145466, 0.4578275, 0.40821073])?,
-            std: numbers("image_std", file.image_std, [0.26862954, 0.26130258, 0.27577711])?,
+            mean: numbers("image_mean", file.image_mean, MEAN.map(|mean| mean as f32))?,
+            std: numbers("image_std", file.image_std, STD.map(|std| std as f32))?,
         };
         let crop = match file.crop_size {
             None => (224, 224),

@@ -156,7 +156,7 @@ impl Graph {
 
     /// Elements `start..end` along `axis`.
     pub fn slice(&self, x: Value, axis: usize, start: Dim, end: Dim) -> Value {
-        let inputs = [x, self.dims(&[start.clone()]), self.dims(&[end.clone()]), self.ints(&[axis as i64])];
+        let inputs = [x, self.dim(&start), self.dim(&end), self.ints(&[axis as i64])];
         self.apply(Op::Slice { axis, start, end }, &inputs)
     }
 

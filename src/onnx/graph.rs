@@ -73,6 +73,9 @@ pub struct GraphError {
     pub message: String,
 }
 
+/// Element type, shape and bytes.
+type ConstantKey = (DType, Vec<i64>, Rc<[u8]>);
+
 pub(super) struct Inner {
     pub name: String,
     pub doc: String,
@@ -87,7 +90,7 @@ pub(super) struct Inner {
     /// Parameters that are inputs though the table could reference them.
     pub mode: Rc<dyn Fn(&str) -> ParameterMode>,
     scope: Vec<String>,
-    constants: HashMap<(DType, Vec<i64>, Rc<[u8]>), Value>,
+    constants: HashMap<ConstantKey, Value>,
     pub dim_values: HashMap<Dim, Value>,
     fault: Option<GraphError>,
 }

@@ -22,6 +22,8 @@ pub enum Content {
     Bytes(Arc<[u8]>),
     /// An embedding [D] in place of an image.
     Embedding { values: Vec<f32>, sha256: ContentHash },
+    /// Known to be no image without being opened (a FIFO that is not called an image): skipped.
+    Other,
     /// Known to fail without being opened (a FIFO, a broken symlink).
     Failed(Failure),
     /// A folder whose content cannot be listed: no image, but what it may hold is missing, and that must be told.

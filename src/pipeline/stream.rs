@@ -180,8 +180,12 @@ impl Stream<'_> {
     }
 
     fn prepare<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Step<V>> {
-        if let Content::Failed(failure) | Content::Unlisted(failure) = &entry.content {
-            return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
+        match &entry.content {
+            Content::Failed(failure) | Content::Unlisted(failure) => {
+                return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
+            }
+            Content::Other => return Ok(Step::Prepared(Prepared::Skipped)),
+            _ => {}
         }
         let mut found = Ok(None);
         let mut is_known = |sha256: &_| {

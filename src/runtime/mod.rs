@@ -115,12 +115,10 @@ impl Runtime {
     /// Options every session shares, the device's provider registered or refused.
     fn session_builder(&self, model: &str) -> Result<SessionBuilder, RuntimeError> {
         let ort = |source: ort::Error| RuntimeError::Ort { model: model.into(), source };
-        let mut builder = ort::session::Session::builder(&self.environment)
-            .map_err(ort)?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .and_then(|b| b.with_intra_threads(self.threads))
-            .and_then(|b| b.with_deterministic_compute(true))
-            .map_err(|e| ort(e.into()))?;
+        let builder = ort::session::Session::builder(&self.environment).map_err(ort)?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| ort(e.into()))?;
+        let builder = builder.with_intra_threads(self.threads).map_err(|e| ort(e.into()))?;
+        let mut builder = builder.with_deterministic_compute(true).map_err(|e| ort(e.into()))?;
         let refused =
             |e: ort::Error| RuntimeError::DeviceUnavailable { device: self.device, message: error::shortened(&e.to_string()) };
         match self.device {

@@ -130,6 +130,15 @@ impl Outputs<'_> {
             value.try_extract_tensor::<f32>().map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
         Ok(data)
     }
+
+    /// An int64 output by name.
+    pub fn i64(&self, output: &str) -> Result<&[i64], RuntimeError> {
+        let missing = || RuntimeError::Model { model: self.name.into(), message: format!("there is no output {output}") };
+        let value = self.inner.get(output).ok_or_else(missing)?;
+        let (_, data) =
+            value.try_extract_tensor::<i64>().map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
+        Ok(data)
+    }
 }
 
 impl<'a> InPlace<'a> {

@@ -1,12 +1,17 @@
 //! One file a command: a plain function from settings to an outcome.
 
+pub mod caption;
 pub mod doctor;
+pub mod embed;
 pub mod evaluate;
+mod loading;
 pub mod model;
 pub mod prepare;
 pub mod run;
 pub mod scenes;
 pub mod stats;
+mod summary;
+pub mod train;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What a run over images deserves: `max_error_rate` is the share of failed images that may be.
+    pub fn of(report: &crate::pipeline::Report, max_error_rate: f64) -> Self {
+        let counts = &report.counts;
+        if !report.complete {
+            Self::Interrupted
+        } else if counts.error_rate() > max_error_rate {
+            Self::TooManyFailed
+        } else if counts.failed > 0 || counts.unlisted > 0 {
+            Self::SomeFailed
+        } else {
+            Self::Complete
+        }
+    }
+
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Complete => 0,

@@ -130,6 +130,27 @@ impl Batch {
         batch
     }
 
+    /// The batch with as many rows as `rows` and a label for every caption position, negative where none is: what graphs of fixed shape
+    /// take. Rows that are added hold no caption.
+    pub fn filled(&self, rows: usize, prefix_len: usize) -> Self {
+        let rows = rows.max(self.rows);
+        let positions = prefix_len + self.tokens;
+        let mut batch = self.clone();
+        let embedding_dim = self.clip_embeds.len() / self.rows.max(1);
+        batch.rows = rows;
+        batch.clip_embeds.resize(rows * embedding_dim, 0.0);
+        batch.caption_ids.resize(rows * self.tokens, 0);
+        batch.attention_mask.resize(rows * positions, 1);
+        batch.labels = vec![-1; rows * self.tokens];
+        for (&position, &label) in self.label_positions.iter().zip(&self.labels) {
+            // The label stands one position after the state that predicts it.
+            let (row, at) = (position as usize / positions, position as usize % positions + 1 - prefix_len);
+            batch.labels[row * self.tokens + at] = label;
+        }
+        batch.label_positions.clear();
+        batch
+    }
+
     /// Share of the padded caption positions that hold no token.
     pub fn padding(&self) -> f64 {
         1.0 - self.caption_tokens as f64 / (self.rows * self.tokens).max(1) as f64
@@ -246,6 +267,20 @@ mod tests {
         let batch = Batch::new(&corpus, &corpus.train, &[0, 1], &shape);
         assert_eq!((batch.tokens, batch.labels.len()), (20, 40));
         assert_eq!(batch.labels.iter().filter(|&&l| l == 0).count(), 40 - batch.caption_tokens);
+    }
+
+    #[test]
+    fn a_filled_batch_has_the_same_labels_in_fixed_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(folder.path(), 50, 10, 9);
+        let shape = Shape { prefix_len: 3, buckets: vec![12], loss_on_padding: None };
+        let batch = Batch::new(&corpus, &corpus.train, &[4, 11], &shape);
+        let filled = batch.filled(5, 3);
+        assert_eq!((filled.rows, filled.tokens, filled.labels.len(), filled.caption_tokens), (5, 12, 60, batch.caption_tokens));
+        assert_eq!((filled.clip_embeds.len(), filled.caption_ids.len(), filled.attention_mask.len()), (10, 60, 75));
+        let counted: Vec<(usize, i64)> = (0..60).zip(filled.labels).filter(|(_, label)| *label >= 0).collect();
+        assert_eq!(counted.len(), batch.labels.len());
+        assert!(counted.iter().all(|&(place, label)| filled.caption_ids[place] == label && place < 24));
     }
 
     #[test]

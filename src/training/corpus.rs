@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, ListBuilder, RecordBatch, StringArray, UInt32Array, UInt32Builder};
+use arrow::array::{Array, AsArray, Int32Array, ListBuilder, RecordBatch, StringArray, UInt32Array, UInt32Builder};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -46,6 +46,8 @@ pub enum CorpusError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptionRow {
     pub image_id: String,
+    /// Which of the image's captions.
+    pub caption_id: i32,
     pub caption: String,
     /// `train`, `dev`; captions of other splits are left out before they get here.
     pub split: String,
@@ -78,10 +80,16 @@ pub struct JoinReport {
 pub struct Tokenized {
     images: HashMap<String, u32>,
     names: Vec<String>,
-    captions: Vec<(u32, u32)>,
+    captions: Vec<TokenizedCaption>,
     splits: Vec<String>,
     offsets: Vec<usize>,
     ids: Vec<u32>,
+}
+
+struct TokenizedCaption {
+    image: u32,
+    split: u32,
+    caption_id: i32,
 }
 
 impl Tokenized {
@@ -133,7 +141,7 @@ impl Tokenized {
                     self.splits.len() - 1
                 }
             };
-            self.captions.push((image, split as u32));
+            self.captions.push(TokenizedCaption { image, split: split as u32, caption_id: row.caption_id });
             self.ids.extend(ids);
             self.offsets.push(self.ids.len());
         }
@@ -195,11 +203,13 @@ impl Tokenized {
     fn write_captions(&self, rows: &[Option<u32>], report: &mut JoinReport, path: &Path) -> Result<(), CorpusError> {
         let item = Arc::new(Field::new("item", DataType::UInt32, true));
         let schema = Arc::new(Schema::new(vec![
+            Field::new("image_id", DataType::Utf8, false),
+            Field::new("caption_id", DataType::Int32, false),
             Field::new("split", DataType::Utf8, false),
             Field::new("image_row", DataType::UInt32, false),
             Field::new("input_ids", DataType::List(item), false),
         ]));
-        let known = |&number: &usize| rows[self.captions[number].0 as usize].is_some();
+        let known = |&number: &usize| rows[self.captions[number].image as usize].is_some();
         let kept: Vec<usize> = (0..self.captions.len()).filter(known).collect();
         for (image, _) in rows.iter().enumerate().filter(|(_, row)| row.is_none()).take(5) {
             report.examples.push(self.names[image].clone());
@@ -213,9 +223,13 @@ impl Tokenized {
                 ids.values().append_slice(&self.ids[self.offsets[number]..self.offsets[number + 1]]);
                 ids.append(true);
             }
-            let splits: StringArray = piece.iter().map(|&n| Some(self.splits[self.captions[n].1 as usize].as_str())).collect();
-            let image_rows: UInt32Array = piece.iter().map(|&n| rows[self.captions[n].0 as usize]).collect();
-            let columns: Vec<Arc<dyn Array>> = vec![Arc::new(splits), Arc::new(image_rows), Arc::new(ids.finish())];
+            let captions = || piece.iter().map(|&number| &self.captions[number]);
+            let image_ids: StringArray = captions().map(|c| Some(self.names[c.image as usize].as_str())).collect();
+            let caption_ids: Int32Array = captions().map(|c| Some(c.caption_id)).collect();
+            let splits: StringArray = captions().map(|c| Some(self.splits[c.split as usize].as_str())).collect();
+            let image_rows: UInt32Array = captions().map(|c| rows[c.image as usize]).collect();
+            let columns: Vec<Arc<dyn Array>> =
+                vec![Arc::new(image_ids), Arc::new(caption_ids), Arc::new(splits), Arc::new(image_rows), Arc::new(ids.finish())];
             let batch = RecordBatch::try_new(schema.clone(), columns)
                 .map_err(|source| TableError::Arrow { path: path.into(), source })?;
             sink.write(&batch)?;
@@ -273,6 +287,7 @@ pub struct Corpus {
     pub embedding_dim: usize,
     pub join: JoinReport,
     map: Option<Mmap>,
+    folder: PathBuf,
 }
 
 impl Corpus {
@@ -296,7 +311,14 @@ impl Corpus {
             return Err(invalid(&embeddings, "not as long as it should be"));
         }
         let reader = table::open(&path, Some(FORMAT))?;
-        let mut corpus = Self { train: Captions::default(), dev: Captions::default(), embedding_dim, join: record.join, map };
+        let mut corpus = Self {
+            train: Captions::default(),
+            dev: Captions::default(),
+            embedding_dim,
+            join: record.join,
+            map,
+            folder: folder.into(),
+        };
         for batch in reader {
             let batch = batch.map_err(|source| TableError::Arrow { path: path.clone(), source })?;
             let splits = table::column::<StringArray>(&batch, "split", &path)?;
@@ -314,6 +336,57 @@ impl Corpus {
             }
         }
         Ok(Some(corpus))
+    }
+
+    /// Names training captions by (image_id, caption_id). The file is read for it: this is for messages.
+    pub fn name_training_captions(&self, numbers: &[u32]) -> Result<Vec<(String, i32)>, CorpusError> {
+        let path = self.folder.join(CAPTIONS);
+        let mut names: HashMap<u32, (String, i32)> = HashMap::new();
+        let mut number = 0;
+        for batch in table::open(&path, Some(FORMAT))? {
+            let batch = batch.map_err(|source| TableError::Arrow { path: path.clone(), source })?;
+            let splits = table::column::<StringArray>(&batch, "split", &path)?;
+            let image_ids = table::column::<StringArray>(&batch, "image_id", &path)?;
+            let caption_ids = table::column::<Int32Array>(&batch, "caption_id", &path)?;
+            for row in (0..batch.num_rows()).filter(|&row| splits.value(row) != "dev") {
+                if numbers.contains(&number) {
+                    names.insert(number, (image_ids.value(row).into(), caption_ids.value(row)));
+                }
+                number += 1;
+            }
+        }
+        Ok(numbers.iter().filter_map(|number| names.remove(number)).collect())
+    }
+
+    /// The image_ids of rows, in their order. The file is read for it.
+    pub fn image_ids(&self, rows: &[usize]) -> Result<Vec<String>, CorpusError> {
+        let path = self.folder.join(CAPTIONS);
+        let mut names: HashMap<usize, String> = HashMap::new();
+        for batch in table::open(&path, Some(FORMAT))? {
+            let batch = batch.map_err(|source| TableError::Arrow { path: path.clone(), source })?;
+            let image_ids = table::column::<StringArray>(&batch, "image_id", &path)?;
+            let image_rows = table::column::<UInt32Array>(&batch, "image_row", &path)?;
+            for row in 0..batch.num_rows() {
+                let image_row = image_rows.value(row) as usize;
+                if rows.contains(&image_row) && !names.contains_key(&image_row) {
+                    names.insert(image_row, image_ids.value(row).into());
+                }
+            }
+        }
+        Ok(rows.iter().map(|row| names.get(row).cloned().unwrap_or_default()).collect())
+    }
+
+    /// The rows of the first `count` dev images (training images where there are no dev captions).
+    pub fn sample_images(&self, count: usize) -> Vec<usize> {
+        let captions = if self.dev.is_empty() { &self.train } else { &self.dev };
+        let mut rows: Vec<usize> = vec![];
+        for number in 0..captions.len() {
+            let row = captions.image_row(number);
+            if rows.len() < count && !rows.contains(&row) {
+                rows.push(row);
+            }
+        }
+        rows
     }
 
     /// The embedding of an image, [D].
@@ -346,7 +419,12 @@ pub(super) mod tests {
     }
 
     fn row(image_id: &str, caption: &str, split: &str) -> Result<CaptionRow, CorpusError> {
-        Ok(CaptionRow { image_id: image_id.into(), caption: caption.into(), split: split.into() })
+        Ok(CaptionRow {
+            image_id: image_id.into(),
+            caption_id: caption.len() as i32,
+            caption: caption.into(),
+            split: split.into(),
+        })
     }
 
     /// `count` captions of pseudo-random lengths up to `longest` tokens over `images` images.
@@ -394,6 +472,8 @@ pub(super) mod tests {
         assert_eq!((embedding(&corpus.train, 0), embedding(&corpus.train, 1)), (vec![1.0, 4.0], vec![2.0, 4.0]));
         assert_eq!((corpus.dev.len(), embedding(&corpus.dev, 0)), (1, vec![3.0, 4.0]));
         assert_eq!((corpus.train.num_tokens(), corpus.join.captions_without_embedding), (8, 1));
+        assert_eq!(corpus.name_training_captions(&[2, 0]).unwrap(), [("a".to_string(), 9), ("a".to_string(), 6)]);
+        assert_eq!((corpus.sample_images(5), corpus.sample_images(0)), (vec![corpus.dev.image_row(0)], vec![]));
         assert!(Corpus::open(folder.path(), "two").unwrap().is_none());
         assert!(Corpus::open(&folder.path().join("nowhere"), "one").unwrap().is_none());
         // A file that was cut short is not believed.

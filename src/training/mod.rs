@@ -1,10 +1,13 @@
 //! Training: parameters in one piece of memory, batches from a corpus, AdamW, and checkpoints that resume to the byte.
 
 pub mod artifacts;
+#[cfg(test)]
+mod artifacts_tests;
 pub mod batches;
 pub mod checkpoint;
 pub mod corpus;
 pub mod dropout;
+pub mod host;
 mod loss;
 pub mod metrics;
 pub mod optimizer;
@@ -13,3 +16,7 @@ pub mod parameters;
 pub mod random;
 pub mod schedule;
 pub mod tensorboard;
+pub mod trainer;
+
+#[cfg(test)]
+mod host_tests;

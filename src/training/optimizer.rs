@@ -83,6 +83,17 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>()
 }
 
+/// `values *= factor`.
+pub fn scale(values: &mut [f32], factor: f32) {
+    values.par_chunks_mut(CHUNK).for_each(|chunk| chunk.iter_mut().for_each(|value| *value *= factor));
+}
+
+/// `sum += factor * values`.
+pub fn add_scaled(sum: &mut [f32], values: &[f32], factor: f32) {
+    let add = |(sum, values): (&mut [f32], &[f32])| sum.iter_mut().zip(values).for_each(|(s, v)| *s += factor * v);
+    sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(add);
+}
+
 /// What gradients are multiplied by so that their norm is at most `max_norm` (PyTorch's `clip_grad_norm_`).
 pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
     max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0))

@@ -64,6 +64,19 @@ impl Layout {
         self.slots.iter().map(Slot::numel).sum()
     }
 
+    /// The elements of each tensor, in order.
+    pub fn split<'a>(&self, mut values: &'a mut [f32]) -> Vec<&'a mut [f32]> {
+        let mut at = 0;
+        let mut parts = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let range = slot.range();
+            let (part, rest) = values.split_at_mut(range.start - at).1.split_at_mut(range.len());
+            parts.push(part);
+            (values, at) = (rest, range.end);
+        }
+        parts
+    }
+
     /// Zeros for every tensor.
     pub fn buffer(&self) -> Buffer {
         Buffer::zeros(self.len)
@@ -112,7 +125,9 @@ mod tests {
         assert_eq!(layout.numel(), 14);
         assert_eq!(layout.get("b").unwrap().shape, [2, 5]);
         assert!(layout.get("d").is_none());
-        let buffer = layout.buffer();
+        let mut buffer = layout.buffer();
+        layout.split(&mut buffer).into_iter().enumerate().for_each(|(i, part)| part.fill(i as f32 + 1.0));
+        assert_eq!((buffer[2], buffer[3], buffer[25], buffer[32]), (1.0, 0.0, 2.0, 3.0));
         assert_eq!((buffer.len(), buffer.as_ptr() as usize % 64), (48, 0));
         assert!(Layout::new([]).buffer().is_empty());
     }

@@ -119,6 +119,13 @@ impl Bundle {
         build(out, overwrite, &plan)
     }
 
+    /// This bundle, to be written by [`with_weights`](Self::with_weights) as one whose mapper takes embeddings of unit length, or not.
+    #[must_use]
+    pub fn with_normalized(mut self, normalized: bool) -> Self {
+        self.manifest.normalized = normalized;
+        self
+    }
+
     /// Files of a part's folder other than its weights.
     fn small_files(&self, part: &str) -> Result<Vec<PathBuf>, BundleError> {
         let folder = self.folder.join(part);

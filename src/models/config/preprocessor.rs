@@ -12,13 +12,13 @@ use super::{ConfigError, check, read_json};
 pub struct PreprocessorConfig {
     pub do_resize: bool,
     /// Length of the shorter side after the resize, in pixels.
-    #[serde(deserialize_with = "side", serialize_with = "as_shortest_edge")]
+    #[serde(deserialize_with = "shorter_side", serialize_with = "as_shortest_edge")]
     pub size: usize,
     /// Pillow's number of the filter; 3 is bicubic.
     pub resample: u32,
     pub do_center_crop: bool,
     /// Side of the square that is cut out, in pixels.
-    #[serde(deserialize_with = "side", serialize_with = "as_square")]
+    #[serde(deserialize_with = "square_side", serialize_with = "as_square")]
     pub crop_size: usize,
     pub do_rescale: bool,
     /// What a byte is multiplied by.
@@ -83,7 +83,16 @@ enum Side {
     Box { height: usize, width: usize },
 }
 
-fn side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+fn shorter_side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match Side::deserialize(deserializer)? {
+        Side::Number(side) | Side::ShortestEdge { shortest_edge: side } => Ok(side),
+        Side::Box { .. } => {
+            Err(serde::de::Error::custom("size with height and width changes an image's proportions; CLIP's is shortest_edge"))
+        }
+    }
+}
+
+fn square_side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match Side::deserialize(deserializer)? {
         Side::Number(side) | Side::ShortestEdge { shortest_edge: side } => Ok(side),
         Side::Box { height, width } if height == width => Ok(height),

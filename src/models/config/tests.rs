@@ -54,6 +54,8 @@ fn old_preprocessor_files_have_plain_numbers() {
     assert_eq!(PreprocessorConfig::read(&path).unwrap(), old);
     let (_folder, path) = written(r#"{"crop_size": {"height": 224, "width": 200}}"#);
     assert!(PreprocessorConfig::read(&path).unwrap_err().to_string().contains("not square"));
+    let (_folder, path) = written(r#"{"size": {"height": 224, "width": 224}}"#);
+    assert!(PreprocessorConfig::read(&path).unwrap_err().to_string().contains("proportions"));
 }
 
 #[test]

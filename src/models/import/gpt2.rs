@@ -58,7 +58,8 @@ impl Gpt2Source {
             }
             (false, false) => return Err(ImportError::unusable(path, "vocab.txt is missing; it belongs beside the weights")),
         };
-        let lines = vocabulary.iter().filter(|&&byte| byte == b'\n').count();
+        let unended = vocabulary.last().is_some_and(|&byte| byte != b'\n');
+        let lines = vocabulary.iter().filter(|&&byte| byte == b'\n').count() + usize::from(unended);
         if lines > config.vocab_size {
             let problem =
                 format!("{lines} entries and the model's vocab_size is {}: they do not belong together", config.vocab_size);

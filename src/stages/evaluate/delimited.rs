@@ -13,7 +13,7 @@ use super::json::text_of;
 /// Names that mean an image's id, best first.
 pub(super) const ID_COLUMNS: [&str; 6] = ["image_id", "image_path", "file_name", "filename", "image", "id"];
 /// Names that mean a caption, best first.
-pub(super) const CAPTION_COLUMNS: [&str; 3] = ["caption", "text", "sentence"];
+pub(super) const CAPTION_COLUMNS: [&str; 4] = ["caption", "caption_zh", "text", "sentence"];
 /// Names that order the captions of an image.
 pub(super) const INDEX_COLUMNS: [&str; 2] = ["caption_index", "caption_id"];
 

@@ -87,8 +87,8 @@ impl TableScores {
         let (chosen, scores): (Vec<usize>, Vec<ImageScores>) = chosen.into_iter().unzip();
         let captions = || tokens.iter().zip(&chosen).map(|(candidates, &chosen)| candidates[chosen].as_slice());
         let diversity = Diversity::of(captions(), level.opening_len());
-        let opening =
-            diversity.opening.as_ref().map(|opening| opening.tokens.iter().filter_map(|&id| interner.token(id)).collect());
+        let text = |tokens: &[u32]| join_pieces(tokens.iter().filter_map(|&id| interner.token(id)));
+        let opening = diversity.opening.as_ref().map(|opening| text(&opening.tokens));
         Self {
             num_tokens: captions().map(<[u32]>::len).collect(),
             summary: Summary::of(&scores),

@@ -1,0 +1,111 @@
+//! What a finished caption table holds, image by image, so that the next run computes only what is missing.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
+
+use super::tables::{FORMAT, Row, TableFormat};
+use super::value::{CaptionText, Captions, finish_reason};
+use crate::pipeline::sources::parse_hash;
+use crate::pipeline::{Output, Record};
+use crate::table;
+
+type Rows = Box<dyn Iterator<Item = Result<Row<'static>>>>;
+
+/// The records of a finished table. A `.tsv` holds too little to go on from.
+pub(super) fn records(output: &Output, format: TableFormat) -> Result<impl Iterator<Item = Result<Record<Captions>>> + use<>> {
+    let path = output.path();
+    let rows: Rows = match format {
+        TableFormat::Parquet => Box::new(parquet_rows(path.into())?),
+        TableFormat::Parts => {
+            let mut rows: Rows = Box::new(std::iter::empty());
+            for part in parts(path)? {
+                rows = Box::new(rows.chain(parquet_rows(part)?));
+            }
+            rows
+        }
+        TableFormat::Csv => {
+            let reader = csv::Reader::from_path(path).with_context(|| format!("cannot open {}", path.display()))?;
+            Box::new(reader.into_deserialize::<Row<'static>>().map(|row| Ok(row?)))
+        }
+        TableFormat::JsonLines => {
+            let file = BufReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?);
+            Box::new(file.lines().map(|line| Ok(serde_json::from_str(&line?)?)))
+        }
+        TableFormat::Tsv => Box::new(std::iter::empty()),
+    };
+    let path = path.to_path_buf();
+    let mut rows = rows.peekable();
+    Ok(std::iter::from_fn(move || {
+        let first = rows.next()?;
+        let record = first.and_then(|first| {
+            let image_path = first.image_path.to_string();
+            let sha256 = parse_hash(&first.sha256).context("a sha256 that is not 64 hex digits")?;
+            let mut captions = vec![caption(&first)?];
+            while let Some(Ok(next)) = rows.peek()
+                && next.image_path == image_path
+            {
+                captions.push(caption(next)?);
+                rows.next();
+            }
+            Ok(Record { image_path, stat: None, sha256: Some(sha256), result: Ok(Captions(captions)) })
+        });
+        Some(record.with_context(|| format!("{}: cannot go on from this table; --overwrite makes it anew", path.display())))
+    }))
+}
+
+fn caption(row: &Row) -> Result<CaptionText> {
+    Ok(CaptionText {
+        text: row.caption.to_string(),
+        logprob: row.logprob,
+        num_tokens: row.num_tokens,
+        finish_reason: finish_reason(&row.finish_reason)
+            .with_context(|| format!("unknown finish_reason {:?}", row.finish_reason))?,
+    })
+}
+
+fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("part-") && name.ends_with(".parquet") {
+            parts.push(path);
+        }
+    }
+    parts.sort();
+    Ok(parts)
+}
+
+fn parquet_rows(path: PathBuf) -> Result<impl Iterator<Item = Result<Row<'static>>>> {
+    let batches = table::open(&path, Some(FORMAT))?;
+    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| rows_of(&batch, &path)) {
+        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
+    }))
+}
+
+fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
+    let text = |name| table::column::<StringArray>(batch, name, path);
+    let (ids, paths, hashes) = (text("image_id")?, text("image_path")?, text("sha256")?);
+    let (captions, reasons) = (text("caption")?, text("finish_reason")?);
+    let indexes: &Int32Array = table::column(batch, "caption_index", path)?;
+    let num_tokens: &Int32Array = table::column(batch, "num_tokens", path)?;
+    let logprobs: &Float64Array = table::column(batch, "logprob", path)?;
+    let owned = |column: &StringArray, row: usize| column.value(row).to_string().into();
+    Ok((0..batch.num_rows())
+        .map(|row| Row {
+            image_id: owned(ids, row),
+            image_path: owned(paths, row),
+            sha256: owned(hashes, row),
+            caption_index: indexes.value(row),
+            caption: owned(captions, row),
+            logprob: logprobs.value(row),
+            num_tokens: num_tokens.value(row),
+            finish_reason: owned(reasons, row),
+        })
+        .collect())
+}

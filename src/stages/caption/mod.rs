@@ -1,0 +1,243 @@
+//! `clipcap caption`: a caption table for every image under some folders.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde_json::{Value as Json, json};
+
+use crate::generation;
+use crate::image::{Limits, Preprocess};
+use crate::pipeline::sources::{Embeddings, Folder, StoredImages, known_total};
+use crate::pipeline::{
+    Counter, Decode, Entry, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES,
+    survey,
+};
+use crate::stages::Outcome;
+use crate::stages::summary::{self, Words};
+
+mod import;
+mod load;
+mod model;
+mod tables;
+mod value;
+
+pub use load::{info, load, max_new_tokens};
+pub use model::{Captioner, ClipCap};
+pub use tables::TableFormat;
+pub use value::{CaptionText, Captions};
+
+use model::Engine;
+use tables::{FORMAT, TableSink};
+
+/// What is captioned.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Folders and files.
+    Paths(Vec<PathBuf>),
+    /// A dataset that stores its images.
+    Dataset(PathBuf),
+    /// An embeddings folder, a Parquet file of one, or a `.npy` file.
+    Embeddings(PathBuf),
+}
+
+/// A caption run.
+#[derive(Debug, Clone)]
+pub struct CaptionSettings {
+    pub source: Source,
+    pub out: PathBuf,
+    pub format: TableFormat,
+    pub decoding: generation::Settings,
+    pub limits: Limits,
+    pub exif_rotate: bool,
+    /// Threads that read and decode images.
+    pub threads: usize,
+    /// Images that are encoded together; rows that decode together.
+    pub batch_size: usize,
+    pub overwrite: bool,
+    pub keep_work: bool,
+    pub retry_failed: bool,
+    /// Failed images as a share of all: beyond it the run ends with exit status 1.
+    pub max_error_rate: f64,
+}
+
+/// What the stage needs to know of a model before it is loaded.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// All that results depend on: fingerprint, device, precision, runtime build, CPU type.
+    pub identity: Json,
+    pub preprocess: Preprocess,
+    /// D
+    pub embedding_dim: usize,
+    /// The mapper was trained on embeddings of length 1.
+    pub normalize: bool,
+}
+
+/// How a caption run ended.
+#[derive(Debug)]
+pub struct CaptionReport {
+    pub outcome: Outcome,
+    pub report: Report,
+    pub output: Output,
+}
+
+const WORDS: Words = Words { command: "caption", done: "captioned" };
+
+impl CaptionReport {
+    /// The closing summary, as text and as JSON.
+    pub fn summary(&self) -> (String, Json) {
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output)
+    }
+}
+
+/// Captions everything in the source. `load` makes the captioner, while images are already being read.
+///
+/// # Errors
+/// See [`Job::run`]; embeddings that do not fit the model are refused before anything is computed.
+pub fn run<C: Captioner>(
+    settings: &CaptionSettings,
+    model: &ModelInfo,
+    load: impl FnOnce() -> Result<C>,
+    reporter: &dyn Reporter,
+    interrupt: &Interrupt,
+) -> Result<CaptionReport> {
+    let output = settings.output();
+    let takes_embeddings = settings.takes_embeddings();
+    let job = Job {
+        output: output.clone(),
+        format: FORMAT,
+        settings: fingerprinted(settings, model, takes_embeddings)?,
+        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
+        done: WORDS.done,
+        label: "captioning",
+        unit: Some("captions/s"),
+        reading_threads: settings.threads,
+        prefetch_images: settings.batch_size * 2 + settings.threads,
+        window_images: window_images(&settings.decoding),
+        overwrite: settings.overwrite,
+        keep_work: settings.keep_work,
+        retry_failed: settings.retry_failed,
+        reporter,
+        interrupt,
+    };
+    let listed = Listed::open(settings, model, &output)?;
+    let (decode, pass) = preparations(settings, model);
+    let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
+    let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
+    let make_sink = |folder: &Path| TableSink::create(settings.format, folder);
+    let import = |output: &Output| import::records(output, settings.format);
+    let report =
+        job.run(Parts { entries: listed.entries(), counter: listed.counter(), prepare, make_compute, make_sink, import })?;
+    let outcome = Outcome::of(&report, settings.max_error_rate);
+    Ok(CaptionReport { outcome, report, output })
+}
+
+/// Looks at everything in the source, times the model on a few images, and writes nothing.
+pub fn dry_run<C: Captioner>(
+    settings: &CaptionSettings,
+    model: &ModelInfo,
+    load: impl FnOnce() -> Result<C>,
+    reporter: &dyn Reporter,
+) -> Result<(String, Json)> {
+    let listed = Listed::open(settings, model, &settings.output())?;
+    let survey =
+        survey(listed.entries(), &settings.limits, settings.threads, settings.batch_size.min(16), &|m| reporter.warn(m))?;
+    let (decode, pass) = preparations(settings, model);
+    let takes_embeddings = settings.takes_embeddings();
+    let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
+    let each = match survey.images {
+        0 => None,
+        _ => summary::seconds_per_image(&survey, prepare, &mut Engine::new(load()?, takes_embeddings), settings.threads)?,
+    };
+    Ok(summary::before(&WORDS, &survey, each))
+}
+
+impl CaptionSettings {
+    fn output(&self) -> Output {
+        match self.format {
+            TableFormat::Parts => Output::folder(&self.out),
+            _ => Output::file(&self.out),
+        }
+    }
+
+    fn takes_embeddings(&self) -> bool {
+        matches!(self.source, Source::Embeddings(_))
+    }
+}
+
+/// An opened source.
+enum Listed {
+    Files(Folder),
+    Stored(StoredImages),
+    Embedded(Embeddings),
+}
+
+impl Listed {
+    fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
+        Ok(match &settings.source {
+            Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths())?),
+            Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
+            Source::Embeddings(path) => {
+                let embeddings = Embeddings::open(path)?;
+                check_embeddings(path, &embeddings, model)?;
+                Self::Embedded(embeddings)
+            }
+        })
+    }
+
+    fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry>> + Send + '_> {
+        match self {
+            Self::Files(folder) => Box::new(folder.entries()),
+            Self::Stored(images) => Box::new(images.entries()),
+            Self::Embedded(embeddings) => embeddings.entries(),
+        }
+    }
+
+    fn counter(&self) -> Option<Counter<'_>> {
+        match self {
+            Self::Files(folder) => Some(Box::new(|total, stop| folder.count(total, stop))),
+            Self::Stored(images) => known_total(images.num_rows),
+            Self::Embedded(embeddings) => known_total(embeddings.num_rows),
+        }
+    }
+}
+
+fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
+    let decode = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
+    (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
+}
+
+fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, takes_embeddings: bool) -> Result<Settings> {
+    let images = json!({
+        "exif_rotate": settings.exif_rotate,
+        "max_pixels": settings.limits.max_pixels,
+        "max_bytes": settings.limits.max_bytes,
+        "preprocessing": model.preprocess.settings(),
+    });
+    let input = if takes_embeddings { json!({"embeddings": true}) } else { json!({"images": images}) };
+    Ok(Settings::new("caption", json!({"model": model.identity, "decoding": settings.decoding, "input": input})))
+}
+
+/// Fewer images a window where each has many captions, so that a commit is never far away.
+fn window_images(decoding: &generation::Settings) -> usize {
+    const CAPTIONS: usize = 640;
+    (CAPTIONS / decoding.num_captions.max(1)).clamp(1, WINDOW_IMAGES)
+}
+
+fn check_embeddings(path: &Path, embeddings: &Embeddings, model: &ModelInfo) -> Result<()> {
+    if embeddings.embedding_dim != model.embedding_dim {
+        bail!(
+            "{}: embeddings of length {}, and the model takes {}: they come from another CLIP",
+            path.display(),
+            embeddings.embedding_dim,
+            model.embedding_dim
+        );
+    }
+    if embeddings.normalized.is_some_and(|normalized| normalized != model.normalize) {
+        let (are, wants) = if model.normalize { ("not normalized", "normalized") } else { ("normalized", "not normalized") };
+        bail!(
+            "{}: these embeddings are {are}, and the model was trained on {wants} ones: embed the images again",
+            path.display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! Caption tables: Parquet (one file or numbered parts), CSV, the original's TSV, and JSON lines.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use arrow::array::{Float64Array, Int32Array, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use super::value::{CaptionText, Captions};
+use crate::files::{AtomicFile, hex};
+use crate::pipeline::{Build, Entry, Record, Sink};
+use crate::table::ParquetSink;
+
+/// The manifest's and the footers' format.
+pub const FORMAT: &str = "captions/1";
+
+/// Rows that are encoded at once, and rows of a row group, which is held encoded while it grows.
+const ROWS_AT_ONCE: usize = 1 << 11;
+const ROW_GROUP_ROWS: usize = 1 << 16;
+
+/// Images of a part, where the output is a folder.
+const PART_IMAGES: u64 = 50_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFormat {
+    Parquet,
+    Csv,
+    /// `file_name<TAB>caption<TAB>caption...`, a line an image, as the original writes it.
+    Tsv,
+    JsonLines,
+    /// A folder of numbered Parquet parts.
+    Parts,
+}
+
+impl TableFormat {
+    /// By the name the table is to have; `None` where it says nothing that is known.
+    pub fn of(out: &Path) -> Option<Self> {
+        let ends_with_slash = out.as_os_str().to_string_lossy().ends_with(['/', std::path::MAIN_SEPARATOR]);
+        if ends_with_slash || out.is_dir() || out.extension().is_none() {
+            return Some(Self::Parts);
+        }
+        match out.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "parquet" => Some(Self::Parquet),
+            "csv" => Some(Self::Csv),
+            "tsv" | "txt" => Some(Self::Tsv),
+            "jsonl" => Some(Self::JsonLines),
+            _ => None,
+        }
+    }
+}
+
+/// A row, as CSV and JSON lines spell it; Parquet has the same columns.
+#[derive(Serialize, Deserialize)]
+pub struct Row<'a> {
+    pub image_id: std::borrow::Cow<'a, str>,
+    pub image_path: std::borrow::Cow<'a, str>,
+    pub sha256: std::borrow::Cow<'a, str>,
+    pub caption_index: i32,
+    pub caption: std::borrow::Cow<'a, str>,
+    pub logprob: f64,
+    pub num_tokens: i32,
+    pub finish_reason: std::borrow::Cow<'a, str>,
+}
+
+/// A caption table under construction.
+pub struct TableSink {
+    format: TableFormat,
+    folder: PathBuf,
+    writer: Writer,
+    names: Vec<PathBuf>,
+    part_images: u64,
+}
+
+enum Writer {
+    Parquet(Box<ParquetRows>),
+    Csv(Box<csv::Writer<AtomicFile>>),
+    Plain(AtomicFile),
+}
+
+impl TableSink {
+    /// Begins a table in `folder`.
+    pub fn create(format: TableFormat, folder: &Path) -> Result<Self> {
+        let mut sink = Self {
+            format,
+            folder: folder.into(),
+            writer: open(format, &folder.join(name(format, 0)))?,
+            names: Vec::new(),
+            part_images: 0,
+        };
+        sink.names.push(name(format, 0));
+        Ok(sink)
+    }
+
+    fn next_part(&mut self) -> Result<()> {
+        let name = name(self.format, self.names.len());
+        let next = open(self.format, &self.folder.join(&name))?;
+        std::mem::replace(&mut self.writer, next).finish()?;
+        self.names.push(name);
+        self.part_images = 0;
+        Ok(())
+    }
+}
+
+fn name(format: TableFormat, part: usize) -> PathBuf {
+    match format {
+        TableFormat::Parts => format!("part-{part:05}.parquet").into(),
+        _ => "table".into(),
+    }
+}
+
+fn open(format: TableFormat, path: &Path) -> Result<Writer> {
+    Ok(match format {
+        TableFormat::Parquet | TableFormat::Parts => Writer::Parquet(Box::new(ParquetRows::create(path)?)),
+        TableFormat::Csv => {
+            let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(AtomicFile::create(path)?);
+            // By hand, so that a table without rows has its header too.
+            writer.write_record(COLUMNS)?;
+            Writer::Csv(Box::new(writer))
+        }
+        TableFormat::Tsv | TableFormat::JsonLines => Writer::Plain(AtomicFile::create(path)?),
+    })
+}
+
+impl Sink<Captions> for TableSink {
+    fn add(&mut self, entry: &Entry, record: &Record<Captions>) -> Result<()> {
+        let (Ok(captions), Some(sha256)) = (&record.result, &record.sha256) else {
+            return Ok(());
+        };
+        if self.format == TableFormat::Parts && self.part_images == PART_IMAGES {
+            self.next_part()?;
+        }
+        self.part_images += 1;
+        let sha256 = hex(sha256);
+        match (&mut self.writer, self.format) {
+            (Writer::Plain(file), TableFormat::Tsv) => {
+                file.write_all(entry.image_path.as_bytes())?;
+                for caption in &captions.0 {
+                    // A vocabulary is anyone's: what parts fields and lines stays out of them.
+                    write!(file, "\t{}", caption.text.replace(['\t', '\n', '\r'], " "))?;
+                }
+                file.write_all(b"\n")?;
+            }
+            (Writer::Plain(file), _) => {
+                for row in rows(entry, &sha256, captions) {
+                    serde_json::to_writer(&mut *file, &row)?;
+                    file.write_all(b"\n")?;
+                }
+            }
+            (Writer::Csv(writer), _) => {
+                for row in rows(entry, &sha256, captions) {
+                    writer.serialize(row)?;
+                }
+            }
+            (Writer::Parquet(writer), _) => {
+                for row in rows(entry, &sha256, captions) {
+                    writer.push(row)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn weight(&self, captions: &Captions) -> u64 {
+        captions.0.len() as u64
+    }
+}
+
+fn rows<'a>(entry: &'a Entry, sha256: &'a str, captions: &'a Captions) -> impl Iterator<Item = Row<'a>> {
+    captions.0.iter().enumerate().map(move |(index, caption): (usize, &CaptionText)| Row {
+        image_id: entry.image_id.as_str().into(),
+        image_path: entry.image_path.as_str().into(),
+        sha256: sha256.into(),
+        caption_index: index as i32,
+        caption: caption.text.as_str().into(),
+        logprob: caption.logprob,
+        num_tokens: caption.num_tokens,
+        finish_reason: caption.finish_reason.as_str().into(),
+    })
+}
+
+impl Build<Captions> for TableSink {
+    fn finish(self) -> Result<Vec<PathBuf>> {
+        self.writer.finish()?;
+        Ok(self.names)
+    }
+}
+
+impl Writer {
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Parquet(rows) => rows.finish(),
+            Self::Csv(writer) => Ok(writer.into_inner().map_err(|e| e.into_error())?.commit()?),
+            Self::Plain(file) => Ok(file.commit()?),
+        }
+    }
+}
+
+const COLUMNS: [&str; 8] =
+    ["image_id", "image_path", "sha256", "caption_index", "caption", "logprob", "num_tokens", "finish_reason"];
+
+/// Rows on their way into a Parquet file.
+struct ParquetRows {
+    sink: ParquetSink,
+    schema: SchemaRef,
+    /// image_id, image_path, sha256, caption, finish_reason
+    texts: [Vec<String>; 5],
+    caption_index: Vec<i32>,
+    logprob: Vec<f64>,
+    num_tokens: Vec<i32>,
+    group_rows: usize,
+}
+
+impl ParquetRows {
+    fn create(path: &Path) -> Result<Self> {
+        let types = COLUMNS.map(|name| match name {
+            "caption_index" | "num_tokens" => DataType::Int32,
+            "logprob" => DataType::Float64,
+            _ => DataType::Utf8,
+        });
+        let fields: Vec<_> = COLUMNS.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let sink = ParquetSink::create(path, schema.clone(), FORMAT)?;
+        Ok(Self {
+            sink,
+            schema,
+            texts: Default::default(),
+            caption_index: Vec::new(),
+            logprob: Vec::new(),
+            num_tokens: Vec::new(),
+            group_rows: 0,
+        })
+    }
+
+    fn push(&mut self, row: Row) -> Result<()> {
+        let texts = [row.image_id, row.image_path, row.sha256, row.caption, row.finish_reason];
+        for (column, text) in self.texts.iter_mut().zip(texts) {
+            column.push(text.into_owned());
+        }
+        self.caption_index.push(row.caption_index);
+        self.logprob.push(row.logprob);
+        self.num_tokens.push(row.num_tokens);
+        if self.logprob.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.group_rows += self.logprob.len();
+        let [image_id, image_path, sha256, caption, finish_reason] =
+            std::mem::take(&mut self.texts).map(|column| Arc::new(StringArray::from(column)) as _);
+        let caption_index = Arc::new(Int32Array::from(std::mem::take(&mut self.caption_index)));
+        let logprob = Arc::new(Float64Array::from(std::mem::take(&mut self.logprob)));
+        let num_tokens = Arc::new(Int32Array::from(std::mem::take(&mut self.num_tokens)));
+        let columns =
+            vec![image_id, image_path, sha256, caption_index as _, caption, logprob as _, num_tokens as _, finish_reason];
+        self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
+        if self.group_rows >= ROW_GROUP_ROWS {
+            self.group_rows = 0;
+            self.sink.flush()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if !self.logprob.is_empty() {
+            self.write()?;
+        }
+        Ok(self.sink.finish()?)
+    }
+}

@@ -1,0 +1,112 @@
+//! `--save-images`: the image files' bytes in Parquet, as Hugging Face's Image type has them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use arrow::array::{ArrayRef, BinaryArray, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::files::hex;
+use crate::image::{Limits, read};
+use crate::pipeline::{Content, ContentHash, Entry};
+use crate::table::ParquetSink;
+
+const FORMAT: &str = "images/1";
+
+/// A row group ends at so many bytes, which are held in memory until then; a shard at so many more.
+const GROUP_BYTES: usize = 32 << 20;
+const SHARD_BYTES: usize = 512 << 20;
+
+/// Writes `images-00000.parquet` ... beside the embeddings.
+pub(super) struct StoredImageWriter {
+    folder: PathBuf,
+    names: Vec<PathBuf>,
+    sink: Option<ParquetSink>,
+    shard_bytes: usize,
+    group_bytes: usize,
+    /// image_id, image_path, sha256
+    texts: [Vec<String>; 3],
+    contents: Vec<Vec<u8>>,
+}
+
+fn image_fields() -> Fields {
+    Fields::from(vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)])
+}
+
+fn schema() -> SchemaRef {
+    let text = |name: &str| Field::new(name, DataType::Utf8, false);
+    let image = Field::new("image", DataType::Struct(image_fields()), false);
+    Arc::new(Schema::new(vec![text("image_id"), text("image_path"), text("sha256"), image]))
+}
+
+impl StoredImageWriter {
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            names: vec![],
+            sink: None,
+            shard_bytes: 0,
+            group_bytes: 0,
+            texts: Default::default(),
+            contents: vec![],
+        }
+    }
+
+    /// Reads the file once more, most likely from memory; it must still be what was embedded.
+    pub fn add(&mut self, entry: &Entry, sha256: &ContentHash) -> Result<()> {
+        let Content::File { path, .. } = &entry.content else {
+            bail!("{}: only image files can be saved", entry.image_path);
+        };
+        // Limits were checked when it was first read.
+        let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
+        let bytes = read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?;
+        if Sha256::digest(&bytes)[..] != sha256[..] {
+            bail!("{} was changed while the images were embedded: give the same command again", path.display());
+        }
+        self.group_bytes += bytes.len();
+        self.contents.push(bytes);
+        for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), hex(sha256)]) {
+            column.push(text);
+        }
+        if self.group_bytes >= GROUP_BYTES { self.write_group() } else { Ok(()) }
+    }
+
+    fn write_group(&mut self) -> Result<()> {
+        if self.sink.is_none() {
+            let name = PathBuf::from(format!("images-{:05}.parquet", self.names.len()));
+            let string = json!({"dtype": "string", "_type": "Value"});
+            let features = json!({"image_id": string, "image_path": string, "sha256": string, "image": {"_type": "Image"}});
+            let footer = [("huggingface", json!({"info": {"features": features}}).to_string())];
+            self.sink = Some(ParquetSink::create_with(&self.folder.join(&name), schema(), FORMAT, &footer)?);
+            self.names.push(name);
+        }
+        let paths = self.texts[1].clone();
+        let texts = std::mem::take(&mut self.texts).map(|column| Arc::new(StringArray::from(column)) as ArrayRef);
+        let contents = std::mem::take(&mut self.contents);
+        let image: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from_iter_values(&contents)), Arc::new(StringArray::from(paths))];
+        let mut columns = texts.to_vec();
+        columns.push(Arc::new(StructArray::try_new(image_fields(), image, None)?));
+        if let Some(sink) = &mut self.sink {
+            sink.write(&RecordBatch::try_new(schema(), columns)?)?;
+            sink.flush()?;
+        }
+        self.shard_bytes += std::mem::take(&mut self.group_bytes);
+        if self.shard_bytes >= SHARD_BYTES {
+            self.shard_bytes = 0;
+            self.sink.take().map(ParquetSink::finish).transpose()?;
+        }
+        Ok(())
+    }
+
+    pub fn finish(mut self) -> Result<Vec<PathBuf>> {
+        if !self.contents.is_empty() {
+            self.write_group()?;
+        }
+        self.sink.take().map(ParquetSink::finish).transpose()?;
+        Ok(self.names)
+    }
+}

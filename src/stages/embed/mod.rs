@@ -1,0 +1,282 @@
+//! `clipcap embed`: CLIP's embedding of every image under a folder or in a dataset.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value as Json, json};
+
+use crate::image::{Limits, Preprocess};
+use crate::models::{Bundle, ClipEncoder, ImageEncoder};
+use crate::pipeline::sources::{DatasetFiles, Embeddings, Folder, StoredImages, known_total};
+use crate::pipeline::{
+    Compute, Content, Decode, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
+};
+use crate::runtime::Runtime;
+use crate::stages::Outcome;
+use crate::stages::loading::{check_precision, compute_identity, scale_to_length_1};
+use crate::stages::summary::{self, Words};
+
+mod images;
+mod tables;
+mod value;
+
+pub use value::Embedding;
+
+use tables::{EmbeddingSink, FORMAT};
+
+/// What is embedded.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Folders and files.
+    Images(Vec<PathBuf>),
+    /// A dataset that stores its images.
+    Dataset(PathBuf),
+    /// A dataset's list of images, whose files are under these folders.
+    DatasetFiles(PathBuf, Vec<PathBuf>),
+}
+
+/// The files that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `part-00000.parquet` ...
+    Parquet,
+    /// clip-retrieval's: `img_emb/img_emb_0.npy`, `metadata/metadata_0.parquet`.
+    Npy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    Float32,
+    Float16,
+}
+
+impl FromStr for Layout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "parquet" => Ok(Self::Parquet),
+            "npy" => Ok(Self::Npy),
+            _ => Err(format!("{text:?} is not a format: use parquet or npy")),
+        }
+    }
+}
+
+impl FromStr for Dtype {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "float32" => Ok(Self::Float32),
+            "float16" => Ok(Self::Float16),
+            _ => Err(format!("{text:?} is not an element type: use float32 or float16")),
+        }
+    }
+}
+
+impl Dtype {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+        }
+    }
+}
+
+/// An embedding run.
+#[derive(Debug, Clone)]
+pub struct EmbedSettings {
+    pub source: Source,
+    /// A folder.
+    pub out: PathBuf,
+    pub layout: Layout,
+    pub dtype: Dtype,
+    /// Embeddings are scaled to length 1.
+    pub normalize: bool,
+    pub save_images: bool,
+    pub limits: Limits,
+    pub exif_rotate: bool,
+    /// Threads that read and decode images.
+    pub threads: usize,
+    pub batch_size: usize,
+    pub overwrite: bool,
+    pub keep_work: bool,
+    pub retry_failed: bool,
+    pub max_error_rate: f64,
+}
+
+/// What the stage needs to know of a model before it is loaded.
+#[derive(Debug, Clone)]
+pub struct EncoderInfo {
+    /// All that results depend on: fingerprint, device, precision, runtime build, CPU type.
+    pub identity: Json,
+    pub preprocess: Preprocess,
+    /// D
+    pub embedding_dim: usize,
+}
+
+/// How an embedding run ended.
+#[derive(Debug)]
+pub struct EmbedReport {
+    pub outcome: Outcome,
+    pub report: Report,
+    pub output: Output,
+}
+
+const WORDS: Words = Words { command: "embed", done: "embedded" };
+
+impl EmbedReport {
+    /// The closing summary, as text and as JSON.
+    pub fn summary(&self) -> (String, Json) {
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output)
+    }
+}
+
+/// What results depend on, without loading a weight.
+pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
+    check_precision(bundle, runtime)?;
+    let mut identity = compute_identity(runtime);
+    identity["fingerprint"] = bundle.embedding_fingerprint().into();
+    let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
+    Ok(EncoderInfo { identity, preprocess, embedding_dim: bundle.clip_config().projection_dim })
+}
+
+/// Loads the image encoder.
+pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<ClipEncoder> {
+    Ok(ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size)?)
+}
+
+/// Embeds everything in the source. `load` makes the encoder, while images are already being read.
+///
+/// # Errors
+/// See [`Job::run`].
+pub fn run<E: ImageEncoder>(
+    settings: &EmbedSettings,
+    model: &EncoderInfo,
+    load: impl FnOnce() -> Result<E>,
+    reporter: &dyn Reporter,
+    interrupt: &Interrupt,
+) -> Result<EmbedReport> {
+    let output = Output::folder(&settings.out);
+    let job = Job {
+        output: output.clone(),
+        format: FORMAT,
+        settings: fingerprinted(settings, model),
+        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
+        done: WORDS.done,
+        label: "embedding",
+        unit: None,
+        reading_threads: settings.threads,
+        prefetch_images: settings.batch_size * 2 + settings.threads,
+        window_images: WINDOW_IMAGES,
+        overwrite: settings.overwrite,
+        keep_work: settings.keep_work,
+        retry_failed: settings.retry_failed,
+        reporter,
+        interrupt,
+    };
+    let prepare = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
+    let normalize = settings.normalize;
+    let make_compute = || Ok(Engine { encoder: load()?, normalize, embedding_dim: model.embedding_dim, embeddings: Vec::new() });
+    let footer = vec![
+        ("normalized", normalize.to_string()),
+        ("embedding_fingerprint", model.identity["fingerprint"].as_str().unwrap_or_default().to_string()),
+    ];
+    let make_sink = |folder: &Path| {
+        EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, settings.save_images)
+    };
+    let import = |output: &Output| records(output.path());
+    let prepare = &prepare;
+    let report = match &settings.source {
+        Source::Images(roots) => {
+            let folder = Folder::new(roots, &output.own_paths())?;
+            let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
+            job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?
+        }
+        Source::Dataset(path) => {
+            let images = StoredImages::open(path)?;
+            let counter = known_total(images.num_rows);
+            job.run(Parts { entries: images.entries(), counter, prepare, make_compute, make_sink, import })?
+        }
+        Source::DatasetFiles(path, roots) => {
+            let files = DatasetFiles::open(path, roots)?;
+            let counter = known_total(files.num_rows);
+            job.run(Parts { entries: files.entries()?, counter, prepare, make_compute, make_sink, import })?
+        }
+    };
+    let outcome = Outcome::of(&report, settings.max_error_rate);
+    Ok(EmbedReport { outcome, report, output })
+}
+
+fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
+    let input = json!({
+        "exif_rotate": settings.exif_rotate,
+        "max_pixels": settings.limits.max_pixels,
+        "max_bytes": settings.limits.max_bytes,
+        "preprocessing": model.preprocess.settings(),
+    });
+    let output = json!({
+        "format": match settings.layout { Layout::Parquet => "parquet", Layout::Npy => "npy" },
+        "dtype": settings.dtype.name(),
+        "normalized": settings.normalize,
+        "save_images": settings.save_images,
+        "embedding_dim": model.embedding_dim,
+    });
+    Settings::new("embed", json!({"model": model.identity, "input": {"images": input}, "output": output}))
+}
+
+/// The image encoder in the stream's terms.
+struct Engine<E> {
+    encoder: E,
+    normalize: bool,
+    embedding_dim: usize,
+    embeddings: Vec<Embedding>,
+}
+
+impl<E: ImageEncoder> Compute for Engine<E> {
+    type Value = Embedding;
+
+    fn batch_size(&self) -> usize {
+        self.encoder.max_batch()
+    }
+
+    fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
+        let num_images = inputs.len();
+        let pixel_values: Vec<f32> = inputs.into_iter().flat_map(|input| input.data).collect();
+        let all = self.encoder.encode(&pixel_values, num_images)?;
+        if all.len() != num_images * self.embedding_dim {
+            bail!("the encoder returned {} numbers for {num_images} embeddings of {}", all.len(), self.embedding_dim);
+        }
+        if all.iter().any(|v| !v.is_finite()) {
+            bail!(
+                "an embedding holds numbers that are not finite (a weight that is not a number, or an overflow: try --precision fp32)"
+            );
+        }
+        self.embeddings.extend(all.chunks_exact(self.embedding_dim).map(|embedding| {
+            let mut embedding = embedding.to_vec();
+            if self.normalize {
+                scale_to_length_1(&mut embedding);
+            }
+            Embedding(embedding)
+        }));
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Embedding>> {
+        Ok(std::mem::take(&mut self.embeddings))
+    }
+}
+
+/// The records of a finished output.
+fn records(folder: &Path) -> Result<impl Iterator<Item = Result<Record<Embedding>>> + use<>> {
+    let embeddings = Embeddings::open(folder)?;
+    let folder = folder.to_path_buf();
+    Ok(embeddings.entries().map(move |entry| {
+        let entry = entry.with_context(|| format!("{}: cannot go on from this; --overwrite makes it anew", folder.display()))?;
+        let Content::Embedding { values, sha256 } = entry.content else {
+            bail!("{}: no embedding", entry.image_path);
+        };
+        Ok(Record { image_path: entry.image_path, stat: None, sha256: Some(sha256), result: Ok(Embedding(values)) })
+    }))
+}

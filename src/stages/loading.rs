@@ -1,0 +1,82 @@
+//! What the stages that run a model share: what results depend on, and sessions for its parts.
+
+use serde_json::{Value as Json, json};
+
+use crate::models::{Bundle, Decoder, ResidentDecoder};
+use crate::models::{CachedDecoder, LoadError};
+use crate::runtime::{Device, Precision, Runtime};
+
+/// The device, the precision, the runtime's build and the CPU's type: results are the same bytes where these are the same.
+pub(super) fn compute_identity(runtime: &Runtime) -> Json {
+    json!({
+        "device": match runtime.device() {
+            // Which of several devices of a kind computes changes nothing.
+            Device::Cuda(_) => "cuda".to_string(),
+            device => device.to_string(),
+        },
+        "precision": runtime.precision().to_string(),
+        "runtime": format!("{} ({})", runtime.version(), runtime.build_info()),
+        "cpu": cpu_type(),
+    })
+}
+
+/// The processor's name: its kernels are chosen by it.
+fn cpu_type() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name =
+        text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_string()));
+    name.unwrap_or_else(|| std::env::consts::ARCH.into())
+}
+
+/// The decoder where it runs best: on CUDA with its caches there, else on the CPU provider.
+pub(super) fn load_decoder(
+    bundle: &Bundle,
+    runtime: &Runtime,
+    rows: usize,
+    max_new_tokens: usize,
+) -> Result<Box<dyn Decoder>, LoadError> {
+    let (folder, config) = (bundle.path(), bundle.gpt2_config());
+    let prefix_len = bundle.mapper_config().prefix_len;
+    Ok(match runtime.device() {
+        Device::Cuda(_) => Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?),
+        Device::OpenVino => {
+            let cpu = runtime.on_cpu();
+            Box::new(CachedDecoder::load(&cpu, folder, config, prefix_len, rows, max_new_tokens)?)
+        }
+        Device::Cpu | Device::Auto => Box::new(CachedDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?),
+    })
+}
+
+/// A precision that the bundle has no weights for is refused before anything is read.
+pub(super) fn check_precision(bundle: &Bundle, runtime: &Runtime) -> anyhow::Result<()> {
+    if runtime.precision() == Precision::Int8 && bundle.manifest().int8.is_none() {
+        anyhow::bail!(
+            "{}: this bundle has no int8 weights; `clipcap model quantize {0} --out BUNDLE` makes a bundle that has them",
+            bundle.path().display()
+        );
+    }
+    Ok(())
+}
+
+/// Divides by the Euclidean length; a vector of zeros stays one.
+pub(super) fn scale_to_length_1(embedding: &mut [f32]) {
+    let length = embedding.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        embedding.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_become_1() {
+        let mut embedding = [3.0, 0.0, -4.0];
+        scale_to_length_1(&mut embedding);
+        assert_eq!(embedding, [0.6, 0.0, -0.8]);
+        let mut zeros = [0.0; 2];
+        scale_to_length_1(&mut zeros);
+        assert_eq!(zeros, [0.0; 2]);
+    }
+}

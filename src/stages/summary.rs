@@ -1,0 +1,160 @@
+//! The closing words of a run over images, as text and as JSON; and of a look before one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::{Value as Json, json};
+
+use super::Outcome;
+use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey};
+
+/// Names of what a run did.
+pub(super) struct Words {
+    /// `caption`
+    pub command: &'static str,
+    /// `captioned`
+    pub done: &'static str,
+}
+
+/// What became of everything found, where it is, and where the time went.
+pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output) -> (String, Json) {
+    let Report { counts, timings, complete } = report;
+    let Words { command, done } = words;
+    let mut text = format!("{done} {} of {} files found", counts.succeeded, counts.found());
+    for (number, what) in [(counts.failed, "failed"), (counts.skipped, "are no images"), (counts.reused(), "were known")] {
+        if number > 0 {
+            text += &format!(", {number} {what}");
+        }
+    }
+    text.push('\n');
+    if counts.unlisted > 0 {
+        text += &format!("{} folders could not be listed: what they hold is missing\n", counts.unlisted);
+    }
+    if *complete {
+        text += &format!("output   {}\n", output.path().display());
+        if counts.failed + counts.unlisted > 0 {
+            text += &format!("errors   {}\n", output.errors().display());
+        }
+    } else {
+        text += &format!(
+            "interrupted: all of it is kept in {}, and the same command goes on from there\n",
+            output.work_folder().display()
+        );
+    }
+    let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
+    text += &format!(
+        "time     {:.1} s, {rate:.1} images/s: reading {:.1} s on {} threads beside encoding {:.1} s, decoding {:.1} s; writing {:.1} s; \
+         the bottleneck was {}\n",
+        timings.wall_s,
+        timings.reading_s,
+        timings.reading_threads,
+        timings.encoding_s,
+        timings.decoding_s,
+        timings.writing_s,
+        timings.bottleneck(),
+    );
+    let mut json = json!({
+        "command": command,
+        "exit_status": outcome.exit_code(),
+        "complete": complete,
+        "counts": {"found": counts.found(), *done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped},
+        "computed": counts.computed,
+        "reused": counts.reused(),
+        "images_per_second": rate,
+        "timings": timings,
+        "bottleneck": timings.bottleneck(),
+        "out": output.path(),
+        "errors": output.errors(),
+        "manifest": output.manifest(),
+    });
+    if counts.unlisted > 0 {
+        json["unlisted_folders"] = counts.unlisted.into();
+    }
+    (text, json)
+}
+
+/// Seconds that an image takes, measured on `sample` after a first round that warms everything up; `None` where there is no image.
+pub(super) fn seconds_per_image<C: Compute>(
+    survey: &Survey,
+    prepare: &dyn Prepare,
+    compute: &mut C,
+    threads: usize,
+) -> Result<Option<f64>> {
+    let mut best: Option<f64> = None;
+    for _ in 0..2 {
+        let mut inputs = Vec::new();
+        let start = Instant::now();
+        for entry in &survey.sample {
+            if let Prepared::Input { sha256, data } = prepare.prepare(entry, &mut |_| false) {
+                inputs.push(Input { sha256, data });
+            }
+        }
+        let reading = start.elapsed();
+        let images = inputs.len();
+        if images == 0 {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        for batch in inputs.chunks(compute.batch_size().max(1)) {
+            compute.encode(batch.to_vec())?;
+        }
+        if compute.finish()?.len() != images {
+            bail!("the model returned too few results");
+        }
+        // The cores are shared: reading on several threads takes from the model what it needs.
+        let each: Duration = (reading / threads.max(1) as u32 + start.elapsed()) / images as u32;
+        best = Some(best.map_or(each.as_secs_f64(), |best| best.min(each.as_secs_f64())));
+    }
+    Ok(best)
+}
+
+/// What a run would meet.
+pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f64>) -> (String, Json) {
+    let mut text = format!(
+        "{} files found: {} images to be {}, {} that fail, {} that are no images\n",
+        survey.found(),
+        survey.images,
+        words.done,
+        survey.num_failed(),
+        survey.skipped
+    );
+    for (path, reason, message) in &survey.failures {
+        text += &format!("  {path}: {reason}: {message}\n");
+    }
+    let told = survey.failures.len() as u64;
+    if survey.num_failed() > told {
+        text += &format!("  and {} more\n", survey.num_failed() - told);
+    }
+    let seconds = seconds_per_image.map(|each| each * survey.images as f64);
+    if let (Some(seconds), Some(each)) = (seconds, seconds_per_image) {
+        text += &format!(
+            "estimate: {} ({:.1} images/s, measured on {} of them)\n",
+            duration(seconds),
+            1.0 / each,
+            survey.sample.len()
+        );
+    }
+    text += "nothing was written\n";
+    let failures: Vec<Json> = survey
+        .failures
+        .iter()
+        .map(|(path, reason, message)| json!({"image_path": path, "reason": reason, "message": message}))
+        .collect();
+    let json = json!({
+        "command": words.command,
+        "dry_run": true,
+        "counts": {"found": survey.found(), "images": survey.images, "failed": survey.num_failed(), "skipped": survey.skipped},
+        "failed_by_reason": survey.failed,
+        "failures": failures,
+        "estimated_seconds": seconds,
+    });
+    (text, json)
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

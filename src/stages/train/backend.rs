@@ -1,0 +1,60 @@
+//! What computes a run, and the artifacts it leaves.
+
+use anyhow::{Context, Result, bail};
+
+use super::folder::RunFolder;
+use super::settings::Recipe;
+use crate::models::Bundle;
+use crate::onnx::DType;
+use crate::runtime::{Device, Precision, Runtime};
+use crate::training::artifacts::{self, GraphOptions, Network};
+use crate::training::checkpoint::{self, Numbers, RunState};
+use crate::training::host::{self, HostBackend, Options};
+use crate::training::optimizer_graph::OptimizerOptions;
+use crate::training::parameters::Layout;
+use crate::training::trainer::Backend;
+
+/// The network of a bundle.
+pub fn network(bundle: &Bundle) -> Network<'_> {
+    Network { folder: bundle.path(), mapper: bundle.mapper_config(), gpt2: bundle.gpt2_config() }
+}
+
+/// Readies the device a run computes on.
+pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<dyn Backend>> {
+    match (runtime.device(), runtime.precision()) {
+        (Device::Cpu | Device::Auto, Precision::Fp32) | (Device::OpenVino, Precision::Fp32 | Precision::Bf16) => {}
+        (device, precision) => bail!("--precision {precision} is not for training on --device {device}: use fp32 there"),
+    }
+    let options = Options {
+        finetune_gpt2: recipe.finetune_gpt2,
+        dropout: recipe.dropout,
+        label_smoothing: recipe.label_smoothing,
+        batch_size: recipe.batch_size,
+    };
+    Ok(Box::new(HostBackend::new(runtime, &network(bundle), options)?))
+}
+
+/// Writes `artifacts/`: the graphs, frozen weights and the initial checkpoint.
+pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fingerprint: &str) -> Result<Layout> {
+    let artifacts = folder.artifacts();
+    let network = network(bundle);
+    let options = GraphOptions {
+        dropout: recipe.dropout,
+        label_smoothing: recipe.label_smoothing,
+        dtype: DType::F32,
+        ..GraphOptions::portable(recipe.finetune_gpt2)
+    };
+    let optimizer = OptimizerOptions {
+        adamw: recipe.adamw(),
+        no_decay_norm_bias: recipe.no_decay_norm_bias,
+        max_grad_norm: recipe.max_grad_norm,
+    };
+    let graph = artifacts::write(&artifacts, &network, &options, &optimizer)?;
+    let layout = host::layout_of(&graph.parameters);
+    let (mut parameters, moments) = (layout.buffer(), layout.buffer());
+    host::load_parameters(&network, &layout, &mut parameters)?;
+    let numbers = Numbers { layout: &layout, parameters: &parameters, exp_avg: &moments, exp_avg_sq: &moments };
+    checkpoint::write(&artifacts.join("checkpoint"), &RunState::new(recipe.seed, fingerprint.into()), &numbers)
+        .with_context(|| format!("cannot write into {}", artifacts.display()))?;
+    Ok(layout)
+}

@@ -1,0 +1,172 @@
+//! From a dataset and embeddings to the corpus a run trains on.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use arrow::array::{Array, Int32Array, RecordBatch, StringArray};
+use serde_json::json;
+
+use super::embeddings::EmbeddingParts;
+use super::settings::{Fingerprints, Recipe};
+use crate::files;
+use crate::models::Bundle;
+use crate::pipeline::Reporter;
+use crate::table;
+use crate::text::Tokenizer;
+use crate::training::corpus::{CaptionRow, Corpus, Tokenized};
+use crate::training::random::{key, name_key};
+
+const CAPTIONS_FORMAT: &str = "captions/1";
+
+struct DatasetRow {
+    image_id: String,
+    caption_id: i32,
+    caption: String,
+    split: Option<String>,
+}
+
+/// A dataset folder's captions.
+pub struct Dataset {
+    captions: PathBuf,
+}
+
+impl Dataset {
+    /// A folder that `prepare` wrote, or its `captions.parquet`.
+    pub fn open(path: &Path) -> Result<Self> {
+        let captions = if path.is_dir() { path.join("captions.parquet") } else { path.to_path_buf() };
+        if !captions.is_file() {
+            bail!("{}: no captions.parquet there; `clipcap prepare --out FOLDER` makes it", path.display());
+        }
+        Ok(Self { captions })
+    }
+
+    pub fn fingerprint(&self) -> Result<String> {
+        files::sha256_file(&self.captions).with_context(|| format!("cannot read {}", self.captions.display()))
+    }
+
+    fn rows(&self) -> Result<impl Iterator<Item = Result<DatasetRow>> + '_> {
+        let reader = table::open(&self.captions, Some(CAPTIONS_FORMAT))?;
+        Ok(reader.flat_map(move |batch| {
+            let rows = batch.map_err(anyhow::Error::from).and_then(|batch| self.rows_of(&batch));
+            match rows {
+                Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error.context(format!("cannot read {}", self.captions.display())))],
+            }
+        }))
+    }
+
+    fn rows_of(&self, batch: &RecordBatch) -> Result<Vec<DatasetRow>> {
+        let text = |name| table::column::<StringArray>(batch, name, &self.captions);
+        let (image_ids, captions, splits) = (text("image_id")?, text("caption")?, text("split")?);
+        let caption_ids = table::column::<Int32Array>(batch, "caption_id", &self.captions)?;
+        let row = |row: usize| DatasetRow {
+            image_id: image_ids.value(row).to_string(),
+            caption_id: caption_ids.value(row),
+            caption: captions.value(row).to_string(),
+            split: splits.is_valid(row).then(|| splits.value(row).to_string()),
+        };
+        Ok((0..batch.num_rows()).map(row).collect())
+    }
+
+    /// Which images of a dataset without a dev split are held out: the first by a hash of seed and id, until `dev_size` captions are
+    /// together. No image is in both splits, and adding images moves few.
+    fn held_out(&self, dev_size: Option<u64>, seed: u64) -> Result<HashSet<String>> {
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        let mut total = 0;
+        for row in self.rows()? {
+            let DatasetRow { image_id, split, .. } = row?;
+            match split.as_deref() {
+                Some("dev") => return Ok(HashSet::new()),
+                None | Some("train") => {
+                    total += 1;
+                    *counts.entry(image_id).or_default() += 1;
+                }
+                Some(_) => {}
+            }
+        }
+        let wanted = dev_size.unwrap_or_else(|| 1000.min(total / 20));
+        let mut images: Vec<(u64, String, u64)> =
+            counts.into_iter().map(|(id, count)| (key(&[seed, name_key(&id)]), id, count)).collect();
+        images.sort();
+        let mut held = HashSet::new();
+        let mut captions = 0;
+        for (_, image_id, count) in images {
+            if captions >= wanted || captions + count >= total {
+                break;
+            }
+            captions += count;
+            held.insert(image_id);
+        }
+        Ok(held)
+    }
+}
+
+/// The corpus of a run, made unless the run's folder holds it.
+pub fn corpus(
+    folder: &Path,
+    dataset: &Dataset,
+    embeddings: &EmbeddingParts,
+    fingerprints: &Fingerprints,
+    bundle: &Bundle,
+    recipe: &Recipe,
+    reporter: &dyn Reporter,
+) -> Result<Corpus> {
+    let mapper = bundle.mapper_config();
+    if embeddings.embedding_dim != mapper.clip_size {
+        bail!(
+            "the embeddings have {} numbers and the model's mapper takes {}: embed with `clipcap embed --model {}`",
+            embeddings.embedding_dim,
+            mapper.clip_size,
+            bundle.path().display()
+        );
+    }
+    if embeddings.normalized && !recipe.normalize_prefix {
+        bail!("these embeddings are of unit length: train with --normalize-prefix, or embed again without --normalize");
+    }
+    let max_tokens = recipe.max_len - mapper.prefix_len;
+    let made_of = json!({
+        "dataset": fingerprints.dataset,
+        "embeddings": fingerprints.embeddings,
+        "vocabulary": files::sha256_file(&bundle.vocab_path()).with_context(|| format!("cannot read {}", bundle.vocab_path().display()))?,
+        "lower_case": bundle.lower_case(),
+        "max_tokens": max_tokens,
+        "normalize": recipe.normalize_prefix,
+        "dev_size": recipe.dev_size,
+        "seed": recipe.seed,
+    });
+    let fingerprint = files::sha256_hex(made_of.to_string().as_bytes());
+    if let Some(corpus) = Corpus::open(folder, &fingerprint)? {
+        reporter.detail("captions are tokenized already");
+        return Ok(corpus);
+    }
+    reporter.note("tokenizing captions");
+    let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;
+    let held_out = dataset.held_out(recipe.dev_size, recipe.seed)?;
+    let captions = dataset.rows()?.filter_map(|row| {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error)),
+        };
+        let split = match row.split.as_deref() {
+            Some("dev") => "dev",
+            None | Some("train") if held_out.contains(&row.image_id) => "dev",
+            None | Some("train") => "train",
+            Some(_) => return None,
+        };
+        Some(Ok(CaptionRow { image_id: row.image_id, caption_id: row.caption_id, caption: row.caption, split: split.into() }))
+    });
+    let tokenized = Tokenized::new(captions, &tokenizer, max_tokens)?;
+    let report = tokenized.join(embeddings.rows(), embeddings.embedding_dim, recipe.normalize_prefix, folder, &fingerprint)?;
+    if report.captions_without_embedding > 0 {
+        let some = report.examples.join(", ");
+        reporter.warn(&format!(
+            "{} captions have no embedding and are left out (images {some} ..)",
+            report.captions_without_embedding
+        ));
+    }
+    if report.repeated_embeddings > 0 {
+        reporter.warn(&format!("{} images have more than one embedding; the first is used", report.repeated_embeddings));
+    }
+    Corpus::open(folder, &fingerprint)?.context("the corpus that was just written is not there")
+}

@@ -1,0 +1,151 @@
+//! A run's folder: what is there, what a killed run left behind, and its two bundles.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::settings::Config;
+use crate::files;
+use crate::models::Bundle;
+use crate::models::bundle::Source;
+use crate::pipeline::Reporter;
+use crate::training::checkpoint;
+use crate::training::parameters::Layout;
+
+/// RUN.
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+const BEST: &str = "best";
+const LAST: &str = "last";
+const MANIFEST: &str = crate::models::bundle::MANIFEST;
+
+/// Everything a run makes, which `--overwrite` removes.
+const PRODUCTS: [&str; 8] =
+    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg"];
+
+impl RunFolder {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Tokenized captions and their embeddings.
+    pub fn corpus(&self) -> PathBuf {
+        self.path.join("corpus")
+    }
+
+    pub fn artifacts(&self) -> PathBuf {
+        self.path.join("artifacts")
+    }
+
+    pub fn best(&self) -> PathBuf {
+        self.path.join(BEST)
+    }
+
+    pub fn last(&self) -> PathBuf {
+        self.path.join(LAST)
+    }
+
+    /// Readies the folder for a run of `config`: continues one of the same settings, refuses another's unless `overwrite`. Returns the
+    /// checkpoint to go on from.
+    pub fn claim(&self, config: &Config, overwrite: bool, reporter: &dyn Reporter) -> Result<Option<PathBuf>> {
+        if overwrite {
+            for product in PRODUCTS {
+                let path = self.path.join(product);
+                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                match removed {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.repair()?;
+        let checkpoints = checkpoint::list(&self.checkpoints())?;
+        match Config::read(&self.config())? {
+            Some(there) => {
+                let differences = config.differences(&there);
+                if !differences.is_empty() && checkpoints.is_empty() {
+                    // Nothing was computed yet.
+                    reporter.note("the folder's run had not begun; its settings are replaced");
+                } else if !differences.is_empty() {
+                    bail!(
+                        "{} holds a run of other settings ({}): go on with those, choose another --out, or begin anew with --overwrite",
+                        self.path.display(),
+                        differences.join("; ")
+                    );
+                }
+            }
+            None if checkpoints.is_empty() => {}
+            None => bail!("{} holds checkpoints and no config.toml: choose another --out", self.path.display()),
+        }
+        config.write(&self.config())?;
+        Ok(checkpoints.last().map(|(_, path)| path.clone()))
+    }
+
+    /// Undoes what a killed run left half done: a bundle that had stepped aside comes back, other leftovers go.
+    fn repair(&self) -> Result<()> {
+        for name in [BEST, LAST] {
+            let (folder, prefix) = (self.path.join(name), format!("{name}.tmp-"));
+            if folder.exists() {
+                continue;
+            }
+            for entry in fs::read_dir(&self.path).into_iter().flatten() {
+                let path = entry?.path();
+                let aside = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
+                if aside && path.join(MANIFEST).is_file() && !folder.exists() {
+                    fs::rename(&path, &folder).with_context(|| format!("cannot rename {}", path.display()))?;
+                }
+            }
+        }
+        for folder in [self.path.clone(), self.checkpoints(), self.corpus(), self.path.join("tensorboard")] {
+            checkpoint::sweep(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Writes `last/`: the bundle with these parameters.
+    pub fn write_last(&self, bundle: &Bundle, layout: &Layout, parameters: &[f32], steps: u64) -> Result<()> {
+        let staging = files::temporary_beside(&self.path.join("next"));
+        let weights = |name: &str| layout.get(name).map(|slot| &parameters[slot.range()]);
+        let written = bundle.with_weights(&staging, true, &Source::Trained { steps }, weights);
+        written.with_context(|| format!("cannot write the model into {}", self.path.display()))?;
+        Ok(checkpoint::publish(&staging, &self.last())?)
+    }
+
+    /// Makes `best/` what `last/` is; weight files are linked, for nobody edits them.
+    pub fn promote_last(&self) -> Result<()> {
+        let staging = files::temporary_beside(&self.path.join("next"));
+        link_folder(&self.last(), &staging).with_context(|| format!("cannot write {}", staging.display()))?;
+        Ok(checkpoint::publish(&staging, &self.best())?)
+    }
+}
+
+fn link_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            link_folder(&entry.path(), &target)?
+        } else {
+            files::link_or_copy(&entry.path(), &target)?
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! `clipcap train`: a mapper (and GPT2) learns captions from embeddings.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+mod backend;
+mod data;
+mod embeddings;
+mod folder;
+mod logs;
+mod run;
+mod samples;
+mod settings;
+
+pub use run::Summary;
+pub use settings::{Recipe, TrainSettings, Upkeep};
+
+use crate::models::Bundle;
+use crate::pipeline::{Interrupt, Reporter, WorkLock};
+use crate::runtime::Runtime;
+use crate::stages::Outcome;
+use data::Dataset;
+use embeddings::EmbeddingParts;
+use folder::RunFolder;
+use run::Run;
+use settings::{Computed, Config, Fingerprints};
+
+/// Trains until the run is finished or interrupted. A run of the same settings in the same folder is continued from its last
+/// checkpoint.
+pub fn train(
+    settings: &TrainSettings,
+    runtime: &Runtime,
+    reporter: &dyn Reporter,
+    interrupt: &Interrupt,
+) -> Result<(Outcome, Summary)> {
+    let bundle = Bundle::open(&settings.model)?;
+    let mut settings = settings.clone();
+    settings.recipe.normalize_prefix |= bundle.normalized();
+    check_max_len(&settings.recipe, &bundle)?;
+    let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
+    let dataset = Dataset::open(&settings.dataset)?;
+    let embeddings = EmbeddingParts::open(&settings.embeddings)?;
+    let fingerprints = Fingerprints {
+        model: bundle.fingerprint().into(),
+        dataset: dataset.fingerprint()?,
+        embeddings: embeddings.fingerprint()?,
+    };
+    let computed = Computed { device: runtime.device().to_string(), precision: runtime.precision().to_string() };
+    let config = Config::new(&settings, fingerprints, computed);
+    refuse_foreign(&settings.out)?;
+    let _lock = WorkLock::acquire(&settings.out)?;
+    let folder = RunFolder::new(&settings.out);
+    let checkpoint = folder.claim(&config, settings.overwrite, reporter)?;
+    if !folder.artifacts().join("checkpoint").exists() {
+        reporter.detail("writing training artifacts");
+        backend::write_artifacts(&folder, &bundle, &settings.recipe, &config.fingerprint())?;
+    }
+    let corpus =
+        data::corpus(&folder.corpus(), &dataset, &embeddings, &config.fingerprints, &bundle, &settings.recipe, reporter)?;
+    if corpus.train.is_empty() {
+        bail!("{}: no training captions with an embedding", settings.dataset.display());
+    }
+    Run::start(&config, folder, bundle, corpus, runtime, reporter, checkpoint.as_deref())?.finish(interrupt)
+}
+
+/// Writes a model's training artifacts into `out`/artifacts and nothing else. Returns the number of trainable parameters.
+pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe) -> Result<usize> {
+    let bundle = Bundle::open(model)?;
+    refuse_foreign(out)?;
+    let _lock = WorkLock::acquire(out)?;
+    let folder = RunFolder::new(out);
+    let fingerprint = settings::artifacts_fingerprint(&bundle, recipe);
+    Ok(backend::write_artifacts(&folder, &bundle, recipe, &fingerprint)?.numel())
+}
+
+fn check_max_len(recipe: &Recipe, bundle: &Bundle) -> Result<()> {
+    let (prefix_len, positions) = (bundle.mapper_config().prefix_len, bundle.gpt2_config().n_positions);
+    if recipe.max_len <= prefix_len || recipe.max_len > positions {
+        bail!("--max-len {} must be above the prefix of {prefix_len} and at most GPT2's {positions} positions", recipe.max_len);
+    }
+    Ok(())
+}
+
+/// A folder that holds files and is no run stays untouched.
+fn refuse_foreign(out: &Path) -> Result<()> {
+    if out.is_file() {
+        bail!("{} is a file, and a run is a folder: choose another --out", out.display());
+    }
+    let names: Vec<_> = match fs::read_dir(out) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
+        Err(error) => return Err(error).with_context(|| format!("cannot list {}", out.display())),
+    };
+    let ours = ["config.toml", "artifacts", "lock", "corpus"];
+    if names.is_empty() || names.iter().any(|name| ours.iter().any(|ours| name == ours)) {
+        return Ok(());
+    }
+    bail!("{} holds files and no training run: choose another --out", out.display());
+}

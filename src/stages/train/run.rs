@@ -1,0 +1,402 @@
+//! The loop: steps, evaluations, checkpoints.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::backend;
+use super::folder::RunFolder;
+use super::logs::Logs;
+use super::samples;
+use super::settings::Config;
+use crate::models::Bundle;
+use crate::pipeline::{Interrupt, Reporter, Tick};
+use crate::runtime::{Device, Runtime};
+use crate::stages::Outcome;
+use crate::training::batches::{Batch, Epoch, Shape, buckets};
+use crate::training::checkpoint::{self, Numbers, NumbersMut, RunState};
+use crate::training::corpus::{Captions, Corpus};
+use crate::training::metrics::Metrics;
+use crate::training::schedule::Schedule;
+use crate::training::trainer::{self, Backend, Recipe, StepReport, TrainingError};
+
+/// A run under way.
+pub struct Run<'a> {
+    config: &'a Config,
+    folder: RunFolder,
+    bundle: Bundle,
+    corpus: Corpus,
+    runtime: &'a Runtime,
+    reporter: &'a dyn Reporter,
+    backend: Box<dyn Backend>,
+    recipe: Recipe,
+    shape: Shape,
+    state: RunState,
+    logs: Logs,
+    spent: Spent,
+    last_loss: Option<f64>,
+    dev_loss: Option<f64>,
+}
+
+/// Where the time went.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    data: Duration,
+    steps: Duration,
+    logging: Duration,
+    evaluation: Duration,
+    saving: Duration,
+    tokens: u64,
+    samples: u64,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    pub steps: u64,
+    pub total_steps: u64,
+    pub finished: bool,
+    pub train_captions: usize,
+    pub dev_captions: usize,
+    pub trainable_parameters: usize,
+    /// Of the last step.
+    pub train_loss: Option<f64>,
+    /// Of the last evaluation.
+    pub dev_loss: Option<f64>,
+    pub best_dev_loss: Option<f64>,
+    pub best_step: Option<u64>,
+    /// Of this call, over the time spent in steps, data and logging.
+    pub tokens_per_second: f64,
+    pub samples_per_second: f64,
+    pub seconds: Seconds,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Seconds {
+    pub data: f64,
+    pub steps: f64,
+    pub logging: f64,
+    pub evaluation: f64,
+    pub saving: f64,
+}
+
+/// Caption lengths that batches are padded to where graphs have fixed shapes: each costs a compilation and its memory.
+const NUM_BUCKETS: usize = 6;
+
+fn fixed_lengths(runtime: &Runtime, corpus: &Corpus) -> Vec<usize> {
+    match runtime.device() {
+        Device::OpenVino => buckets(&corpus.train, NUM_BUCKETS),
+        _ => vec![],
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Readies the model and, where there is a checkpoint, goes back to it.
+    pub fn start(
+        config: &'a Config,
+        folder: RunFolder,
+        bundle: Bundle,
+        corpus: Corpus,
+        runtime: &'a Runtime,
+        reporter: &'a dyn Reporter,
+        checkpoint: Option<&Path>,
+    ) -> Result<Self> {
+        let settings = &config.recipe;
+        let mut backend = backend::make(&bundle, settings, runtime)?;
+        let mut state = RunState::new(settings.seed, config.fingerprint());
+        if let Some(path) = checkpoint {
+            let layout = backend.layout().clone();
+            backend
+                .restore(&mut |[parameters, exp_avg, exp_avg_sq]| {
+                    state = checkpoint::read(path, NumbersMut { layout: &layout, parameters, exp_avg, exp_avg_sq })?;
+                    Ok(())
+                })
+                .with_context(|| format!("cannot go on from {}", path.display()))?;
+            if state.fingerprint != config.fingerprint() {
+                bail!("{}: a checkpoint of other settings; begin anew with --overwrite", path.display());
+            }
+            reporter.note(&format!("going on from step {}", state.step));
+        }
+        let tokens = settings.max_len - bundle.mapper_config().prefix_len;
+        let shape = Shape {
+            prefix_len: bundle.mapper_config().prefix_len,
+            buckets: fixed_lengths(runtime, &corpus),
+            loss_on_padding: settings.loss_on_padding.then_some(tokens),
+        };
+        let mut run = Self {
+            logs: Logs::open(folder.path(), state.step)?,
+            recipe: Recipe {
+                adamw: settings.adamw(),
+                no_decay_norm_bias: settings.no_decay_norm_bias,
+                max_grad_norm: settings.max_grad_norm,
+                schedule: Schedule {
+                    peak: settings.learning_rate,
+                    warmup_steps: settings.warmup_steps,
+                    total_steps: 0,
+                    decay: settings.schedule,
+                },
+                seed: settings.seed,
+            },
+            config,
+            folder,
+            bundle,
+            corpus,
+            runtime,
+            reporter,
+            backend,
+            shape,
+            state,
+            spent: Spent::default(),
+            last_loss: None,
+            dev_loss: None,
+        };
+        run.recipe.schedule.total_steps = run.total_steps();
+        Ok(run)
+    }
+
+    /// Optimizer steps of a pass.
+    fn steps_per_epoch(&self) -> u64 {
+        let batches = self.corpus.train.len().div_ceil(self.config.recipe.batch_size);
+        batches.div_ceil(self.config.recipe.gradient_accumulation_steps) as u64
+    }
+
+    fn total_steps(&self) -> u64 {
+        let all = self.config.recipe.epochs.saturating_mul(self.steps_per_epoch());
+        self.config.recipe.max_steps.map_or(all, |max| max.min(all))
+    }
+
+    /// Steps until the end, early or not, or until interrupted.
+    pub fn finish(mut self, interrupt: &Interrupt) -> Result<(Outcome, Summary)> {
+        let total = self.total_steps();
+        if self.state.finished {
+            self.reporter.note("this run is finished; another --out or --overwrite begins a new one");
+            return Ok((Outcome::Complete, self.summary()));
+        }
+        self.announce(total);
+        let mut outcome = Outcome::Complete;
+        while self.state.step < total && !self.out_of_patience() {
+            let epoch = Epoch::shuffled(&self.corpus.train, self.config.recipe.batch_size, self.recipe.seed, self.state.epoch);
+            if self.run_epoch(&epoch, total, interrupt)? {
+                outcome = Outcome::Interrupted;
+                break;
+            }
+        }
+        if outcome == Outcome::Complete {
+            self.end()?;
+        } else {
+            self.save()?;
+            self.reporter.note(&format!("stopped after step {}; the same command goes on from there", self.state.step));
+        }
+        Ok((outcome, self.summary()))
+    }
+
+    /// The rest of a pass. True if it was interrupted.
+    fn run_epoch(&mut self, epoch: &Epoch, total: u64, interrupt: &Interrupt) -> Result<bool> {
+        let accumulation = self.config.recipe.gradient_accumulation_steps;
+        while (self.state.batch as usize) < epoch.num_batches() && self.state.step < total && !self.out_of_patience() {
+            if interrupt.is_set() {
+                return Ok(true);
+            }
+            let started = Instant::now();
+            let first = self.state.batch as usize;
+            let numbers = first..(first + accumulation).min(epoch.num_batches());
+            let batches: Vec<Batch> = numbers.clone().map(|n| self.batch(&self.corpus.train, epoch.batch(n))).collect();
+            let data = started.elapsed();
+            let result = trainer::step(self.backend.as_mut(), &self.recipe, self.state.step, &batches);
+            let report = match result {
+                Ok(report) => report,
+                Err(error) => return Err(self.explain(error, numbers.flat_map(|n| epoch.batch(n).to_vec()).collect())),
+            };
+            let step_time = started.elapsed();
+            self.spent.data += data;
+            self.spent.steps += step_time - data;
+            self.advance(numbers.end, epoch.num_batches());
+            self.record(&report, step_time, total);
+            self.spent.logging += started.elapsed() - step_time;
+            let recipe = &self.config.recipe;
+            let at_eval = recipe.eval_steps.map_or(self.state.batch == 0, |steps| self.state.step.is_multiple_of(steps));
+            if at_eval && self.state.step < total {
+                self.evaluate()?;
+            }
+            if self.state.step.is_multiple_of(self.config.upkeep.save_steps) && self.state.step < total {
+                self.save()?;
+            }
+            if self.state.batch == 0 {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn advance(&mut self, batch: usize, num_batches: usize) {
+        self.state.step += 1;
+        self.state.batch = batch as u64;
+        if batch == num_batches {
+            self.state.batch = 0;
+            self.state.epoch += 1;
+        }
+    }
+
+    fn batch(&self, captions: &Captions, numbers: &[u32]) -> Batch {
+        Batch::new(&self.corpus, captions, numbers, &self.shape)
+    }
+
+    fn out_of_patience(&self) -> bool {
+        self.config.recipe.patience.is_some_and(|patience| self.state.evaluations_since_best >= patience)
+    }
+
+    fn announce(&self, total: u64) {
+        let (train, dev) = (&self.corpus.train, &self.corpus.dev);
+        self.reporter.note(&format!(
+            "{} captions ({} tokens) to learn from, {} held out; {} trainable parameters; {total} steps",
+            train.len(),
+            train.num_tokens(),
+            dev.len(),
+            self.backend.layout().numel()
+        ));
+    }
+
+    fn record(&mut self, report: &StepReport, time: Duration, total: u64) {
+        let seconds = time.as_secs_f64().max(1e-9);
+        let (tokens, samples) = (report.tokens as f64 / seconds, report.samples as f64 / seconds);
+        let within = self.state.batch as f64 / self.corpus.train.len().div_ceil(self.config.recipe.batch_size) as f64;
+        self.logs.step(Metrics {
+            step: self.state.step,
+            epoch: self.state.epoch as f64 + within,
+            train_loss: Some(report.loss),
+            dev_loss: None,
+            learning_rate: Some(report.learning_rate),
+            grad_norm: Some(report.grad_norm),
+            tokens_per_second: Some(tokens),
+            samples_per_second: Some(samples),
+        });
+        self.spent.tokens += report.tokens;
+        self.spent.samples += report.samples;
+        self.last_loss = Some(report.loss);
+        let rates = vec![("loss", report.loss), ("tokens/s", tokens), ("samples/s", samples)];
+        self.reporter.tick(&Tick { label: "training", done: self.state.step, total, rates });
+    }
+
+    /// Dev loss, `last/`, `best/` where it is better, captions of a few images.
+    fn evaluate(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let plan = Epoch::sorted(&self.corpus.dev, self.config.recipe.batch_size);
+        let batches = (0..plan.num_batches()).map(|n| Batch::new(&self.corpus, &self.corpus.dev, plan.batch(n), &self.shape));
+        let dev_loss = trainer::evaluate(self.backend.as_mut(), batches)?;
+        let step = self.state.step;
+        let mut best = false;
+        if let Some(loss) = dev_loss {
+            self.logs.dev_loss(step, loss);
+            self.dev_loss = Some(loss);
+            // As the checkpoint keeps it.
+            let kept = loss as f32;
+            best = self.state.best_dev_loss.is_none_or(|best| kept < best);
+            if best {
+                (self.state.best_dev_loss, self.state.best_step) = (Some(kept), Some(step));
+                self.state.evaluations_since_best = 0;
+            } else {
+                self.state.evaluations_since_best += 1;
+            }
+            let mark = if best { ", the best so far" } else { "" };
+            self.reporter.note(&format!("step {step}: dev loss {loss:.4}, perplexity {:.2}{mark}", loss.exp()));
+        }
+        let layout = self.backend.layout().clone();
+        let [parameters, ..] = self.backend.numbers()?;
+        self.folder.write_last(&self.bundle, &layout, parameters, step)?;
+        if best {
+            self.folder.promote_last()?;
+        }
+        self.sample()?;
+        self.logs.save()?;
+        self.spent.evaluation += started.elapsed();
+        Ok(())
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let rows = self.corpus.sample_images(self.config.upkeep.sample_images);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let last = Bundle::open(&self.folder.last())?;
+        let captions = samples::captions(self.runtime, &last, &self.corpus, &rows)?;
+        let ids = self.corpus.image_ids(&rows)?;
+        let lines: Vec<String> = ids.iter().zip(&captions).map(|(id, caption)| format!("{id}: {caption}")).collect();
+        lines.iter().for_each(|line| self.reporter.note(&format!("  {line}")));
+        self.logs.samples(self.state.step, &lines);
+        Ok(())
+    }
+
+    /// A checkpoint; older ones go once it is there.
+    fn save(&mut self) -> Result<()> {
+        let started = Instant::now();
+        self.logs.save()?;
+        let layout = self.backend.layout().clone();
+        let [parameters, exp_avg, exp_avg_sq] = self.backend.numbers()?;
+        let folder = self.folder.checkpoints();
+        let numbers = Numbers { layout: &layout, parameters, exp_avg, exp_avg_sq };
+        checkpoint::write(&checkpoint::place(&folder, self.state.step), &self.state, &numbers)
+            .context("the checkpoint could not be written; the one before is intact")?;
+        checkpoint::prune(&folder, self.config.upkeep.keep)?;
+        self.spent.saving += started.elapsed();
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if self.out_of_patience() && self.state.step < self.total_steps() {
+            self.reporter.note(&format!("no better dev loss in {} evaluations", self.state.evaluations_since_best));
+        } else {
+            self.evaluate()?;
+        }
+        // Without a dev split, the last model is the best one known.
+        if self.state.best_step.is_none() {
+            self.folder.promote_last()?;
+        }
+        self.state.finished = true;
+        self.save()
+    }
+
+    /// Names the captions of a step that went wrong.
+    fn explain(&self, error: TrainingError, numbers: Vec<u32>) -> anyhow::Error {
+        if !matches!(error, TrainingError::NotFinite { .. }) {
+            return error.into();
+        }
+        let names = self.corpus.name_training_captions(&numbers).unwrap_or_default();
+        let names: Vec<String> = names.iter().map(|(image, caption)| format!("{image}#{caption}")).collect();
+        let kept = match checkpoint::list(&self.folder.checkpoints()).ok().and_then(|found| found.last().map(|(step, _)| *step)) {
+            Some(step) => format!("the checkpoint of step {step} is kept"),
+            None => "there is no checkpoint yet".into(),
+        };
+        anyhow::Error::new(error).context(format!(
+            "training stopped; {kept} (a lower --lr or --max-grad-norm 1 may help); captions of the step: {}",
+            names.join(", ")
+        ))
+    }
+
+    fn summary(&self) -> Summary {
+        let spent = &self.spent;
+        let working = (spent.data + spent.steps + spent.logging).as_secs_f64().max(1e-9);
+        Summary {
+            steps: self.state.step,
+            total_steps: self.total_steps(),
+            finished: self.state.finished,
+            train_captions: self.corpus.train.len(),
+            dev_captions: self.corpus.dev.len(),
+            trainable_parameters: self.backend.layout().numel(),
+            train_loss: self.last_loss,
+            dev_loss: self.dev_loss,
+            best_dev_loss: self.state.best_dev_loss.map(f64::from),
+            best_step: self.state.best_step,
+            tokens_per_second: spent.tokens as f64 / working,
+            samples_per_second: spent.samples as f64 / working,
+            seconds: Seconds {
+                data: spent.data.as_secs_f64(),
+                steps: spent.steps.as_secs_f64(),
+                logging: spent.logging.as_secs_f64(),
+                evaluation: spent.evaluation.as_secs_f64(),
+                saving: spent.saving.as_secs_f64(),
+            },
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What a training run is asked to do, and the record of it in `config.toml`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+use crate::models::Bundle;
+use crate::table::{self, FORMAT_KEY};
+use crate::training::optimizer::AdamW;
+use crate::training::schedule::Decay;
+
+const FORMAT: &str = "training/1";
+
+/// Everything `clipcap train` is told. [`Recipe`] holds what decides the result.
+#[derive(Debug, Clone)]
+pub struct TrainSettings {
+    pub dataset: PathBuf,
+    pub embeddings: PathBuf,
+    pub model: PathBuf,
+    pub out: PathBuf,
+    pub recipe: Recipe,
+    pub upkeep: Upkeep,
+    /// Begin anew where `out` holds another run.
+    pub overwrite: bool,
+}
+
+/// What decides the numbers that come out. A run goes on only with the recipe it began with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub finetune_gpt2: bool,
+    pub epochs: u64,
+    /// Ends the run early, and the schedule with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    pub batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+    pub learning_rate: f64,
+    pub schedule: Decay,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub no_decay_norm_bias: bool,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_grad_norm: Option<f64>,
+    /// Stands for every probability of the configurations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
+    pub label_smoothing: f32,
+    pub normalize_prefix: bool,
+    /// Positions, prefix included; longer captions are cut.
+    pub max_len: usize,
+    pub loss_on_padding: bool,
+    /// Captions held out, whole images at a time, where the dataset has no dev split.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dev_size: Option<u64>,
+    /// Steps between evaluations; an evaluation ends each pass where it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_steps: Option<u64>,
+    /// Evaluations without a better dev loss that end the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
+    pub seed: u64,
+}
+
+impl Recipe {
+    pub fn adamw(&self) -> AdamW {
+        AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay: self.weight_decay }
+    }
+
+    /// Says what is wrong with a value, by its flag.
+    pub fn validate(&self) -> Result<(), String> {
+        let check = |holds: bool, problem: &str| if holds { Ok(()) } else { Err(problem.to_string()) };
+        check(self.batch_size > 0, "--batch-size must be at least 1")?;
+        check(self.gradient_accumulation_steps > 0, "--gradient-accumulation-steps must be at least 1")?;
+        check(self.epochs > 0 && self.max_steps != Some(0), "--epochs and --max-steps must be at least 1")?;
+        check(self.eval_steps != Some(0) && self.patience != Some(0), "--eval-steps and --patience must be at least 1")?;
+        check(self.learning_rate.is_finite() && self.learning_rate >= 0.0, "--lr must be a number of at least 0")?;
+        check(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "--weight-decay must be a number of at least 0")?;
+        check((0.0..1.0).contains(&self.beta1) && (0.0..1.0).contains(&self.beta2), "--beta1 and --beta2 lie in [0, 1)")?;
+        check(self.eps.is_finite() && self.eps > 0.0, "--eps must be above 0")?;
+        check(self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "--max-grad-norm must be above 0")?;
+        check(self.dropout.is_none_or(|p| (0.0..1.0).contains(&p)), "--dropout lies in [0, 1)")?;
+        check((0.0..1.0).contains(&self.label_smoothing), "--label-smoothing lies in [0, 1)")
+    }
+}
+
+/// How a run is looked after; none of it changes its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upkeep {
+    /// Steps between checkpoints.
+    pub save_steps: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+    /// Images that are captioned at each evaluation.
+    pub sample_images: usize,
+}
+
+/// What the run began with, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprints {
+    pub model: String,
+    pub dataset: String,
+    pub embeddings: String,
+}
+
+/// Where the numbers are computed; another device rounds differently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computed {
+    pub device: String,
+    pub precision: String,
+}
+
+/// `config.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    #[serde(rename = "clipcap.format")]
+    pub format: String,
+    pub inputs: Inputs,
+    pub fingerprints: Fingerprints,
+    pub recipe: Recipe,
+    pub upkeep: Upkeep,
+    pub computed: Computed,
+}
+
+/// Paths as they were given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    pub dataset: String,
+    pub embeddings: String,
+    pub model: String,
+}
+
+impl Config {
+    pub fn new(settings: &TrainSettings, fingerprints: Fingerprints, computed: Computed) -> Self {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Self {
+            format: FORMAT.into(),
+            inputs: Inputs {
+                dataset: text(&settings.dataset),
+                embeddings: text(&settings.embeddings),
+                model: text(&settings.model),
+            },
+            fingerprints,
+            recipe: settings.recipe.clone(),
+            upkeep: settings.upkeep,
+            computed,
+        }
+    }
+
+    /// Reads a run's `config.toml`; None where there is none.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let value: toml::Table = toml::from_str(&text).with_context(|| format!("{}: not TOML", path.display()))?;
+        let Some(format) = value.get(FORMAT_KEY).and_then(|format| format.as_str()) else {
+            bail!("{}: not the record of a training run", path.display());
+        };
+        table::check_format(path, format, FORMAT)?;
+        Ok(Some(toml::from_str(&text).with_context(|| format!("{}: not the record of a training run", path.display()))?))
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string_pretty(self).context("settings do not fit TOML")?;
+        files::write_atomic(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A hash of all that decides the numbers.
+    pub fn fingerprint(&self) -> String {
+        let parts = serde_json::json!({"fingerprints": self.fingerprints, "recipe": self.recipe, "computed": self.computed});
+        files::sha256_hex(parts.to_string().as_bytes())
+    }
+
+    /// What differs between two runs and decides their numbers, as `name: theirs, ours`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let flat = |config: &Self| {
+            let sections = serde_json::json!({
+                "data": config.fingerprints,
+                "recipe": config.recipe,
+                "computed": config.computed,
+            });
+            let mut flat = std::collections::BTreeMap::new();
+            for (section, values) in sections.as_object().into_iter().flatten() {
+                for (name, value) in values.as_object().into_iter().flatten() {
+                    flat.insert(format!("{section}.{name}"), value.to_string());
+                }
+            }
+            flat
+        };
+        let (ours, theirs) = (flat(self), flat(other));
+        let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let unset = "(unset)".to_string();
+        names
+            .into_iter()
+            .filter(|name| ours.get(*name) != theirs.get(*name))
+            .map(|name| {
+                let [a, b] = [&ours, &theirs].map(|side| side.get(name).unwrap_or(&unset));
+                format!("{name}: {a} now, {b} then")
+            })
+            .collect()
+    }
+}
+
+/// The same for artifacts written without data.
+pub fn artifacts_fingerprint(bundle: &Bundle, recipe: &Recipe) -> String {
+    files::sha256_hex(serde_json::json!({"model": bundle.fingerprint(), "recipe": recipe}).to_string().as_bytes())
+}

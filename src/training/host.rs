@@ -1,0 +1,334 @@
+//! Training with parameters in the host's memory: ONNX Runtime computes gradients into our buffers, AdamW updates in place.
+//!
+//! On the CPU provider one session serves every batch. OpenVINO wants fixed shapes: a session for each caption length that batches are
+//! padded to, made when it is first needed.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::artifacts::{
+    DropoutSite, GraphOptions, Network, Parameter, RowGradient, Sizes, TrainingGraph, Variant, evaluation_graph, training_graph,
+};
+use super::batches::Batch;
+use super::checkpoint::read_slot;
+use super::dropout::{self, Moment};
+use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
+use super::parameters::{Buffer, Layout};
+use super::trainer::{Backend, TrainingError, Update};
+use crate::models::config::{Gpt2Config, MapperConfig};
+use crate::models::graphs::{GPT2_WEIGHTS, MAPPER_WEIGHTS};
+use crate::models::weights::SafetensorsFile;
+use crate::onnx::{DType, Dim};
+use crate::runtime::{Device, InPlace, Runtime, Session};
+
+/// What is trained and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    pub finetune_gpt2: bool,
+    /// None: as the configurations say.
+    pub dropout: Option<f64>,
+    pub label_smoothing: f32,
+    /// Rows of a full batch; where shapes are fixed, smaller ones are filled up.
+    pub batch_size: usize,
+}
+
+/// See the module's text.
+pub struct HostBackend {
+    runtime: Runtime,
+    folder: PathBuf,
+    mapper: MapperConfig,
+    gpt2: Gpt2Config,
+    options: Options,
+    variant: Variant,
+    layout: Layout,
+    parameters: Buffer,
+    gradients: Buffer,
+    /// For the batches of a step after its first.
+    scratch: Option<Buffer>,
+    exp_avg: Buffer,
+    exp_avg_sq: Buffer,
+    /// Batches in `gradients` since the last update.
+    accumulated: u64,
+    regions: Option<(bool, Vec<Region>)>,
+    masks: Vec<Vec<f32>>,
+    /// By (rows, tokens); one under (0, 0) where shapes are open.
+    training: HashMap<(usize, usize), TrainingSession>,
+    evaluation: HashMap<(usize, usize), Session>,
+}
+
+struct TrainingSession {
+    session: Session,
+    dropout: Vec<DropoutSite>,
+    rows: Option<RowGradient>,
+}
+
+impl HostBackend {
+    /// Builds the training graph over the weights of `network` and starts from its parameters.
+    pub fn new(runtime: &Runtime, network: &Network<'_>, options: Options) -> Result<Self, TrainingError> {
+        let variant = match runtime.device() {
+            Device::OpenVino => Variant::OpenVino,
+            _ => Variant::Cpu,
+        };
+        let mut backend = Self {
+            runtime: runtime.clone(),
+            folder: network.folder.into(),
+            mapper: network.mapper.clone(),
+            gpt2: network.gpt2.clone(),
+            options,
+            variant,
+            layout: Layout::default(),
+            parameters: Layout::default().buffer(),
+            gradients: Layout::default().buffer(),
+            scratch: None,
+            exp_avg: Layout::default().buffer(),
+            exp_avg_sq: Layout::default().buffer(),
+            accumulated: 0,
+            regions: None,
+            masks: vec![],
+            training: HashMap::new(),
+            evaluation: HashMap::new(),
+        };
+        let graph = backend.training_graph((1, 1))?;
+        backend.layout = layout_of(&graph.parameters);
+        backend.parameters = backend.layout.buffer();
+        load_parameters(network, &backend.layout, &mut backend.parameters)?;
+        backend.gradients = backend.layout.buffer();
+        backend.exp_avg = backend.layout.buffer();
+        backend.exp_avg_sq = backend.layout.buffer();
+        Ok(backend)
+    }
+
+    /// The gradients of the step in hand, in the layout.
+    pub fn gradients(&self) -> &[f32] {
+        &self.gradients
+    }
+
+    fn network(&self) -> Network<'_> {
+        Network { folder: &self.folder, mapper: &self.mapper, gpt2: &self.gpt2 }
+    }
+
+    fn graph_options(&self, shape: (usize, usize)) -> GraphOptions {
+        GraphOptions {
+            finetune_gpt2: self.options.finetune_gpt2,
+            dropout: self.options.dropout,
+            label_smoothing: self.options.label_smoothing,
+            sizes: if self.is_fixed() { Sizes::fixed(shape.0, shape.1) } else { Sizes::symbolic() },
+            variant: self.variant,
+            dtype: DType::F32,
+        }
+    }
+
+    fn training_graph(&self, shape: (usize, usize)) -> Result<TrainingGraph, TrainingError> {
+        Ok(training_graph(&self.network(), &self.graph_options(shape))?)
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.variant == Variant::OpenVino
+    }
+
+    /// The batch as the session takes it, and the session's key.
+    fn fitted(&self, batch: &Batch) -> (Batch, (usize, usize)) {
+        if !self.is_fixed() {
+            return (batch.clone(), (0, 0));
+        }
+        let batch = batch.filled(self.options.batch_size, self.mapper.prefix_len);
+        let key = (batch.rows, batch.tokens);
+        (batch, key)
+    }
+
+    fn open_training(&mut self, key: (usize, usize)) -> Result<(), TrainingError> {
+        if !self.training.contains_key(&key) {
+            let graph = self.training_graph(key)?;
+            let session = Session::new(&self.runtime, "training_model", &graph.model.to_bytes(), &self.folder, &[])?;
+            self.training.insert(key, TrainingSession { session, dropout: graph.dropout, rows: graph.rows });
+        }
+        Ok(())
+    }
+
+    fn open_evaluation(&mut self, key: (usize, usize)) -> Result<(), TrainingError> {
+        if !self.evaluation.contains_key(&key) {
+            let model = evaluation_graph(&self.network(), &self.graph_options(key))?;
+            let session = Session::new(&self.runtime, "eval_model", &model.to_bytes(), &self.folder, &[])?;
+            self.evaluation.insert(key, session);
+        }
+        Ok(())
+    }
+
+    /// Runs a batch; its gradient replaces what is in `gradients` (or `scratch`, for later batches of a step).
+    fn run(&mut self, batch: &Batch, moment: Moment) -> Result<f64, TrainingError> {
+        let (mut batch, key) = self.fitted(batch);
+        self.open_training(key)?;
+        let TrainingSession { session, dropout, rows } =
+            self.training.get_mut(&key).expect("the session was opened the line before");
+        fill_masks(&mut self.masks, dropout, &batch, moment);
+        let target = match self.accumulated {
+            0 => &mut self.gradients,
+            _ => self.scratch.get_or_insert_with(|| self.layout.buffer()),
+        };
+        let width = self.gpt2.n_embd;
+        let num_rows = batch.rows * batch.tokens + batch.labels.len();
+        let (mut loss, mut row_values, mut row_ids) = ([0.0f32], vec![], vec![]);
+        if rows.is_some() {
+            row_values.resize(num_rows * width, 0.0f32);
+            row_ids.resize(num_rows, 0i64);
+        }
+        let mut inputs = batch_inputs(&mut batch, &self.mapper, self.variant)?;
+        for (site, mask) in dropout.iter().zip(&mut self.masks) {
+            let shape = resolve(&site.shape, inputs.rows, inputs.tokens);
+            inputs.list.push(InPlace::f32(&site.input, mask, &shape)?);
+        }
+        let mut outputs = vec![InPlace::f32("loss", &mut loss, &[])?];
+        let slots = self.layout.slots();
+        for ((slot, values), gradient) in slots.iter().zip(self.layout.split(&mut self.parameters)).zip(self.layout.split(target))
+        {
+            let shape: Vec<i64> = slot.shape.iter().map(|&d| d as i64).collect();
+            inputs.list.push(InPlace::f32(&slot.name, values, &shape)?);
+            outputs.push(InPlace::f32(&format!("{}.grad", slot.name), gradient, &shape)?);
+        }
+        if let Some(rows) = rows.as_ref() {
+            outputs.push(InPlace::f32(&rows.rows, &mut row_values, &[num_rows as i64, width as i64])?);
+            outputs.push(InPlace::i64(&rows.row_ids, &mut row_ids, &[num_rows as i64])?);
+        }
+        session.run_in_place(&inputs.list, &mut outputs)?;
+        drop(outputs);
+        drop(inputs);
+        if let Some(slot) = rows.as_ref().and_then(|rows| self.layout.get(&rows.parameter)) {
+            add_rows(&mut target[slot.range()], &row_ids, &row_values, width)?;
+        }
+        Ok(f64::from(loss[0]))
+    }
+}
+
+impl Backend for HostBackend {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn backward(&mut self, batch: &Batch, moment: Moment, weight: f32) -> Result<f64, TrainingError> {
+        let loss = self.run(batch, moment)?;
+        if self.accumulated == 0 && weight != 1.0 {
+            optimizer::scale(&mut self.gradients, weight);
+        } else if let (1.., Some(scratch)) = (self.accumulated, &self.scratch) {
+            optimizer::add_scaled(&mut self.gradients, scratch, weight);
+        }
+        self.accumulated += 1;
+        Ok(loss)
+    }
+
+    fn update(&mut self, update: &Update) -> Result<f64, TrainingError> {
+        self.accumulated = 0;
+        let norm = global_norm(&self.gradients);
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        if self.regions.as_ref().is_none_or(|(spared, _)| *spared != update.no_decay_norm_bias) {
+            let spared = update.no_decay_norm_bias;
+            self.regions = Some((spared, optimizer::regions(&self.layout, |name| !(spared && is_norm_or_bias(name)))));
+        }
+        let regions = self.regions.as_ref().map_or(&[][..], |(_, regions)| regions);
+        let state = State {
+            parameters: &mut self.parameters,
+            gradients: &self.gradients,
+            exp_avg: &mut self.exp_avg,
+            exp_avg_sq: &mut self.exp_avg_sq,
+        };
+        update.adamw.step(state, regions, update.step, update.learning_rate, clip_factor(norm, update.max_grad_norm));
+        Ok(norm)
+    }
+
+    fn evaluate(&mut self, batch: &Batch) -> Result<(f64, u64), TrainingError> {
+        let (mut batch, key) = self.fitted(batch);
+        self.open_evaluation(key)?;
+        let session = self.evaluation.get_mut(&key).expect("the session was opened the line before");
+        let (mut loss, mut count) = ([0.0f32], [0i64]);
+        let mut inputs = batch_inputs(&mut batch, &self.mapper, self.variant)?;
+        for (slot, values) in self.layout.slots().iter().zip(self.layout.split(&mut self.parameters)) {
+            let shape: Vec<i64> = slot.shape.iter().map(|&d| d as i64).collect();
+            inputs.list.push(InPlace::f32(&slot.name, values, &shape)?);
+        }
+        let mut outputs = [InPlace::f32("loss_sum", &mut loss, &[])?, InPlace::i64("num_tokens", &mut count, &[])?];
+        session.run_in_place(&inputs.list, &mut outputs)?;
+        drop((inputs, outputs));
+        Ok((f64::from(loss[0]), count[0].max(0) as u64))
+    }
+
+    fn numbers(&mut self) -> Result<[&[f32]; 3], TrainingError> {
+        Ok([&self.parameters, &self.exp_avg, &self.exp_avg_sq])
+    }
+
+    fn restore(&mut self, fill: &mut dyn FnMut([&mut [f32]; 3]) -> Result<(), TrainingError>) -> Result<(), TrainingError> {
+        fill([&mut self.parameters, &mut self.exp_avg, &mut self.exp_avg_sq])
+    }
+}
+
+/// The layout of a graph's parameters.
+pub fn layout_of(parameters: &[Parameter]) -> Layout {
+    Layout::new(parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())))
+}
+
+/// Reads a bundle's parameters into a layout of them, as float32.
+pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32]) -> Result<(), TrainingError> {
+    let open = |file: &str| SafetensorsFile::open(network.folder.join(file)).map_err(super::checkpoint::CheckpointError::from);
+    let (mapper, mut gpt2) = (open(MAPPER_WEIGHTS)?, None);
+    for slot in layout.slots() {
+        match slot.name.strip_prefix("gpt2.") {
+            None => read_slot(&mapper, &slot.name, slot, values)?,
+            Some(name) => {
+                if gpt2.is_none() {
+                    gpt2 = Some(open(GPT2_WEIGHTS)?);
+                }
+                if let Some(gpt2) = &gpt2 {
+                    read_slot(gpt2, name, slot, values)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Inputs<'a> {
+    list: Vec<InPlace<'a>>,
+    rows: usize,
+    tokens: usize,
+}
+
+/// The batch's own inputs.
+fn batch_inputs<'a>(batch: &'a mut Batch, mapper: &MapperConfig, variant: Variant) -> Result<Inputs<'a>, TrainingError> {
+    let (rows, tokens, labels) = (batch.rows as i64, batch.tokens as i64, batch.labels.len() as i64);
+    let mut list = vec![
+        InPlace::f32("clip_embeds", &mut batch.clip_embeds, &[rows, mapper.clip_size as i64])?,
+        InPlace::i64("caption_ids", &mut batch.caption_ids, &[rows, tokens])?,
+        InPlace::i64("attention_mask", &mut batch.attention_mask, &[rows, mapper.prefix_len as i64 + tokens])?,
+        InPlace::i64("labels", &mut batch.labels, &[labels])?,
+    ];
+    if variant != Variant::OpenVino {
+        list.push(InPlace::i64("label_positions", &mut batch.label_positions, &[labels])?);
+    }
+    Ok(Inputs { list, rows: batch.rows, tokens: batch.tokens })
+}
+
+fn fill_masks(masks: &mut Vec<Vec<f32>>, sites: &[DropoutSite], batch: &Batch, moment: Moment) {
+    masks.resize_with(sites.len(), Vec::new);
+    for (mask, site) in masks.iter_mut().zip(sites) {
+        let numel: i64 = resolve(&site.shape, batch.rows, batch.tokens).iter().product();
+        mask.resize(numel.max(0) as usize, 0.0);
+        dropout::fill(mask, site.rate, moment, &site.site);
+    }
+}
+
+fn resolve(shape: &[Dim], rows: usize, tokens: usize) -> Vec<i64> {
+    let number = |dim: &Dim| dim.with("batch", rows as i64).with("tokens", tokens as i64).as_fixed();
+    shape.iter().map(|dim| number(dim).unwrap_or(0)).collect()
+}
+
+/// Adds row `i` of `values` [R, C] to row `ids[i]` of `target` [V, C], in this order, so that the sum is always the same.
+fn add_rows(target: &mut [f32], ids: &[i64], values: &[f32], width: usize) -> Result<(), TrainingError> {
+    for (&id, row) in ids.iter().zip(values.chunks_exact(width)) {
+        let start = usize::try_from(id).ok().and_then(|id| id.checked_mul(width));
+        let Some(target) = start.and_then(|start| target.get_mut(start..start + width)) else {
+            return Err(TrainingError::Unsupported(format!("token {id} is not in the model's vocabulary")));
+        };
+        target.iter_mut().zip(row).for_each(|(to, from)| *to += from);
+    }
+    Ok(())
+}
