@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::entry::Entry;
 use super::record::{ContentHash, Record, Value};
 use super::shard;
 use crate::table::TableError;
@@ -90,6 +91,21 @@ impl Index {
             }
         }
         Ok(None)
+    }
+
+    /// The entry's own record of an earlier run, where it still stands without a look into the file.
+    pub fn standing<V: Value>(
+        &self,
+        entry: &Entry,
+        retry_failed: bool,
+        shelf: &mut Shelf<V>,
+    ) -> Result<Option<Arc<Record<V>>>, TableError> {
+        let stat = entry.content.stat();
+        if stat.is_none() || self.is_empty() {
+            return Ok(None);
+        }
+        let record = self.by_path(&entry.image_path, shelf)?;
+        Ok(record.filter(|record| stat == record.stat && (record.result.is_ok() || !retry_failed)))
     }
 
     /// A record with a result for this content.

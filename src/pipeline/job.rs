@@ -17,7 +17,7 @@ use super::settings::Settings;
 use super::shard;
 use super::stream::{Counter, Options, Stream};
 use super::timing::Timings;
-use super::workfolder::{Found, WorkFolder};
+use super::workfolder::WorkFolder;
 use super::writer::{Counts, Sink};
 use crate::files::write_json;
 
@@ -113,19 +113,34 @@ impl Job<'_> {
         I: FnOnce(&Output) -> Result<R>,
         R: Iterator<Item = Result<Record<V>>>,
     {
-        let (mut work, found) = WorkFolder::open(&self.output.work_folder(), &self.settings, self.overwrite)?;
-        let is_new = matches!(found, Found::New);
-        let existing = match self.existing(&work, is_new) {
-            Ok(existing) => existing,
-            Err(error) if is_new => {
-                work.remove()?;
-                return Err(error);
-            }
-            Err(error) => return Err(error),
-        };
+        let mut work = WorkFolder::open(&self.output.work_folder(), &self.settings, self.overwrite)?;
+        match self.run_in(&mut work, parts) {
+            Ok(report) if report.complete && self.keep_work => work.keep().map(|()| report),
+            Ok(report) if report.complete => work.remove().map(|()| report),
+            Ok(report) => Ok(report),
+            // Nothing was computed that would be worth going on from.
+            Err(error) if !work.is_needed()? => work.remove().and(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn run_in<V, C, K, E, I, R>(
+        &self,
+        work: &mut WorkFolder,
+        parts: Parts<E, impl FnOnce() -> Result<C>, impl FnOnce(&Path) -> Result<K>, I>,
+    ) -> Result<Report>
+    where
+        V: Value,
+        C: Compute<Value = V>,
+        K: Build<V>,
+        E: Iterator<Item = Result<Entry>> + Send,
+        I: FnOnce(&Output) -> Result<R>,
+        R: Iterator<Item = Result<Record<V>>>,
+    {
+        let existing = self.existing(work)?;
         if !work.ledger.imported {
             if matches!(existing, Existing::Finished(_)) && !work.ledger.overwrite {
-                self.import((parts.import)(&self.output)?, &work)?;
+                self.import((parts.import)(&self.output)?, work)?;
             }
             work.ledger.imported = true;
             work.save()?;
@@ -148,40 +163,34 @@ impl Job<'_> {
             reporter: self.reporter,
             interrupt: self.interrupt,
         };
-        let stream = Stream { prepare: parts.prepare, work: &work, index: &index, options };
+        let stream = Stream { prepare: parts.prepare, work, index: &index, options };
         let finished = stream.run(parts.entries, parts.counter, parts.make_compute, sink)?;
         let (counts, timings) = (finished.counts, finished.timings);
         let Some(sink) = finished.sink else {
             return Ok(Report { counts, timings, complete: false });
         };
         if counts.succeeded + counts.failed == 0 {
-            if is_new {
-                work.remove()?;
-            }
             bail!("no image found ({} files that are not images were skipped)", counts.skipped);
         }
         let staged = sink.output.finish()?;
         sink.errors.finish()?;
         let manifest = self.manifest_text(&counts)?;
         write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
+        work.ledger.placing = true;
+        work.save()?;
         self.reporter.detail("the output is complete");
         self.output.publish(&staging, &staged, self.reporter)?;
-        if self.keep_work {
-            work.keep()?
-        } else {
-            work.remove()?
-        }
         Ok(Report { counts, timings, complete: true })
     }
 
-    fn existing(&self, work: &WorkFolder, is_new: bool) -> Result<Existing> {
+    fn existing(&self, work: &WorkFolder) -> Result<Existing> {
         self.output.check_kind()?;
         if self.overwrite || work.ledger.overwrite {
             return Ok(Existing::Nothing);
         }
         let existing = self.output.existing(self.format)?;
-        // Without a manifest, and with work of the same settings: a run that was stopped while it put its output in place.
-        let was_being_placed = matches!(existing, Existing::Unknown) && !is_new;
+        // No manifest: a run of these settings was stopped while it put its output in place.
+        let was_being_placed = matches!(existing, Existing::Unknown) && work.ledger.placing;
         if !was_being_placed {
             check_replaceable(&self.output, &existing, &self.settings)?;
         }

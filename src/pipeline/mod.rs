@@ -25,7 +25,7 @@ mod writer;
 
 pub use compute::{Compute, Input};
 pub use entry::{Content, Entry, Prepare, Prepared};
-pub use index::Index;
+pub use index::{Index, Shelf};
 pub use job::{Build, Job, Parts, Report};
 pub use lock::{LockError, WorkLock};
 pub use output::{Existing, Output};
@@ -37,5 +37,5 @@ pub use stream::{Counter, Finished, Options, Stream};
 pub use survey::{Survey, survey};
 pub use timing::Timings;
 pub use window::WINDOW_IMAGES;
-pub use workfolder::{Found, Ledger, WorkFolder};
+pub use workfolder::{Ledger, WorkFolder};
 pub use writer::{Counts, Sink};

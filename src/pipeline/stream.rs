@@ -19,7 +19,7 @@ use super::index::{Index, Shelf};
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
 use super::timing::{Stopwatches, Timings};
-use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows, still_stands};
+use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
 use super::writer::{Counts, Progress, Sink, Writer};
 
@@ -138,35 +138,27 @@ impl Stream<'_> {
     ) {
         let mut shelf = Shelf::default();
         for entry in entries {
-            let turn = match entry.and_then(|entry| Ok((self.known(&entry, &mut shelf)?, entry))) {
-                Ok((Some(record), entry)) => Turn::AtHand(entry, record),
-                Ok((None, entry)) => {
-                    let (reply, coming) = bounded(1);
-                    if jobs.send(Job { entry, reply }).is_err() {
+            let turn =
+                match entry.and_then(|entry| Ok((self.index.standing(&entry, self.options.retry_failed, &mut shelf)?, entry))) {
+                    Ok((Some(record), entry)) => Turn::AtHand(entry, record),
+                    Ok((None, entry)) => {
+                        let (reply, coming) = bounded(1);
+                        if jobs.send(Job { entry, reply }).is_err() {
+                            return;
+                        }
+                        Turn::Coming(coming)
+                    }
+                    Err(error) => {
+                        // The receiver may be gone already, and with it the interest in why.
+                        let _ = turns.send(Turn::Broken(error));
                         return;
                     }
-                    Turn::Coming(coming)
-                }
-                Err(error) => {
-                    // The receiver may be gone already, and with it the interest in why.
-                    let _ = turns.send(Turn::Broken(error));
-                    return;
-                }
-            };
+                };
             listed.fetch_add(1, Ordering::SeqCst);
             if turns.send(turn).is_err() {
                 return;
             }
         }
-    }
-
-    /// The entry's own record of an earlier run, where it still stands.
-    fn known<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>> {
-        if entry.content.stat().is_none() || self.index.is_empty() {
-            return Ok(None);
-        }
-        let record = self.index.by_path(&entry.image_path, shelf)?;
-        Ok(record.filter(|record| still_stands(entry, record, self.options.retry_failed)))
     }
 
     fn read<V: Value>(&self, jobs: Receiver<Job<V>>, watches: &Stopwatches) {

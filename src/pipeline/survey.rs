@@ -17,7 +17,10 @@ const TOLD: usize = 20;
 /// What a survey found.
 #[derive(Debug, Default)]
 pub struct Survey {
+    /// Images to be computed.
     pub images: u64,
+    /// Images whose results an unfinished run has already.
+    pub known: u64,
     pub skipped: u64,
     /// How many fail, by reason.
     pub failed: BTreeMap<&'static str, u64>,
@@ -33,7 +36,7 @@ impl Survey {
     }
 
     pub fn found(&self) -> u64 {
-        self.images + self.skipped + self.num_failed()
+        self.images + self.known + self.skipped + self.num_failed()
     }
 }
 
@@ -45,18 +48,20 @@ enum Verdict {
     Unlisted(String),
 }
 
-/// Reads the headers of all images on several threads. `sample_images` good ones are kept.
+/// Reads the headers of all images on several threads, but those that `is_known`. `sample_images` good ones are kept.
 pub fn survey(
     entries: impl Iterator<Item = Result<Entry>>,
     limits: &Limits,
     threads: usize,
     sample_images: usize,
+    mut is_known: impl FnMut(&Entry) -> Result<bool>,
     unlisted: &dyn Fn(&str),
 ) -> Result<Survey> {
     let found = Mutex::new((Survey::default(), Vec::new(), Vec::new()));
-    thread::scope(|scope| {
+    let known = thread::scope(|scope| {
         let (send, jobs) = bounded::<(usize, Entry)>(threads.max(1) * 4);
-        let (found, mut folders) = (&found, Vec::new());
+        let found = &found;
+        let mut known = 0;
         for _ in 0..threads.max(1) {
             let jobs = jobs.clone();
             scope.spawn(move || {
@@ -83,15 +88,17 @@ pub fn survey(
         for (position, entry) in entries.enumerate() {
             let entry = entry?;
             if let Verdict::Unlisted(message) = judge_unread(&entry).unwrap_or(Verdict::Image) {
-                folders.push(format!("{}: {message}", entry.image_path));
+                unlisted(&format!("{}: {message}", entry.image_path));
+            } else if is_known(&entry)? {
+                known += 1;
             } else if send.send((position, entry)).is_err() {
                 break;
             }
         }
-        folders.iter().for_each(|message| unlisted(message));
-        anyhow::Ok(())
+        anyhow::Ok(known)
     })?;
     let (mut survey, failures, sample) = found.into_inner().unwrap_or_else(|e| e.into_inner());
+    survey.known = known;
     survey.failures = failures.into_iter().map(|(_, failure)| failure).collect();
     survey.sample = sample.into_iter().map(|(_, entry)| entry).collect();
     Ok(survey)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::compute::{Compute, Input};
 use super::entry::{Entry, Prepared};
 use super::index::{Seen, Shelf};
-use super::record::{ContentHash, Failure, Record, Value};
+use super::record::{ContentHash, Failure, Record};
 use super::timing::Stopwatches;
 use super::workfolder::WorkFolder;
 
@@ -260,12 +260,6 @@ impl<'a, C: Compute> Windows<'a, C> {
 
 fn new_record<V>(entry: &Entry, sha256: Option<ContentHash>, result: Result<V, Failure>) -> Arc<Record<V>> {
     Arc::new(Record { image_path: entry.image_path.clone(), stat: entry.content.stat(), sha256, result })
-}
-
-/// Whether a record still stands for the entry it was found for, without reading the file again.
-pub fn still_stands<V: Value>(entry: &Entry, record: &Record<V>, retry_failed: bool) -> bool {
-    let stat = entry.content.stat();
-    stat.is_some() && stat == record.stat && (record.result.is_ok() || !retry_failed)
 }
 
 /// For messages: a shard's file name.

@@ -35,6 +35,8 @@ pub struct Ledger {
     pub overwrite: bool,
     /// What the output held before is in run 0's shards, as far as it can be used.
     pub imported: bool,
+    /// The output is complete, and is being put in its place: what is there may be half of it.
+    pub placing: bool,
     /// The output is in place, and the folder was kept on request.
     pub finished: bool,
 }
@@ -47,14 +49,6 @@ pub struct WorkFolder {
     run: u32,
 }
 
-/// What was found where a work folder is to be.
-pub enum Found {
-    /// Nothing to go on from; the folder is new.
-    New,
-    /// Shards made with the same settings.
-    Same,
-}
-
 impl WorkFolder {
     /// `OUT.work`, whatever OUT is.
     pub fn path_for(out: &Path) -> PathBuf {
@@ -63,8 +57,16 @@ impl WorkFolder {
         out.with_file_name(name)
     }
 
-    /// Locks the folder and reads its ledger. Work that other settings began is refused, unless `overwrite` discards it.
-    pub fn open(root: &Path, settings: &Settings, overwrite: bool) -> Result<(Self, Found)> {
+    /// The shards of a run with these settings, oldest first, without locking or changing anything; none where there is no such run.
+    pub fn peek(root: &Path, settings: &Settings) -> Result<Vec<PathBuf>> {
+        match read_ledger(&root.join("ledger.json"))? {
+            Some(ledger) if ledger.settings == *settings => shards_in(&root.join("shards")),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Locks the folder and reads its ledger. Work that other settings did is refused, unless `overwrite` discards it.
+    pub fn open(root: &Path, settings: &Settings, overwrite: bool) -> Result<Self> {
         let lock = WorkLock::acquire(root)?;
         let path = root.join("ledger.json");
         let old = read_ledger(&path)?;
@@ -73,10 +75,12 @@ impl WorkFolder {
             // The same command, interrupted and given again: its work so far began after the decision to overwrite.
             Some(old) if overwrite => old.overwrite && !old.finished && old.settings == *settings,
             Some(old) if old.settings == *settings => true,
+            // A run that failed before it computed anything is no loss.
+            Some(old) if !old.placing && !has_results(&root.join("shards"))? => false,
             Some(old) => anyhow::bail!(
-                "{}: unfinished work with other settings is here ({}): finish it with those, choose another --out, or give --overwrite \
-                 to discard it",
+                "{}: {} work with other settings is here ({}): go on with those, choose another --out, or give --overwrite to discard it",
                 root.display(),
+                if old.finished { "kept" } else { "unfinished" },
                 old.settings.differences(settings).join("; ")
             ),
         };
@@ -85,7 +89,14 @@ impl WorkFolder {
             Some(old) => Ledger { finished: false, ..old },
             None => {
                 remove_if_there(&root.join("shards"))?;
-                Ledger { format: FORMAT.into(), settings: settings.clone(), overwrite, imported: false, finished: false }
+                Ledger {
+                    format: FORMAT.into(),
+                    settings: settings.clone(),
+                    overwrite,
+                    imported: false,
+                    placing: false,
+                    finished: false,
+                }
             }
         };
         fs::create_dir_all(root.join("shards")).with_context(|| format!("cannot make {}", root.join("shards").display()))?;
@@ -93,7 +104,7 @@ impl WorkFolder {
         folder.save()?;
         folder.clean()?;
         folder.run = folder.shards()?.last().and_then(|path| numbers(path)).map_or(0, |(run, _)| run) + 1;
-        Ok((folder, if goes_on { Found::Same } else { Found::New }))
+        Ok(folder)
     }
 
     /// Writes the ledger; what it says is true from then on.
@@ -118,12 +129,12 @@ impl WorkFolder {
 
     /// Every shard, from the oldest to the newest.
     pub fn shards(&self) -> Result<Vec<PathBuf>> {
-        let mut shards: Vec<(u32, u32, PathBuf)> = entries(&self.root.join("shards"))?
-            .into_iter()
-            .filter_map(|path| numbers(&path).map(|(run, number)| (run, number, path)))
-            .collect();
-        shards.sort();
-        Ok(shards.into_iter().map(|(_, _, path)| path).collect())
+        shards_in(&self.root.join("shards"))
+    }
+
+    /// Whether anything that a run computed is here, or what is needed to repair the output.
+    pub fn is_needed(&self) -> Result<bool> {
+        Ok(self.ledger.placing || has_results(&self.root.join("shards"))?)
     }
 
     /// Where the output is built.
@@ -154,6 +165,8 @@ impl WorkFolder {
     /// Keeps the folder after success, so that a later run need not read unchanged files.
     pub fn keep(mut self) -> Result<()> {
         self.ledger.finished = true;
+        self.ledger.placing = false;
+        self.ledger.overwrite = false;
         self.save()?;
         remove_if_there(&self.staging())?;
         Ok(())
@@ -183,6 +196,22 @@ fn read_ledger(path: &Path) -> Result<Option<Ledger>> {
     };
     check_format(path, &ledger.format, FORMAT)?;
     Ok(Some(ledger))
+}
+
+/// Every shard in a folder, from the oldest to the newest; none where there is no folder.
+fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let found = entries(folder)?.into_iter().filter_map(|path| numbers(&path).map(|(run, number)| (run, number, path)));
+    let mut shards: Vec<(u32, u32, PathBuf)> = found.collect();
+    shards.sort();
+    Ok(shards.into_iter().map(|(_, _, path)| path).collect())
+}
+
+/// Whether a folder has shards other than those of run 0, which the output holds too.
+fn has_results(folder: &Path) -> Result<bool> {
+    Ok(shards_in(folder)?.last().and_then(|path| numbers(path)).is_some_and(|(run, _)| run > 0))
 }
 
 /// Run and number of a shard, from its name.

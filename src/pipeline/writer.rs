@@ -35,6 +35,8 @@ pub struct Counts {
     pub unlisted: u64,
     /// Of `succeeded`, those that the model computed in this run; the others were known.
     pub computed: u64,
+    /// What `computed` counts for in the second rate, such as captions.
+    pub computed_weight: u64,
 }
 
 impl Counts {
@@ -75,10 +77,10 @@ impl<'a> Progress<'a> {
         Self { label, unit, reporter, total, counted, start: Instant::now() }
     }
 
-    fn tell(&self, counts: &Counts, weight: u64) {
+    fn tell(&self, counts: &Counts) {
         let seconds = self.start.elapsed().as_secs_f64().max(1e-3);
         let mut rates = vec![("images/s", counts.computed as f64 / seconds)];
-        rates.extend(self.unit.map(|unit| (unit, weight as f64 / seconds)));
+        rates.extend(self.unit.map(|unit| (unit, counts.computed_weight as f64 / seconds)));
         let total = if self.counted.load(Ordering::Relaxed) { self.total.load(Ordering::Relaxed) } else { 0 };
         self.reporter.tick(&Tick { label: self.label, done: counts.found(), total, rates });
     }
@@ -90,13 +92,11 @@ pub struct Writer<'a, S> {
     progress: Progress<'a>,
     watches: &'a Stopwatches,
     counts: Counts,
-    /// Weight of what was computed, for the second rate.
-    weight: u64,
 }
 
 impl<'a, S> Writer<'a, S> {
     pub fn new(sink: S, progress: Progress<'a>, watches: &'a Stopwatches) -> Self {
-        Self { sink, progress, watches, counts: Counts::default(), weight: 0 }
+        Self { sink, progress, watches, counts: Counts::default() }
     }
 
     pub fn run<V: Value>(mut self, parcels: Receiver<Parcel<V>>) -> Result<(Counts, S)>
@@ -106,7 +106,7 @@ impl<'a, S> Writer<'a, S> {
         for parcel in parcels {
             let watches = self.watches;
             watches.writing.time(|| self.write(parcel))?;
-            self.progress.tell(&self.counts, self.weight);
+            self.progress.tell(&self.counts);
         }
         Ok((self.counts, self.sink))
     }
@@ -139,7 +139,7 @@ impl<'a, S> Writer<'a, S> {
                 self.counts.succeeded += 1;
                 if *origin == Origin::Computed {
                     self.counts.computed += 1;
-                    self.weight += self.sink.weight(value);
+                    self.counts.computed_weight += self.sink.weight(value);
                 }
             }
             Err(_) if matches!(entry.content, Content::Unlisted(_)) => self.counts.unlisted += 1,

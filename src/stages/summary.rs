@@ -14,12 +14,14 @@ pub(super) struct Words {
     pub command: &'static str,
     /// `captioned`
     pub done: &'static str,
+    /// `captions`, where an image may have several results.
+    pub results: Option<&'static str>,
 }
 
 /// What became of everything found, where it is, and where the time went.
 pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output) -> (String, Json) {
     let Report { counts, timings, complete } = report;
-    let Words { command, done } = words;
+    let Words { command, done, results } = words;
     let mut text = format!("{done} {} of {} files found", counts.succeeded, counts.found());
     for (number, what) in [(counts.failed, "failed"), (counts.skipped, "are no images"), (counts.reused(), "were known")] {
         if number > 0 {
@@ -42,8 +44,10 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         );
     }
     let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
+    let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));
+    let rates = results_rate.map_or(String::new(), |(results, rate)| format!(", {rate:.1} {results}/s"));
     text += &format!(
-        "time     {:.1} s, {rate:.1} images/s: reading {:.1} s on {} threads beside encoding {:.1} s, decoding {:.1} s; writing {:.1} s; \
+        "time     {:.1} s, {rate:.1} images/s{rates}: reading {:.1} s on {} threads beside encoding {:.1} s, decoding {:.1} s; writing {:.1} s; \
          the bottleneck was {}\n",
         timings.wall_s,
         timings.reading_s,
@@ -67,6 +71,9 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "errors": output.errors(),
         "manifest": output.manifest(),
     });
+    if let Some((results, rate)) = results_rate {
+        json[format!("{results}_per_second")] = rate.into();
+    }
     if counts.unlisted > 0 {
         json["unlisted_folders"] = counts.unlisted.into();
     }
@@ -110,8 +117,9 @@ pub(super) fn seconds_per_image<C: Compute>(
 
 /// What a run would meet.
 pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f64>) -> (String, Json) {
+    let known = if survey.known > 0 { format!(" ({} more are known from before)", survey.known) } else { String::new() };
     let mut text = format!(
-        "{} files found: {} images to be {}, {} that fail, {} that are no images\n",
+        "{} files found: {} images to be {}{known}, {} that fail, {} that are no images\n",
         survey.found(),
         survey.images,
         words.done,
@@ -143,7 +151,7 @@ pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f
     let json = json!({
         "command": words.command,
         "dry_run": true,
-        "counts": {"found": survey.found(), "images": survey.images, "failed": survey.num_failed(), "skipped": survey.skipped},
+        "counts": {"found": survey.found(), "images": survey.images, "known": survey.known, "failed": survey.num_failed(), "skipped": survey.skipped},
         "failed_by_reason": survey.failed,
         "failures": failures,
         "estimated_seconds": seconds,

@@ -178,3 +178,23 @@ fn a_damaged_shard_is_computed_again() {
     assert_eq!(computed(&settings(&images, &out)), 200 - 64);
     assert_eq!(rows(&out).len(), 400);
 }
+
+#[test]
+fn a_run_that_computed_nothing_leaves_nothing_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, out) = (folder.path().join("images"), folder.path().join("out.parquet"));
+    pictures(&images, 3);
+    let failing = Fake { fail_at: Some(1), ..Fake::new(4) };
+    assert!(caption(&settings(&images, &out), &failing).is_err());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no work folder");
+    let mut other = settings(&images, &out);
+    other.decoding.max_new_tokens = 20;
+    assert_eq!(computed(&other), 3);
+    // A folder where a file is to be is refused before anything is computed, even with --overwrite.
+    let inside = out.with_file_name("folder.csv");
+    fs::create_dir(&inside).unwrap();
+    let blocked = CaptionSettings { out: inside, format: clipcap::stages::caption::TableFormat::Csv, overwrite: true, ..other };
+    let fake = Fake::new(4);
+    assert!(caption(&blocked, &fake).unwrap_err().to_string().contains("is a folder"));
+    assert_eq!(fake.num_captioned(), 0);
+}

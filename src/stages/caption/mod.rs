@@ -9,8 +9,8 @@ use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
-    Counter, Decode, Entry, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, WINDOW_IMAGES,
-    survey,
+    Counter, Decode, Entry, Index, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, Shelf,
+    WINDOW_IMAGES, WorkFolder, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
@@ -80,7 +80,7 @@ pub struct CaptionReport {
     pub output: Output,
 }
 
-const WORDS: Words = Words { command: "caption", done: "captioned" };
+const WORDS: Words = Words { command: "caption", done: "captioned", results: Some("captions") };
 
 impl CaptionReport {
     /// The closing summary, as text and as JSON.
@@ -138,11 +138,16 @@ pub fn dry_run<C: Captioner>(
     load: impl FnOnce() -> Result<C>,
     reporter: &dyn Reporter,
 ) -> Result<(String, Json)> {
-    let listed = Listed::open(settings, model, &settings.output())?;
-    let survey =
-        survey(listed.entries(), &settings.limits, settings.threads, settings.batch_size.min(16), &|m| reporter.warn(m))?;
-    let (decode, pass) = preparations(settings, model);
+    let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
+    let listed = Listed::open(settings, model, &output)?;
+    let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted(settings, model, takes_embeddings)?)?;
+    let index = Index::load(shards, |path, error| reporter.warn(&format!("{}: {error}", path.display())));
+    let mut shelf = Shelf::<Captions>::default();
+    let is_known = |entry: &Entry| Ok(index.standing(entry, settings.retry_failed, &mut shelf)?.is_some());
+    let sample = settings.batch_size.min(16);
+    let survey = survey(listed.entries(), &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let each = match survey.images {
         0 => None,

@@ -124,7 +124,7 @@ pub struct EmbedReport {
     pub output: Output,
 }
 
-const WORDS: Words = Words { command: "embed", done: "embedded" };
+const WORDS: Words = Words { command: "embed", done: "embedded", results: None };
 
 impl EmbedReport {
     /// The closing summary, as text and as JSON.
