@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::artifacts::*;
+use super::optimizer_graph::OptimizerOptions;
 use crate::models::config::{BertConfig, Gpt2Config, MapperConfig};
 use crate::models::graphs::{GPT2_WEIGHTS, MAPPER_WEIGHTS};
 use crate::models::import::CheckpointSource;
 use crate::models::weights::SafetensorsFile;
+use crate::models::{Mapper, PrefixMapper};
 use crate::runtime::{Device, Feed, Precision, Runtime, Session};
 use crate::testing::shared;
 
@@ -228,4 +230,157 @@ fn a_bert_mapper_before_a_frozen_gpt2_gets_the_gradients_of_pytorch() {
     check("clipcap_bert", false, Variant::Portable, None);
     check("clipcap_bert", false, Variant::Cpu, Some((6, 36)));
     check("clipcap_bert", false, Variant::OpenVino, Some((6, 36)));
+}
+
+/// Numbers between -1 and 1 without pattern.
+fn direction(count: usize, offset: usize) -> impl Iterator<Item = f32> {
+    (offset..offset + count).map(|i| ((i as f64 * 0.618_033_988_75).fract() * 2.0 - 1.0) as f32)
+}
+
+/// The gradient along some direction of all parameters, against the difference of two losses.
+fn check_direction(name: &str, options: &GraphOptions, sites: usize) {
+    let Some(golden) = Golden::open(name) else { return };
+    let graph = training_graph(&golden.network(), options).unwrap();
+    assert_eq!(graph.dropout.len(), sites, "{:?}", graph.dropout);
+    let (prefix, batch, parameters) = (golden.mapper.prefix_len, golden.batch(false), golden.parameters(&graph));
+    let run = |parameters: &Tensors| step(&graph, golden.folder.path(), options.variant, prefix, &batch, parameters);
+    let (loss, gradients) = run(&parameters);
+    let (again, _) = run(&parameters);
+    assert_eq!(loss, again, "what is dropped is what the masks say");
+    let along: f64 = gradients
+        .values()
+        .map(|gradient| gradient.iter().zip(direction(gradient.len(), 7)).map(|(&g, d)| f64::from(g) * f64::from(d)).sum::<f64>())
+        .sum();
+    let moved = |by: f32| {
+        let moved = parameters.iter().map(|(name, values)| {
+            (name.clone(), values.iter().zip(direction(values.len(), 7)).map(|(v, d)| v + by * d).collect())
+        });
+        f64::from(run(&moved.collect()).0)
+    };
+    let slope = (moved(5e-4) - moved(-5e-4)) / 1e-3;
+    assert!((along / slope - 1.0).abs() < 0.02, "{along} for {slope}");
+}
+
+#[test]
+fn dropout_masks_and_label_smoothing_have_their_gradients() {
+    let dropped = GraphOptions { dropout: None, ..options(true, Variant::Portable) };
+    check_direction("clipcap_mlp", &dropped, 1 + 3 * 3);
+    check_direction("clipcap_bert", &dropped, (1 + 3 * 2) + (1 + 3 * 3));
+    // A frozen GPT2 does not drop.
+    check_direction("clipcap_bert", &GraphOptions { finetune_gpt2: false, ..dropped.clone() }, 1 + 3 * 2);
+    let smoothed = GraphOptions { label_smoothing: 0.1, ..options(true, Variant::Cpu) };
+    check_direction("clipcap_mlp", &smoothed, 0);
+}
+
+#[test]
+fn dropout_sites_say_where_how_much_and_what_shape() {
+    let Some(golden) = Golden::open("clipcap_mlp") else { return };
+    let graph = training_graph(&golden.network(), &GraphOptions::portable(true)).unwrap();
+    let site = graph.dropout.iter().find(|site| site.site == "gpt2.transformer.h.1.attn.attn_dropout").unwrap();
+    assert_eq!(site.input, "dropout_mask.gpt2.transformer.h.1.attn.attn_dropout");
+    assert_eq!(site.rate, golden.gpt2.attn_pdrop as f32);
+    let shape: Vec<_> = site.shape.iter().map(|d| d.with("batch", 2).with("tokens", 5).as_fixed().unwrap()).collect();
+    let positions = golden.mapper.prefix_len as i64 + 5;
+    assert_eq!(shape, [2, golden.gpt2.n_head as i64, positions, positions]);
+    let inputs = graph.model.input_names();
+    assert!(graph.dropout.iter().all(|site| inputs.contains(&site.input.as_str())));
+    let none = training_graph(&golden.network(), &options(true, Variant::Portable)).unwrap();
+    assert!(none.dropout.is_empty() && !none.model.input_names().iter().any(|name| name.starts_with("dropout")));
+}
+
+#[test]
+fn right_padding_changes_neither_loss_nor_gradients() {
+    let Some(golden) = Golden::open("clipcap_mlp") else { return };
+    let graph = training_graph(&golden.network(), &options(true, Variant::Cpu)).unwrap();
+    let (prefix, long, parameters) = (golden.mapper.prefix_len, golden.batch(false), golden.parameters(&graph));
+    let tokens = 30;
+    let cut = |values: &[i64], width: usize, keep: usize| values.chunks(width).flat_map(|row| row[..keep].to_vec()).collect();
+    let short = Batch::new(
+        prefix,
+        long.rows,
+        long.clip_embeds.clone(),
+        cut(&long.caption_ids, long.tokens, tokens),
+        cut(&long.attention_mask, prefix + long.tokens, prefix + tokens),
+        false,
+    );
+    assert_eq!(short.labels, long.labels, "nothing but padding was cut");
+    let run = |batch: &Batch| step(&graph, golden.folder.path(), Variant::Cpu, prefix, batch, &parameters);
+    let ((a, short), (b, long)) = (run(&short), run(&long));
+    assert!((a / b - 1.0).abs() < 1e-6);
+    for (name, gradient) in &short {
+        assert!(difference(gradient, &long[name]) < 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn prefixes_are_those_of_pytorch() {
+    for name in ["clipcap_mlp", "clipcap_bert"] {
+        let Some(golden) = Golden::open(name) else { return };
+        let (embeds, wanted) =
+            (golden.expected.read_f32("clip_embeds").unwrap(), golden.expected.read_f32("prefix_embeds").unwrap());
+        let mut mapper = PrefixMapper::load(&runtime(Device::Cpu), golden.folder.path(), &golden.mapper, 4).unwrap();
+        let found = mapper.map(&embeds, embeds.len() / golden.mapper.clip_size).unwrap();
+        assert!(difference(&found, &wanted) < 1e-5, "{name}");
+    }
+}
+
+#[test]
+fn an_evaluation_gives_the_sum_and_the_count() {
+    let Some(golden) = Golden::open("clipcap_bert") else { return };
+    let model =
+        evaluation_graph(&golden.network(), &GraphOptions { label_smoothing: 0.3, ..GraphOptions::portable(false) }).unwrap();
+    let mut session = Session::new(&runtime(Device::Cpu), "eval", &model.to_bytes(), golden.folder.path(), &[]).unwrap();
+    let batch = golden.batch(false);
+    let (b, t, m) = (batch.rows as i64, batch.tokens as i64, batch.labels.len() as i64);
+    let shapes = [[b, golden.mapper.clip_size as i64], [b, t], [b, golden.mapper.prefix_len as i64 + t]];
+    let names: Vec<String> = session.input_names().iter().map(|name| name.to_string()).collect();
+    let parameters: Vec<(Vec<f32>, Vec<i64>)> = names
+        .iter()
+        .map(|name| match golden.checkpoint.weights().get(name) {
+            Ok(tensor) => (golden.checkpoint.weights().read_f32(name).unwrap(), tensor.shape.iter().map(|&d| d as i64).collect()),
+            Err(_) => (vec![], vec![]),
+        })
+        .collect();
+    let label_shape = [m];
+    let feeds: Vec<(&str, Feed<'_>)> = names
+        .iter()
+        .zip(&parameters)
+        .map(|(name, (values, shape))| {
+            let feed = match name.as_str() {
+                "clip_embeds" => Feed::F32(&batch.clip_embeds, &shapes[0]),
+                "caption_ids" => Feed::I64(&batch.caption_ids, &shapes[1]),
+                "attention_mask" => Feed::I64(&batch.attention_mask, &shapes[2]),
+                "label_positions" => Feed::I64(&batch.label_positions, &label_shape),
+                "labels" => Feed::I64(&batch.labels, &label_shape),
+                _ => Feed::F32(values, shape),
+            };
+            (name.as_str(), feed)
+        })
+        .collect();
+    let outputs = session.run(&feeds).unwrap();
+    let wanted = golden.expected.read_f32("loss_captions_only").unwrap()[0];
+    assert_eq!(outputs.i64("num_tokens").unwrap(), [m]);
+    assert!((outputs.f32("loss_sum").unwrap()[0] / m as f32 / wanted - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn an_artifacts_folder_stands_on_its_own_and_uses_standard_operators() {
+    for (name, finetune_gpt2) in [("clipcap_mlp", true), ("clipcap_bert", false), ("clipcap_bert", true)] {
+        let Some(golden) = Golden::open(name) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let written =
+            write(folder.path(), &golden.network(), &options(finetune_gpt2, Variant::Cpu), &OptimizerOptions::default()).unwrap();
+        assert_eq!(folder.path().join("weights/gpt2.safetensors").exists(), !finetune_gpt2);
+        let (prefix, batch, parameters) = (golden.mapper.prefix_len, golden.batch(false), golden.parameters(&written));
+        let wanted = golden.expected.read_f32("loss_captions_only").unwrap()[0];
+        drop(golden);
+        for file in [TRAINING_MODEL, EVAL_MODEL, OPTIMIZER_MODEL] {
+            let bytes = std::fs::read(folder.path().join(file)).unwrap();
+            assert!(!bytes.windows(13).any(|text| text == b"com.microsoft"), "{file}");
+            Session::new(&runtime(Device::Cpu), file, &bytes, folder.path(), &[]).unwrap();
+        }
+        let (loss, gradients) = step(&written, folder.path(), Variant::Portable, prefix, &batch, &parameters);
+        assert!((loss / wanted - 1.0).abs() < 1e-5);
+        assert_eq!(gradients.keys().any(|name| name.starts_with("gpt2.")), finetune_gpt2);
+    }
 }

@@ -9,11 +9,14 @@ pub mod corpus;
 pub mod dropout;
 pub mod host;
 mod loss;
+#[cfg(test)]
+mod loss_tests;
 pub mod metrics;
 pub mod optimizer;
 pub mod optimizer_graph;
 pub mod parameters;
 pub mod random;
+pub mod resident;
 pub mod schedule;
 pub mod tensorboard;
 pub mod trainer;

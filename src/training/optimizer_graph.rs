@@ -31,7 +31,7 @@ pub fn optimizer_graph(parameters: &[Parameter], options: &OptimizerOptions) -> 
                 .map(|suffix| g.input(&format!("{}{suffix}", parameter.name), DType::F32, &shape))
         })
         .collect();
-    let norm = global_norm(&g, tensors.iter().map(|[_, gradient, ..]| *gradient));
+    let norm = norm_of(&g, tensors.iter().map(|[_, gradient, ..]| *gradient));
     g.output("grad_norm", norm);
     let factor = options.max_grad_norm.map(|max| {
         let number = |n: f64| g.scalar_like(norm, n as f32);
@@ -50,7 +50,7 @@ pub fn optimizer_graph(parameters: &[Parameter], options: &OptimizerOptions) -> 
     g.finish()
 }
 
-fn global_norm(g: &Graph, gradients: impl Iterator<Item = Value>) -> Value {
+fn norm_of(g: &Graph, gradients: impl Iterator<Item = Value>) -> Value {
     let squares = gradients.map(|gradient| {
         let axes: Vec<usize> = (0..g.shape(gradient).len()).collect();
         let square = g.mul(gradient, gradient);
@@ -100,4 +100,89 @@ fn update(
     let denominator = g.add(g.div(g.sqrt(exp_avg_sq), corrections.correction2_sqrt), number(adamw.eps));
     let updated = g.sub(decayed, g.div(g.mul(exp_avg, corrections.step_size), denominator));
     [updated, exp_avg, exp_avg_sq]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::runtime::{Device, Feed, Precision, Runtime, Session};
+    use crate::training::optimizer::{State, clip_factor, global_norm, is_norm_or_bias, regions};
+    use crate::training::parameters::Layout;
+
+    /// Numbers between -1 and 1 without pattern.
+    fn direction(count: usize, offset: usize) -> impl Iterator<Item = f32> {
+        (offset..offset + count).map(|i| ((i as f64 * 0.618_033_988_75).fract() * 2.0 - 1.0) as f32)
+    }
+
+    /// |a - b| / |b|
+    fn difference(a: &[f32], b: &[f32]) -> f64 {
+        assert_eq!(a.len(), b.len());
+        let norm = |values: Vec<f32>| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        norm(a.iter().zip(b).map(|(x, y)| x - y).collect()) / norm(b.to_vec())
+    }
+
+    #[test]
+    fn the_optimizer_graph_does_what_the_native_optimizer_does() {
+        let parameters: Vec<Parameter> = [("a.weight", vec![7, 5]), ("a.bias", vec![5]), ("b.LayerNorm.weight", vec![3])]
+            .map(|(name, shape)| Parameter { name: name.into(), shape })
+            .into();
+        let layout = Layout::new(parameters.iter().map(|p| (p.name.clone(), p.shape.clone())));
+        for (no_decay_norm_bias, max_grad_norm) in [(false, None), (true, Some(0.5)), (false, Some(100.0))] {
+            let adamw = AdamW { weight_decay: 0.1, ..AdamW::default() };
+            let options = OptimizerOptions { adamw, no_decay_norm_bias, max_grad_norm };
+            let model = optimizer_graph(&parameters, &options).unwrap();
+            let mut session = Session::new(
+                &Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap(),
+                "optimizer",
+                &model.to_bytes(),
+                Path::new("."),
+                &[],
+            )
+            .unwrap();
+            let regions = regions(&layout, |name| !no_decay_norm_bias || !is_norm_or_bias(name));
+            let [mut values, mut gradients, mut exp_avg, mut exp_avg_sq] = [(); 4].map(|()| layout.buffer());
+            for slot in layout.slots() {
+                values[slot.range()].iter_mut().zip(direction(slot.numel(), 3)).for_each(|(v, d)| *v = d);
+            }
+            for step in 1..=5u64 {
+                for slot in layout.slots() {
+                    let new = direction(slot.numel(), 100 * step as usize);
+                    gradients[slot.range()].iter_mut().zip(new).for_each(|(g, d)| *g = d * d * d);
+                }
+                let names: Vec<[String; 4]> = layout
+                    .slots()
+                    .iter()
+                    .map(|s| ["", ".grad", ".exp_avg", ".exp_avg_sq"].map(|x| format!("{}{x}", s.name)))
+                    .collect();
+                let shapes: Vec<Vec<i64>> = layout.slots().iter().map(|s| s.shape.iter().map(|&d| d as i64).collect()).collect();
+                let (rate, steps) = ([2e-3f32], [step as i64]);
+                let mut feeds = vec![("learning_rate", Feed::F32(&rate, &[])), ("step", Feed::I64(&steps, &[]))];
+                for ((slot, names), shape) in layout.slots().iter().zip(&names).zip(&shapes) {
+                    for (name, buffer) in names.iter().zip([&values, &gradients, &exp_avg, &exp_avg_sq]) {
+                        feeds.push((name, Feed::F32(&buffer[slot.range()], shape)));
+                    }
+                }
+                let outputs = session.run(&feeds).unwrap();
+                let norm = global_norm(&gradients);
+                assert!((f64::from(outputs.f32("grad_norm").unwrap()[0]) / norm - 1.0).abs() < 1e-6);
+                let found: Vec<[Vec<f32>; 3]> = layout
+                    .slots()
+                    .iter()
+                    .map(|s| {
+                        ["", ".exp_avg", ".exp_avg_sq"].map(|x| outputs.f32(&format!("{}{x}.updated", s.name)).unwrap().to_vec())
+                    })
+                    .collect();
+                let state =
+                    State { parameters: &mut values, gradients: &gradients, exp_avg: &mut exp_avg, exp_avg_sq: &mut exp_avg_sq };
+                adamw.step(state, &regions, step, f64::from(rate[0]), clip_factor(norm, max_grad_norm));
+                for (slot, found) in layout.slots().iter().zip(&found) {
+                    for (found, wanted) in found.iter().zip([&values, &exp_avg, &exp_avg_sq]) {
+                        assert!(difference(found, &wanted[slot.range()]) < 1e-6, "{} at step {step}", slot.name);
+                    }
+                }
+            }
+        }
+    }
 }
