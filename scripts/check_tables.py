@@ -48,6 +48,11 @@ DUCKDB = {TEXT: "VARCHAR", INT: "INTEGER", LONG: "BIGINT", FLOAT: "DOUBLE", BOOL
 HUGGING_FACE = {TEXT: "string", INT: "int32", LONG: "int64", FLOAT: "float64", BOOL: "bool"}
 
 
+def query(text):
+    """Rows of a DuckDB query."""
+    return duckdb.connect().execute(text).fetchall()
+
+
 def check(path, columns):
     """One table in all four readers: the same columns, types and number of rows."""
     frame = pandas.read_parquet(path)
@@ -65,11 +70,11 @@ def check(path, columns):
     for name, kind in columns.items():
         assert table.schema[name] == POLARS[kind], f"{path}: {name} is {table.schema[name]} in polars"
 
-    described = duckdb.sql(f"describe select * from read_parquet('{path}')").fetchall()
+    described = query(f"describe select * from read_parquet('{path}')")
     types = {row[0]: row[1] for row in described}
     for name, kind in columns.items():
         assert types[name] == DUCKDB[kind], f"{path}: {name} is {types[name]} in DuckDB"
-    (rows,) = duckdb.sql(f"select count(*) from read_parquet('{path}')").fetchone()
+    ((rows,),) = query(f"select count(*) from read_parquet('{path}')")
     assert rows == len(frame), f"{path}: DuckDB reads {rows} rows"
 
     if len(frame):
@@ -91,7 +96,7 @@ def check_images(path):
     table = polars.read_parquet(path)
     assert table.schema["image"] == polars.Struct({"bytes": polars.Binary, "path": polars.String})
     assert len(pandas.read_parquet(path)) == table.height
-    (rows,) = duckdb.sql(f"select count(*) from read_parquet('{path}') where octet_length(image.bytes) > 0").fetchone()
+    ((rows,),) = query(f"select count(*) from read_parquet('{path}') where octet_length(image.bytes) > 0")
     assert rows == table.height, f"{path}: {rows} of {table.height} images have bytes in DuckDB"
     print(f"{path.name}: {table.height} images, decoded by datasets")
 

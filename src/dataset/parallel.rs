@@ -25,8 +25,6 @@ const GROUPS_IN_FLIGHT: usize = 16;
 pub struct GroupOptions<'a> {
     /// Columns whose values rarely repeat: no dictionary is tried for them and no statistics are kept. Leaves by their path.
     pub plain: &'a [&'a [&'a str]],
-    /// More pairs for the footer.
-    pub extra: Vec<(&'a str, String)>,
 }
 
 /// Writes `groups` row groups that `build` makes, the same bytes on any number of threads. The file is complete, and not committed.
@@ -39,8 +37,7 @@ pub fn write_groups(
     build: impl Fn(usize) -> Result<RecordBatch, ArrowError> + Sync,
 ) -> Result<AtomicFile, TableError> {
     let parquet = |source| TableError::Parquet { path: path.into(), source };
-    let mut metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
-    metadata.extend(options.extra.iter().map(|(key, value)| KeyValue::new(key.to_string(), value.clone())));
+    let metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
     let mut properties = WriterProperties::builder()
         // Level 1: text shrinks by a few percent less than at 3, in half the time.
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
@@ -116,19 +113,10 @@ mod tests {
         let write = |name: &str, threads: usize| {
             let path = folder.path().join(name);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                write_groups(
-                    &path,
-                    &schema,
-                    "captions/1",
-                    &GroupOptions { plain: &[&["text"]], ..GroupOptions::default() },
-                    40,
-                    build,
-                )
-            })
-            .unwrap()
-            .commit()
-            .unwrap();
+            pool.install(|| write_groups(&path, &schema, "captions/1", &GroupOptions { plain: &[&["text"]] }, 40, build))
+                .unwrap()
+                .commit()
+                .unwrap();
             path
         };
         let (one, four) = (write("1", 1), write("4", 4));

@@ -96,7 +96,7 @@ fn captions_schema(lint: bool) -> SchemaRef {
 pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<AtomicFile, TableError> {
     let schema = captions_schema(lint.is_some());
     let groups = groups(set);
-    let options = GroupOptions { plain: &[&["caption"], &["caption_raw"]], ..GroupOptions::default() };
+    let options = GroupOptions { plain: &[&["caption"], &["caption_raw"]] };
     write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| {
         captions_batch(&schema, set, groups[group].clone(), lint)
     })
@@ -170,7 +170,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
         Field::new("num_captions", DataType::Int32, false),
     ]));
     let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
-    let options = GroupOptions { plain: &[&["sha256"]], ..GroupOptions::default() };
+    let options = GroupOptions { plain: &[&["sha256"]] };
     write_groups(path, &schema, IMAGES_FORMAT, &options, groups.len(), |group| {
         let rows = groups[group];
         let strings = |f: for<'r> fn(&ImageRow<'r>) -> Option<&'r str>| -> ArrayRef {
@@ -205,22 +205,27 @@ const IMAGE_GROUP_BYTES: i64 = 4 << 20;
 /// Writes `images-NNNNN.parquet`: the image table's first columns and `image` struct<bytes, path>, marked as Hugging Face's `Image`.
 pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, TableError> {
     let image_fields = Fields::from(vec![Field::new("bytes", DataType::Binary, true), text("path", true)]);
-    let schema: SchemaRef = Arc::new(Schema::new(vec![
-        text("image_id", false),
-        text("image_path", false),
-        text("sha256", false),
-        Field::new("width", DataType::Int32, false),
-        Field::new("height", DataType::Int32, false),
-        text("split", true),
-        Field::new("image", DataType::Struct(image_fields.clone()), false),
-    ]));
     let string = json!({"dtype": "string", "_type": "Value"});
     let int = json!({"dtype": "int32", "_type": "Value"});
     let features = json!({"info": {"features": {
         "image_id": string, "image_path": string, "sha256": string, "width": int, "height": int, "split": string,
         "image": {"_type": "Image"},
     }}});
-    let options = GroupOptions { plain: &[&["sha256"], &["image", "bytes"]], extra: vec![("huggingface", features.to_string())] };
+    let fields = vec![
+        text("image_id", false),
+        text("image_path", false),
+        text("sha256", false),
+        Field::new("width", DataType::Int32, false),
+        Field::new("height", DataType::Int32, false),
+        text("split", true),
+        // Nullable, though never null: datasets knows its Image by this very type.
+        Field::new("image", DataType::Struct(image_fields.clone()), true),
+    ];
+    // In Arrow's schema, where datasets looks; a single entry, since more would have no order of their own.
+    let marked =
+        Schema::new_with_metadata(fields, std::collections::HashMap::from([("huggingface".to_string(), features.to_string())]));
+    let schema: SchemaRef = Arc::new(marked);
+    let options = GroupOptions { plain: &[&["sha256"], &["image", "bytes"]] };
     let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, row) in shard.rows.iter().enumerate() {

@@ -12,11 +12,12 @@ pub struct Bin {
     pub count: u64,
 }
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 64.0;
+// Small enough for labels to stay readable on a telephone, where the whole is drawn about 330 pixels wide.
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 250.0;
+const LEFT: f64 = 66.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 20.0;
+const TOP: f64 = 22.0;
 const BOTTOM: f64 = 46.0;
 
 /// A histogram with labelled axes and marks (`name`, where) such as the median. Labels are text.
@@ -29,7 +30,7 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
     let x = |value: f64| LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT);
     let y = |count: f64| HEIGHT - BOTTOM - count / ceiling * (HEIGHT - TOP - BOTTOM);
     let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"12\">\n",
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"13\">\n",
         escape(&format!("histogram: {y_label} by {x_label}"))
     );
     let mut tick = 0.0;
@@ -59,7 +60,7 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
             thousands(bin.count)
         );
     }
-    let x_step = nice_step((high - low) / 8.0);
+    let x_step = nice_step((high - low) / 7.0);
     let mut tick = (low / x_step).ceil() * x_step;
     while tick <= high + x_step * 1e-9 {
         let _ = writeln!(
@@ -74,7 +75,7 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
     for (at, (name, value)) in marks.iter().enumerate().filter(|(_, (_, value))| (low..=high).contains(value)) {
         let place = x(*value);
         // Labels of marks that lie close stand one under the other.
-        let height = TOP - 8.0 + 13.0 * at as f64;
+        let height = TOP - 9.0 + 14.0 * at as f64;
         let (anchor, side) = if place > WIDTH - 110.0 { ("end", -5.0) } else { ("start", 5.0) };
         let _ = writeln!(
             svg,

@@ -21,8 +21,8 @@ p{margin:.25rem 0 .75rem;max-width:46rem}\
 .facts div{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;min-width:0}\
 .facts b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}\
 .facts span{color:var(--soft);font-size:.85rem}\
-.scroll{overflow-x:auto}\
-table{border-collapse:collapse;width:100%;font-size:.9rem}\
+.scroll{overflow-x:auto;margin:.75rem 0}\
+table{border-collapse:collapse;min-width:min(100%,28rem);font-size:.9rem}\
 th,td{padding:.3rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}\
 th{color:var(--soft);font-weight:600;white-space:nowrap}\
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\

@@ -22,10 +22,10 @@ pub fn parse_block(block: Vec<u8>, layout: &TextLayout) -> Batch {
     batch.reserve(block.len());
     match String::from_utf8(block) {
         Ok(source) => {
-            for line in lines(source.as_bytes()) {
-                // Lines end at ASCII, so they are cut out of the text as text.
-                let at = line.as_ptr() as usize - source.as_ptr() as usize;
-                count(&mut batch, |batch, number| parse_line(&source, &source[at..at + line.len()], layout, batch, number));
+            let body = source.strip_suffix('\n').unwrap_or(&source);
+            for line in body.split('\n').filter(|_| !source.is_empty()) {
+                let line = line.strip_suffix('\r').unwrap_or(line);
+                count(&mut batch, |batch, number| parse_line(&source, line, layout, batch, number));
             }
             batch.keep_source(source);
         }

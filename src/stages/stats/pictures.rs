@@ -189,11 +189,10 @@ fn bars<DB: DrawingBackend>(
         .margin(14 * scale)
         .x_label_area_size(48 * scale)
         .y_label_area_size(96 * scale)
-        .build_cartesian_2d(0.0..top * 1.05, (0..items.len()).into_segmented())?;
+        // A segmented range holds its end.
+        .build_cartesian_2d(0.0..top * 1.05, (0..items.len().saturating_sub(1)).into_segmented())?;
     let name = |at: &SegmentValue<usize>| match at {
-        SegmentValue::CenterOf(at) => {
-            items.get(items.len() - 1 - at.min(&(items.len() - 1))).map(|item| item.0.clone()).unwrap_or_default()
-        }
+        SegmentValue::CenterOf(at) => items.iter().rev().nth(*at).map(|item| item.0.clone()).unwrap_or_default(),
         _ => String::new(),
     };
     chart
@@ -241,5 +240,6 @@ mod tests {
         let chart = Chart::Bars { items: vec![("一个男人".into(), 5), ("两个<人".into(), 2)], title: "Openings".into() };
         let text = String::from_utf8(svg(&chart).unwrap()).unwrap();
         assert!(text.contains("一个男人") && text.contains("两个&lt;人"));
+        assert_eq!(text.matches("一个男人").count(), 1);
     }
 }
