@@ -177,7 +177,7 @@ fn a_datasets_list_finds_its_files() {
     use arrow::array::StringArray;
     let folder = tempfile::tempdir().unwrap();
     let (images, dataset) = (folder.path().join("images"), folder.path().join("dataset"));
-    pictures(&images, 3);
+    pictures(&images, 6);
     fs::create_dir(&dataset).unwrap();
     let ids: Arc<dyn Array> = Arc::new(StringArray::from(vec!["one", "none", "two", "evil"]));
     let paths: Arc<dyn Array> =

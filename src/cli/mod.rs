@@ -72,9 +72,9 @@ enum Command {
     /// Caption length and vocabulary statistics
     Stats(stats::StatsArgs),
     /// Train a mapper (and GPT2) on a dataset
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Write a caption table for every image under a folder
-    Caption(caption::CaptionArgs),
+    Caption(Box<caption::CaptionArgs>),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
     /// One HTML page for a caption table
@@ -131,8 +131,8 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Prepare(args) => prepare::run(args, context),
         Command::Embed(args) => embed::run(args, context),
         Command::Stats(args) => stats::run(args, context),
-        Command::Train(args) => train::run(args, context),
-        Command::Caption(args) => caption::run(args, context),
+        Command::Train(args) => train::run(*args, context),
+        Command::Caption(args) => caption::run(*args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Scenes(args) => scenes::run(args, context),

@@ -1,9 +1,135 @@
-use super::Context;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::{BadUsage, Context};
+use crate::dataset::captions::{CaptionError, Columns, Format, Translation};
+use crate::dataset::normalize::FoldWidth;
+use crate::dataset::splits::{Ratios, canonical};
+use crate::image::Limits;
 use crate::stages::Outcome;
+use crate::stages::prepare::{self, PrepareSettings, Splits};
 
+/// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet, errors.parquet, duplicates.parquet and
+/// manifest.json.
+///
+/// Caption files are read in any of these layouts, told by their content: flickr-cn (ID#lang#k words, also with word:tag), tsv
+/// (image_id<TAB>caption), coco-cn (ID#k<TAB>caption), karpathy and coco JSON, csv with a header, jsonl (also metadata.jsonl). A bad line
+/// goes to errors.parquet with its file, line and reason, and never stops the run.
 #[derive(clap::Args)]
-pub struct PrepareArgs {}
+pub struct PrepareArgs {
+    /// Folders of images; without one, captions are prepared alone and images are not looked for
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// Caption files, in any order
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    captions: Vec<PathBuf>,
+    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv or jsonl (default: told by content)
+    #[arg(long)]
+    format: Option<Format>,
+    /// Columns of a csv (or fields of a jsonl) file, where their names do not tell: image=A,caption=B[,caption=C][,split=D]
+    #[arg(long, value_name = "image=A,caption=B")]
+    columns: Option<Columns>,
+    /// Who wrote the captions: human, machine or unknown (default: as marks in the files and their names say)
+    #[arg(long)]
+    translation: Option<Translation>,
+    /// Fold full-width forms to ASCII: letters (and digits) or all (punctuation too)
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "all", default_value = "none")]
+    fold_width: Fold,
+    /// Splits by image: shares such as train=0.9,dev=0.05,test=0.05 (by a hash of the image_id, so that adding images moves none), or
+    /// none (default: as the files say)
+    #[arg(long, value_name = "SHARES|none")]
+    splits: Option<String>,
+    /// An official list of a split's images, one a line: train=FILE
+    #[arg(long, value_name = "NAME=FILE")]
+    split_list: Vec<String>,
+    /// Seed of the shares
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Store the images' bytes too, in images-00000.parquet and so on
+    #[arg(long, requires = "images")]
+    with_images: bool,
+    /// Compare images by a perceptual hash and list pairs that differ in at most N of its 64 bits
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "3", requires = "images",
+          value_parser = clap::value_parser!(u32).range(0..=16))]
+    near_duplicates: Option<u32>,
+    /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates
+    #[arg(long)]
+    lint: bool,
+    /// Images above this many pixels fail
+    #[arg(long, default_value_t = Limits::default().max_pixels)]
+    max_pixels: u64,
+    /// Image files above this many bytes fail
+    #[arg(long, default_value_t = Limits::default().max_bytes)]
+    max_bytes: u64,
+    /// Exit with 1 where more than this share of lines and images is bad
+    #[arg(long, default_value_t = 1.0)]
+    max_error_rate: f64,
+    /// Write into a folder that holds other files
+    #[arg(long)]
+    overwrite: bool,
+    /// Threads to work with (default: every core)
+    #[arg(long)]
+    threads: Option<usize>,
+    /// The dataset's folder
+    #[arg(long, value_name = "DATASET")]
+    out: PathBuf,
+}
 
-pub fn run(_args: PrepareArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap prepare is not there yet")
+#[derive(Clone, Copy, ValueEnum)]
+enum Fold {
+    None,
+    Letters,
+    All,
+}
+
+pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let settings = PrepareSettings {
+        splits: splits(&args)?,
+        images: args.images,
+        captions: args.captions,
+        format: args.format,
+        columns: args.columns.unwrap_or_default(),
+        fold: match args.fold_width {
+            Fold::None => FoldWidth::None,
+            Fold::Letters => FoldWidth::Letters,
+            Fold::All => FoldWidth::All,
+        },
+        translation: args.translation,
+        with_images: args.with_images,
+        near_duplicates: args.near_duplicates,
+        lint: args.lint,
+        limits: Limits { max_pixels: args.max_pixels, max_bytes: args.max_bytes },
+        overwrite: args.overwrite,
+        max_error_rate: args.max_error_rate,
+        out: args.out,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
+    let result = pool.install(|| prepare::run(&settings, &context.terminal, &context.interrupt));
+    let (outcome, summary) = result.map_err(|error| match error.downcast_ref::<CaptionError>() {
+        Some(CaptionError::Twice(_)) => BadUsage(error.to_string()).into(),
+        _ => error,
+    })?;
+    if outcome != Outcome::Interrupted {
+        context.terminal.result(&summary.to_text(), &summary.to_json().into());
+    }
+    Ok(outcome)
+}
+
+fn splits(args: &PrepareArgs) -> anyhow::Result<Splits> {
+    let mut splits = Splits { seed: args.seed, ..Splits::default() };
+    match args.splits.as_deref() {
+        None => {}
+        Some("none") => splits.none = true,
+        Some(shares) => splits.ratios = Some(shares.parse::<Ratios>().map_err(|e| BadUsage(format!("--splits: {e}")))?),
+    }
+    for list in &args.split_list {
+        let (name, path) = list
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| BadUsage(format!("--split-list {list}: write NAME=FILE, such as train=train.txt")))?;
+        splits.lists.push((canonical(name), path.into()));
+    }
+    Ok(splits)
 }

@@ -1,9 +1,97 @@
-use super::Context;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::{BadUsage, Context};
+use crate::models::Bundle;
 use crate::stages::Outcome;
+use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
 
+/// How long captions are (in characters, words and a model's tokens), by split and source, and what they are made of.
+///
+/// Writes Parquet tables, stats.json, histograms as PNG and SVG, and index.html, which needs nothing else.
 #[derive(clap::Args)]
-pub struct StatsArgs {}
+pub struct StatsArgs {
+    /// A dataset folder, a Parquet table with a caption column, or a caption file
+    #[arg(value_name = "DATASET|TABLE")]
+    input: PathBuf,
+    /// What to count: char, word, token (default: char and word, and token where a model or vocabulary is given)
+    #[arg(long, value_enum, value_delimiter = ',')]
+    units: Vec<UnitArg>,
+    /// Count tokens as this bundle's tokenizer makes them
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "vocab")]
+    model: Option<PathBuf>,
+    /// Count tokens as WordPiece makes them with this vocab.txt (lower case)
+    #[arg(long, value_name = "FILE")]
+    vocab: Option<PathBuf>,
+    /// How many captions would be cut at these lengths, [SEP] included
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "20,32,40,64,100")]
+    max_len: Vec<u64>,
+    /// Bins of the histograms
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    bins: u32,
+    /// Entries of each list of the most frequent
+    #[arg(long, default_value_t = 50)]
+    top: usize,
+    /// Write into a folder that holds other files
+    #[arg(long)]
+    overwrite: bool,
+    /// Threads to work with (default: every core)
+    #[arg(long)]
+    threads: Option<usize>,
+    /// The folder for tables, pictures and page
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
 
-pub fn run(_args: StatsArgs, _context: &Context) -> anyhow::Result<Outcome> {
-    anyhow::bail!("clipcap stats is not there yet")
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum UnitArg {
+    Char,
+    Word,
+    Token,
+}
+
+pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let tokenizer = match (&args.model, &args.vocab) {
+        (Some(model), _) => {
+            let bundle = Bundle::open(model)?;
+            Some(TokenizerSource { vocabulary: bundle.vocab_path(), lower_case: bundle.lower_case() })
+        }
+        (None, Some(vocabulary)) => Some(TokenizerSource { vocabulary: vocabulary.clone(), lower_case: true }),
+        (None, None) => None,
+    };
+    let mut units: Vec<Unit> = match &args.units[..] {
+        [] => vec![Unit::Char, Unit::Word],
+        given => given
+            .iter()
+            .map(|unit| match unit {
+                UnitArg::Char => Unit::Char,
+                UnitArg::Word => Unit::Word,
+                UnitArg::Token => Unit::Token,
+            })
+            .collect(),
+    };
+    if units.contains(&Unit::Token) && tokenizer.is_none() {
+        return Err(BadUsage("--units token needs --model BUNDLE or --vocab FILE".into()).into());
+    }
+    if tokenizer.is_some() {
+        units.push(Unit::Token);
+    }
+    units.sort();
+    units.dedup();
+    let settings = StatsSettings {
+        input: args.input,
+        units,
+        tokenizer,
+        max_lengths: args.max_len,
+        bins: args.bins as usize,
+        top: args.top,
+        overwrite: args.overwrite,
+        out: args.out,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
+    let (outcome, statistics) = pool.install(|| stats::run(&settings, &context.terminal))?;
+    context.terminal.result(&statistics.to_text(), &statistics.to_json());
+    Ok(outcome)
 }

@@ -37,7 +37,7 @@ pub struct TrainArgs {
     /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
     #[arg(long)]
     artifacts_only: bool,
-    /// Begin anew where RUN holds another run
+    /// Begin anew where RUN holds a finished run or one of other settings
     #[arg(long)]
     overwrite: bool,
 
@@ -84,9 +84,9 @@ pub struct TrainArgs {
     /// Scale embeddings to unit length (always, where the model was trained so)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
     normalize_prefix: bool,
-    /// Positions of a sequence, the prefix included; longer captions are cut
-    #[arg(long, default_value_t = 100, alias = "max_len", help_heading = "Recipe")]
-    max_len: usize,
+    /// Positions of a sequence, the prefix included; longer captions are cut (default: 100, or as many as GPT2 has)
+    #[arg(long, value_name = "N", alias = "max_len", help_heading = "Recipe")]
+    max_len: Option<usize>,
     /// Count padding up to --max-len in the loss, as the original does
     #[arg(long, help_heading = "Recipe")]
     loss_on_padding: bool,

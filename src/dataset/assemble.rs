@@ -1,6 +1,6 @@
 //! From captions as they were read to a dataset in order: images with their ids, captions with their numbers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use rayon::prelude::*;
 
@@ -62,63 +62,90 @@ impl Assembled {
 /// An image as caption files call it.
 struct Named<'a> {
     file: Option<&'a str>,
-    /// Splits that files and rows say, in their canonical names.
-    said: BTreeSet<String>,
+    /// Splits that files and rows say: indices into [`Names::splits`].
+    said: Vec<u16>,
+}
+
+/// What caption files call images, and where.
+#[derive(Default)]
+struct Names<'a> {
+    /// Different names in order of appearance.
+    named: Vec<(&'a str, Named<'a>)>,
+    /// Runs of rows of one image: batch, first row, index into `named`.
+    runs: Vec<(u32, u32, u32)>,
+    /// Canonical names of splits.
+    splits: Vec<String>,
 }
 
 /// Puts captions and listed images together. `image_paths` are in listing order; None: there is no list, so nothing is matched.
 ///
 /// The result does not depend on the order in which files were given.
 pub fn assemble(mut captions: Captions, image_paths: Option<&[&str]>, rule: &SplitRule) -> Assembled {
-    let matcher = image_paths.map(|paths| Matcher::new(paths.iter().copied()));
-    let (named, row_names) = names(&captions);
-    let mut by_id: HashMap<String, u32> = HashMap::with_capacity(named.len());
-    let mut images: Vec<(Image, BTreeSet<String>)> = Vec::with_capacity(named.len());
-    let mut taken = vec![false; image_paths.map_or(0, <[_]>::len)];
-    // From the index of a name to the index of its image: names may turn out to be the same image.
-    let image_of: Vec<u32> = named
-        .into_iter()
-        .map(|(name, entry)| {
-            let listed = matcher.as_ref().and_then(|m| entry.file.and_then(|file| m.find(file)).or_else(|| m.find(name)));
-            // An id that is a path becomes the path of the file it was found to be.
-            let id = match (listed, image_paths) {
-                (Some(at), Some(paths)) if name.contains('/') => without_extension(paths[at]),
-                _ => name,
-            };
-            if let Some(at) = listed {
-                taken[at] = true;
-            }
-            let at = *by_id.entry(id.to_string()).or_insert_with(|| {
-                images.push((Image { id: id.to_string(), listed, split: None, captions: 0 }, BTreeSet::new()));
-                images.len() as u32 - 1
-            });
-            images[at as usize].0.listed = images[at as usize].0.listed.or(listed);
-            images[at as usize].1.extend(entry.said);
-            at
-        })
-        .collect();
-    for (at, path) in image_paths.unwrap_or_default().iter().enumerate().filter(|(at, _)| !taken[*at]) {
-        let stem = without_extension(path);
-        // Two files may share a stem: the second goes by its whole name.
-        let id = if by_id.contains_key(stem) { path } else { stem };
-        by_id.insert(id.to_string(), images.len() as u32);
-        images.push((Image { id: id.to_string(), listed: Some(at), split: None, captions: 0 }, BTreeSet::new()));
-    }
-    let (images, rank) = in_order(images, rule);
+    let Names { named, runs, splits } = names(&captions);
+    let (images, image_of) = match image_paths {
+        None => {
+            let bare = |(name, entry): (&str, Named)| (Image::new(name, None), entry.said);
+            let image_of = (0..named.len() as u32).collect();
+            (named.into_iter().map(bare).collect(), image_of)
+        }
+        Some(paths) => match_images(named, paths),
+    };
     let split_conflicts = images.iter().filter(|(_, said)| said.len() > 1).count() as u64;
-    let mut images: Vec<Image> = images.into_iter().map(|(image, _)| image).collect();
-    let mut places = places(&captions, &row_names, |name| rank[image_of[name as usize] as usize]);
+    let (mut images, rank) = in_order(images, &splits, rule);
+    let mut places = places(&captions, &runs, |name| rank[image_of[name as usize] as usize]);
     drop_repeated_numbers(&mut captions, &mut places);
     let caption_ids = number(&places, &mut images);
     Assembled { captions, images, places, caption_ids, split_conflicts }
 }
 
-/// Every different name of an image, in order of appearance; and the index of its name for each run of rows that share one:
-/// (batch, first row, name).
-fn names(captions: &Captions) -> (Vec<(&str, Named<'_>)>, Vec<(u32, u32, u32)>) {
-    let mut named: Vec<(&str, Named)> = Vec::new();
+impl Image {
+    fn new(id: &str, listed: Option<usize>) -> Self {
+        Self { id: id.into(), listed, split: None, captions: 0 }
+    }
+}
+
+/// Images with the splits said of them.
+type Images = Vec<(Image, Vec<u16>)>;
+
+/// Finds the file of each named image. Names may turn out to be the same image: also gives the image of each name.
+/// Listed images that nothing names follow.
+fn match_images(named: Vec<(&str, Named)>, paths: &[&str]) -> (Images, Vec<u32>) {
+    let matcher = Matcher::new(paths.iter().copied());
+    let mut by_id: HashMap<String, u32> = HashMap::with_capacity(named.len());
+    let mut images: Images = Vec::with_capacity(named.len());
+    let mut taken = vec![false; paths.len()];
+    let image_of = named
+        .into_iter()
+        .map(|(name, entry)| {
+            let listed = entry.file.and_then(|file| matcher.find(file)).or_else(|| matcher.find(name));
+            // An id that is a path becomes the path of the file it was found to be.
+            let id = listed.filter(|_| name.contains('/')).map_or(name, |at| without_extension(paths[at]));
+            if let Some(at) = listed {
+                taken[at] = true;
+            }
+            let at = *by_id.entry(id.to_string()).or_insert_with(|| {
+                images.push((Image::new(id, listed), Vec::new()));
+                images.len() as u32 - 1
+            });
+            let (image, said) = &mut images[at as usize];
+            image.listed = image.listed.or(listed);
+            said.extend(entry.said.iter().filter(|split| !said.contains(split)).copied().collect::<Vec<_>>());
+            at
+        })
+        .collect();
+    for (at, path) in paths.iter().enumerate().filter(|(at, _)| !taken[*at]) {
+        let stem = without_extension(path);
+        // Two files may share a stem: the second goes by its whole name.
+        let id = if by_id.contains_key(stem) { path } else { stem };
+        by_id.insert(id.to_string(), images.len() as u32);
+        images.push((Image::new(id, Some(at)), Vec::new()));
+    }
+    (images, image_of)
+}
+
+fn names(captions: &Captions) -> Names<'_> {
+    let mut names = Names::default();
     let mut index: HashMap<&str, u32> = HashMap::new();
-    let mut runs = Vec::new();
     for (at, (file, batch)) in captions.batches.iter().enumerate() {
         let implied = captions.files[*file as usize].split;
         let mut previous = None;
@@ -135,42 +162,51 @@ fn names(captions: &Captions) -> (Vec<(&str, Named<'_>)>, Vec<(u32, u32, u32)>) 
                 captions.coco_files.get(reference).map_or((None, ""), |(f, s)| (Some(f.as_str()), s.as_str()));
             let own = batch.get(row.split);
             let said = if own.is_empty() { coco_split } else { own };
-            let said = if said.is_empty() { implied.map(str::to_string) } else { Some(canonical(said)) };
+            let said = if said.is_empty() { implied.unwrap_or_default() } else { said };
+            let said = (!said.is_empty()).then(|| names.split_index(said));
             let entry = *index.entry(name).or_insert_with(|| {
-                named.push((name, Named { file: None, said: BTreeSet::new() }));
-                named.len() as u32 - 1
+                names.named.push((name, Named { file: None, said: Vec::new() }));
+                names.named.len() as u32 - 1
             });
-            let known = &mut named[entry as usize].1;
+            let known = &mut names.named[entry as usize].1;
             known.file = known.file.or(row.file.map(|span| batch.get(span))).or(coco);
-            if let Some(said) = said
-                && !known.said.contains(&said)
-            {
-                known.said.insert(said);
-            }
-            runs.push((at as u32, row_at as u32, entry));
+            known.said.extend(said.filter(|said| !known.said.contains(said)));
+            names.runs.push((at as u32, row_at as u32, entry));
         }
     }
-    (named, runs)
+    names
 }
 
-type Sorted = (Vec<(Image, BTreeSet<String>)>, Vec<u32>);
+impl Names<'_> {
+    /// There are few splits, so looking through them is quick; what is beyond 65,535 of them counts as the last.
+    fn split_index(&mut self, said: &str) -> u16 {
+        let name = canonical(said);
+        let known = self.splits.iter().position(|split| *split == name);
+        let at = known.unwrap_or_else(|| {
+            self.splits.push(name);
+            self.splits.len() - 1
+        });
+        at.min(usize::from(u16::MAX)) as u16
+    }
+}
 
 /// Images by id, each with its split; and from an old index to the new one.
-fn in_order(images: Vec<(Image, BTreeSet<String>)>, rule: &SplitRule) -> Sorted {
+fn in_order(images: Images, splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
     let mut order: Vec<u32> = (0..images.len() as u32).collect();
     order.par_sort_unstable_by(|&a, &b| images[a as usize].0.id.cmp(&images[b as usize].0.id));
     let mut rank = vec![0; images.len()];
     for (new, &old) in order.iter().enumerate() {
         rank[old as usize] = new as u32;
     }
-    let mut slots: Vec<Option<(Image, BTreeSet<String>)>> = images.into_iter().map(Some).collect();
-    let mut sorted: Vec<_> =
+    let mut slots: Vec<Option<(Image, Vec<u16>)>> = images.into_iter().map(Some).collect();
+    let sorted: Vec<(Image, Vec<u16>)> =
         order.iter().map(|&old| slots[old as usize].take().expect("each index stands in the order once")).collect();
-    sorted.par_iter_mut().for_each(|(image, said)| {
-        let said: Vec<String> = said.iter().cloned().collect();
+    let settle = |(mut image, said): (Image, Vec<u16>)| {
+        let said: Vec<&str> = said.iter().map(|&at| splits[at as usize].as_str()).collect();
         image.split = rule.split_of(&image.id, &said).map(str::to_string);
-    });
-    (sorted, rank)
+        image
+    };
+    (sorted.into_par_iter().map(settle).collect(), rank)
 }
 
 fn places(captions: &Captions, runs: &[(u32, u32, u32)], rank: impl Fn(u32) -> u32 + Sync) -> Vec<Place> {

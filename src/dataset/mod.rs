@@ -1,7 +1,9 @@
 //! Captions and images as one dataset: caption files, their text, splits, lint, and the tables they become.
 
 pub mod assemble;
+pub mod caption_table;
 pub mod captions;
+pub mod distribution;
 pub mod duplicates;
 pub mod lint;
 pub mod listing;

@@ -30,10 +30,13 @@ impl FoldWidth {
 /// Appends the normalized form of `raw` to `out`; nothing is appended where only white space is left.
 ///
 /// White space goes where a Chinese character (or its punctuation) is on either side, and shrinks to one space elsewhere.
-/// So segmented words join, and `iPhone 15` keeps its space. Zero-width characters go. Applying it twice changes nothing.
+/// So segmented words join, and `iPhone 15` keeps its space. Zero-width and control characters go. Applying it twice changes nothing.
 pub fn normalize_caption(raw: &str, fold: FoldWidth, out: &mut String) {
+    if join_common(raw, fold, out) {
+        return;
+    }
     let start = out.len();
-    let chars = || raw.chars().map(|c| fold.apply(c)).filter(|&c| !is_zero_width(c));
+    let chars = || raw.chars().map(|c| fold.apply(c)).filter(|&c| !is_dropped(c));
     if raw.chars().all(|c| is_inert(c) || c.is_whitespace()) {
         join(chars(), out);
         return;
@@ -43,6 +46,51 @@ pub fn normalize_caption(raw: &str, fold: FoldWidth, out: &mut String) {
     let composed: String = out[start..].nfc().collect();
     out.truncate(start);
     out.push_str(&composed);
+}
+
+/// The same for text of nothing but visible ASCII, spaces, unified ideographs and common Chinese punctuation, which nearly all captions
+/// are: whole words are copied at a time. False, with nothing appended, where there is something else.
+fn join_common(raw: &str, fold: FoldWidth, out: &mut String) -> bool {
+    let start = out.len();
+    let bytes = raw.as_bytes();
+    let (mut word, mut at) = (0, 0);
+    let mut end_word = |word: usize, at: usize| {
+        if word < at {
+            // Of the characters accepted below, the Chinese ones are those beyond ASCII.
+            let spaced = out.len() > start && out.as_bytes()[out.len() - 1].is_ascii() && bytes[word].is_ascii();
+            if spaced {
+                out.push(' ');
+            }
+            out.push_str(&raw[word..at]);
+        }
+    };
+    while at < bytes.len() {
+        let next = |n: usize| bytes.get(at + n).copied().unwrap_or(0);
+        let common = match bytes[at] {
+            b' ' | b'\t' => {
+                end_word(word, at);
+                at += 1;
+                word = at;
+                continue;
+            }
+            b'!'..=b'~' => {
+                at += 1;
+                continue;
+            }
+            0xe5..=0xe9 => true,
+            0xe4 => next(1) >= 0xb8,
+            0xe3 => next(1) == 0x80 && (0x81..=0xa9).contains(&next(2)),
+            0xef => fold == FoldWidth::None && (next(1) == 0xbc && next(2) >= 0x81 || next(1) == 0xbd && next(2) <= 0x9e),
+            _ => false,
+        };
+        if !common {
+            out.truncate(start);
+            return false;
+        }
+        at += 3;
+    }
+    end_word(word, at);
+    true
 }
 
 /// Appends characters, with one space for white space between two that are not Chinese and none elsewhere.
@@ -75,8 +123,10 @@ fn is_inert(c: char) -> bool {
     matches!(c, '!'..='~' | '\u{4e00}'..='\u{9fff}' | '\u{3001}'..='\u{3029}' | '\u{ff01}'..='\u{ff5e}' | '\u{2018}'..='\u{201d}')
 }
 
-fn is_zero_width(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{00ad}')
+/// Seen by nobody: control characters that are no white space, zero-width ones, soft hyphens.
+fn is_dropped(c: char) -> bool {
+    c.is_control() && !c.is_whitespace()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{00ad}')
 }
 
 /// Ideographs, kana, and the punctuation and full-width forms set with them: text that is written without spaces.
@@ -181,6 +231,17 @@ mod tests {
                 let once = normalized(&raw, fold);
                 prop_assert_eq!(&normalized(&once, fold), &once);
             }
+        }
+
+        #[test]
+        fn the_short_way_agrees_with_the_long_way(raw in "[ -~你好吗，。！Ａ　\t]{0,40}") {
+            let mut long = String::new();
+            join(raw.chars(), &mut long);
+            let mut short = String::from("x");
+            if join_common(&raw, FoldWidth::None, &mut short) {
+                prop_assert_eq!(&short[1..], &long);
+            }
+            prop_assert_eq!(plain(&raw), long);
         }
 
         #[test]

@@ -1,7 +1,6 @@
 //! Parquet written on every core: row groups are built and compressed side by side, and appended in order.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -21,30 +20,41 @@ use crate::table::{FORMAT_KEY, TableError};
 /// Row groups built at a time, which bounds the memory of a write.
 const GROUPS_IN_FLIGHT: usize = 16;
 
-/// Writes `groups` row groups that `build` makes, the same bytes on any number of threads.
-///
-/// `texts` names columns of text that rarely repeats: no dictionary is tried for them and no statistics are kept.
+/// How row groups are written.
+#[derive(Debug, Clone, Default)]
+pub struct GroupOptions<'a> {
+    /// Columns whose values rarely repeat: no dictionary is tried for them and no statistics are kept. Leaves by their path.
+    pub plain: &'a [&'a [&'a str]],
+    /// More pairs for the footer.
+    pub extra: Vec<(&'a str, String)>,
+}
+
+/// Writes `groups` row groups that `build` makes, the same bytes on any number of threads. The file is complete, and not committed.
 pub fn write_groups(
     path: &Path,
     schema: &SchemaRef,
     format: &str,
-    texts: &[&str],
+    options: &GroupOptions,
     groups: usize,
     build: impl Fn(usize) -> Result<RecordBatch, ArrowError> + Sync,
-) -> Result<(), TableError> {
+) -> Result<AtomicFile, TableError> {
     let parquet = |source| TableError::Parquet { path: path.into(), source };
+    let mut metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
+    metadata.extend(options.extra.iter().map(|(key, value)| KeyValue::new(key.to_string(), value.clone())));
     let mut properties = WriterProperties::builder()
         // Level 1: text shrinks by a few percent less than at 3, in half the time.
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a zstd level")))
         .set_created_by("clipcap".into())
-        .set_key_value_metadata(Some(vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())]));
-    for text in texts {
-        let column = ColumnPath::from(*text);
+        .set_key_value_metadata(Some(metadata));
+    for path in options.plain {
+        let column = ColumnPath::new(path.iter().map(|part| part.to_string()).collect());
         properties = properties
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column.clone(), Encoding::PLAIN)
             .set_column_statistics_enabled(column, EnabledStatistics::None);
     }
+    // Whole groups can be skipped by their ids; no page index is kept.
+    properties = properties.set_statistics_enabled(EnabledStatistics::Chunk);
     let file = AtomicFile::create(path).map_err(|source| TableError::Io { path: path.into(), source })?;
     let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties.build())).map_err(parquet)?;
     let (mut writer, factory) = writer.into_serialized_writer().map_err(parquet)?;
@@ -60,8 +70,7 @@ pub fn write_groups(
             group.close().map_err(parquet)?;
         }
     }
-    let file = writer.into_inner().map_err(parquet)?;
-    file.commit().map_err(|source| TableError::Io { path: path.into(), source })
+    writer.into_inner().map_err(parquet)
 }
 
 fn encode(
@@ -70,16 +79,16 @@ fn encode(
     factory: &ArrowRowGroupWriterFactory,
     build: &(impl Fn(usize) -> Result<RecordBatch, ArrowError> + Sync),
 ) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
-    let batch = Arc::new(build(group)?);
-    let writers = factory.create_column_writers(group)?;
-    let columns: Vec<_> = writers.into_iter().zip(schema.fields()).zip(batch.columns()).collect();
+    let batch = build(group)?;
+    let mut leaves = Vec::new();
+    for (field, array) in schema.fields().iter().zip(batch.columns()) {
+        leaves.extend(compute_leaves(field, array)?);
+    }
+    let columns: Vec<_> = factory.create_column_writers(group)?.into_iter().zip(leaves).collect();
     columns
         .into_par_iter()
-        .map(|((mut writer, field), array)| {
-            // Every column here is flat: one leaf each.
-            for leaf in compute_leaves(field, array)? {
-                writer.write(&leaf)?;
-            }
+        .map(|(mut writer, leaf)| {
+            writer.write(&leaf)?;
             writer.close()
         })
         .collect()
@@ -87,6 +96,8 @@ fn encode(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::{Int32Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
 
@@ -105,7 +116,19 @@ mod tests {
         let write = |name: &str, threads: usize| {
             let path = folder.path().join(name);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| write_groups(&path, &schema, "captions/1", &["text"], 40, build)).unwrap();
+            pool.install(|| {
+                write_groups(
+                    &path,
+                    &schema,
+                    "captions/1",
+                    &GroupOptions { plain: &[&["text"]], ..GroupOptions::default() },
+                    40,
+                    build,
+                )
+            })
+            .unwrap()
+            .commit()
+            .unwrap();
             path
         };
         let (one, four) = (write("1", 1), write("4", 4));

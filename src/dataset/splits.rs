@@ -30,6 +30,13 @@ impl Ratios {
     }
 }
 
+impl std::fmt::Display for Ratios {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts: Vec<String> = self.0.iter().map(|(name, share)| format!("{name}={share}")).collect();
+        f.write_str(&parts.join(","))
+    }
+}
+
 impl FromStr for Ratios {
     type Err = String;
 
@@ -80,7 +87,7 @@ pub struct SplitRule {
 impl SplitRule {
     /// `said` are the splits that the captions of the image name. Where they differ the one held out counts: test, then dev,
     /// then train, so that nothing is trained on that is tested on.
-    pub fn split_of<'a>(&'a self, image_id: &str, said: &'a [String]) -> Option<&'a str> {
+    pub fn split_of<'a>(&'a self, image_id: &str, said: &[&'a str]) -> Option<&'a str> {
         if let Some(split) = self.lists.get(image_id) {
             return Some(split);
         }
@@ -90,10 +97,7 @@ impl SplitRule {
         if !self.own || !self.lists.is_empty() {
             return None;
         }
-        ["test", "dev", "train"]
-            .into_iter()
-            .find(|&s| said.iter().any(|x| x == s))
-            .or_else(|| said.iter().map(String::as_str).min())
+        ["test", "dev", "train"].into_iter().find(|split| said.contains(split)).or_else(|| said.iter().copied().min())
     }
 }
 
@@ -121,7 +125,7 @@ mod tests {
 
     #[test]
     fn lists_come_first_and_what_is_held_out_stays_so() {
-        let said = ["train".to_string(), "test".to_string()];
+        let said = ["train", "test"];
         let own = SplitRule { own: true, ..SplitRule::default() };
         assert_eq!(own.split_of("1", &said), Some("test"));
         assert_eq!(own.split_of("1", &[]), None);

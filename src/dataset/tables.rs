@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, Int64Array, StringArray, StringBuilder};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, StringArray, StringBuilder, StructArray};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use serde_json::json;
 
 use super::assemble::Assembled;
 use super::lint::{LINT_COLUMNS, Lint};
-use super::parallel::write_groups;
-use crate::table::{ParquetSink, TableError};
+use super::parallel::{GroupOptions, write_groups};
+use crate::files::AtomicFile;
+use crate::table::TableError;
 
 pub const CAPTIONS_FORMAT: &str = "captions/1";
 pub const IMAGES_FORMAT: &str = "images/1";
@@ -20,44 +22,52 @@ pub const DUPLICATES_FORMAT: &str = "duplicates/1";
 pub const DATASET_FORMAT: &str = "dataset/1";
 
 /// Captions of a row group, and bytes of their text where they are long.
-const GROUP_ROWS: usize = 20_000;
+const GROUP_ROWS: usize = 40_000;
 const GROUP_BYTES: usize = 64 << 20;
+
+/// Gives finished tables their names, all at a time: each waits for the disk, and the waits overlap.
+pub fn commit_all(files: Vec<AtomicFile>) -> std::io::Result<()> {
+    std::thread::scope(|scope| {
+        let commits: Vec<_> = files.into_iter().map(|file| scope.spawn(|| file.commit())).collect();
+        commits.into_iter().try_for_each(|commit| commit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
 
 /// One row of `images.parquet`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageRow {
-    pub image_id: String,
+pub struct ImageRow<'a> {
+    pub image_id: &'a str,
     /// None where no file was found (or looked for).
-    pub image_path: Option<String>,
-    pub sha256: Option<String>,
+    pub image_path: Option<&'a str>,
+    pub sha256: Option<&'a str>,
     pub width: Option<i32>,
     pub height: Option<i32>,
     pub bytes: Option<i64>,
     /// `ok`, `failed` (see `reason`), `missing` (captions name it and no file is it) or `unchecked` (no folder was given).
     pub status: &'static str,
     pub reason: Option<&'static str>,
-    pub split: Option<String>,
+    pub split: Option<&'a str>,
     pub num_captions: i32,
 }
 
 /// One row of `errors.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ErrorRow {
-    pub file: String,
+pub struct ErrorRow<'a> {
+    pub file: &'a str,
     pub line: i64,
     pub reason: &'static str,
-    pub message: String,
+    pub message: &'a str,
 }
 
 /// One row of `duplicates.parquet`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DuplicateRow {
+pub struct DuplicateRow<'a> {
     /// `exact` (equal bytes) or `near` (perceptual hash).
     pub kind: &'static str,
-    pub image_id: String,
-    pub other_image_id: String,
-    pub split: Option<String>,
-    pub other_split: Option<String>,
+    pub image_id: &'a str,
+    pub other_image_id: &'a str,
+    pub split: Option<&'a str>,
+    pub other_split: Option<&'a str>,
     pub distance: i32,
 }
 
@@ -83,10 +93,11 @@ fn captions_schema(lint: bool) -> SchemaRef {
 }
 
 /// Writes `captions.parquet`, with the lint columns where there is lint.
-pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<(), TableError> {
+pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<AtomicFile, TableError> {
     let schema = captions_schema(lint.is_some());
     let groups = groups(set);
-    write_groups(path, &schema, CAPTIONS_FORMAT, &["caption", "caption_raw"], groups.len(), |group| {
+    let options = GroupOptions { plain: &[&["caption"], &["caption_raw"]], ..GroupOptions::default() };
+    write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| {
         captions_batch(&schema, set, groups[group].clone(), lint)
     })
 }
@@ -145,7 +156,7 @@ fn captions_batch(
 }
 
 /// Writes `images.parquet`; `rows` are sorted by id.
-pub fn write_images(path: &Path, rows: &[ImageRow]) -> Result<(), TableError> {
+pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, TableError> {
     let schema: SchemaRef = Arc::new(Schema::new(vec![
         text("image_id", false),
         text("image_path", true),
@@ -159,49 +170,110 @@ pub fn write_images(path: &Path, rows: &[ImageRow]) -> Result<(), TableError> {
         Field::new("num_captions", DataType::Int32, false),
     ]));
     let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
-    write_groups(path, &schema, IMAGES_FORMAT, &["sha256"], groups.len(), |group| {
+    let options = GroupOptions { plain: &[&["sha256"]], ..GroupOptions::default() };
+    write_groups(path, &schema, IMAGES_FORMAT, &options, groups.len(), |group| {
         let rows = groups[group];
-        let strings = |f: fn(&ImageRow) -> Option<&str>| -> ArrayRef { Arc::new(rows.iter().map(f).collect::<StringArray>()) };
+        let strings = |f: for<'r> fn(&ImageRow<'r>) -> Option<&'r str>| -> ArrayRef {
+            Arc::new(rows.iter().map(f).collect::<StringArray>())
+        };
         let columns: Vec<ArrayRef> = vec![
-            strings(|r| Some(&r.image_id)),
-            strings(|r| r.image_path.as_deref()),
-            strings(|r| r.sha256.as_deref()),
+            strings(|r| Some(r.image_id)),
+            strings(|r| r.image_path),
+            strings(|r| r.sha256),
             Arc::new(rows.iter().map(|r| r.width).collect::<Int32Array>()),
             Arc::new(rows.iter().map(|r| r.height).collect::<Int32Array>()),
             Arc::new(rows.iter().map(|r| r.bytes).collect::<Int64Array>()),
             strings(|r| Some(r.status)),
             strings(|r| r.reason),
-            strings(|r| r.split.as_deref()),
+            strings(|r| r.split),
             Arc::new(rows.iter().map(|r| Some(r.num_captions)).collect::<Int32Array>()),
         ];
         RecordBatch::try_new(schema.clone(), columns)
     })
 }
 
+/// Images of one shard with their bytes, which are asked for as they are written.
+pub struct ImageShard<'a> {
+    pub rows: &'a [&'a ImageRow<'a>],
+    /// The bytes of a row's image.
+    pub content: &'a (dyn Fn(usize) -> std::io::Result<Vec<u8>> + Sync),
+}
+
+/// Bytes of images in a row group. Several groups are in memory at a time.
+const IMAGE_GROUP_BYTES: i64 = 4 << 20;
+
+/// Writes `images-NNNNN.parquet`: the image table's first columns and `image` struct<bytes, path>, marked as Hugging Face's `Image`.
+pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, TableError> {
+    let image_fields = Fields::from(vec![Field::new("bytes", DataType::Binary, true), text("path", true)]);
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        text("image_id", false),
+        text("image_path", false),
+        text("sha256", false),
+        Field::new("width", DataType::Int32, false),
+        Field::new("height", DataType::Int32, false),
+        text("split", true),
+        Field::new("image", DataType::Struct(image_fields.clone()), false),
+    ]));
+    let string = json!({"dtype": "string", "_type": "Value"});
+    let int = json!({"dtype": "int32", "_type": "Value"});
+    let features = json!({"info": {"features": {
+        "image_id": string, "image_path": string, "sha256": string, "width": int, "height": int, "split": string,
+        "image": {"_type": "Image"},
+    }}});
+    let options = GroupOptions { plain: &[&["sha256"], &["image", "bytes"]], extra: vec![("huggingface", features.to_string())] };
+    let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, row) in shard.rows.iter().enumerate() {
+        bytes += row.bytes.unwrap_or(0);
+        if bytes >= IMAGE_GROUP_BYTES || at + 1 == shard.rows.len() {
+            groups.push(start..at + 1);
+            (start, bytes) = (at + 1, 0);
+        }
+    }
+    write_groups(path, &schema, IMAGES_FORMAT, &options, groups.len(), |group| {
+        let rows = &shard.rows[groups[group].clone()];
+        let contents: Vec<Vec<u8>> =
+            groups[group].clone().map(|at| (shard.content)(at)).collect::<Result<_, _>>().map_err(ArrowError::from)?;
+        let strings = |f: for<'r> fn(&ImageRow<'r>) -> Option<&'r str>| -> ArrayRef {
+            Arc::new(rows.iter().map(|r| f(r)).collect::<StringArray>())
+        };
+        let image: Vec<ArrayRef> = vec![Arc::new(BinaryArray::from_iter_values(&contents)), strings(|r| r.image_path)];
+        let columns: Vec<ArrayRef> = vec![
+            strings(|r| Some(r.image_id)),
+            strings(|r| r.image_path),
+            strings(|r| r.sha256),
+            Arc::new(rows.iter().map(|r| r.width).collect::<Int32Array>()),
+            Arc::new(rows.iter().map(|r| r.height).collect::<Int32Array>()),
+            strings(|r| r.split),
+            Arc::new(StructArray::try_new(image_fields.clone(), image, None)?),
+        ];
+        RecordBatch::try_new(schema.clone(), columns)
+    })
+}
+
 /// Writes one batch as a whole table.
-fn write_one(path: &Path, fields: Vec<Field>, format: &str, columns: Vec<ArrayRef>) -> Result<(), TableError> {
+fn write_one(path: &Path, fields: Vec<Field>, format: &str, columns: Vec<ArrayRef>) -> Result<AtomicFile, TableError> {
     let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let arrow = |source| TableError::Arrow { path: path.into(), source };
-    let mut sink = ParquetSink::create(path, schema.clone(), format)?;
-    sink.write(&RecordBatch::try_new(schema, columns).map_err(arrow)?)?;
-    sink.finish()
+    let batch = RecordBatch::try_new(schema.clone(), columns);
+    let batch = batch.map_err(|source| TableError::Arrow { path: path.into(), source })?;
+    write_groups(path, &schema, format, &GroupOptions::default(), 1, |_| Ok(batch.clone()))
 }
 
 /// Writes `errors.parquet`, an empty table where nothing is wrong.
-pub fn write_errors(path: &Path, rows: &[ErrorRow]) -> Result<(), TableError> {
+pub fn write_errors(path: &Path, rows: &[ErrorRow]) -> Result<AtomicFile, TableError> {
     let fields =
         vec![text("file", false), Field::new("line", DataType::Int64, false), text("reason", false), text("message", false)];
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.file.as_str()))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.file))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.line))),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.reason))),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.message.as_str()))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.message))),
     ];
     write_one(path, fields, ERRORS_FORMAT, columns)
 }
 
 /// Writes `duplicates.parquet`, an empty table where no image is there twice.
-pub fn write_duplicates(path: &Path, rows: &[DuplicateRow]) -> Result<(), TableError> {
+pub fn write_duplicates(path: &Path, rows: &[DuplicateRow]) -> Result<AtomicFile, TableError> {
     let fields = vec![
         text("kind", false),
         text("image_id", false),
@@ -212,10 +284,10 @@ pub fn write_duplicates(path: &Path, rows: &[DuplicateRow]) -> Result<(), TableE
     ];
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.kind))),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.image_id.as_str()))),
-        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.other_image_id.as_str()))),
-        Arc::new(rows.iter().map(|r| r.split.as_deref()).collect::<StringArray>()),
-        Arc::new(rows.iter().map(|r| r.other_split.as_deref()).collect::<StringArray>()),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.image_id))),
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| r.other_image_id))),
+        Arc::new(rows.iter().map(|r| r.split).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|r| r.other_split).collect::<StringArray>()),
         Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| r.distance))),
     ];
     write_one(path, fields, DUPLICATES_FORMAT, columns)

@@ -175,12 +175,14 @@ impl Job<'_> {
     }
 
     fn existing(&self, work: &WorkFolder, is_new: bool) -> Result<Existing> {
+        self.output.check_kind()?;
         if self.overwrite || work.ledger.overwrite {
             return Ok(Existing::Nothing);
         }
         let existing = self.output.existing(self.format)?;
         // Without a manifest, and with work of the same settings: a run that was stopped while it put its output in place.
-        if !(matches!(existing, Existing::Unknown) && !is_new) {
+        let was_being_placed = matches!(existing, Existing::Unknown) && !is_new;
+        if !was_being_placed {
             check_replaceable(&self.output, &existing, &self.settings)?;
         }
         Ok(existing)

@@ -101,18 +101,27 @@ impl Output {
         vec![self.path.clone(), self.manifest(), self.errors(), self.work_folder()]
     }
 
+    /// Refuses a folder where a file is to be, and a file where a folder is.
+    pub fn check_kind(&self) -> Result<()> {
+        let (is_other, is, wanted) = match self.is_folder {
+            true => (self.path.is_file(), "a file", "a folder"),
+            false => (self.path.is_dir(), "a folder", "a file"),
+        };
+        if is_other {
+            bail!("{} is {is}, and the output is to be {wanted}: choose another --out", self.path.display());
+        }
+        Ok(())
+    }
+
     /// Looks at what is there. `format` is the manifest's `KIND/MAJOR`.
     pub fn existing(&self, format: &str) -> Result<Existing> {
+        self.check_kind()?;
         let path = self.manifest();
         let manifest = match fs::read_to_string(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.with_context(|| format!("cannot read {}", path.display()))?),
         };
         let is_there = if self.is_folder { folder_holds_files(&self.path)? } else { fs::symlink_metadata(&self.path).is_ok() };
-        if self.is_folder && self.path.is_file() || !self.is_folder && self.path.is_dir() {
-            let (is, wanted) = if self.is_folder { ("a file", "a folder") } else { ("a folder", "a file") };
-            bail!("{} is {is}, and the output is to be {wanted}: choose another --out", self.path.display());
-        }
         let Some(manifest) = manifest else {
             return Ok(if is_there { Existing::Unknown } else { Existing::Nothing });
         };

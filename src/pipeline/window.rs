@@ -35,12 +35,15 @@ pub enum Step<V> {
     Prepared(Prepared),
 }
 
+/// Records that are (or are about to be) in the shard at this path, in its order.
+pub type Shard<V> = (PathBuf, Vec<Arc<Record<V>>>);
+
 /// A finished window.
 pub struct Parcel<V> {
     /// In list order.
     pub items: Vec<Item<V>>,
     /// New results, by shard. A shard holds [`WINDOW_IMAGES`] records at most.
-    pub shards: Vec<(PathBuf, Vec<Arc<Record<V>>>)>,
+    pub shards: Vec<Shard<V>>,
 }
 
 /// One listed thing and what became of it.
@@ -94,7 +97,7 @@ pub struct Windows<'a, C: Compute> {
     position: u64,
     next_shard: u32,
     seen: Seen,
-    recent: VecDeque<Vec<(PathBuf, Vec<Arc<Record<C::Value>>>)>>,
+    recent: VecDeque<Vec<Shard<C::Value>>>,
     shelf: Shelf<C::Value>,
 }
 

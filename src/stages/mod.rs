@@ -6,8 +6,10 @@ pub mod embed;
 pub mod evaluate;
 mod loading;
 pub mod model;
+pub mod prepare;
 pub mod run;
 pub mod scenes;
+pub mod stats;
 mod summary;
 pub mod train;
 

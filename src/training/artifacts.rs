@@ -246,9 +246,9 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     let caption_ids = g.input("caption_ids", DType::I64, &[batch.clone(), tokens.clone()]);
     let mask = g.input("attention_mask", DType::I64, &[batch.clone(), all.clone()]);
     let label_positions =
-        (options.variant != Variant::OpenVino).then(|| g.input("label_positions", DType::I64, &[labels.clone()]));
+        (options.variant != Variant::OpenVino).then(|| g.input("label_positions", DType::I64, std::slice::from_ref(labels)));
     let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * tokens.clone() };
-    let labels = g.input("labels", DType::I64, &[num_labels.clone()]);
+    let labels = g.input("labels", DType::I64, std::slice::from_ref(&num_labels));
     // A listed position counts P + T positions a row.
     let rows = label_positions.map(|positions| g.sub(positions, g.div(positions, g.dim(&all))));
     let pick = |x: Value| match rows {

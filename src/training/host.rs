@@ -316,7 +316,8 @@ fn fill_masks(masks: &mut Vec<Vec<f32>>, sites: &[DropoutSite], batch: &Batch, m
     }
 }
 
-fn resolve(shape: &[Dim], rows: usize, tokens: usize) -> Vec<i64> {
+/// A mask's shape for a batch of `rows` captions padded to `tokens`.
+pub(super) fn resolve(shape: &[Dim], rows: usize, tokens: usize) -> Vec<i64> {
     let number = |dim: &Dim| dim.with("batch", rows as i64).with("tokens", tokens as i64).as_fixed();
     shape.iter().map(|dim| number(dim).unwrap_or(0)).collect()
 }

@@ -8,10 +8,12 @@ use super::dropout::Moment;
 use super::host::{HostBackend, Options};
 use super::optimizer::AdamW;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
+use super::resident::ResidentBackend;
 use super::schedule::{Decay, Schedule};
 use super::trainer::{self, Backend, Recipe, TrainingError, Update};
 use crate::models::Bundle;
 use crate::models::weights::SafetensorsFile;
+use crate::onnx::DType;
 use crate::pipeline::Silent;
 use crate::runtime::{Device, InPlace, Precision, Runtime, Session};
 use crate::stages::model::{ImportSettings, import};
@@ -235,5 +237,51 @@ fn the_optimizer_graph_and_the_native_one_agree() {
             let greatest = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
             assert!(greatest < 2e-6, "step {step}: {greatest:e}");
         }
+    }
+}
+
+#[test]
+fn numbers_that_stay_on_the_device_are_those_of_the_host() {
+    // The device is the CPU here; what crosses over and what stays is the same as on a GPU.
+    for (kind, finetune_gpt2) in [("mlp", true), ("bert", false)] {
+        let Some(golden) = Golden::open(kind) else { return };
+        let mut host = golden.backend(finetune_gpt2, None);
+        let network =
+            Network { folder: golden.bundle.path(), mapper: golden.bundle.mapper_config(), gpt2: golden.bundle.gpt2_config() };
+        let options = Options { finetune_gpt2, dropout: None, label_smoothing: 0.0, batch_size: 3 };
+        let mut device = ResidentBackend::new(&golden.runtime, &network, &options, DType::F32).unwrap();
+        assert_eq!(device.layout(), host.layout());
+        let recipe = Recipe { max_grad_norm: Some(1.0), no_decay_norm_bias: true, ..recipe() };
+        for step in 0..4 {
+            // Steps of one, two and three batches.
+            let batches: Vec<Batch> = (0..=step % 3).map(|n| golden.batch(n..n + 3)).collect();
+            let step = step as u64;
+            let (theirs, ours) = (
+                trainer::step(&mut device, &recipe, step, &batches).unwrap(),
+                trainer::step(&mut host, &recipe, step, &batches).unwrap(),
+            );
+            assert!((theirs.loss - ours.loss).abs() < 1e-4 && (theirs.grad_norm - ours.grad_norm).abs() < 1e-3 * ours.grad_norm);
+        }
+        let batch = golden.batch(0..6);
+        let (theirs, ours) = (device.evaluate(&batch).unwrap(), host.evaluate(&batch).unwrap());
+        assert!((theirs.0 - ours.0).abs() < 1e-4 * ours.0 && theirs.1 == ours.1, "{theirs:?} {ours:?}");
+        let kept = device.numbers().unwrap().map(<[f32]>::to_vec);
+        for (theirs, ours) in kept.iter().zip(host.numbers().unwrap()) {
+            let greatest = theirs.iter().zip(ours).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+            assert!(greatest < 2e-4, "{greatest:e}");
+        }
+        // A step that is no number leaves the device's numbers alone, and what was kept can be put back.
+        let mut broken = golden.batch(0..3);
+        broken.clip_embeds[0] = f32::NAN;
+        assert!(trainer::step(&mut device, &recipe, 5, &[broken]).is_err());
+        device
+            .restore(&mut |buffers| {
+                for (buffer, values) in buffers.into_iter().zip(&kept) {
+                    buffer.copy_from_slice(values);
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(device.numbers().unwrap().map(<[f32]>::to_vec), kept);
     }
 }

@@ -16,6 +16,7 @@ pub mod optimizer;
 pub mod optimizer_graph;
 pub mod parameters;
 pub mod random;
+pub mod resident;
 pub mod schedule;
 pub mod tensorboard;
 pub mod trainer;

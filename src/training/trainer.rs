@@ -54,8 +54,11 @@ pub trait Backend {
     fn numbers(&mut self) -> Result<[&[f32]; 3], TrainingError>;
 
     /// Replaces parameters and both moments by what `fill` writes over them.
-    fn restore(&mut self, fill: &mut dyn FnMut([&mut [f32]; 3]) -> Result<(), TrainingError>) -> Result<(), TrainingError>;
+    fn restore(&mut self, fill: Fill<'_>) -> Result<(), TrainingError>;
 }
+
+/// Writes parameters and both moments anew.
+pub type Fill<'a> = &'a mut dyn FnMut([&mut [f32]; 3]) -> Result<(), TrainingError>;
 
 /// What holds for every step of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -74,7 +74,7 @@ impl Captioner for Fake {
                 text: format!("颜色{:.2}，{:02x}{:02x}，第{index}句", embedding[0], hash[0], hash[1]),
                 logprob: ((-f64::from(hash[2]) / 7.0 - window) * 1e4).round() / 1e4,
                 num_tokens: 5 + index,
-                finish_reason: if hash[3] % 2 == 0 { FinishReason::Eos } else { FinishReason::Length },
+                finish_reason: if hash[3].is_multiple_of(2) { FinishReason::Eos } else { FinishReason::Length },
             }
         };
         let captions = embeddings.chunks_exact(3).zip(hashes).map(|(e, h)| Captions(vec![caption(e, h, 0), caption(e, h, 1)]));

@@ -53,7 +53,7 @@ pub(super) fn slice(g: &Graph, x: Value, axis: usize, start: &Dim, end: &Dim, d:
 /// y[i..] = x[indices[i..]] on rows of x.
 pub(super) fn gather_rows(g: &Graph, x: Value, indices: Value, d: Value) -> Rows {
     let count = Dim::product(&g.shape(indices));
-    let shape = [&[count.clone()], &g.shape(x)[1..]].concat();
+    let shape = [std::slice::from_ref(&count), &g.shape(x)[1..]].concat();
     Rows { indices: g.reshape(indices, &[count]), updates: g.reshape(d, &shape) }
 }
 

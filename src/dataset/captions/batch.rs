@@ -48,12 +48,16 @@ impl Bad {
     }
 }
 
-/// A piece of [`Batch::text`]: offset and length in bytes.
+/// A piece of a batch's text: offset and length in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Span {
+    /// With [`IN_SOURCE`], an offset into the block itself.
     start: u32,
     len: u32,
 }
+
+/// Marks spans of the block that was parsed; the others lie in the text made from it. Both are a few MB at most.
+const IN_SOURCE: u32 = 1 << 31;
 
 /// One caption: where its parts lie in the batch's text, and where it came from.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +94,8 @@ pub struct Fields<'a> {
 /// Everything found in a run of lines of one file.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// The block itself, where its pieces are used as they stand.
+    source: String,
     text: String,
     pub rows: Vec<Row>,
     pub bad: Vec<(u64, Bad)>,
@@ -105,65 +111,75 @@ const MAX_ID_BYTES: usize = 1024;
 
 impl Batch {
     pub fn get(&self, span: Span) -> &str {
-        &self.text[span.start as usize..(span.start + span.len) as usize]
+        self.piece(&self.source, span)
     }
 
-    /// Bytes of text held.
-    pub fn text_bytes(&self) -> usize {
-        self.text.len()
+    fn piece<'a>(&'a self, source: &'a str, span: Span) -> &'a str {
+        let (text, start) =
+            if span.start & IN_SOURCE != 0 { (source, span.start ^ IN_SOURCE) } else { (&self.text[..], span.start) };
+        &text[start as usize..start as usize + span.len as usize]
     }
 
-    /// Room for the rows of `bytes` of input, so that nothing is moved while it fills.
+    /// Room for the captions of `bytes` of input, so that nothing is moved while it fills.
     pub fn reserve(&mut self, bytes: usize) {
-        self.text.reserve(bytes * 2);
+        self.text.reserve(bytes);
         self.rows.reserve(bytes / 64);
     }
 
-    fn put(&mut self, text: &str) -> Span {
+    /// Takes the block whose pieces were pushed, so that they stay.
+    pub fn keep_source(&mut self, source: String) {
+        self.source = source;
+    }
+
+    /// A piece of the source stays where it is; other text is copied.
+    fn put(&mut self, source: &str, text: &str) -> Span {
+        let offset = (text.as_ptr() as usize).wrapping_sub(source.as_ptr() as usize);
+        if offset <= source.len() && offset + text.len() <= source.len() {
+            return Span { start: offset as u32 | IN_SOURCE, len: text.len() as u32 };
+        }
         let start = self.text.len();
         self.text.push_str(text);
         self.span_from(start)
     }
 
     fn span_from(&self, start: usize) -> Span {
-        // A batch holds a block of at most a few MB, twice.
         Span { start: start as u32, len: (self.text.len() - start) as u32 }
     }
 
-    /// Checks, normalizes and keeps a caption.
-    pub fn push(&mut self, line: u64, fields: Fields, fold: FoldWidth) -> Result<(), Bad> {
+    /// Checks, normalizes and keeps a caption. Fields that are pieces of `source` are not copied; see [`keep_source`](Self::keep_source).
+    pub fn push(&mut self, source: &str, line: u64, fields: Fields, fold: FoldWidth) -> Result<(), Bad> {
+        // Captions of an image come in a row: its id is checked and stored once for them.
+        let previous = self.rows.last().copied();
         let id = fields.image.trim();
-        if id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
+        let known = previous.map(|p| p.image).filter(|&span| self.piece(source, span) == id);
+        if known.is_none() && (id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control)) {
             let shown = crate::dataset::normalize::excerpt(id.as_bytes(), 40);
             return Err(Bad::new(Reason::BadId, format!("the image's id must be 1 to {MAX_ID_BYTES} bytes of text: {shown:?}")));
         }
-        if fields.raw.bytes().any(|b| b < 0x20 && b != b'\t' && b != b'\n' && b != b'\r' || b == 0x7f) {
-            return Err(Bad::new(Reason::ControlCharacter, "the caption holds a control character (NUL, for instance)"));
+        if fields.raw.contains('\0') {
+            return Err(Bad::new(Reason::ControlCharacter, "the caption holds a NUL character"));
         }
         let raw = fields.raw.trim();
         let before = self.text.len();
         normalize_caption(fields.text.unwrap_or(raw), fold, &mut self.text);
         let caption = self.span_from(before);
         if caption.len == 0 {
-            self.text.truncate(before);
             return Err(Bad::new(Reason::EmptyCaption, "no caption behind the image's id"));
         }
-        let raw = if self.get(caption) == raw { caption } else { self.put(raw) };
-        // Captions of an image come in a row: its id, mark and split are stored once for them.
-        let previous = self.rows.last().copied();
-        let image = self.put_again(previous.map(|p| p.image), id);
-        let mark = self.put_again(previous.map(|p| p.mark), fields.mark);
-        let split = self.put_again(previous.map(|p| p.split), fields.split);
-        let file = fields.file.map(|file| self.put_again(previous.and_then(|p| p.file), file));
+        let raw = if self.text[before..] == *raw { caption } else { self.put(source, raw) };
+        let image = known.unwrap_or_else(|| self.put(source, id));
+        let mark = self.put_again(source, previous.map(|p| p.mark), fields.mark);
+        let split = self.put_again(source, previous.map(|p| p.split), fields.split);
+        let file = fields.file.map(|file| self.put_again(source, previous.and_then(|p| p.file), file));
         let translation = fields.translation.unwrap_or(Translation::Unknown);
         self.rows.push(Row { image, file, caption, raw, line, number: fields.number, mark, translation, split });
         Ok(())
     }
 
-    fn put_again(&mut self, previous: Option<Span>, text: &str) -> Span {
+    fn put_again(&mut self, source: &str, previous: Option<Span>, text: &str) -> Span {
         match previous {
-            Some(span) if self.get(span) == text => span,
-            _ => self.put(text),
+            Some(span) if self.piece(source, span) == text => span,
+            _ => self.put(source, text),
         }
     }
 }
@@ -179,8 +195,8 @@ mod tests {
     #[test]
     fn rows_share_what_repeats_and_keep_the_raw_text() {
         let mut batch = Batch::default();
-        batch.push(1, fields("7", "一 只 狗"), FoldWidth::None).unwrap();
-        batch.push(2, fields("7", "一只猫"), FoldWidth::None).unwrap();
+        batch.push("", 1, fields("7", "一 只 狗"), FoldWidth::None).unwrap();
+        batch.push("", 2, fields("7", "一只猫"), FoldWidth::None).unwrap();
         let (a, b) = (batch.rows[0], batch.rows[1]);
         assert_eq!((batch.get(a.caption), batch.get(a.raw)), ("一只狗", "一 只 狗"));
         assert_eq!(a.image, b.image);
@@ -188,13 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_the_source_are_not_copied() {
+        let source = String::from("7\t一 只 狗");
+        let mut batch = Batch::default();
+        let (image, raw) = source.split_once('\t').unwrap();
+        batch.push(&source, 1, fields(image, raw), FoldWidth::None).unwrap();
+        batch.keep_source(source);
+        assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].raw)), ("7", "一 只 狗"));
+        assert_eq!(batch.text, "一只狗");
+    }
+
+    #[test]
     fn what_is_no_caption_says_why() {
         let mut batch = Batch::default();
-        let reason = |batch: &mut Batch, image, raw| batch.push(1, fields(image, raw), FoldWidth::None).unwrap_err().reason;
+        let reason = |batch: &mut Batch, image, raw| batch.push("", 1, fields(image, raw), FoldWidth::None).unwrap_err().reason;
         assert_eq!(reason(&mut batch, " ", "狗"), Reason::BadId);
         assert_eq!(reason(&mut batch, "a\0", "狗"), Reason::BadId);
         assert_eq!(reason(&mut batch, "a", "狗\0"), Reason::ControlCharacter);
         assert_eq!(reason(&mut batch, "a", " \u{3000}\u{200b}"), Reason::EmptyCaption);
-        assert_eq!((batch.rows.len(), batch.text_bytes()), (0, 0));
+        assert_eq!((batch.rows.len(), batch.text.len()), (0, 0));
     }
 }

@@ -108,7 +108,7 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
             translation: Some(translation),
             ..Fields::default()
         };
-        batch.push(line, fields, layout.fold)
+        batch.push("", line, fields, layout.fold)
     })
 }
 
@@ -182,7 +182,7 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
             translation: Some(layout.translation),
             ..Fields::default()
         };
-        batch.push(line, fields, layout.fold)
+        batch.push("", line, fields, layout.fold)
     })
 }
 

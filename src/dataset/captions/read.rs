@@ -115,7 +115,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Ca
         }
         Format::Jsonl => {
             let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
-            reader.parse_blocks(|block| json::parse_lines(block, &layout))?;
+            reader.parse_blocks(|block| json::parse_lines(&block, &layout))?;
         }
         Format::Csv => {
             report.header = 1;
@@ -169,8 +169,8 @@ impl FileReader<'_> {
     }
 
     /// Parses independent blocks side by side, kept in order.
-    fn parse_blocks(&mut self, parse: impl Fn(&[u8]) -> Batch + Sync) -> Result<(), CaptionError> {
-        self.parse_runs(|reader| reader.next_block(), |block| parse(&block))
+    fn parse_blocks(&mut self, parse: impl Fn(Vec<u8>) -> Batch + Sync) -> Result<(), CaptionError> {
+        self.parse_runs(|reader| reader.next_block(), parse)
     }
 
     fn parse_runs<T: Send>(

@@ -211,7 +211,7 @@ fn push(batch: &mut Batch, line: u64, bytes: &[u8], layout: &TableLayout) -> Res
             translation: Some(layout.translation.and_then(|at| fields[at].parse().ok()).unwrap_or(layout.default_translation)),
             ..Fields::default()
         };
-        match batch.push(line, entry, layout.fold) {
+        match batch.push("", line, entry, layout.fold) {
             Ok(()) => good += 1,
             Err(bad) => result = result.and(Err(bad)),
         }

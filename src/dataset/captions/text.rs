@@ -17,37 +17,68 @@ pub struct TextLayout {
 }
 
 /// Parses a block of whole lines. Line numbers count from 1 in the block.
-pub fn parse_block(block: &[u8], layout: &TextLayout) -> Batch {
+pub fn parse_block(block: Vec<u8>, layout: &TextLayout) -> Batch {
     let mut batch = Batch::default();
     batch.reserve(block.len());
-    for bytes in lines(block) {
-        batch.lines += 1;
-        let line = batch.lines;
-        match parse_line(bytes, layout, &mut batch, line) {
-            Ok(true) => {}
-            Ok(false) => batch.blank += 1,
-            Err(bad) => batch.bad.push((line, bad)),
+    match String::from_utf8(block) {
+        Ok(source) => {
+            for line in lines(source.as_bytes()) {
+                // Lines end at ASCII, so they are cut out of the text as text.
+                let at = line.as_ptr() as usize - source.as_ptr() as usize;
+                count(&mut batch, |batch, number| parse_line(&source, &source[at..at + line.len()], layout, batch, number));
+            }
+            batch.keep_source(source);
+        }
+        // Some line is not UTF-8: each is looked at by itself.
+        Err(error) => {
+            for bytes in lines(error.as_bytes()) {
+                count(&mut batch, |batch, number| match checked(bytes)? {
+                    Some(text) => parse_line("", text, layout, batch, number),
+                    None => Ok(false),
+                });
+            }
         }
     }
     batch
 }
 
+/// Counts one line as what `parse` finds it to be: a caption, a blank line (false) or a bad one.
+fn count(batch: &mut Batch, parse: impl FnOnce(&mut Batch, u64) -> Result<bool, Bad>) {
+    batch.lines += 1;
+    let line = batch.lines;
+    match parse(batch, line) {
+        Ok(true) => {}
+        Ok(false) => batch.blank += 1,
+        Err(bad) => batch.bad.push((line, bad)),
+    }
+}
+
 /// Checks that every line parser makes: length, UTF-8, the byte order mark. None for a blank line.
 pub fn checked(bytes: &[u8]) -> Result<Option<&str>, Bad> {
-    if bytes.len() > MAX_LINE_BYTES {
-        return Err(Bad::new(Reason::LineTooLong, format!("longer than {MAX_LINE_BYTES} bytes: {}", excerpt(bytes, 40))));
-    }
+    too_long(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let message = format!("not UTF-8 at byte {}: {}", error.valid_up_to() + 1, excerpt(bytes, 40));
         Bad::new(Reason::InvalidUtf8, message)
     })?;
-    // Files joined by `cat` bring their byte order marks along.
-    let text = text.trim_start_matches('\u{feff}');
-    Ok((!text.trim().is_empty()).then_some(text))
+    Ok(content(text))
 }
 
-fn parse_line(bytes: &[u8], layout: &TextLayout, batch: &mut Batch, line: u64) -> Result<bool, Bad> {
-    let Some(text) = checked(bytes)? else { return Ok(false) };
+fn too_long(bytes: &[u8]) -> Result<(), Bad> {
+    if bytes.len() > MAX_LINE_BYTES {
+        return Err(Bad::new(Reason::LineTooLong, format!("longer than {MAX_LINE_BYTES} bytes: {}", excerpt(bytes, 40))));
+    }
+    Ok(())
+}
+
+/// The text without byte order marks, which files joined by `cat` bring along; None where nothing else is there.
+fn content(text: &str) -> Option<&str> {
+    let text = text.trim_start_matches('\u{feff}');
+    (!text.trim_start().is_empty()).then_some(text)
+}
+
+fn parse_line(source: &str, text: &str, layout: &TextLayout, batch: &mut Batch, line: u64) -> Result<bool, Bad> {
+    too_long(text.as_bytes())?;
+    let Some(text) = content(text) else { return Ok(false) };
     let fields = match layout.format {
         Format::Tsv => tsv(text)?,
         _ => hash(text)?,
@@ -56,7 +87,7 @@ fn parse_line(bytes: &[u8], layout: &TextLayout, batch: &mut Batch, line: u64) -
     let translation = Some(if layout.translation == Translation::Unknown { marked } else { layout.translation });
     let tagged = layout.format == Format::FlickrCn && (layout.tagged || all_tagged(fields.raw));
     let stripped = tagged.then(|| without_tags(fields.raw));
-    batch.push(line, Fields { translation, text: stripped.as_deref(), ..fields }, layout.fold)?;
+    batch.push(source, line, Fields { translation, text: stripped.as_deref(), ..fields }, layout.fold)?;
     Ok(true)
 }
 
@@ -138,7 +169,7 @@ mod tests {
     fn flickr_lines_with_space_tab_and_tags() {
         let text =
             "100#zhb#0 两 个 男孩\n100#zhb#1\t一只 狗\r\n\n200#zhm#0 一架:m 飞机:n 在:p\nno key here\n200#zhm#x 狗\n300#zhb#4\n";
-        let batch = parse_block(text.as_bytes(), &layout(Format::FlickrCn));
+        let batch = parse_block(text.as_bytes().to_vec(), &layout(Format::FlickrCn));
         let rows: Vec<_> =
             batch.rows.iter().map(|r| (batch.get(r.image), batch.get(r.caption), r.number, r.translation)).collect();
         assert_eq!(
@@ -157,16 +188,16 @@ mod tests {
 
     #[test]
     fn coco_cn_and_tsv() {
-        let batch = parse_block("COCO_val2014_1#0\t一个 人\n".as_bytes(), &layout(Format::CocoCn));
+        let batch = parse_block("COCO_val2014_1#0\t一个 人\n".into(), &layout(Format::CocoCn));
         assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("COCO_val2014_1", "一个人"));
-        let batch = parse_block("\u{feff}a b.jpg\t一个\t人\n狗\n".as_bytes(), &layout(Format::Tsv));
+        let batch = parse_block("\u{feff}a b.jpg\t一个\t人\n狗\n".into(), &layout(Format::Tsv));
         assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("a b.jpg", "一个人"));
         assert_eq!(batch.bad[0].1.reason, Reason::NoSeparator);
     }
 
     #[test]
     fn an_id_may_hold_a_hash_or_a_space() {
-        let batch = parse_block("a#b c#0\t狗\nx#1#zhb#2 猫\na b c 狗\n".as_bytes(), &layout(Format::FlickrCn));
+        let batch = parse_block("a#b c#0\t狗\nx#1#zhb#2 猫\na b c 狗\n".into(), &layout(Format::FlickrCn));
         assert_eq!(batch.bad.len(), 1);
         assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[1].image)), ("a#b c", "x#1"));
     }
@@ -185,7 +216,7 @@ mod tests {
         fn every_line_is_accounted_for(bytes in proptest::collection::vec(prop_oneof![
             any::<u8>(), Just(b'\n'), Just(b'\t'), Just(b'#'), Just(b'0'), Just(b' '), Just(0u8), Just(b'\r')], 0..200)) {
             for format in [Format::FlickrCn, Format::CocoCn, Format::Tsv] {
-                let batch = parse_block(&bytes, &layout(format));
+                let batch = parse_block(bytes.clone(), &layout(format));
                 let expected = lines(&bytes).count() as u64;
                 prop_assert_eq!(batch.lines, expected);
                 prop_assert_eq!(batch.rows.len() as u64 + batch.bad.len() as u64 + batch.blank, expected);

@@ -12,6 +12,7 @@ use crate::training::checkpoint::{self, Numbers, RunState};
 use crate::training::host::{self, HostBackend, Options};
 use crate::training::optimizer_graph::OptimizerOptions;
 use crate::training::parameters::Layout;
+use crate::training::resident::ResidentBackend;
 use crate::training::trainer::Backend;
 
 /// The network of a bundle.
@@ -21,17 +22,23 @@ pub fn network(bundle: &Bundle) -> Network<'_> {
 
 /// Readies the device a run computes on.
 pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<dyn Backend>> {
-    match (runtime.device(), runtime.precision()) {
-        (Device::Cpu | Device::Auto, Precision::Fp32) | (Device::OpenVino, Precision::Fp32 | Precision::Bf16) => {}
-        (device, precision) => bail!("--precision {precision} is not for training on --device {device}: use fp32 there"),
-    }
     let options = Options {
         finetune_gpt2: recipe.finetune_gpt2,
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
         batch_size: recipe.batch_size,
     };
-    Ok(Box::new(HostBackend::new(runtime, &network(bundle), options)?))
+    let network = network(bundle);
+    match (runtime.device(), runtime.precision()) {
+        (Device::Cpu | Device::Auto, Precision::Fp32) | (Device::OpenVino, Precision::Fp32 | Precision::Bf16) => {
+            Ok(Box::new(HostBackend::new(runtime, &network, options)?))
+        }
+        (Device::Cuda(_), Precision::Fp32) => Ok(Box::new(ResidentBackend::new(runtime, &network, &options, DType::F32)?)),
+        (Device::Cuda(_), Precision::Bf16) => Ok(Box::new(ResidentBackend::new(runtime, &network, &options, DType::BF16)?)),
+        (device, precision) => {
+            bail!("training in {precision} is not there on {device}: fp32 is everywhere, bf16 on openvino and cuda")
+        }
+    }
 }
 
 /// Writes `artifacts/`: the graphs, frozen weights and the initial checkpoint.

@@ -124,7 +124,7 @@ pub fn corpus(
     if embeddings.normalized && !recipe.normalize_prefix {
         bail!("these embeddings are of unit length: train with --normalize-prefix, or embed again without --normalize");
     }
-    let max_tokens = recipe.max_len - mapper.prefix_len;
+    let max_tokens = recipe.max_tokens(bundle);
     let made_of = json!({
         "dataset": fingerprints.dataset,
         "embeddings": fingerprints.embeddings,

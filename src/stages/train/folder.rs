@@ -10,7 +10,7 @@ use crate::files;
 use crate::models::Bundle;
 use crate::models::bundle::Source;
 use crate::pipeline::Reporter;
-use crate::training::checkpoint;
+use crate::training::checkpoint::{self, RunState};
 use crate::training::parameters::Layout;
 
 /// RUN.
@@ -23,8 +23,8 @@ const LAST: &str = "last";
 const MANIFEST: &str = crate::models::bundle::MANIFEST;
 
 /// Everything a run makes, which `--overwrite` removes.
-const PRODUCTS: [&str; 8] =
-    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg"];
+const PRODUCTS: [&str; 9] =
+    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg", "curve.png"];
 
 impl RunFolder {
     pub fn new(path: &Path) -> Self {
@@ -60,42 +60,49 @@ impl RunFolder {
         self.path.join(LAST)
     }
 
-    /// Readies the folder for a run of `config`: continues one of the same settings, refuses another's unless `overwrite`. Returns the
-    /// checkpoint to go on from.
+    /// Readies the folder for a run of `config`: continues one of the same settings and refuses one of others. With `overwrite`, a
+    /// finished run and one of other settings make way. Returns the checkpoint to go on from.
     pub fn claim(&self, config: &Config, overwrite: bool, reporter: &dyn Reporter) -> Result<Option<PathBuf>> {
-        if overwrite {
-            for product in PRODUCTS {
-                let path = self.path.join(product);
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                match removed {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                    }
-                    _ => {}
-                }
-            }
-        }
         self.repair()?;
-        let checkpoints = checkpoint::list(&self.checkpoints())?;
-        match Config::read(&self.config())? {
-            Some(there) => {
-                let differences = config.differences(&there);
-                if !differences.is_empty() && checkpoints.is_empty() {
-                    // Nothing was computed yet.
-                    reporter.note("the folder's run had not begun; its settings are replaced");
-                } else if !differences.is_empty() {
-                    bail!(
-                        "{} holds a run of other settings ({}): go on with those, choose another --out, or begin anew with --overwrite",
-                        self.path.display(),
-                        differences.join("; ")
-                    );
-                }
-            }
-            None if checkpoints.is_empty() => {}
-            None => bail!("{} holds checkpoints and no config.toml: choose another --out", self.path.display()),
+        let mut last = checkpoint::list(&self.checkpoints())?.pop().map(|(_, path)| path);
+        let differences = match Config::read(&self.config())? {
+            Some(there) => config.differences(&there),
+            None if last.is_some() => vec!["config.toml is missing".to_string()],
+            None => vec![],
+        };
+        let finished = match &last {
+            Some(path) => RunState::read(&path.join(checkpoint::STATE))?.finished,
+            None => false,
+        };
+        if overwrite && (finished || !differences.is_empty()) {
+            self.clear()?;
+            last = None;
+        } else if !differences.is_empty() && last.is_some() {
+            bail!(
+                "{} holds a run of other settings ({}): go on with those, choose another --out, or begin anew with --overwrite",
+                self.path.display(),
+                differences.join("; ")
+            );
+        } else if !differences.is_empty() {
+            reporter.detail("the run in the folder had computed nothing yet; its settings are replaced");
+            self.clear()?;
         }
         config.write(&self.config())?;
-        Ok(checkpoints.last().map(|(_, path)| path.clone()))
+        Ok(last)
+    }
+
+    fn clear(&self) -> Result<()> {
+        for product in PRODUCTS {
+            let path = self.path.join(product);
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Undoes what a killed run left half done: a bundle that had stepped aside comes back, other leftovers go.
@@ -123,8 +130,7 @@ impl RunFolder {
     pub fn write_last(&self, bundle: &Bundle, layout: &Layout, parameters: &[f32], steps: u64) -> Result<()> {
         let staging = files::temporary_beside(&self.path.join("next"));
         let weights = |name: &str| layout.get(name).map(|slot| &parameters[slot.range()]);
-        let written = bundle.with_weights(&staging, true, &Source::Trained { steps }, weights);
-        written.with_context(|| format!("cannot write the model into {}", self.path.display()))?;
+        bundle.with_weights(&staging, true, &Source::Trained { steps }, weights)?;
         Ok(checkpoint::publish(&staging, &self.last())?)
     }
 

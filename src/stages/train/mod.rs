@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 mod backend;
+mod curve;
 mod data;
 mod embeddings;
 mod folder;
@@ -38,7 +39,7 @@ pub fn train(
     let bundle = Bundle::open(&settings.model)?;
     let mut settings = settings.clone();
     settings.recipe.normalize_prefix |= bundle.normalized();
-    check_max_len(&settings.recipe, &bundle)?;
+    settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle)?);
     let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
     let dataset = Dataset::open(&settings.dataset)?;
     let embeddings = EmbeddingParts::open(&settings.embeddings)?;
@@ -75,12 +76,14 @@ pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe) -> Result<usiz
     Ok(backend::write_artifacts(&folder, &bundle, recipe, &fingerprint)?.numel())
 }
 
-fn check_max_len(recipe: &Recipe, bundle: &Bundle) -> Result<()> {
+/// Positions of a sequence, where the prefix fits and GPT2 has as many.
+fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize> {
     let (prefix_len, positions) = (bundle.mapper_config().prefix_len, bundle.gpt2_config().n_positions);
-    if recipe.max_len <= prefix_len || recipe.max_len > positions {
-        bail!("--max-len {} must be above the prefix of {prefix_len} and at most GPT2's {positions} positions", recipe.max_len);
+    let max_len = recipe.max_len.unwrap_or(positions.min(100));
+    if max_len <= prefix_len || max_len > positions {
+        bail!("--max-len {max_len} must be above the prefix of {prefix_len} and at most GPT2's {positions} positions");
     }
-    Ok(())
+    Ok(max_len)
 }
 
 /// A folder that holds files and is no run stays untouched.

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
-use super::backend;
 use super::folder::RunFolder;
 use super::logs::Logs;
 use super::samples;
 use super::settings::Config;
+use super::{backend, curve};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::runtime::{Device, Runtime};
@@ -82,6 +82,9 @@ pub struct Seconds {
     pub saving: f64,
 }
 
+/// Said where a file cannot be written, as on a full disk.
+const INTACT: &str = "could not save; the last checkpoint is intact, and the same command goes on from it";
+
 /// Caption lengths that batches are padded to where graphs have fixed shapes: each costs a compilation and its memory.
 const NUM_BUCKETS: usize = 6;
 
@@ -119,7 +122,7 @@ impl<'a> Run<'a> {
             }
             reporter.note(&format!("going on from step {}", state.step));
         }
-        let tokens = settings.max_len - bundle.mapper_config().prefix_len;
+        let tokens = settings.max_tokens(&bundle);
         let shape = Shape {
             prefix_len: bundle.mapper_config().prefix_len,
             buckets: fixed_lengths(runtime, &corpus),
@@ -304,12 +307,13 @@ impl<'a> Run<'a> {
         }
         let layout = self.backend.layout().clone();
         let [parameters, ..] = self.backend.numbers()?;
-        self.folder.write_last(&self.bundle, &layout, parameters, step)?;
+        self.folder.write_last(&self.bundle, &layout, parameters, step).context(INTACT)?;
         if best {
-            self.folder.promote_last()?;
+            self.folder.promote_last().context(INTACT)?;
         }
         self.sample()?;
-        self.logs.save()?;
+        curve::write(self.folder.path(), self.logs.rows()).context(INTACT)?;
+        self.logs.save().context(INTACT)?;
         self.spent.evaluation += started.elapsed();
         Ok(())
     }
@@ -331,13 +335,12 @@ impl<'a> Run<'a> {
     /// A checkpoint; older ones go once it is there.
     fn save(&mut self) -> Result<()> {
         let started = Instant::now();
-        self.logs.save()?;
+        self.logs.save().context(INTACT)?;
         let layout = self.backend.layout().clone();
         let [parameters, exp_avg, exp_avg_sq] = self.backend.numbers()?;
         let folder = self.folder.checkpoints();
         let numbers = Numbers { layout: &layout, parameters, exp_avg, exp_avg_sq };
-        checkpoint::write(&checkpoint::place(&folder, self.state.step), &self.state, &numbers)
-            .context("the checkpoint could not be written; the one before is intact")?;
+        checkpoint::write(&checkpoint::place(&folder, self.state.step), &self.state, &numbers).context(INTACT)?;
         checkpoint::prune(&folder, self.config.upkeep.keep)?;
         self.spent.saving += started.elapsed();
         Ok(())
@@ -368,10 +371,7 @@ impl<'a> Run<'a> {
             Some(step) => format!("the checkpoint of step {step} is kept"),
             None => "there is no checkpoint yet".into(),
         };
-        anyhow::Error::new(error).context(format!(
-            "training stopped; {kept} (a lower --lr or --max-grad-norm 1 may help); captions of the step: {}",
-            names.join(", ")
-        ))
+        anyhow!("{error}; {kept}, and a lower --lr or --max-grad-norm 1 may help; captions of the step: {}", names.join(", "))
     }
 
     fn summary(&self) -> Summary {

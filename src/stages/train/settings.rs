@@ -52,8 +52,9 @@ pub struct Recipe {
     pub dropout: Option<f64>,
     pub label_smoothing: f32,
     pub normalize_prefix: bool,
-    /// Positions, prefix included; longer captions are cut.
-    pub max_len: usize,
+    /// Positions, prefix included; longer captions are cut. Not given: 100, or all that GPT2 has where it has fewer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_len: Option<usize>,
     pub loss_on_padding: bool,
     /// Captions held out, whole images at a time, where the dataset has no dev split.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +71,12 @@ pub struct Recipe {
 impl Recipe {
     pub fn adamw(&self) -> AdamW {
         AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay: self.weight_decay }
+    }
+
+    /// Caption tokens that `max_len` leaves room for.
+    pub fn max_tokens(&self, bundle: &Bundle) -> usize {
+        let max_len = self.max_len.unwrap_or(bundle.gpt2_config().n_positions);
+        max_len.saturating_sub(bundle.mapper_config().prefix_len).max(1)
     }
 
     /// Says what is wrong with a value, by its flag.

@@ -1,0 +1,150 @@
+//! How lengths are spread: exact statistics from counts a length, whatever the number of captions.
+
+/// Counts of small whole numbers. Merging two is adding their counts, so the order of captions does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Distribution {
+    counts: Vec<u64>,
+    total: u64,
+}
+
+/// The usual figures; None of an empty distribution.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Figures {
+    pub count: u64,
+    pub mean: f64,
+    /// Of a sample: divided by count - 1. 0 for a single value.
+    pub std: f64,
+    pub min: u64,
+    /// Quantiles lie on the line between the two nearest values.
+    pub q1: f64,
+    pub median: f64,
+    pub q3: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: u64,
+}
+
+/// Lengths from this on are counted as this.
+const MAX_LENGTH: usize = 1 << 20;
+
+impl Distribution {
+    pub fn add(&mut self, length: usize) {
+        let length = length.min(MAX_LENGTH);
+        if length >= self.counts.len() {
+            self.counts.resize(length + 1, 0);
+        }
+        self.counts[length] += 1;
+        self.total += 1;
+    }
+
+    pub fn merge(mut self, other: &Self) -> Self {
+        if other.counts.len() > self.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
+        self.total += other.total;
+        self
+    }
+
+    pub fn count(&self) -> u64 {
+        self.total
+    }
+
+    /// Each length that occurs, with how often.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(length, count)| (length as u64, *count))
+    }
+
+    /// How many are longer than `length`.
+    pub fn above(&self, length: u64) -> u64 {
+        self.counts().filter(|(l, _)| *l > length).map(|(_, count)| count).sum()
+    }
+
+    pub fn figures(&self) -> Option<Figures> {
+        let (min, max) = (self.counts().next()?.0, self.counts().last()?.0);
+        let n = self.total as f64;
+        let mean = self.counts().map(|(l, c)| l as f64 * c as f64).sum::<f64>() / n;
+        let squares: f64 = self.counts().map(|(l, c)| (l as f64 - mean).powi(2) * c as f64).sum();
+        let std = if self.total > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 };
+        let [q1, median, q3, p95, p99] = [0.25, 0.5, 0.75, 0.95, 0.99].map(|share| self.quantile(share));
+        Some(Figures { count: self.total, mean, std, min, q1, median, q3, p95, p99, max })
+    }
+
+    /// The value at `share` of the sorted list, between its neighbours where it falls between two.
+    fn quantile(&self, share: f64) -> f64 {
+        let place = (self.total.max(1) - 1) as f64 * share;
+        let (low, high) = (self.value_at(place.floor() as u64), self.value_at(place.ceil() as u64));
+        low + (high - low) * place.fract()
+    }
+
+    /// The value at `index` of the sorted list.
+    fn value_at(&self, index: u64) -> f64 {
+        let mut before = 0;
+        for (length, count) in self.counts() {
+            before += count;
+            if index < before {
+                return length as f64;
+            }
+        }
+        0.0
+    }
+
+    /// `bins` bins of one width from the least to the greatest value, the last closed on both sides: (from, to, count).
+    pub fn histogram(&self, bins: usize) -> Vec<(f64, f64, u64)> {
+        let Some(figures) = self.figures() else { return Vec::new() };
+        let (low, high) = match (figures.min as f64, figures.max as f64) {
+            (a, b) if a == b => (a - 0.5, b + 0.5),
+            range => range,
+        };
+        let width = (high - low) / bins as f64;
+        let mut out: Vec<(f64, f64, u64)> =
+            (0..bins).map(|i| (low + width * i as f64, low + width * (i + 1) as f64, 0)).collect();
+        for (length, count) in self.counts() {
+            let at = ((length as f64 - low) / (high - low) * bins as f64) as usize;
+            out[at.min(bins - 1)].2 += count;
+        }
+        out
+    }
+}
+
+impl FromIterator<usize> for Distribution {
+    fn from_iter<I: IntoIterator<Item = usize>>(lengths: I) -> Self {
+        let mut out = Self::default();
+        lengths.into_iter().for_each(|length| out.add(length));
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_numpy() {
+        let figures: Figures = [3, 1, 4, 1, 5, 9, 2, 6].into_iter().collect::<Distribution>().figures().unwrap();
+        // numpy.percentile and std(ddof=1) of the same list.
+        assert_eq!((figures.count, figures.min, figures.max), (8, 1, 9));
+        assert_eq!((figures.q1, figures.median, figures.q3), (1.75, 3.5, 5.25));
+        assert!((figures.p95 - 7.95).abs() < 1e-9 && (figures.p99 - 8.79).abs() < 1e-9);
+        assert!((figures.mean - 3.875).abs() < 1e-12 && (figures.std - 2.748_376_143_938_713).abs() < 1e-12);
+        assert_eq!(Distribution::default().figures(), None);
+    }
+
+    #[test]
+    fn bins_are_those_of_numpy() {
+        let spread: Distribution = [1, 2, 2, 3, 5, 9].into_iter().collect();
+        let counts: Vec<u64> = spread.histogram(4).iter().map(|bin| bin.2).collect();
+        assert_eq!(counts, [3, 1, 1, 1]);
+        let one: Distribution = [7, 7].into_iter().collect();
+        assert_eq!(one.histogram(2), [(6.5, 7.0, 0), (7.0, 7.5, 2)]);
+        assert!(Distribution::default().histogram(20).is_empty());
+    }
+
+    #[test]
+    fn merging_is_counting_together() {
+        let a: Distribution = [1, 5].into_iter().collect();
+        let b: Distribution = [2, 5, 70].into_iter().collect();
+        assert_eq!(a.clone().merge(&b), [1, 5, 2, 5, 70].into_iter().collect());
+        assert_eq!(b.merge(&a).above(4), 3);
+    }
+}

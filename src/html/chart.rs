@@ -1,0 +1,167 @@
+//! Charts as inline SVG and HTML in the page's colours, so that they turn dark with it.
+
+use std::fmt::Write;
+
+use super::escape;
+
+/// One bar of a histogram: from, to and how many.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bin {
+    pub low: f64,
+    pub high: f64,
+    pub count: u64,
+}
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 300.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 20.0;
+const BOTTOM: f64 = 46.0;
+
+/// A histogram with labelled axes and marks (`name`, where) such as the median. Labels are text.
+pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64)]) -> String {
+    let (Some(first), Some(last)) = (bins.first(), bins.last()) else { return "<p class=\"soft\">nothing to show</p>\n".into() };
+    let (low, high) = (first.low, if last.high > first.low { last.high } else { first.low + 1.0 });
+    let top = bins.iter().map(|b| b.count).max().unwrap_or(0).max(1) as f64;
+    let step = nice_step(top / 4.0).max(1.0);
+    let ceiling = (top / step).ceil() * step;
+    let x = |value: f64| LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT);
+    let y = |count: f64| HEIGHT - BOTTOM - count / ceiling * (HEIGHT - TOP - BOTTOM);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"12\">\n",
+        escape(&format!("histogram: {y_label} by {x_label}"))
+    );
+    let mut tick = 0.0;
+    while tick <= ceiling {
+        let at = y(tick);
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            at + 4.0,
+            thousands(tick as u64)
+        );
+        tick += step;
+    }
+    for bin in bins {
+        let (left, right) = (x(bin.low), x(bin.high));
+        let at = y(bin.count as f64);
+        let _ = writeln!(
+            svg,
+            "<rect class=\"bar\" x=\"{:.1}\" y=\"{at:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{} to {}: {}</title></rect>",
+            left + 0.5,
+            (right - left - 1.0).max(0.5),
+            (HEIGHT - BOTTOM - at).max(0.0),
+            number(bin.low),
+            number(bin.high),
+            thousands(bin.count)
+        );
+    }
+    let x_step = nice_step((high - low) / 8.0);
+    let mut tick = (low / x_step).ceil() * x_step;
+    while tick <= high + x_step * 1e-9 {
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            x(tick),
+            HEIGHT - BOTTOM + 16.0,
+            number(tick)
+        );
+        tick += x_step;
+    }
+    for (at, (name, value)) in marks.iter().enumerate().filter(|(_, (_, value))| (low..=high).contains(value)) {
+        let place = x(*value);
+        // Labels of marks that lie close stand one under the other.
+        let height = TOP - 8.0 + 13.0 * at as f64;
+        let (anchor, side) = if place > WIDTH - 110.0 { ("end", -5.0) } else { ("start", 5.0) };
+        let _ = writeln!(
+            svg,
+            "<line class=\"mark\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/><text class=\"mark-label\" x=\"{:.1}\" y=\"{height:.1}\" text-anchor=\"{anchor}\">{} {}</text>",
+            TOP - 16.0,
+            HEIGHT - BOTTOM,
+            place + side,
+            escape(name),
+            number(*value)
+        );
+    }
+    let middle = (LEFT + WIDTH - RIGHT) / 2.0;
+    let _ = writeln!(svg, "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", HEIGHT - 8.0, escape(x_label));
+    let side = (TOP + HEIGHT - BOTTOM) / 2.0;
+    let _ = writeln!(
+        svg,
+        "<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
+        escape(y_label)
+    );
+    svg
+}
+
+/// Names with bars beside them, longest first as given.
+pub fn bars(items: &[(String, u64)]) -> String {
+    let top = items.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1) as f64;
+    let mut out = String::from("<div class=\"bars\">\n");
+    for (name, count) in items {
+        let _ = writeln!(
+            out,
+            "<span class=\"name\">{}</span><i style=\"width:{:.1}%\"></i><span class=\"n\">{}</span>",
+            escape(name),
+            *count as f64 / top * 100.0,
+            thousands(*count)
+        );
+    }
+    out.push_str("</div>\n");
+    out
+}
+
+/// 1, 2 or 5 times a power of ten, at least `raw`.
+pub fn nice_step(raw: f64) -> f64 {
+    if raw <= 0.0 || !raw.is_finite() {
+        return 1.0;
+    }
+    let power = 10f64.powf(raw.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= raw * 0.999_999).unwrap_or(10.0 * power)
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// At most two decimals, and none that are zeros.
+pub fn number(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!((thousands(0), thousands(999), thousands(1_234_567)), ("0".into(), "999".into(), "1,234,567".into()));
+        assert_eq!((number(3.0), number(2.5), number(0.126)), ("3".into(), "2.5".into(), "0.13".into()));
+        assert_eq!((nice_step(0.3), nice_step(7.0), nice_step(0.0), nice_step(200.0)), (0.5, 10.0, 1.0, 200.0));
+    }
+
+    #[test]
+    fn charts_hold_every_bin_and_no_markup_from_data() {
+        let bins: Vec<Bin> = (0..20).map(|i| Bin { low: i as f64, high: i as f64 + 1.0, count: i * i }).collect();
+        let svg = histogram(&bins, "<x>", "count", &[("median", 10.0), ("far", 99.0)]);
+        assert_eq!(svg.matches("<rect").count(), 20);
+        assert!(svg.contains("median 10") && !svg.contains("far") && !svg.contains("<x>"));
+        assert!(bars(&[("<b>".into(), 3)]).contains("&lt;b&gt;"));
+        assert!(histogram(&[], "x", "y", &[]).contains("nothing"));
+        let flat = histogram(&[Bin { low: 4.0, high: 4.0, count: 0 }], "x", "y", &[]);
+        assert!(!flat.contains("NaN") && !flat.contains("inf"));
+    }
+}
