@@ -178,9 +178,17 @@ fn unpad_heads(g: &Graph, config: &Gpt2Config, x: Value) -> Value {
 }
 
 /// The whole sequence at once, without a cache, as training wants it: `inputs_embeds` [B, T, C] and `attention_mask` [B, T] (int64, 0 where
-/// a position is not to be seen) -> states [B * T, C] after the last layer norm. Rows stay flat between attentions, so that weights
-/// meet them in single products.
-pub fn states(g: &Graph, style: Style, config: &Gpt2Config, embeds: Value, mask: Value, drop: Drop<'_>) -> Value {
+/// a position is not to be seen) -> states [M, C] after the last layer norm at the rows of [B * T, C] that `pick` takes. Rows stay flat
+/// between attentions, so that weights meet them in single products; the last layer goes on with the picked ones only.
+pub fn states(
+    g: &Graph,
+    style: Style,
+    config: &Gpt2Config,
+    embeds: Value,
+    mask: Value,
+    drop: Drop<'_>,
+    pick: &dyn Fn(Value) -> Value,
+) -> Value {
     let shape = g.shape(embeds);
     let (batch, tokens, width) = (&shape[0], &shape[1], config.n_embd);
     let visible = g.reshape(mask, &[batch.clone(), 1.into(), 1.into(), tokens.clone()]);
@@ -192,18 +200,21 @@ pub fn states(g: &Graph, style: Style, config: &Gpt2Config, embeds: Value, mask:
         let x = g.reshape(x, &[batch.clone() * tokens.clone(), width.into()]);
         let mut x = drop("drop", config.embd_pdrop, x);
         for layer in 0..config.n_layer {
+            let last = layer + 1 == config.n_layer;
+            let taken = |x| if last { pick(x) } else { x };
             x = g.scope(&format!("h.{layer}"), || {
                 let normed = layer_norm(g, style, "ln_1", x, width, config.layer_norm_epsilon);
                 let attended = g.scope("attn", || {
                     let qkv = conv1d(g, style, "c_attn", normed, width, 3 * width); // [B T, 3 C]
                     let qkv = g.reshape(qkv, &[batch.clone(), tokens.clone(), (3 * width).into()]);
-                    let [q, k, v] = heads(g, config, qkv);
+                    let qkv = heads(g, config, qkv);
                     let weigh = |weights| drop("attn_dropout", config.attn_pdrop, weights);
-                    let joined = join_heads(g, attention_with(g, q, k, v, Some(bias), weigh)); // [B, T, C]
-                    let projected = conv1d(g, style, "c_proj", g.reshape(joined, &g.shape(normed)), width, width);
+                    let joined = join_heads(g, attention_with(g, style, qkv, Some(bias), weigh)); // [B, T, C]
+                    let joined = taken(g.reshape(joined, &g.shape(normed)));
+                    let projected = conv1d(g, style, "c_proj", joined, width, width);
                     drop("resid_dropout", config.resid_pdrop, projected)
                 });
-                let x = g.add(x, attended);
+                let x = g.add(taken(x), attended);
                 g.add(x, feed_forward(g, style, config, x, drop))
             });
         }

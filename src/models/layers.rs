@@ -124,13 +124,23 @@ pub const KEEP: Drop<'static> = &|_, _, x| x;
 
 /// Softmax attention over [B, H, T, D] queries, keys and values; `bias` is added to the scores.
 pub fn attention(g: &Graph, q: Value, k: Value, v: Value, bias: Option<Value>) -> Value {
-    attention_with(g, q, k, v, bias, |weights| weights)
+    attention_with(g, Style::PORTABLE, [q, k, v], bias, |weights| weights)
 }
 
 /// As [`attention`], with something done to the weights [B, H, T, T] before they are used.
-pub fn attention_with(g: &Graph, q: Value, k: Value, v: Value, bias: Option<Value>, weigh: impl FnOnce(Value) -> Value) -> Value {
+pub fn attention_with(
+    g: &Graph,
+    style: Style,
+    [q, k, v]: [Value; 3],
+    bias: Option<Value>,
+    weigh: impl FnOnce(Value) -> Value,
+) -> Value {
     let head_dim = g.shape(q).last().and_then(Dim::as_fixed).unwrap_or(1);
-    let scores = g.matmul(g.scale(q, (head_dim as f32).powf(-0.5)), g.transpose(k, &[0, 1, 3, 2]));
+    let factor = (head_dim as f32).powf(-0.5);
+    let scores = match style.fused {
+        true => g.fused_matmul(q, k, false, true, factor),
+        false => g.matmul(g.scale(q, factor), g.transpose(k, &[0, 1, 3, 2])),
+    };
     let scores = bias.map_or(scores, |bias| g.add(scores, bias));
     g.matmul(weigh(g.softmax(scores)), v)
 }

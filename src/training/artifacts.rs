@@ -232,46 +232,56 @@ fn is_trainable(name: &str, finetune_gpt2: bool) -> bool {
 }
 
 /// From a batch to its loss; `sites` collects the places where something is dropped, and where it is absent nothing is.
+///
+/// The last position of a row predicts nothing and is seen by no other, so it is left out: there are S = P + T - 1 positions inside.
 fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
-    let (mapper, config, style) = (network.mapper, network.gpt2, Style { dtype: options.dtype, ..Style::PORTABLE });
+    let (mapper, config) = (network.mapper, network.gpt2);
+    let style = Style { fused: options.variant == Variant::Cpu, dtype: options.dtype, int8: false };
     let Sizes { batch, tokens, labels } = &options.sizes;
-    let positions = tokens.clone() + mapper.prefix_len.into();
+    let all = tokens.clone() + mapper.prefix_len.into();
+    let inside = all.clone() - 1.into();
     let width = Dim::from(config.n_embd);
 
     let clip_embeds = g.input("clip_embeds", DType::F32, &[batch.clone(), mapper.clip_size.into()]);
     let caption_ids = g.input("caption_ids", DType::I64, &[batch.clone(), tokens.clone()]);
-    let mask = g.input("attention_mask", DType::I64, &[batch.clone(), positions.clone()]);
+    let mask = g.input("attention_mask", DType::I64, &[batch.clone(), all.clone()]);
     let label_positions =
         (options.variant != Variant::OpenVino).then(|| g.input("label_positions", DType::I64, std::slice::from_ref(labels)));
     let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * tokens.clone() };
     let labels = g.input("labels", DType::I64, std::slice::from_ref(&num_labels));
+    // A listed position counts P + T positions a row.
+    let rows = label_positions.map(|positions| g.sub(positions, g.div(positions, g.dim(&all))));
+    let pick = |x: Value| match rows {
+        Some(rows) => g.gather(x, rows, 0),
+        None => {
+            // The states before each caption token.
+            let x = g.reshape(x, &[batch.clone(), inside.clone(), width.clone()]);
+            let x = g.slice(x, 1, (mapper.prefix_len - 1).into(), inside.clone());
+            g.reshape(x, &[num_labels.clone(), width.clone()])
+        }
+    };
 
     let drop = |site: &str, rate: f64, x: Value| {
         let site = g.full_name(site);
         let rate = options.dropout.unwrap_or(rate);
         let Some(sites) = sites.filter(|_| rate > 0.0 && is_trainable(&site, options.finetune_gpt2)) else { return x };
         let input = format!("dropout_mask.{site}");
-        let shape = g.shape(x);
+        // Masks are made for every position; where only picked ones go on, theirs are picked too.
+        let picked = g.shape(x) == [num_labels.clone(), width.clone()];
+        let shape = if picked { vec![batch.clone() * inside.clone(), width.clone()] } else { g.shape(x) };
         let mask = g.input(&input, DType::F32, &shape);
         sites.borrow_mut().push(DropoutSite { input, site, rate: rate as f32, shape });
+        let mask = if picked { pick(mask) } else { mask };
         g.mul(x, g.cast(mask, g.dtype(x)))
     };
-    let prefix = mapper::prefix_embeds(g, style, mapper, g.cast(clip_embeds, style.dtype), &drop); // [B, P, C]
+    let prefix = mapper::prefix_embeds(g, style, mapper, g.cast(clip_embeds, style.dtype), Some(&drop)); // [B, P, C]
     g.scope("gpt2", || {
         let table = g.scope("transformer", || g.parameter("wte.weight", &[config.vocab_size.into(), width.clone()]));
         let captions = g.cast(g.gather(table, caption_ids, 0), style.dtype); // [B, T, C]
-        let embeds = g.concat(&[prefix, captions], 1);
-        let states = gpt2::states(g, style, config, embeds, mask, &drop); // [B (P + T), C]
-        let predicting = match label_positions {
-            Some(rows) => g.gather(states, rows, 0),
-            None => {
-                // The state before each caption token.
-                let rows = g.reshape(states, &[batch.clone(), positions.clone(), width.clone()]);
-                let rows = g.slice(rows, 1, (mapper.prefix_len - 1).into(), positions - 1.into());
-                g.reshape(rows, &[num_labels, width])
-            }
-        };
-        cross_entropy(g, predicting, table, labels, options.label_smoothing)
+        let embeds = g.slice(g.concat(&[prefix, captions], 1), 1, 0.into(), inside.clone());
+        let seen = g.slice(mask, 1, 0.into(), inside.clone());
+        let states = gpt2::states(g, style, config, embeds, seen, &drop, &pick); // [M, C]
+        cross_entropy(g, states, table, labels, options.label_smoothing)
     })
 }
 

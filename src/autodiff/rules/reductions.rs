@@ -47,17 +47,22 @@ pub(super) fn norm_statistics(g: &Graph, x: Value, epsilon: f32) -> (Value, Valu
 }
 
 /// Inputs x, weight and (it may be absent) bias, through the mean and the inverse deviation:
-/// xh = (x - mean) * inv; dxh = d * weight; dx = inv * (dxh - mean(dxh) - xh * mean(dxh * xh)). In float32 whatever the input's type, as
-/// the operator itself computes.
+/// xh = (x - mean) * inv; dxh = d * weight; dx = inv * (dxh - mean(dxh) - xh * mean(dxh * xh)). Both means are products with the weight as
+/// a column, since mean(dxh) = d weight / C. In float32 whatever the input's type, as the operator itself computes.
 pub(super) fn layer_normalization(g: &Graph, node: &Node, (mean, inv): (Value, Value), d: Value) -> Vec<Value> {
     let inputs: Vec<Value> = node.inputs.iter().copied().flatten().collect();
     let dtype = g.dtype(d);
     let wide = |v| g.cast(v, DType::F32);
     let (x, weight, d) = (wide(inputs[0]), wide(inputs[1]), wide(d));
-    let last = [g.shape(x).len() - 1];
+    let width = g.shape(weight)[0].clone();
     let xh = g.mul(g.sub(x, mean), inv);
-    let dxh = g.mul(d, weight);
-    let centred = g.sub(dxh, g.reduce_mean(dxh, &last, true));
-    let dx = g.mul(inv, g.sub(centred, g.mul(xh, g.reduce_mean(g.mul(dxh, xh), &last, true))));
-    [dx, g.mul(d, xh), d].into_iter().take(inputs.len()).map(|v| g.cast(v, dtype)).collect()
+    let dw = g.mul(d, xh);
+    let column = match width.as_fixed() {
+        Some(count) => g.scale(weight, 1.0 / count as f32),
+        None => g.div(weight, g.cast(g.reshape(g.dim(&width), &[]), DType::F32)),
+    };
+    let column = g.reshape(column, &[width, 1.into()]);
+    let centred = g.sub(g.mul(d, weight), g.matmul(d, column));
+    let dx = g.mul(inv, g.sub(centred, g.mul(xh, g.matmul(dw, column))));
+    [dx, dw, d].into_iter().take(inputs.len()).map(|v| g.cast(v, dtype)).collect()
 }
