@@ -15,7 +15,6 @@ mod embed;
 mod evaluate;
 mod model;
 mod prepare;
-mod report;
 mod run;
 mod scenes;
 mod stats;
@@ -77,8 +76,6 @@ enum Command {
     Caption(Box<caption::CaptionArgs>),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
-    /// One HTML page for a caption table
-    Report(report::ReportArgs),
     /// Render a small world of captioned scenes to try everything on
     Scenes(scenes::ScenesArgs),
     /// Run a pipeline of stages from a TOML file
@@ -134,7 +131,6 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(*args, context),
         Command::Caption(args) => caption::run(*args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
-        Command::Report(args) => report::run(args, context),
         Command::Scenes(args) => scenes::run(args, context),
         Command::Run(args) => run::run(args, context),
     }

@@ -47,7 +47,7 @@ const FORMAT: &str = "stage/1";
 const WITHOUT_EFFECT: &[&str] = &["--threads", "--batch-size", "--quiet", "--json"];
 
 /// The stages that keep what is still right of an existing output by themselves; the others write theirs anew.
-const REUSING: &[&str] = &["caption", "embed", "train"];
+const REUSING: &[&str] = &["caption", "embed"];
 
 /// Checks the words of a command line (`check`), and runs them.
 pub trait Executor {

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# The measurements that are too large for CI: full-size models, 100,000 images, timing against PyTorch.
+#
+#   scripts/measure.sh prepare              makes out/measure: a full-size random bundle and 200 JPEGs of 500x375
+#   scripts/measure.sh encoder              images/s of `embed` in every precision, beside PyTorch
+#   scripts/measure.sh captions             captions/s at 5 samples an image, 17 tokens, beside PyTorch
+#   scripts/measure.sh startup              seconds from process start to the first caption
+#   scripts/measure.sh memory               peak memory of 1,000 and of 100,000 tiny images
+#
+# PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
+# A and B alternate within one run: on a shared machine only their ratio says something.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+clipcap=${CLIPCAP:-target/release/clipcap}
+python=${PYTHON:-}
+out=out/measure
+repeats=${REPEATS:-3}
+model=$out/model
+
+reference() { if [ -n "$python" ]; then "$python" scripts/reference_torch.py "$@" 2>/dev/null; else echo "(no PYTHON)"; fi; }
+closing() { "$@" 2>&1 | grep '^time' || true; }
+
+case "${1:-}" in
+  prepare)
+    mkdir -p "$out"
+    [ -f "$model/clipcap.json" ] || "$clipcap" model init --clip vit-b-32 --gpt2 gpt2-base-zh --mapper mlp --seed 1 --out "$model"
+    [ -f "$out/model-int8/clipcap.json" ] || "$clipcap" model quantize "$model" --out "$out/model-int8"
+    "${python:?set PYTHON to a Python with pillow and numpy}" - "$out/jpegs" <<'PY'
+import pathlib, sys
+import numpy as np
+from PIL import Image
+
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+rng = np.random.default_rng(0)
+for i in range(200):
+    base = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
+    noisy = np.asarray(base).astype(np.int16) + rng.integers(-12, 12, (375, 500, 3))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i:04d}.jpg", quality=90)
+np.save(folder.parent / "embeds.npy", rng.standard_normal((40, 512), dtype=np.float32))
+PY
+    ;;
+  encoder)
+    for _ in $(seq "$repeats"); do
+      echo "cpu fp32       $(closing "$clipcap" embed --images "$out/jpegs" --model "$model" --device cpu --out "$out/e" --overwrite)"
+      echo "torch fp32     $(reference clip "$model")"
+      echo "cpu int8       $(closing "$clipcap" embed --images "$out/jpegs" --model "$out/model-int8" --device cpu --precision int8 --out "$out/e" --overwrite)"
+      if [ -d runtime/openvino ]; then
+        echo "openvino fp32  $(closing "$clipcap" embed --images "$out/jpegs" --model "$model" --device openvino --out "$out/e" --overwrite)"
+        echo "openvino bf16  $(closing "$clipcap" embed --images "$out/jpegs" --model "$model" --device openvino --precision bf16 --out "$out/e" --overwrite)"
+      fi
+      echo "torch bf16     $(reference clip "$model" --bf16)"
+    done
+    ;;
+  captions)
+    flags=(--top-p 0.8 --num-captions 5 --min-new-tokens 17 --max-new-tokens 17 --no-loop-guard --overwrite)
+    for _ in $(seq "$repeats"); do
+      echo "cpu fp32  $(closing "$clipcap" caption --embeddings "$out/embeds.npy" --model "$model" --device cpu "${flags[@]}" --out "$out/c.parquet")"
+      echo "torch     $(reference generate "$model")"
+      echo "cpu int8  $(closing "$clipcap" caption --embeddings "$out/embeds.npy" --model "$out/model-int8" --precision int8 --device cpu "${flags[@]}" --out "$out/c.parquet")"
+    done
+    ;;
+  startup)
+    mkdir -p "$out/one"
+    cp "$out/jpegs/0000.jpg" "$out/one/"
+    for _ in $(seq "$repeats"); do
+      /usr/bin/env time -f '%e s, %M KB' "$clipcap" caption "$out/one" --model "$model" --device cpu --max-new-tokens 17 --out "$out/one.parquet" --overwrite --quiet
+    done
+    ;;
+  memory)
+    [ -f "$out/tiny/clipcap.json" ] || "$clipcap" model init --clip vit-tiny --gpt2 gpt2-tiny --mapper mlp --seed 1 --out "$out/tiny"
+    for count in 1000 100000; do
+      "$clipcap" scenes --out "$out/scenes-$count" --num-images "$count" --quiet
+      /usr/bin/env time -f "$count images: %e s, %M KB" "$clipcap" caption "$out/scenes-$count/images" --model "$out/tiny" --device cpu \
+        --max-new-tokens 3 --out "$out/m-$count.parquet" --overwrite --quiet
+    done
+    ;;
+  *) sed -n '2,11p' "$0"; exit 2 ;;
+esac
