@@ -96,6 +96,34 @@ fn photos_get_the_golden_captions_whatever_the_batch_and_threads() {
     }
 }
 
+#[test]
+fn int8_says_the_same_wherever_the_model_is_sure() {
+    let Some(photos) = shared("data/photos") else { return };
+    let Some(expected) = shared("golden/expected.json") else { return };
+    let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for kind in ["mlp", "bert"] {
+        let bundle = golden_bundle(kind, folder.path()).unwrap();
+        let small = folder.path().join(format!("{kind}-int8"));
+        run(clipcap().args(["model", "quantize", "--quiet"]).arg(&bundle).arg("--out").arg(&small), 0);
+        let table = folder.path().join(format!("{kind}.parquet"));
+        let mut command = clipcap();
+        command.arg("caption").arg(&photos).arg("--model").arg(&small).arg("--out").arg(&table);
+        run(command.args(["--precision", "int8", "--device", "cpu", "--max-new-tokens", "40", "--quiet"]), 0);
+        for row in columns(&table, &["image_path", "caption"]) {
+            let answer = &expected[format!("greedy_{kind}_trained_photos")][&row[0]];
+            if answer["smallest_margin"].as_f64().unwrap() > 0.5 {
+                assert_eq!(joined(&row[1]), answer["text"].as_str().unwrap(), "{kind} {}", row[0]);
+            }
+        }
+        // A bundle without 8-bit weights says which command makes them.
+        let mut command = clipcap();
+        command.arg("caption").arg(&photos).arg("--model").arg(&bundle).arg("--out").arg(folder.path().join("no.parquet"));
+        let output = run(command.args(["--precision", "int8", "--device", "cpu"]), 1);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("model quantize"));
+    }
+}
+
 /// Good pictures and everything that can be wrong with a file.
 fn bad_folder(folder: &Path, images: &Path) -> BTreeMap<String, &'static str> {
     let root = folder.join("mixed");

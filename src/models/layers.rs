@@ -20,9 +20,6 @@ impl Style {
     pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false };
 }
 
-/// Weights in blocks of this many along the inner dimension share a scale.
-pub const INT8_BLOCK: usize = 64;
-
 /// A parameter in the element type of the style.
 pub fn parameter(g: &Graph, style: Style, name: &str, shape: &[usize]) -> Value {
     let shape: Vec<Dim> = shape.iter().map(|&d| Dim::from(d)).collect();
@@ -34,14 +31,17 @@ pub fn int8_names(weight: &str) -> (String, String) {
     (format!("{weight}_int8"), format!("{weight}_scales"))
 }
 
-/// `x [.., inputs]` times 8-bit weights, [outputs, inputs] in blocks.
+/// `x [.., inputs]` times 8-bit weights [inputs, outputs] -> [.., outputs].
 fn int8_product(g: &Graph, x: Value, inputs: usize, outputs: usize) -> Value {
-    let blocks = inputs.div_ceil(INT8_BLOCK);
     let (data, scales) = int8_names("weight");
-    let data = g.parameter(&data, &[outputs.into(), blocks.into(), INT8_BLOCK.into()]);
-    let scales = g.parameter(&scales, &[outputs.into(), blocks.into()]);
-    let scales = g.reshape(scales, &[(outputs * blocks).into()]);
-    g.matmul_nbits(x, data, scales, inputs as i64, outputs as i64, INT8_BLOCK as i64)
+    let data = g.parameter(&data, &[inputs.into(), outputs.into()]);
+    let scales = g.parameter(&scales, &[outputs.into()]);
+    let mut shape = g.shape(x);
+    let rows = Dim::product(&shape[..shape.len() - 1]);
+    let y = g.int8_product(g.reshape(x, &[rows, inputs.into()]), data, scales);
+    shape.pop();
+    shape.push(outputs.into());
+    g.reshape(y, &shape)
 }
 
 /// PyTorch's Linear: `x [.., inputs]`, weight [outputs, inputs], bias [outputs].

@@ -21,7 +21,7 @@ macro_rules! binary {
 }
 
 impl Graph {
-    binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul, matmul_integer MatMulInteger }
+    binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul }
     unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, erf Erf, round Round, identity Identity, detach Detach }
 
     pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
@@ -59,9 +59,20 @@ impl Graph {
         self.apply(Op::QuickGelu { alpha }, &[x])
     }
 
-    /// `x` [.., k] times 8-bit weights [n, k / block, block] with a scale [n * k / block] each -> [.., n].
-    pub fn matmul_nbits(&self, x: Value, data: Value, scales: Value, k: i64, n: i64, block: i64) -> Value {
-        self.apply(Op::MatMulNBits { k, n, block }, &[x, data, scales])
+    /// `x` [M, K] times 8-bit `weight` [K, N] with a scale [N] for each column. Each row of `x` is rounded to 8 bits with a scale of its own,
+    /// so rows do not influence each other.
+    pub fn int8_product(&self, x: Value, weight: Value, scales: Value) -> Value {
+        let rows = self.shape(x)[0].clone();
+        let largest = self.reduce_max(self.abs(x), &[1], true); // [M, 1]
+        let row_scales = self.scale(self.max(largest, self.scalar_like(largest, 1e-12)), 1.0 / 127.0);
+        let middle = self.constant(DType::U8, &[1], vec![128]);
+        let inputs = [x, self.reshape(row_scales, &[rows.clone()]), self.expand(middle, &[rows])];
+        let rounded = self.apply(Op::QuantizeLinear { axis: 0 }, &inputs);
+        let one = self.floats(&[1.0], &[]);
+        let middle = self.constant(DType::U8, &[], vec![128]);
+        let product =
+            self.apply_many(Op::MatMulIntegerToFloat, &[Some(rounded), Some(weight), Some(one), Some(scales), Some(middle)])[0];
+        self.mul(product, row_scales)
     }
 
     /// Not causal; `q`, `k`, `v` [B, T, C] -> [B, T, C].

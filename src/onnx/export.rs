@@ -211,10 +211,6 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         Op::FusedMatMul { trans_a, trans_b, alpha } => {
             vec![int("transA", (*trans_a).into()), int("transB", (*trans_b).into()), float("alpha", *alpha)]
         }
-        // accuracy_level 4: activations are quantized to 8 bits, one scale a row and block.
-        Op::MatMulNBits { k, n, block } => {
-            vec![int("K", *k), int("N", *n), int("bits", 8), int("block_size", *block), int("accuracy_level", 4)]
-        }
         Op::Conv { stride } => vec![ints("strides", vec![*stride, *stride])],
         Op::LayerNormalization { epsilon } => vec![int("axis", -1), float("epsilon", *epsilon)],
         Op::ReduceSum { keep, .. } | Op::ReduceMean { keep, .. } | Op::ReduceMax { keep, .. } => {
@@ -222,6 +218,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         }
         Op::Transpose { perm } => vec![ints("perm", perm.iter().map(|&p| p as i64).collect())],
         Op::Concat { axis }
+        | Op::QuantizeLinear { axis }
         | Op::Split { axis, .. }
         | Op::Gather { axis }
         | Op::GatherElements { axis }
@@ -254,7 +251,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Identity
         | Op::Detach
         | Op::MatMul
-        | Op::MatMulInteger
+        | Op::MatMulIntegerToFloat
         | Op::Reshape { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }

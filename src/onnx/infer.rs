@@ -51,16 +51,15 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             same_dtype(a, b)?;
             one(a.dtype, matmul(&swapped(&a.shape, *trans_a)?, &swapped(&b.shape, *trans_b)?)?)
         }
-        Op::MatMulInteger => one(DType::I32, matmul(&input(0)?.shape, &input(1)?.shape)?),
-        Op::MatMulNBits { k, n, .. } => {
-            let x = input(0)?;
-            let mut shape = x.shape.clone();
-            match shape.last_mut() {
-                Some(last) if last.as_fixed() == Some(*k) => *last = (*n).into(),
-                _ => return Err(format!("the last dimension must be {k}")),
+        Op::QuantizeLinear { axis } => {
+            let (x, scales) = (input(0)?, input(1)?);
+            check_axes(&[*axis], x.shape.len())?;
+            if scales.shape != x.shape[*axis..=*axis] {
+                return Err(format!("scales {} along {}", shape_text(&scales.shape), x.shape[*axis]));
             }
-            one(x.dtype, shape)
+            one(DType::U8, x.shape.clone())
         }
+        Op::MatMulIntegerToFloat => one(DType::F32, matmul(&input(0)?.shape, &input(1)?.shape)?),
         Op::Gemm { trans_a, trans_b, .. } => {
             let (a, b) = (input(0)?, input(1)?);
             same_dtype(a, b)?;

@@ -97,13 +97,12 @@ pub enum Op {
         trans_b: bool,
         alpha: f32,
     },
-    MatMulInteger,
-    /// Weights in blocks of 8 bits; inputs x [.., K], data, scales (com.microsoft)
-    MatMulNBits {
-        k: i64,
-        n: i64,
-        block: i64,
+    /// 8-bit numbers along `axis`; inputs x, scales [n], zero points [n]
+    QuantizeLinear {
+        axis: usize,
     },
+    /// Inputs a [M, K] uint8, b [K, N] int8, a's scale, b's scales [N], a's zero point (com.microsoft)
+    MatMulIntegerToFloat,
     Conv {
         stride: i64,
     },
@@ -207,8 +206,8 @@ impl Op {
             Self::MatMul => ("", "MatMul"),
             Self::Gemm { .. } => ("", "Gemm"),
             Self::FusedMatMul { .. } => (MS, "FusedMatMul"),
-            Self::MatMulInteger => ("", "MatMulInteger"),
-            Self::MatMulNBits { .. } => (MS, "MatMulNBits"),
+            Self::QuantizeLinear { .. } => ("", "QuantizeLinear"),
+            Self::MatMulIntegerToFloat => (MS, "MatMulIntegerToFloat"),
             Self::Conv { .. } => ("", "Conv"),
             Self::LayerNormalization { .. } => ("", "LayerNormalization"),
             Self::ReduceSum { .. } => ("", "ReduceSum"),

@@ -229,12 +229,7 @@ pub fn describe(bundle: &Bundle, verified: bool) -> String {
         if bundle.lower_case() { ", lower case" } else { "" },
     );
     if let Some(int8) = &manifest.int8 {
-        text += &format!(
-            "int8     {} bytes, blocks of {}, {}\n",
-            grouped(int8.bytes),
-            int8.block,
-            &int8.fingerprint[..12.min(int8.fingerprint.len())]
-        );
+        text += &format!("int8     {} bytes, {}\n", grouped(int8.bytes), &int8.fingerprint[..12.min(int8.fingerprint.len())]);
     }
     text += &format!("model    {}{}\n", manifest.fingerprint, if verified { ", verified" } else { "" });
     text

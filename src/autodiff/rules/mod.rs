@@ -105,8 +105,8 @@ pub(super) fn apply(
         | Op::Less
         | Op::Greater
         | Op::Round
-        | Op::MatMulInteger
-        | Op::MatMulNBits { .. }
+        | Op::QuantizeLinear { .. }
+        | Op::MatMulIntegerToFloat
         | Op::Conv { .. }
         | Op::Split { .. }
         | Op::Gather { .. }

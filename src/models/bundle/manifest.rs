@@ -40,8 +40,6 @@ pub struct Int8Record {
     /// SHA-256 of the file.
     pub fingerprint: String,
     pub bytes: u64,
-    /// Weights that share a scale.
-    pub block: usize,
 }
 
 /// What is recorded of a weight file.

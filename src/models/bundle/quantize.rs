@@ -9,7 +9,7 @@ use super::build::{Staging, check_place};
 use super::{Bundle, BundleError, Int8Record, MANIFEST};
 use crate::files;
 use crate::models::graphs::{INT8_WEIGHTS, Part, build};
-use crate::models::layers::{INT8_BLOCK, Style, int8_names};
+use crate::models::layers::{Style, int8_names};
 use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
 
 /// One weight to be quantized, as a matrix [outputs, inputs].
@@ -41,7 +41,6 @@ impl Bundle {
             file: INT8_WEIGHTS.into(),
             fingerprint: files::sha256_file(&path).map_err(BundleError::io(&path))?,
             bytes: fs::metadata(&path).map_err(BundleError::io(&path))?.len(),
-            block: INT8_BLOCK,
         });
         let path = folder.join(MANIFEST);
         files::write_json(&path, &manifest).map_err(BundleError::io(path))?;
@@ -51,12 +50,11 @@ impl Bundle {
 
     fn write_int8(&self, path: &Path) -> Result<(), BundleError> {
         let weights = self.int8_weights();
-        let blocks = |w: &Weight| w.inputs.div_ceil(INT8_BLOCK);
         let layout: Vec<(String, Dtype, Vec<usize>)> = weights
             .iter()
             .flat_map(|w| {
                 let (data, scales) = int8_names(&w.name);
-                [(data, Dtype::U8, vec![w.outputs, blocks(w), INT8_BLOCK]), (scales, Dtype::F32, vec![w.outputs, blocks(w)])]
+                [(data, Dtype::I8, vec![w.inputs, w.outputs]), (scales, Dtype::F32, vec![w.outputs])]
             })
             .collect();
         let mut writer = SafetensorsWriter::create(path, layout.iter().map(|(n, t, s)| (n.as_str(), *t, s.as_slice())))?;
@@ -109,19 +107,15 @@ impl Bundle {
     }
 }
 
-/// Symmetric, a scale for each block of inputs: `value = (data - 128) * scale`. The last block is filled up with zeros.
+/// Symmetric, a scale for each output: `value = data * scale`. Data is [inputs, outputs], as the product takes it.
 fn quantize(outputs: usize, inputs: usize, at: &(impl Fn(usize, usize) -> f32 + Sync)) -> (Vec<u8>, Vec<f32>) {
-    let blocks = inputs.div_ceil(INT8_BLOCK);
-    let mut data = vec![128u8; outputs * blocks * INT8_BLOCK];
-    let mut scales = vec![0f32; outputs * blocks];
-    data.par_chunks_mut(INT8_BLOCK).zip(scales.par_iter_mut()).enumerate().for_each(|(i, (data, scale))| {
-        let (output, first) = (i / blocks, i % blocks * INT8_BLOCK);
-        let count = INT8_BLOCK.min(inputs - first);
-        let largest = (0..count).fold(0f32, |m, k| m.max(at(output, first + k).abs()));
-        *scale = largest / 127.0;
-        if largest > 0.0 {
-            for (k, data) in data.iter_mut().enumerate().take(count) {
-                *data = ((at(output, first + k) / *scale).round() as i32 + 128).clamp(1, 255) as u8;
+    let scale = |output: usize| (0..inputs).fold(0f32, |m, input| m.max(at(output, input).abs())) / 127.0;
+    let scales: Vec<f32> = (0..outputs).into_par_iter().map(scale).collect();
+    let mut data = vec![0u8; outputs * inputs];
+    data.par_chunks_mut(outputs.max(1)).enumerate().for_each(|(input, row)| {
+        for (output, data) in row.iter_mut().enumerate() {
+            if scales[output] > 0.0 {
+                *data = ((at(output, input) / scales[output]).round().clamp(-127.0, 127.0) as i8) as u8;
             }
         }
     });
@@ -155,14 +149,11 @@ mod tests {
         let (outputs, inputs) = (3, 100);
         let at = |o: usize, i: usize| ((o * 37 + i * 61) % 200) as f32 / 100.0 - 1.0;
         let (data, scales) = quantize(outputs, inputs, &at);
-        let blocks = inputs.div_ceil(INT8_BLOCK);
         for o in 0..outputs {
             for i in 0..inputs {
-                let scale = scales[o * blocks + i / INT8_BLOCK];
-                let value = (f32::from(data[o * blocks * INT8_BLOCK + i]) - 128.0) * scale;
-                assert!((value - at(o, i)).abs() <= scale * 0.5001, "{value} for {}", at(o, i));
+                let value = f32::from(data[i * outputs + o] as i8) * scales[o];
+                assert!((value - at(o, i)).abs() <= scales[o] * 0.5001, "{value} for {}", at(o, i));
             }
         }
-        assert!(data[inputs..blocks * INT8_BLOCK].iter().all(|&d| d == 128));
     }
 }
