@@ -66,7 +66,7 @@ impl Graph {
         let largest = self.reduce_max(self.abs(x), &[1], true); // [M, 1]
         let row_scales = self.scale(self.max(largest, self.scalar_like(largest, 1e-12)), 1.0 / 127.0);
         let middle = self.constant(DType::U8, &[1], vec![128]);
-        let inputs = [x, self.reshape(row_scales, &[rows.clone()]), self.expand(middle, &[rows])];
+        let inputs = [x, self.reshape(row_scales, std::slice::from_ref(&rows)), self.expand(middle, &[rows])];
         let rounded = self.apply(Op::QuantizeLinear { axis: 0 }, &inputs);
         let one = self.floats(&[1.0], &[]);
         let middle = self.constant(DType::U8, &[], vec![128]);
