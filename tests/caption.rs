@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use arrow::array::{Array, StringArray};
-use common::{clipcap, run, shared};
+use common::{clipcap, run, scenes, shared, tiny_bundle};
 use serde_json::Value;
 
 /// A bundle of one of the trained golden checkpoints.
@@ -25,21 +25,6 @@ fn golden_bundle(kind: &str, folder: &Path) -> Option<PathBuf> {
     command.arg("--bert-config").arg(golden.join("bert/config.json")).arg("--out").arg(&bundle);
     run(&mut command, 0);
     Some(bundle)
-}
-
-/// A small random bundle that needs no golden files.
-fn tiny_bundle(folder: &Path) -> PathBuf {
-    let bundle = folder.join("tiny");
-    let mut command = clipcap();
-    command.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", "3", "--quiet"]);
-    run(command.arg("--out").arg(&bundle), 0);
-    bundle
-}
-
-fn scenes(folder: &Path, count: u32) -> PathBuf {
-    let out = folder.join("scenes");
-    run(clipcap().args(["scenes", "--quiet", "--num-images", &count.to_string(), "--out"]).arg(&out), 0);
-    out.join("images")
 }
 
 fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {

@@ -3,26 +3,12 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{clipcap, run};
+use common::{clipcap, run, scenes, tiny_bundle};
 use serde_json::Value;
-
-fn tiny_bundle(folder: &Path) -> PathBuf {
-    let bundle = folder.join("tiny");
-    let mut command = clipcap();
-    command.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", "3", "--quiet"]);
-    run(command.arg("--out").arg(&bundle), 0);
-    bundle
-}
-
-fn scenes(folder: &Path, count: u32) -> PathBuf {
-    let out = folder.join("scenes");
-    run(clipcap().args(["scenes", "--quiet", "--num-images", &count.to_string(), "--out"]).arg(&out), 0);
-    out.join("images")
-}
 
 fn caption(images: &Path, bundle: &Path, out: &Path) -> Command {
     let mut command = clipcap();

@@ -1,7 +1,7 @@
 //! The words in which models are written: one short method an operator.
 
 use super::dim::{Dim, Shape};
-use super::graph::{Graph, Source, Value};
+use super::graph::{Graph, Value};
 use super::op::{DType, Op, Reduction};
 
 macro_rules! unary {
@@ -273,11 +273,6 @@ impl Graph {
         let scalar = |n: i64| self.constant(DType::I64, &[], n.to_le_bytes().to_vec());
         let limit = self.reshape(self.dim(length), &[]);
         self.apply(Op::Range { length: length.clone() }, &[scalar(0), limit, scalar(1)])
-    }
-
-    /// True for a value that is known before any input is.
-    pub fn is_constant(&self, value: Value) -> bool {
-        matches!(self.source(value), Source::Constant(_))
     }
 
     /// Zeros of any shape.

@@ -39,3 +39,19 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     eprintln!("SKIPPED: {} is absent", full.display());
     None
 }
+
+/// A small random bundle that needs no golden files.
+pub fn tiny_bundle(folder: &Path) -> PathBuf {
+    let bundle = folder.join("tiny");
+    let mut command = clipcap();
+    command.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", "3", "--quiet"]);
+    run(command.arg("--out").arg(&bundle), 0);
+    bundle
+}
+
+/// A folder of rendered pictures.
+pub fn scenes(folder: &Path, count: u32) -> PathBuf {
+    let out = folder.join("scenes");
+    run(clipcap().args(["scenes", "--quiet", "--num-images", &count.to_string(), "--out"]).arg(&out), 0);
+    out.join("images")
+}
