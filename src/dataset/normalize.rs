@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 /// Which full-width forms (U+FF01 to U+FF5E) become their ASCII twins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -94,12 +95,18 @@ fn join_common(raw: &str, fold: FoldWidth, out: &mut String) -> bool {
 }
 
 /// Appends characters, with one space for white space between two that are not Chinese and none elsewhere.
+///
+/// A combining mark belongs to the character before it, whatever white space lies between: which of several marks comes first is up to NFC.
 fn join(chars: impl Iterator<Item = char>, out: &mut String) {
     let mut last: Option<char> = None;
     let mut space = false;
     for c in chars {
         if c.is_whitespace() {
             space = true;
+            continue;
+        }
+        if !c.is_ascii() && is_combining_mark(c) {
+            out.push(c);
             continue;
         }
         if space && last.is_some_and(|last| !is_chinese(last) && !is_chinese(c)) {
@@ -202,6 +209,7 @@ mod tests {
         assert_eq!(plain("cafe\u{301} 里 的 人"), "café里的人");
         assert_eq!(plain("\u{f900}"), "\u{8c48}");
         assert_eq!(plain("か \u{3099}"), "が");
+        assert_eq!(plain("1 \u{301}\u{3000}\u{3099}"), "1\u{3099}\u{301}");
     }
 
     #[test]
