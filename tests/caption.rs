@@ -6,42 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use arrow::array::{Array, StringArray};
-use common::{clipcap, run, scenes, shared, tiny_bundle};
+use common::{clipcap, columns, golden_bundle, joined, run, scenes, shared, tiny_bundle};
 use serde_json::Value;
-
-/// A bundle of one of the trained golden checkpoints.
-fn golden_bundle(kind: &str, folder: &Path) -> Option<PathBuf> {
-    let golden = shared("golden")?;
-    let bundle = folder.join(kind);
-    let mut command = clipcap();
-    command.args(["model", "import", "--quiet"]);
-    command.arg("--clip").arg(golden.join("clip_hf")).arg("--gpt2").arg(golden.join("gpt2"));
-    command.arg("--checkpoint").arg(golden.join(format!("clipcap_{kind}_trained.pt")));
-    command.arg("--bert-config").arg(golden.join("bert/config.json")).arg("--out").arg(&bundle);
-    run(&mut command, 0);
-    Some(bundle)
-}
-
-fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
-    let mut rows = vec![];
-    for batch in clipcap::table::open(table, None).unwrap() {
-        let batch = batch.unwrap();
-        let arrays: Vec<&StringArray> =
-            names.iter().map(|n| batch.column_by_name(n).unwrap().as_any().downcast_ref().unwrap()).collect();
-        rows.extend((0..batch.num_rows()).map(|i| arrays.iter().map(|a| a.value(i).to_string()).collect::<Vec<_>>()));
-    }
-    rows
-}
-
-/// Pieces of a caption without the spaces between Latin words, as the golden texts are written.
-fn joined(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
-}
 
 #[test]
 fn photos_get_the_golden_captions_whatever_the_batch_and_threads() {

@@ -193,7 +193,10 @@ pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     }
     let model = caption::info(&bundle, &runtime)?;
     let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
-    let load = || caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, takes_embeddings);
+    let load = || {
+        let loaded = caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, takes_embeddings);
+        context.placed(&runtime, loaded)
+    };
     if args.dry_run {
         let (text, json) = caption::dry_run(&settings, &model, load, &context.terminal)?;
         context.terminal.result(&text, &json);

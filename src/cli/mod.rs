@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::pipeline::Interrupt;
-use crate::runtime::{Device, Precision};
+use crate::pipeline::{Interrupt, Reporter};
+use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
 use crate::terminal::Terminal;
 
@@ -86,6 +86,16 @@ enum Command {
 pub struct Context {
     pub terminal: Terminal,
     pub interrupt: Interrupt,
+}
+
+impl Context {
+    /// Passes a loaded model on, having said with -v where its nodes compute.
+    fn placed<T>(&self, runtime: &Runtime, loaded: T) -> T {
+        for placement in runtime.take_placements() {
+            self.terminal.detail(&placement.to_string());
+        }
+        loaded
+    }
 }
 
 /// Parses the command line, runs the command and returns the program's exit status.

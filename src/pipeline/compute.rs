@@ -11,6 +11,13 @@ pub struct Input {
     pub data: Vec<f32>,
 }
 
+/// The data of a batch, one input behind the other.
+pub fn concatenated(inputs: &[Input]) -> Vec<f32> {
+    let mut all = Vec::with_capacity(inputs.iter().map(|input| input.data.len()).sum());
+    inputs.iter().for_each(|input| all.extend_from_slice(&input.data));
+    all
+}
+
 /// The model, on one thread. Images come in windows: some `encode` calls, then a `finish` that gives all their results.
 ///
 /// A result may depend (by rounding) on the other images of its window and on nothing else, which is why a run that was interrupted at

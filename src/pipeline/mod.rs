@@ -23,7 +23,7 @@ mod window;
 mod workfolder;
 mod writer;
 
-pub use compute::{Compute, Input};
+pub use compute::{Compute, Input, concatenated};
 pub use entry::{Content, Entry, Prepare, Prepared};
 pub use index::{Index, Shelf};
 pub use job::{Build, Job, Parts, Report};

@@ -1,6 +1,7 @@
 //! ONNX Runtime: where its library is, which device computes, and sessions with checked names.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider};
@@ -9,12 +10,14 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 mod device;
 mod error;
 mod library;
+mod placement;
 mod resident;
 pub mod selftest;
 mod session;
 
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
+pub use placement::Placement;
 pub use resident::{Resident, ResidentFeed};
 pub use session::{Feed, InPlace, Outputs, Session};
 
@@ -27,6 +30,8 @@ pub struct Runtime {
     device: Device,
     precision: Precision,
     threads: usize,
+    /// Of sessions made on a device other than the CPU and not yet asked about.
+    placements: Arc<Mutex<Vec<Placement>>>,
 }
 
 impl Runtime {
@@ -36,7 +41,7 @@ impl Runtime {
         let library = library::find(device)?;
         let (environment, version) = library::load(&library)?;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
-        let mut runtime = Self { environment, library, version, device, precision, threads };
+        let mut runtime = Self { environment, library, version, device, precision, threads, placements: Arc::default() };
         if device == Device::Auto {
             runtime.device = Device::Cuda(0);
             if runtime.session_builder("device check").is_err() {
@@ -110,6 +115,20 @@ impl Runtime {
             names.push(ort::ep::CUDA::NAME);
         }
         names
+    }
+
+    /// Where the nodes of sessions made since the last call compute; nothing on the CPU device, where there is no other place.
+    pub fn take_placements(&self) -> Vec<Placement> {
+        std::mem::take(&mut *self.placements.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// The provider of a device that has its own.
+    fn provider(&self) -> Option<&'static str> {
+        match self.device {
+            Device::Cpu | Device::Auto => None,
+            Device::OpenVino => Some(ort::ep::OpenVINO::NAME),
+            Device::Cuda(_) => Some(ort::ep::CUDA::NAME),
+        }
     }
 
     /// Options every session shares, the device's provider registered or refused.

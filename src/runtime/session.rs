@@ -8,7 +8,8 @@ use ort::memory::MemoryInfo;
 use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::{PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
-use super::{Runtime, RuntimeError};
+use super::placement::RECORD;
+use super::{Placement, Runtime, RuntimeError};
 
 /// A session and its name in errors. One thread owns it.
 pub struct Session {
@@ -59,7 +60,14 @@ impl Session {
         for (dimension, size) in dimensions {
             builder = builder.with_dimension_override(dimension, *size).map_err(|e| ort(e.into()))?;
         }
+        if runtime.provider().is_some() {
+            builder = builder.with_config_entry(RECORD, "1").map_err(|e| ort(e.into()))?;
+        }
         let inner = builder.commit_from_memory(model).map_err(ort)?;
+        if let Some(provider) = runtime.provider() {
+            let placement = Placement::read(name, provider, &inner).map_err(ort)?;
+            runtime.placements.lock().unwrap_or_else(|e| e.into_inner()).push(placement);
+        }
         Ok(Self { name: name.into(), inner })
     }
 

@@ -36,6 +36,7 @@ pub fn run(settings: &DoctorSettings, reporter: &dyn Reporter) -> anyhow::Result
         test.tolerance,
     );
     reporter.detail(runtime.build_info());
+    runtime.take_placements().iter().for_each(|placement| reporter.detail(&placement.to_string()));
     let mut json = json!({
         "clipcap": env!("CARGO_PKG_VERSION"),
         "onnxruntime": {"version": runtime.version(), "library": runtime.library(), "build": runtime.build_info(), "providers": providers},

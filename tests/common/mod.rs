@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use arrow::array::{Array, StringArray};
+
 /// The checkout.
 pub fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -54,4 +56,34 @@ pub fn scenes(folder: &Path, count: u32) -> PathBuf {
     let out = folder.join("scenes");
     run(clipcap().args(["scenes", "--quiet", "--num-images", &count.to_string(), "--out"]).arg(&out), 0);
     out.join("images")
+}
+
+/// A bundle of one of the trained golden checkpoints.
+pub fn golden_bundle(kind: &str, folder: &Path) -> Option<PathBuf> {
+    let golden = shared("golden")?;
+    let bundle = folder.join(kind);
+    let mut command = clipcap();
+    command.args(["model", "import", "--quiet"]);
+    command.arg("--clip").arg(golden.join("clip_hf")).arg("--gpt2").arg(golden.join("gpt2"));
+    command.arg("--checkpoint").arg(golden.join(format!("clipcap_{kind}_trained.pt")));
+    command.arg("--bert-config").arg(golden.join("bert/config.json")).arg("--out").arg(&bundle);
+    run(&mut command, 0);
+    Some(bundle)
+}
+
+/// Text columns of a Parquet table, by row.
+pub fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
+    let mut rows = vec![];
+    for batch in clipcap::table::open(table, None).unwrap() {
+        let batch = batch.unwrap();
+        let arrays: Vec<&StringArray> =
+            names.iter().map(|n| batch.column_by_name(n).unwrap().as_any().downcast_ref().unwrap()).collect();
+        rows.extend((0..batch.num_rows()).map(|i| arrays.iter().map(|a| a.value(i).to_string()).collect::<Vec<_>>()));
+    }
+    rows
+}
+
+/// Pieces of a caption without the spaces between Latin words, as the golden texts are written.
+pub fn joined(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
 }

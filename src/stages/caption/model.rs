@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::value::{CaptionText, Captions};
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
 use crate::models::{Decoder, ImageEncoder, Mapper};
-use crate::pipeline::{Compute, ContentHash, Input};
+use crate::pipeline::{Compute, ContentHash, Input, concatenated};
 use crate::stages::loading::scale_to_length_1;
 use crate::text::Tokenizer;
 
@@ -48,13 +48,9 @@ impl<C: Captioner> Compute for Engine<C> {
     fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
         let num_images = inputs.len();
         self.hashes.extend(inputs.iter().map(|input| input.sha256));
-        let data = inputs.into_iter().flat_map(|input| input.data);
-        if self.takes_embeddings {
-            self.embeddings.extend(data);
-        } else {
-            let pixel_values: Vec<f32> = data.collect();
-            self.embeddings.extend(self.captioner.encode(&pixel_values, num_images)?);
-        }
+        let data = concatenated(&inputs);
+        let embeddings = if self.takes_embeddings { data } else { self.captioner.encode(&data, num_images)? };
+        self.embeddings.extend(embeddings);
         Ok(())
     }
 

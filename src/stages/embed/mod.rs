@@ -11,6 +11,7 @@ use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{DatasetFiles, Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
     Compute, Content, Decode, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
+    concatenated,
 };
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
@@ -243,8 +244,7 @@ impl<E: ImageEncoder> Compute for Engine<E> {
 
     fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
         let num_images = inputs.len();
-        let pixel_values: Vec<f32> = inputs.into_iter().flat_map(|input| input.data).collect();
-        let all = self.encoder.encode(&pixel_values, num_images)?;
+        let all = self.encoder.encode(&concatenated(&inputs), num_images)?;
         if all.len() != num_images * self.embedding_dim {
             bail!("the encoder returned {} numbers for {num_images} embeddings of {}", all.len(), self.embedding_dim);
         }
