@@ -13,8 +13,10 @@ mod caption;
 mod doctor;
 mod embed;
 mod evaluate;
+mod manual;
 mod model;
 mod prepare;
+mod report;
 mod run;
 mod scenes;
 mod stats;
@@ -76,10 +78,16 @@ enum Command {
     Caption(Box<caption::CaptionArgs>),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
+    /// Show a caption table, or two side by side, as one HTML page
+    Report(Box<report::ReportArgs>),
     /// Render a small world of captioned scenes to try everything on
     Scenes(scenes::ScenesArgs),
     /// Run a pipeline of stages from a TOML file
     Run(run::RunArgs),
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one a command into a folder
+    Man(manual::ManArgs),
 }
 
 /// What a command needs besides its own arguments.
@@ -141,7 +149,10 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(*args, context),
         Command::Caption(args) => caption::run(*args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Report(args) => report::run(*args, context),
         Command::Scenes(args) => scenes::run(args, context),
         Command::Run(args) => run::run(args, context),
+        Command::Completions(args) => manual::completions(args, context),
+        Command::Man(args) => manual::man(args, context),
     }
 }

@@ -2,41 +2,11 @@
 
 use std::fmt::Write;
 
-/// Colours are variables, so that one block turns the page dark.
-const STYLE: &str = "\
-:root{color-scheme:light dark;--ground:#fcfcfb;--panel:#ffffff;--ink:#1d2126;--soft:#5c6570;--line:#dfe3e8;--fill:#3f6f9f;--accent:#b4552d}\
-@media(prefers-color-scheme:dark){:root{--ground:#14171b;--panel:#1b1f25;--ink:#e6e9ec;--soft:#9aa4af;--line:#323942;--fill:#6fa3d6;--accent:#e08a5f}}\
-*{box-sizing:border-box}\
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',\
-'PingFang SC','Microsoft YaHei','Noto Sans CJK SC','Source Han Sans SC',sans-serif}\
-main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}\
-h1{font-size:1.6rem;line-height:1.25;margin:0 0 .25rem}\
-h2{font-size:1.15rem;margin:2.25rem 0 .5rem}\
-p{margin:.25rem 0 .75rem;max-width:46rem}\
-.soft{color:var(--soft)}\
-.grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));align-items:start}\
-.panel{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.75rem 1rem;min-width:0}\
-.panel h3{font-size:.95rem;margin:0 0 .5rem}\
-.facts{display:grid;gap:.75rem;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));margin:1rem 0}\
-.facts div{background:var(--panel);border:1px solid var(--line);border-radius:.5rem;padding:.5rem .75rem;min-width:0}\
-.facts b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}\
-.facts span{color:var(--soft);font-size:.85rem}\
-.scroll{overflow-x:auto;margin:.75rem 0}\
-table{border-collapse:collapse;min-width:min(100%,28rem);font-size:.9rem}\
-th,td{padding:.3rem .6rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}\
-th{color:var(--soft);font-weight:600;white-space:nowrap}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
-svg{display:block;width:100%;height:auto}\
-svg text{fill:var(--soft);font-family:inherit}\
-svg .bar{fill:var(--fill)}\
-svg .axis{stroke:var(--line);stroke-width:1}\
-svg .mark{stroke:var(--accent);stroke-width:1.5;stroke-dasharray:4 3}\
-svg text.mark-label{fill:var(--accent);stroke:none}\
-.bars{display:grid;grid-template-columns:max-content minmax(3rem,1fr) max-content;gap:.2rem .6rem;align-items:center;font-size:.9rem}\
-.bars .name{overflow-wrap:anywhere;max-width:12rem}\
-.bars i{display:block;height:.8rem;background:var(--fill);border-radius:2px;min-width:1px}\
-.bars .n{text-align:right;color:var(--soft);font-variant-numeric:tabular-nums}\
-img{max-width:100%;height:auto}";
+use sha2::{Digest, Sha256};
+
+use super::base64;
+
+const STYLE: &str = include_str!("page.css");
 
 /// Text as it may stand in HTML, in an attribute too.
 pub fn escape(text: &str) -> String {
@@ -61,6 +31,7 @@ pub struct Page {
     title: String,
     body: String,
     style: String,
+    script: &'static str,
 }
 
 impl Page {
@@ -70,12 +41,18 @@ impl Page {
         if !subtitle.is_empty() {
             let _ = writeln!(body, "<p class=\"soft\">{}</p>", escape(subtitle));
         }
-        Self { title: title.into(), body, style: String::new() }
+        Self { title: title.into(), body, style: String::new(), script: "" }
     }
 
     /// More style rules, from the program and never from data.
     pub fn style(mut self, rules: &str) -> Self {
         self.style.push_str(rules);
+        self
+    }
+
+    /// The one script that may run in the page, at its end; no other does, whatever stands in the page.
+    pub fn script(mut self, script: &'static str) -> Self {
+        self.script = script;
         self
     }
 
@@ -122,13 +99,35 @@ impl Page {
 
     /// The whole document.
     pub fn finish(self) -> String {
-        format!(
+        let (opening, closing) = self.finish_around();
+        opening + &closing
+    }
+
+    /// The document in two parts, between which a caller may write more (data for the script, say, that is too long to hold).
+    pub fn finish_around(self) -> (String, String) {
+        let opening = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"{}\">\n\
              <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n\
-             <title>{}</title>\n<style>{STYLE}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+             <meta name=\"generator\" content=\"clipcap\">\n\
+             <title>{}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n<main>\n{}</main>\n",
+            self.policy(),
             escape(&self.title),
             self.style,
             self.body
+        );
+        let script = if self.script.is_empty() { String::new() } else { format!("<script>{}</script>\n", self.script) };
+        (opening, format!("{script}</body>\n</html>\n"))
+    }
+
+    /// Nothing is loaded from anywhere, and no script runs but the page's own.
+    fn policy(&self) -> String {
+        let script = match self.script {
+            "" => "'none'".to_string(),
+            script => format!("'sha256-{}'", base64(&Sha256::digest(script))),
+        };
+        format!(
+            "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script}; base-uri 'none'; form-action 'none'"
         )
     }
 }
@@ -197,7 +196,11 @@ mod tests {
     #[test]
     fn a_page_needs_nothing_from_elsewhere() {
         let html = Page::new("狗", "").finish();
-        assert!(html.starts_with("<!doctype html>") && html.contains("prefers-color-scheme:dark"));
-        assert!(!html.contains("http"));
+        assert!(html.starts_with("<!doctype html>") && html.contains("prefers-color-scheme: dark"));
+        assert!(!html.contains("http:") && !html.contains("https:") && html.contains("script-src 'none'"));
+        let (opening, closing) = Page::new("狗", "").script("let a = 1;").finish_around();
+        // printf 'let a = 1;' | openssl dgst -sha256 -binary | base64
+        assert!(opening.contains("script-src 'sha256-xY6QKfH9PRsQnLz56nj6MBwiK5oHg+im1Jkpdp1x/Ck='"), "{opening}");
+        assert!(closing.starts_with("<script>let a = 1;</script>") && closing.ends_with("</html>\n"));
     }
 }

@@ -16,9 +16,11 @@ mod preprocess;
 mod resize;
 mod sniff;
 mod structure;
+mod thumbnail;
 
 pub use self::decode::{Header, Limits, decode, header};
 pub use self::failure::{Content, Failure, Reason, UnknownReason};
 pub use self::load::{Examined, Loaded, examine, file_header, load, load_bytes, read};
 pub use self::preprocess::{Normalize, Preprocess, PreprocessError, Settings, Size};
 pub use self::sniff::{Format, called_an_image, sniff};
+pub use self::thumbnail::Thumbnail;

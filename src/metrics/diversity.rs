@@ -68,6 +68,14 @@ impl Diversity {
     }
 }
 
+/// Share of a caption's 4-grams that stood in it before: 0 where none repeats, near 1 in an endless loop.
+pub fn repetition(caption: &[u32]) -> f64 {
+    let ngrams = NgramCounts::of(caption);
+    let fours = ngrams.counts.iter().filter(|&&(key, _)| length_of(key) == 4);
+    let (distinct, total) = fours.fold((0u32, 0u32), |(distinct, total), &(_, count)| (distinct + 1, total + count));
+    if total == 0 { 0.0 } else { f64::from(total - distinct) / f64::from(total) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +90,14 @@ mod tests {
         assert!((found.distinct_2 - 5.0 / 10.0).abs() < 1e-12);
         assert!((found.repeated_4gram_rate - 0.25).abs() < 1e-12);
         assert_eq!(found.opening, Some(Opening { tokens: vec![1, 2, 3], count: 2 }));
+    }
+
+    #[test]
+    fn repetition_grows_with_the_loop() {
+        assert_eq!(repetition(&[]), 0.0);
+        assert_eq!(repetition(&[1, 2, 1, 2, 1]), 0.0);
+        assert_eq!(repetition(&[1, 2, 3, 4, 1, 2, 3, 4]), 0.2);
+        assert_eq!(repetition(&[7; 13]), 0.9);
     }
 
     #[test]

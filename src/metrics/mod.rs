@@ -14,7 +14,7 @@ mod rouge;
 mod scorer;
 
 pub use bleu::BleuCounts;
-pub use diversity::{Diversity, Opening};
+pub use diversity::{Diversity, Opening, repetition};
 pub use intern::Interner;
 pub use resample::{Comparison, Interval, bootstrap, compare};
 pub use rouge::rouge_l;

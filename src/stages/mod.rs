@@ -7,6 +7,7 @@ pub mod evaluate;
 mod loading;
 pub mod model;
 pub mod prepare;
+pub mod report;
 pub mod run;
 pub mod scenes;
 pub mod stats;

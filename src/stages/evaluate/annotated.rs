@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::captions::Builder;
+use super::captions::{Builder, Row};
 use crate::dataset::captions::{Format, ReadOptions, read_captions};
 use crate::pipeline::Reporter;
 
@@ -37,7 +37,14 @@ pub(super) fn read(
             }
             let alias = row.file.map(|file| batch.get(file)).or(coco.map(|(file, _)| file.as_str()));
             let caption = batch.get(if segmented { row.caption } else { row.raw });
-            builder.add(id, alias, row.number.map(i64::from), Some(caption))?;
+            builder.add(Row {
+                id,
+                alias,
+                split: Some(row_split),
+                index: row.number.map(i64::from),
+                caption: Some(caption),
+                ..Row::default()
+            })?;
         }
     }
     if split.is_some() && !any_split {

@@ -28,16 +28,29 @@ impl Role {
 }
 
 /// The captions of one image: in caption_index order where the file has one, else in the file's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageCaptions {
     pub id: String,
     /// The image's path or file name, where the file gives it besides an id.
     pub alias: Option<String>,
+    /// The hash of the image file's content, in lower-case hex.
+    pub sha256: Option<String>,
+    pub split: Option<String>,
     pub captions: Vec<String>,
+    /// One for each of the captions.
+    pub details: Vec<Details>,
+}
+
+/// What a table says of a caption besides its text; nothing where it has no such column.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Details {
+    pub logprob: Option<f64>,
+    pub num_tokens: Option<i64>,
+    pub finish_reason: Option<String>,
 }
 
 /// Captions of a set of images, sorted by id.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CaptionSet {
     pub images: Vec<ImageCaptions>,
     /// Rows that hold no caption at all (null), left out.
@@ -154,6 +167,20 @@ pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> R
     Ok(())
 }
 
+/// One caption on its way into a [`Builder`], with what the file says of it.
+#[derive(Clone, Default)]
+pub(super) struct Row<'a> {
+    pub id: &'a str,
+    pub alias: Option<&'a str>,
+    pub sha256: Option<&'a str>,
+    pub split: Option<&'a str>,
+    /// Orders the captions of an image; without one, they stay as they come.
+    pub index: Option<i64>,
+    /// None where the row has a null.
+    pub caption: Option<&'a str>,
+    pub details: Details,
+}
+
 /// Gathers rows into images.
 #[derive(Default)]
 pub(super) struct Builder {
@@ -163,8 +190,8 @@ pub(super) struct Builder {
 }
 
 impl Builder {
-    /// Adds a caption (none where the row has a null). `index` orders the captions of an image; without one, they stay as they come.
-    pub fn add(&mut self, id: &str, alias: Option<&str>, index: Option<i64>, caption: Option<&str>) -> Result<()> {
+    pub fn add(&mut self, row: Row) -> Result<()> {
+        let Row { id, alias, sha256, split, index, caption, details } = row;
         let Some(caption) = caption else {
             self.num_missing += 1;
             return Ok(());
@@ -176,16 +203,22 @@ impl Builder {
             Some(&slot) => slot,
             None => {
                 self.by_id.insert(id.into(), self.images.len());
-                self.images.push((ImageCaptions { id: id.into(), alias: None, captions: Vec::new() }, Vec::new()));
+                self.images.push((ImageCaptions { id: id.into(), ..ImageCaptions::default() }, Vec::new()));
                 self.images.len() - 1
             }
         };
         let (image, order) = &mut self.images[slot];
-        if image.alias.is_none() {
-            image.alias = alias.filter(|alias| *alias != id).map(Into::into);
-        }
+        let keep = |kept: &mut Option<String>, found: Option<&str>| {
+            if kept.is_none() {
+                *kept = found.filter(|text| !text.is_empty()).map(Into::into);
+            }
+        };
+        keep(&mut image.alias, alias.filter(|alias| *alias != id));
+        keep(&mut image.sha256, sha256);
+        keep(&mut image.split, split);
         order.push(index.unwrap_or(i64::try_from(order.len())?));
         image.captions.push(caption.into());
+        image.details.push(details);
         Ok(())
     }
 
@@ -194,9 +227,10 @@ impl Builder {
             bail!("{} holds no captions", path.display());
         }
         let sorted = |(mut image, order): (ImageCaptions, Vec<i64>)| {
-            let mut captions: Vec<(i64, String)> = order.into_iter().zip(image.captions).collect();
+            let captions = image.captions.into_iter().zip(image.details);
+            let mut captions: Vec<(i64, (String, Details))> = order.into_iter().zip(captions).collect();
             captions.sort_by_key(|(index, _)| *index);
-            image.captions = captions.into_iter().map(|(_, caption)| caption).collect();
+            (image.captions, image.details) = captions.into_iter().map(|(_, caption)| caption).unzip();
             image
         };
         let mut images: Vec<ImageCaptions> = self.images.into_iter().map(sorted).collect();
@@ -271,6 +305,32 @@ mod tests {
         assert_eq!(test.images.len(), 1);
         let error = read_as(Role::References, "t.tsv", "a.jpg\t狗\n", Some("test")).unwrap_err();
         assert!(format!("{error:#}").contains("--split"));
+    }
+
+    #[test]
+    fn details_stay_with_their_captions() {
+        let csv = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,split\n\
+            a,a.jpg,00ff,1,黑狗,-3.25,3,length,\na,a.jpg,00ff,0,一只狗,-1.5,4,eos,test\n";
+        let jsonl = "{\"image_id\":\"a\",\"image_path\":\"a.jpg\",\"sha256\":\"00ff\",\"caption_index\":1,\"caption\":\"黑狗\",\"logprob\":-3.25,\"num_tokens\":3,\"finish_reason\":\"length\"}\n\
+            {\"image_id\":\"a\",\"caption_index\":0,\"caption\":\"一只狗\",\"logprob\":-1.5,\"num_tokens\":4,\"finish_reason\":\"eos\",\"split\":\"test\"}\n";
+        let details = |logprob, num_tokens, reason: &str| Details {
+            logprob: Some(logprob),
+            num_tokens: Some(num_tokens),
+            finish_reason: Some(reason.into()),
+        };
+        let wanted = ImageCaptions {
+            id: "a".into(),
+            alias: Some("a.jpg".into()),
+            sha256: Some("00ff".into()),
+            split: Some("test".into()),
+            captions: vec!["一只狗".into(), "黑狗".into()],
+            details: vec![details(-1.5, 4, "eos"), details(-3.25, 3, "length")],
+        };
+        for (name, text) in [("t.csv", csv), ("t.jsonl", jsonl)] {
+            assert_eq!(read_as(Role::Predictions, name, text, None).unwrap().images, std::slice::from_ref(&wanted), "{name}");
+        }
+        let error = read_as(Role::Predictions, "t.csv", "image_id,caption,logprob\na,狗,much\n", None).unwrap_err();
+        assert!(format!("{error:#}").contains("logprob"), "{error:#}");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::captions::{Builder, for_each_line};
+use super::captions::{Builder, Details, Row, for_each_line};
 use super::json::text_of;
 
 /// Names that mean an image's id, best first.
@@ -24,7 +25,7 @@ pub(super) fn read_tsv(path: &Path, builder: &mut Builder) -> Result<()> {
         let id = fields.next().unwrap_or_default();
         let mut num_captions = 0;
         for caption in fields {
-            builder.add(id, None, None, Some(caption))?;
+            builder.add(Row { id, caption: Some(caption), ..Row::default() })?;
             num_captions += 1;
         }
         if num_captions == 0 {
@@ -61,15 +62,34 @@ pub(super) fn read_csv(path: &Path, builder: &mut Builder) -> Result<()> {
         return Err(missing_columns(path, &names));
     };
     let index = find(&INDEX_COLUMNS);
-    let alias = names.iter().position(|name| *name == "image_path");
+    let [path_column, hash, split, logprob, length, reason] =
+        ["image_path", "sha256", "split", "logprob", "num_tokens", "finish_reason"].map(|name| find(&[name]));
     for record in reader.records() {
         let record = record.with_context(|| format!("{}: not a CSV table", path.display()))?;
         let at = || format!("{}, line {}", path.display(), record.position().map_or(0, csv::Position::line));
-        let number = index.map(|index| record[index].parse::<i64>()).transpose();
-        let number = number.with_context(|| format!("{}: {} is not a number", at(), names[index.unwrap_or_default()]))?;
-        builder.add(&record[id], alias.map(|alias| &record[alias]), number, Some(&record[caption])).with_context(at)?;
+        let row = Row {
+            id: &record[id],
+            alias: path_column.map(|column| &record[column]),
+            sha256: hash.map(|column| &record[column]),
+            split: split.map(|column| &record[column]),
+            index: number(&record, &names, index).with_context(at)?,
+            caption: Some(&record[caption]),
+            details: Details {
+                logprob: number(&record, &names, logprob).with_context(at)?,
+                num_tokens: number(&record, &names, length).with_context(at)?,
+                finish_reason: reason.map(|column| record[column].to_string()).filter(|reason| !reason.is_empty()),
+            },
+        };
+        builder.add(row).with_context(at)?;
     }
     Ok(())
+}
+
+/// The number in a column, where there is such a column and something in it.
+fn number<T: FromStr>(record: &csv::StringRecord, names: &[&str], column: Option<usize>) -> Result<Option<T>> {
+    let Some(column) = column.filter(|&column| !record[column].is_empty()) else { return Ok(None) };
+    let parsed = record[column].parse().ok();
+    parsed.map(Some).with_context(|| format!("{}: {:?} is not a number", names[column], &record[column]))
 }
 
 pub(super) fn missing_columns(path: &Path, present: &[&str]) -> anyhow::Error {
@@ -89,17 +109,24 @@ pub(super) fn read_jsonl(path: &Path, builder: &mut Builder) -> Result<()> {
         let find = |names: &[&str]| names.iter().find_map(|name| row.get(*name).map(|value| (name.to_string(), value)));
         let Some((name, id)) = find(&ID_COLUMNS) else { bail!("none of {} is there", ID_COLUMNS.join(", ")) };
         let id = text_of(id).with_context(|| format!("{name} is neither text nor a whole number"))?;
-        let alias = row.get("image_path").and_then(Value::as_str);
-        let index = find(&INDEX_COLUMNS).and_then(|(_, value)| value.as_i64());
+        let text = |name: &str| row.get(name).and_then(Value::as_str);
+        let given = Row { id: &id, alias: text("image_path"), sha256: text("sha256"), split: text("split"), ..Row::default() };
         if let Some(Value::Array(captions)) = row.get("captions") {
             for caption in captions {
-                builder.add(&id, alias, None, Some(caption.as_str().context("captions holds something that is not text")?))?;
+                let caption = Some(caption.as_str().context("captions holds something that is not text")?);
+                builder.add(Row { caption, ..given.clone() })?;
             }
             return Ok(());
         }
+        let index = find(&INDEX_COLUMNS).and_then(|(_, value)| value.as_i64());
+        let details = Details {
+            logprob: row.get("logprob").and_then(Value::as_f64),
+            num_tokens: row.get("num_tokens").and_then(Value::as_i64),
+            finish_reason: text("finish_reason").map(Into::into),
+        };
         match find(&CAPTION_COLUMNS) {
-            Some((_, Value::String(caption))) => builder.add(&id, alias, index, Some(caption)),
-            Some((_, Value::Null)) => builder.add(&id, alias, index, None),
+            Some((_, Value::String(caption))) => builder.add(Row { index, caption: Some(caption), details, ..given }),
+            Some((_, Value::Null)) => builder.add(Row { caption: None, ..given }),
             Some((name, _)) => bail!("{name} is not text"),
             None => bail!("none of {} is there", CAPTION_COLUMNS.join(", ")),
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::captions::{Builder, Role, refuse_split};
+use super::captions::{Builder, Role, Row, refuse_split};
 
 /// What a JSON file turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,7 +65,8 @@ fn read_rows(rows: &[Value], file_names: &HashMap<String, String>, builder: &mut
             Some(Value::Null) => None,
             _ => bail!("{}: caption is missing or not text", at()),
         };
-        builder.add(&id, file_names.get(&id).map(String::as_str), None, caption).with_context(at)?;
+        let alias = file_names.get(&id).map(String::as_str);
+        builder.add(Row { id: &id, alias, caption, ..Row::default() }).with_context(at)?;
     }
     Ok(())
 }
@@ -79,7 +80,7 @@ fn read_map(object: &Map<String, Value>, builder: &mut Builder) -> Result<()> {
         for caption in captions {
             let text = caption.as_str().or_else(|| caption.get("caption")?.as_str());
             let text = text.with_context(|| format!("{id}: a caption or a list of captions is wanted"))?;
-            builder.add(id, None, None, Some(text))?;
+            builder.add(Row { id, caption: Some(text), ..Row::default() })?;
         }
     }
     Ok(())

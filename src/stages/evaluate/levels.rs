@@ -54,7 +54,7 @@ impl LevelScores {
         let mut interner = Interner::default();
         let references = tokenize(level, images, |image| &image.references, &mut interner);
         let scorer = Scorer::new(&references);
-        let mut table = |captions: fn(&ScoredImage) -> &Vec<String>| {
+        let mut table = |captions: fn(&ScoredImage) -> &[String]| {
             let tokens = tokenize(level, images, captions, &mut interner);
             TableScores::of(level, &scorer, &tokens, &interner, settings, rounds)
         };
@@ -113,10 +113,10 @@ fn best(scores: &[ImageScores]) -> (usize, ImageScores) {
 }
 
 /// Ids of the tokens of each caption of each image. Text is cut on all threads; ids are given in order.
-fn tokenize(
+pub fn tokenize<I: Sync>(
     level: Level,
-    images: &[ScoredImage],
-    captions: impl Fn(&ScoredImage) -> &Vec<String> + Sync,
+    images: &[I],
+    captions: impl Fn(&I) -> &[String] + Sync,
     interner: &mut Interner,
 ) -> Vec<Vec<Vec<u32>>> {
     let cut = |image| captions(image).iter().map(|caption| level.tokens(caption)).collect::<Vec<_>>();

@@ -108,8 +108,8 @@ mod tests {
 
     fn images(ids: &[&str]) -> Vec<ImageCaptions> {
         let image = |id: &&str| match id.split_once('|') {
-            Some((id, alias)) => ImageCaptions { id: id.into(), alias: Some(alias.into()), captions: vec![] },
-            None => ImageCaptions { id: (*id).into(), alias: None, captions: vec![] },
+            Some((id, alias)) => ImageCaptions { id: id.into(), alias: Some(alias.into()), ..Default::default() },
+            None => ImageCaptions { id: (*id).into(), ..Default::default() },
         };
         ids.iter().map(image).collect()
     }

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 
-use super::captions::Builder;
+use super::captions::{Builder, Details, Row};
 use super::delimited::{CAPTION_COLUMNS, ID_COLUMNS, INDEX_COLUMNS, missing_columns};
 use crate::table;
 
@@ -27,23 +27,39 @@ fn read_batch(batch: &RecordBatch, path: &Path, split: Option<&str>, builder: &m
         return Err(missing_columns(path, &schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>()));
     };
     let (ids, captions) = (text(ids, path)?, text(captions, path)?);
-    let paths = batch.column_by_name("image_path").map(|column| text(column, path)).transpose()?;
+    let optional = |name: &str| batch.column_by_name(name).map(|column| text(column, path)).transpose();
+    let (paths, hashes, splits, reasons) =
+        (optional("image_path")?, optional("sha256")?, optional("split")?, optional("finish_reason")?);
     let indices = find(&INDEX_COLUMNS).map(|column| typed::<Int64Array>(column, &DataType::Int64, path)).transpose()?;
-    let splits = match (split, batch.column_by_name("split")) {
-        (Some(_), None) => bail!("{} has no split column, and --split was given", path.display()),
-        (Some(wanted), Some(column)) => Some((wanted, text(column, path)?)),
-        (None, _) => None,
-    };
-    let value = |column: &StringArray, row: usize| column.is_valid(row).then(|| column.value(row).to_string());
+    let lengths = find(&["num_tokens"]).map(|column| typed::<Int64Array>(column, &DataType::Int64, path)).transpose()?;
+    let logprobs = find(&["logprob"]).map(|column| typed::<Float64Array>(column, &DataType::Float64, path)).transpose()?;
+    if split.is_some() && splits.is_none() {
+        bail!("{} has no split column, and --split was given", path.display());
+    }
     for row in 0..batch.num_rows() {
-        if splits.as_ref().is_some_and(|(wanted, column)| value(column, row).as_deref() != Some(*wanted)) {
+        let value = |column: &Option<StringArray>| column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_string());
+        let number = |column: &Option<Int64Array>| column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row));
+        let row_split = value(&splits);
+        if split.is_some() && row_split.as_deref() != split {
             continue;
         }
-        let Some(id) = value(&ids, row) else { bail!("{}: a row has no image id", path.display()) };
-        let alias = paths.as_ref().and_then(|paths| value(paths, row));
-        let index = indices.as_ref().and_then(|indices| indices.is_valid(row).then(|| indices.value(row)));
-        let caption = captions.is_valid(row).then(|| captions.value(row));
-        builder.add(&id, alias.as_deref(), index, caption).with_context(|| path.display().to_string())?;
+        if ids.is_null(row) {
+            bail!("{}: a row has no image id", path.display());
+        }
+        let added = builder.add(Row {
+            id: ids.value(row),
+            alias: value(&paths).as_deref(),
+            sha256: value(&hashes).as_deref(),
+            split: row_split.as_deref(),
+            index: number(&indices),
+            caption: captions.is_valid(row).then(|| captions.value(row)),
+            details: Details {
+                logprob: logprobs.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row)),
+                num_tokens: number(&lengths),
+                finish_reason: value(&reasons),
+            },
+        });
+        added.with_context(|| path.display().to_string())?;
     }
     Ok(())
 }

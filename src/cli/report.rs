@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use super::{BadUsage, Context};
+use crate::stages::Outcome;
+use crate::stages::evaluate::Level;
+use crate::stages::report::{self, ReportSettings};
+
+/// What `--help` says below the flags.
+const MORE_HELP: &str = "\
+The page needs no network and nothing beside it: pictures are in it as small JPEGs. Search, filters and sorting work in the page, and the \
+keyboard too (press ? in it). Where one page would be larger than --page-mb, FILE.2.html ... and FILE.worst.html lie beside FILE.html.
+
+Read are caption tables (a folder, .parquet, .csv, .tsv, .jsonl), and what evaluate reads besides; failures and settings come from the errors \
+table and the manifest beside a table. Images are looked for in the folders of --images; one that is missing or broken has a placeholder, and \
+the exit status is 3.
+
+  clipcap report captions.parquet --images photos --out report.html
+  clipcap report before.parquet after.parquet --labels before,after --references dataset --images photos --out report.html";
+
+#[derive(clap::Args)]
+#[command(after_long_help = MORE_HELP)]
+pub struct ReportArgs {
+    /// A caption table, or two to be shown side by side
+    #[arg(value_name = "TABLE", required = true, num_args = 1..=2)]
+    tables: Vec<PathBuf>,
+    /// What people wrote, to be shown and to score with: a dataset, a table, or COCO annotations
+    #[arg(long, value_name = "DATASET|TABLE|JSON")]
+    references: Option<PathBuf>,
+    /// Where the images are: folders, or one dataset that stores them (default: the references, where they store images)
+    #[arg(long, value_name = "DIR|DATASET", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// What the tables are called in the page (default: their file names)
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Score and count by Han characters and Latin words, or by words as jieba cuts them
+    #[arg(long, value_enum, default_value = "char")]
+    tokens: Tokens,
+    /// Pixels of a thumbnail's longer edge (default: as many of 256, 192, 160 and 128 as fit into one page)
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(16..=1024))]
+    edge: Option<u32>,
+    /// JPEG quality of the thumbnails
+    #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u8).range(1..=100))]
+    quality: u8,
+    /// No page is larger than so many megabytes
+    #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=2048))]
+    page_mb: u64,
+    /// Show so many images, evenly spread over the table, and the worst of all (default: every one)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_images: Option<u64>,
+    /// Replace a file that is no report
+    #[arg(long)]
+    overwrite: bool,
+    /// Threads to work with (default: every core)
+    #[arg(long)]
+    threads: Option<usize>,
+    /// The page to write
+    #[arg(long, value_name = "FILE.html")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tokens {
+    Char,
+    Word,
+}
+
+pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {
+    if args.out.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("html")) {
+        return Err(BadUsage(format!("--out {}: the name of a page ends in .html", args.out.display())).into());
+    }
+    if !args.labels.is_empty() && args.labels.len() != args.tables.len() {
+        let (labels, tables) = (args.labels.len(), args.tables.len());
+        return Err(BadUsage(format!("--labels has {labels} names, and there are {tables} tables")).into());
+    }
+    let settings = ReportSettings {
+        tables: args.tables,
+        labels: args.labels,
+        references: args.references,
+        images: args.images,
+        level: match args.tokens {
+            Tokens::Char => Level::Char,
+            Tokens::Word => Level::Word,
+        },
+        edge: args.edge,
+        quality: args.quality,
+        page_bytes: args.page_mb << 20,
+        max_images: args.max_images.map(|count| usize::try_from(count).unwrap_or(usize::MAX)),
+        overwrite: args.overwrite,
+        out: args.out,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
+    let report = pool.install(|| report::run(&settings, &context.terminal, &context.interrupt))?;
+    context.terminal.result(&report.to_text(), &report.to_json());
+    Ok(report.outcome)
+}

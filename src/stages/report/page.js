@@ -1,0 +1,412 @@
+'use strict';
+// Shows the images of a report. All it knows stands in the script elements before it; text from data becomes text in the page, never markup.
+(() => {
+  const parse = id => JSON.parse(document.getElementById(id).textContent);
+  const facts = parse('facts');
+  const images = parse('images');
+  images.forEach((image, place) => { image.place = place; });
+
+  // What stands where in a caption's list; null or nothing where it is not known.
+  const [TEXT, LOGPROB, TOKENS, FINISH, LENGTH, REPETITION, CIDER, ROUGE] = [0, 1, 2, 3, 4, 5, 6, 7];
+  const LETTERS = ['A', 'B'];
+  const TWO = facts.tables.length > 1;
+  // Cards made at a time, and captions or references of a card that are not folded away.
+  const BATCH = 48;
+  const UNFOLDED = 5;
+
+  // ---- elements
+
+  function element(name, properties = {}, ...children) {
+    const node = document.createElement(name);
+    for (const [key, value] of Object.entries(properties)) {
+      if (key in node) node[key] = value;
+      else node.setAttribute(key, value);
+    }
+    node.append(...children.filter(child => child !== null && child !== undefined && child !== ''));
+    return node;
+  }
+
+  const fixed = (number, digits) => number.toFixed(digits).replace('-', '\u2212');
+  const count = number => number.toLocaleString('en');
+  const percent = share => `${Math.round(share * 100)}%`;
+  const known = value => value !== null && value !== undefined;
+  const HAN = /\p{Script=Han}/u;
+
+  // Text with the words of the search marked.
+  function marked(text) {
+    const lower = text.toLowerCase();
+    const words = state.q.toLowerCase().split(/\s+/).filter(word => word !== '');
+    if (words.length === 0 || lower.length !== text.length) return [text];
+    const parts = [];
+    for (let from = 0; from < text.length;) {
+      const found = words.map(word => [lower.indexOf(word, from), word.length]).filter(([at]) => at >= 0);
+      if (found.length === 0) {
+        parts.push(text.slice(from));
+        break;
+      }
+      const [at, length] = found.reduce((best, next) => (next[0] < best[0] ? next : best));
+      parts.push(text.slice(from, at), element('mark', {}, text.slice(at, at + length)));
+      from = at + length;
+    }
+    return parts;
+  }
+
+  // ---- what an image has
+
+  const captions = image => image.tables.flat();
+  const first = (image, table, field) => image.tables[table]?.[0]?.[field] ?? null;
+  const repetition = image => Math.max(0, ...captions(image).map(caption => caption[REPETITION] ?? 0));
+  const difference = image => {
+    const [a, b] = [first(image, 0, CIDER), first(image, 1, CIDER)];
+    return known(a) && known(b) ? b - a : null;
+  };
+  const perToken = (image, table) => {
+    const [logprob, tokens] = [first(image, table, LOGPROB), first(image, table, TOKENS)];
+    return known(logprob) && tokens > 0 ? logprob / tokens : null;
+  };
+
+  function haystack(image) {
+    image.haystack ??= [image.path, image.id ?? '', ...captions(image).map(c => c[TEXT]), ...(image.references ?? [])].join('\n').toLowerCase();
+    return image.haystack;
+  }
+
+  // Pictures are lines of the script elements with that class, in the order of the images.
+  const sheets = [...document.querySelectorAll('script.pictures')];
+  const lines = [];
+  function picture(image) {
+    const sheet = Math.floor(image.place / facts.pictures_at_once);
+    lines[sheet] ??= sheets[sheet].textContent.split('\n');
+    return lines[sheet][image.place % facts.pictures_at_once];
+  }
+
+  // ---- orders: key, name, value; the greatest comes first, images without a value last
+
+  const orders = [{ key: 'name', name: 'name', value: image => -image.place }];
+  facts.tables.forEach((_, table) => {
+    const of = TWO ? `${LETTERS[table]}: ` : '';
+    const end = TWO ? `-${LETTERS[table].toLowerCase()}` : '';
+    const add = (key, name, value) => {
+      if (images.some(image => known(value(image)))) orders.push({ key: key + end, name: of + name, value });
+    };
+    add('cider', 'CIDEr', image => first(image, table, CIDER));
+    add('rouge', 'ROUGE-L', image => first(image, table, ROUGE));
+    add('logprob', 'log-probability', image => first(image, table, LOGPROB));
+    add('logprob-token', 'log-probability a token', image => perToken(image, table));
+    add('length', `length in ${facts.unit}`, image => first(image, table, LENGTH));
+  });
+  if (TWO && facts.scored) orders.push({ key: 'difference', name: 'CIDEr, B \u2212 A', value: difference });
+  orders.push({ key: 'repetition', name: 'repetition', value: repetition });
+
+  // ---- the view, which the address keeps
+
+  const repeating = images.filter(image => repetition(image) > 0).length;
+  const views = [
+    { key: 'images', name: 'Images', size: images.length },
+    { key: 'repetitions', name: 'Repetitions', size: repeating },
+    { key: 'failures', name: 'Failures', size: facts.num_failures },
+  ];
+  const DEFAULTS = {
+    view: facts.worst && repeating > 0 ? 'repetitions' : 'images',
+    q: '', sort: 'name', reverse: '', finish: '', split: '', only: '',
+  };
+  const state = { ...DEFAULTS };
+
+  function readAddress() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    for (const key of Object.keys(DEFAULTS)) state[key] = given.get(key) ?? DEFAULTS[key];
+    if (!views.some(view => view.key === state.view)) state.view = DEFAULTS.view;
+    if (!orders.some(order => order.key === state.sort)) state.sort = DEFAULTS.sort;
+  }
+
+  function writeAddress() {
+    const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
+    history.replaceState(null, '', `#${new URLSearchParams(changed)}`);
+  }
+
+  function set(changes) {
+    Object.assign(state, changes);
+    writeAddress();
+    show();
+  }
+
+  function matches(text) {
+    return state.q.toLowerCase().split(/\s+/).every(word => text.includes(word));
+  }
+
+  function selected() {
+    const finish = facts.finish_reasons.indexOf(state.finish);
+    const split = facts.splits.indexOf(state.split);
+    const wanted = image =>
+      (state.view !== 'repetitions' || repetition(image) > 0) &&
+      (state.finish === '' || captions(image).some(caption => caption[FINISH] === finish)) &&
+      (state.split === '' || image.split === split) &&
+      (state.only !== 'repeats' || repetition(image) > 0) &&
+      (state.only !== 'missing' || known(image.missing)) &&
+      (state.only !== 'changed' || image.changed) &&
+      matches(haystack(image));
+    const key = state.view === 'repetitions' && state.sort === 'name' ? 'repetition' : state.sort;
+    const { value } = orders.find(order => order.key === key);
+    const sign = state.reverse === '' ? 1 : -1;
+    const found = images.filter(wanted).map(image => [image, value(image)]);
+    found.sort(([a, x], [b, y]) => known(y) - known(x) || sign * ((y ?? 0) - (x ?? 0)) || a.place - b.place);
+    return found.map(([image]) => image);
+  }
+
+  // ---- cards
+
+  function figures(caption, best) {
+    const line = element('p', { className: 'figures' });
+    const add = (words, kind = 'span', title = '') => line.append(element(kind, { title }, words));
+    if (known(caption[CIDER])) {
+      add(`CIDEr ${fixed(caption[CIDER], 2)}`, best ? 'b' : 'span');
+      add(`ROUGE-L ${fixed(caption[ROUGE], 2)}`);
+    }
+    if (known(caption[LOGPROB])) {
+      const each = caption[TOKENS] > 0 ? ` (${fixed(caption[LOGPROB] / caption[TOKENS], 2)} a token)` : '';
+      add(`log p ${fixed(caption[LOGPROB], 2)}${each}`, 'span', 'log-probability of the caption');
+    }
+    if (known(caption[TOKENS])) add(`${caption[TOKENS]} tokens`);
+    const finish = facts.finish_reasons[caption[FINISH]];
+    const badges = [];
+    if (known(finish) && finish !== 'eos') badges.push(`ends: ${finish}`);
+    if (caption[REPETITION] > 0) badges.push(`repeats ${percent(caption[REPETITION])}`);
+    badges.forEach(badge => line.append(element('span', { className: 'badge warn' }, badge)));
+    return line.childNodes.length > 0 ? line : null;
+  }
+
+  function text(words) {
+    if (words === '') return element('p', { className: 'caption empty' }, 'an empty caption');
+    return element('p', { className: 'caption', lang: HAN.test(words) ? 'zh-CN' : '' }, ...marked(words));
+  }
+
+  // The first few of a list, and the others behind a button of the browser's own.
+  function list(className, items, name) {
+    const all = element('ul', { className }, ...items.slice(0, UNFOLDED));
+    if (items.length <= UNFOLDED) return [all];
+    const rest = items.slice(UNFOLDED);
+    return [all, element('details', { className: 'more' }, element('summary', {}, `${rest.length} more ${name}`), element('ul', { className }, ...rest))];
+  }
+
+  function card(image) {
+    const node = element('article', { className: facts.pictures ? 'card' : 'card plain', tabIndex: 0, 'aria-label': image.path });
+    if (facts.pictures) node.append(pictureOf(image, node));
+    const name = element('p', { className: 'name' }, ...marked(image.path));
+    const badge = (words, kind, title = '') => name.append(' ', element('span', { className: `badge ${kind}`, title }, words));
+    if (image.id) badge(image.id, '', 'image_id');
+    if (known(image.split)) badge(facts.splits[image.split], '', 'split');
+    if (image.changed) badge('changed since', 'warn', 'The file is not the one that was captioned');
+    const gain = TWO ? difference(image) : null;
+    if (known(gain)) badge(`B \u2212 A ${gain > 0 ? '+' : ''}${fixed(gain, 2)}`, '', 'CIDEr of the first captions');
+    const body = element('div', {}, name);
+    const tables = image.tables.map((list_, table) => {
+      const best = known(gain) && (table === 0 ? gain < 0 : gain > 0);
+      const items = list_.map((caption, at) => element('li', {}, text(caption[TEXT]), figures(caption, best && at === 0)));
+      const column = element('div', {});
+      if (TWO) column.append(element('h4', {}, `${LETTERS[table]}: ${facts.tables[table]}`));
+      if (items.length === 0) column.append(element('p', { className: 'figures' }, 'not in this table'));
+      else column.append(...list('captions', items, 'captions'));
+      return column;
+    });
+    body.append(element('div', { className: 'tables' }, ...tables));
+    if (image.references) {
+      const items = image.references.map(words => element('li', { lang: HAN.test(words) ? 'zh-CN' : '' }, ...marked(words)));
+      body.append(element('h4', {}, 'references'), ...list('references', items, 'references'));
+    }
+    node.append(body);
+    return node;
+  }
+
+  function pictureOf(image, node) {
+    const base64 = picture(image);
+    if (!base64) {
+      const why = known(image.missing) ? image.missing.replaceAll('_', ' ') : 'not shown';
+      return element('div', { className: 'picture none' }, 'no picture', element('br'), why);
+    }
+    const shown = element('img', { alt: image.path, src: `data:image/jpeg;base64,${base64}`, decoding: 'async' });
+    const button = element('button', { className: 'picture', type: 'button', tabIndex: -1, 'aria-label': 'Enlarge or reduce the picture' }, shown);
+    button.addEventListener('click', () => enlarge(node));
+    return button;
+  }
+
+  function enlarge(node) {
+    node.classList.toggle('large');
+    node.scrollIntoView({ block: 'nearest' });
+  }
+
+  // ---- the page
+
+  const root = document.getElementById('report');
+  const search = element('input', { type: 'search', placeholder: 'Search (/)', 'aria-label': 'Search names, captions and references', autocomplete: 'off', spellcheck: false });
+  const option = (value, words) => element('option', { value }, words);
+  const choice = (label, options) => element('select', { 'aria-label': label }, ...options);
+  const sort = choice('Sort by', orders.map(order => option(order.key, order.name)));
+  const reverse = element('button', { type: 'button', 'aria-label': 'Reverse the order' }, '\u2191\u2193');
+  const finish = choice('Ending', [option('', 'any ending'), ...facts.finish_reasons.map(reason => option(reason, `ends: ${reason}`))]);
+  const split = choice('Split', [option('', 'any split'), ...facts.splits.map(name => option(name, `split: ${name}`))]);
+  const only = choice('Only', [
+    option('', 'all images'),
+    option('repeats', 'with a repetition'),
+    ...(images.some(image => known(image.missing)) ? [option('missing', 'without a picture')] : []),
+    ...(images.some(image => image.changed) ? [option('changed', 'changed since')] : []),
+  ]);
+  const help = element('button', { type: 'button', 'aria-label': 'Keys' }, '?');
+  const buttons = views.map(({ key, name, size }) => {
+    const button = element('button', { type: 'button' }, `${name} ${count(size)}`);
+    button.addEventListener('click', () => set({ view: key }));
+    return button;
+  });
+  const told = element('p', { className: 'count', role: 'status', 'aria-live': 'polite' });
+  const cards = element('section', { className: TWO ? 'cards two' : 'cards', 'aria-label': 'Images' });
+  const failures = element('section', { className: 'failures scroll', 'aria-label': 'Failures' });
+  const end = element('div', { className: 'end' });
+  const keys = dialog();
+
+  const sorting = element('label', {}, element('span', {}, 'sort'), sort);
+  const filters = [only, ...(facts.finish_reasons.length > 1 ? [finish] : []), ...(facts.splits.length > 1 ? [split] : [])];
+  root.append(
+    element('div', { className: 'tools', role: 'search' }, element('div', { className: 'views', role: 'group', 'aria-label': 'View' }, ...buttons), search, sorting, reverse, ...filters, help),
+    told, cards, failures, end, keys,
+  );
+
+  let waiting;
+  search.addEventListener('input', () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => set({ q: search.value.trim() }), 120);
+  });
+  sort.addEventListener('change', () => set({ sort: sort.value }));
+  reverse.addEventListener('click', () => set({ reverse: state.reverse === '' ? '1' : '' }));
+  finish.addEventListener('change', () => set({ finish: finish.value }));
+  split.addEventListener('change', () => set({ split: split.value }));
+  only.addEventListener('change', () => set({ only: only.value }));
+  help.addEventListener('click', () => keys.showModal());
+
+  function dialog() {
+    const rows = [
+      ['/', 'search'],
+      ['j k', 'next and previous image'],
+      ['\u2190 \u2191 \u2192 \u2193', 'from image to image, once one has the focus'],
+      ['Enter', 'enlarge the picture'],
+      ['1 2 3', 'images, repetitions, failures'],
+      ['r', 'reverse the order'],
+      ['Esc', 'empty and leave the search'],
+      ['?', 'this help'],
+    ];
+    const terms = rows.flatMap(([key, words]) => [element('dt', {}, ...key.split(' ').flatMap(k => [element('kbd', {}, k), ' '])), element('dd', {}, words)]);
+    const close = element('button', { type: 'button', autofocus: true }, 'Close');
+    const made = element('dialog', { 'aria-label': 'Keys' }, element('dl', {}, ...terms), close);
+    close.addEventListener('click', () => made.close());
+    return made;
+  }
+
+  let found = [];
+  let made = 0;
+  const near = new IntersectionObserver(entries => {
+    if (entries.at(-1).isIntersecting && made < found.length) more();
+  }, { rootMargin: '1500px' });
+
+  function more() {
+    const next = found.slice(made, made + BATCH);
+    cards.append(...next.map(card));
+    made += next.length;
+    // Observed anew, it tells again whether the end is near.
+    near.unobserve(end);
+    near.observe(end);
+  }
+
+  function show() {
+    search.value = state.q;
+    [sort.value, finish.value, split.value, only.value] = [state.sort, state.finish, state.split, state.only];
+    reverse.setAttribute('aria-pressed', String(state.reverse !== ''));
+    views.forEach((view, at) => buttons[at].setAttribute('aria-pressed', String(view.key === state.view)));
+    const failing = state.view === 'failures';
+    cards.hidden = failing;
+    failures.hidden = !failing;
+    for (const control of [sorting, reverse, ...filters]) control.hidden = failing;
+    cards.replaceChildren();
+    failures.replaceChildren();
+    if (failing) return showFailures();
+    found = selected();
+    made = 0;
+    const all = state.view === 'repetitions' ? repeating : images.length;
+    told.textContent = found.length === all ? `${count(all)} images` : `${count(found.length)} of ${count(all)} images`;
+    if (found.length === 0) {
+      const none = all === 0 && state.view === 'repetitions' ? 'No caption repeats a 4-gram.' : 'No image fits the search and the filters.';
+      cards.append(element('p', { className: 'empty-view' }, none));
+    }
+    more();
+  }
+
+  function showFailures() {
+    found = [];
+    const rows = facts.failures.filter(row => matches(row.slice(1).join('\n').toLowerCase()));
+    const omitted = facts.num_failures - facts.failures.length;
+    told.textContent = `${count(rows.length)} of ${count(facts.num_failures)} failures` + (omitted > 0 ? `; ${count(omitted)} more are in the errors table only` : '');
+    if (facts.num_failures === 0) {
+      failures.append(element('p', { className: 'empty-view' }, 'No image failed.'));
+      return;
+    }
+    const cell = words => element('td', {}, ...marked(words));
+    const body = rows.map(([table, path, reason, message]) =>
+      element('tr', {}, ...(TWO ? [cell(LETTERS[table])] : []), cell(path), cell(reason), cell(message)));
+    const header = [...(TWO ? ['table'] : []), 'image', 'reason', 'message'].map(name => element('th', {}, name));
+    failures.append(element('table', {}, element('thead', {}, element('tr', {}, ...header)), element('tbody', {}, ...body)));
+  }
+
+  // ---- keys
+
+  function step(by) {
+    const all = [...cards.querySelectorAll('.card')];
+    const at = all.indexOf(document.activeElement?.closest?.('.card'));
+    let next = at < 0 ? 0 : at + by;
+    if (at < 0) next = Math.max(0, all.findIndex(node => node.getBoundingClientRect().bottom > 80));
+    if (next >= all.length && made < found.length) {
+      more();
+      return step(by);
+    }
+    all[Math.min(Math.max(next, 0), all.length - 1)]?.focus();
+  }
+
+  const columns = () => getComputedStyle(cards).gridTemplateColumns.split(' ').length;
+
+  document.addEventListener('keydown', event => {
+    if (event.ctrlKey || event.metaKey || event.altKey || keys.open) return;
+    const target = event.target;
+    if (target === search) {
+      if (event.key !== 'Escape') return;
+      clearTimeout(waiting);
+      set({ q: '' });
+      search.blur();
+    } else if (target instanceof HTMLInputElement || target instanceof HTMLSelectElement) {
+      return;
+    } else if (event.key === '/') {
+      search.focus();
+      search.select();
+    } else if (event.key === 'j') {
+      step(1);
+    } else if (event.key === 'k') {
+      step(-1);
+    } else if (event.key === 'r') {
+      reverse.click();
+    } else if (event.key === '?') {
+      keys.showModal();
+    } else if (['1', '2', '3'].includes(event.key)) {
+      buttons[Number(event.key) - 1].click();
+    } else if (target.classList?.contains('card')) {
+      const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
+      if (event.key in steps) step(steps[event.key]);
+      else if (event.key === 'Enter') enlarge(target);
+      else return;
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+
+  addEventListener('hashchange', () => {
+    readAddress();
+    show();
+  });
+  readAddress();
+  show();
+  document.documentElement.dataset.ready = String(images.length);
+})();
