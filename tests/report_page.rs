@@ -150,3 +150,37 @@ fn nothing_leaves_the_page_and_the_policy_holds_even_against_markup() {
     let dom = opened(&chromium, &page, "");
     assert!(dom.contains("data-ran=\"1\"") && visits.load(Ordering::SeqCst) > 0);
 }
+
+#[test]
+fn keys_lead_from_image_to_image() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    small(folder.path());
+    let page = report(folder.path(), &["captions.parquet", "--images", "pictures"], 3);
+    // Another script can only press keys where the policy is gone.
+    let script = "<script>
+        const press = (key, target = document.activeElement) => target.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+        const said = [];
+        const say = () => said.push(document.activeElement.getAttribute('aria-label')?.slice(0, 6) ?? document.activeElement.tagName);
+        for (const key of ['j', 'j', 'j', 'k', 'ArrowLeft', 'Enter']) { press(key); say(); }
+        said.push(document.activeElement.className);
+        press('/'); say();
+        press('j'); say();
+        document.activeElement.value = 'x';
+        press('Escape'); say();
+        press('3');
+        said.push(location.hash);
+        press('1'); press('r');
+        said.push(location.hash, document.querySelector('article').getAttribute('aria-label'));
+        press('?');
+        said.push(document.querySelector('dialog').open);
+        document.documentElement.dataset.said = said.join(' ');
+        </script></body>";
+    let html = fs::read_to_string(&page).unwrap();
+    fs::write(&page, html.replace("Content-Security-Policy", "X-Nothing").replace("</body>", script)).unwrap();
+    let dom = opened(&chromium, &page, "");
+    let said = dom.split_once("data-said=\"").expect("the keys were pressed").1.split('"').next().unwrap();
+    assert!(said.starts_with("a&quot;b' o c.png d.jpg c.png a&quot;b"), "{said}");
+    assert!(said.ends_with("#view=failures #reverse=1 sub/b.png true"), "{said}");
+    assert!(said.contains("card large Search Search BODY"), "{said}");
+}

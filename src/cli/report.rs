@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use serde_json::json;
 
 use super::{BadUsage, Context};
 use crate::stages::Outcome;
@@ -92,7 +93,12 @@ pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {
         out: args.out,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
-    let report = pool.install(|| report::run(&settings, &context.terminal, &context.interrupt))?;
+    let Some(report) = pool.install(|| report::run(&settings, &context.terminal, &context.interrupt))? else {
+        let outcome = Outcome::Interrupted;
+        let json = json!({"command": "report", "exit_status": outcome.exit_code(), "complete": false});
+        context.terminal.result("interrupted: nothing was written", &json);
+        return Ok(outcome);
+    };
     context.terminal.result(&report.to_text(), &report.to_json());
     Ok(report.outcome)
 }

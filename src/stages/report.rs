@@ -58,7 +58,7 @@ pub struct ReportSettings {
 #[derive(Debug)]
 pub struct Report {
     pub outcome: Outcome,
-    /// The first is the one to open. Empty where the report was interrupted.
+    /// The first is the one to open.
     pub pages: Vec<PathBuf>,
     pub page_bytes: u64,
     pub num_images: usize,
@@ -90,15 +90,15 @@ struct Gathered {
     has_pictures: bool,
 }
 
-/// Room on a page for what is not an image: style, script, summary.
+/// Room on a page for style, script and summary.
 const HEAD_BYTES: u64 = 256 << 10;
 
-/// Reads, measures and draws everything; writes the pages.
+/// Reads, measures and draws everything; writes the pages. None where it was interrupted: then nothing was written.
 ///
 /// # Errors
 /// A table or reference file that cannot be read, references of other images, a folder of images that is not there, an output that is no
 /// report of ours. A picture that is missing or broken is none.
-pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Report> {
+pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Option<Report>> {
     let names = Names::new(&settings.out);
     if !settings.overwrite {
         names.check(&[names.page(0), names.worst()])?;
@@ -125,11 +125,9 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     let folder = settings.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let made = Pictures::make(&source, &images, &wanted, thumbnail, folder, reporter, interrupt)?;
-    let Some(pictures) = made else {
-        return Ok(Report::interrupted());
-    };
+    let Some(pictures) = made else { return Ok(None) };
     let gathered = Gathered { tables, images, unmatched, measured, words, pictures, has_pictures };
-    write(settings, &names, &gathered, &shown, reporter)
+    write(settings, &names, &gathered, &shown, reporter).map(Some)
 }
 
 fn read(path: &Path, role: Role, reporter: &dyn Reporter) -> Result<CaptionSet> {
@@ -176,7 +174,7 @@ fn write(
 ) -> Result<Report> {
     let bytes = |image: &usize| page::row_bytes(gathered, *image);
     let sizes: Vec<u64> = shown.par_iter().map(bytes).collect::<Result<_>>()?;
-    let limit = settings.page_bytes.saturating_sub(HEAD_BYTES);
+    let limit = settings.page_bytes.saturating_sub(HEAD_BYTES + page::facts_bytes(gathered)?);
     let pages = pages::split(shown, &sizes, limit);
     let is_sample = shown.len() < gathered.images.len();
     // The page of the worst keeps to the limit too.
@@ -213,27 +211,8 @@ fn write(
 }
 
 impl Report {
-    fn interrupted() -> Self {
-        Self {
-            outcome: Outcome::Interrupted,
-            pages: Vec::new(),
-            page_bytes: 0,
-            num_images: 0,
-            num_captions: 0,
-            num_failures: 0,
-            num_scored: 0,
-            num_shown: 0,
-            num_pictures: 0,
-            num_missing: 0,
-            scores: Vec::new(),
-        }
-    }
-
     /// The summary for the terminal.
     pub fn to_text(&self) -> String {
-        if self.outcome == Outcome::Interrupted {
-            return "interrupted: nothing was written".into();
-        }
         let mut text = format!("{} images with {} captions", self.num_images, self.num_captions);
         if self.num_shown < self.num_images {
             text += &format!(", {} of them shown", self.num_shown);
@@ -264,7 +243,7 @@ impl Report {
         json!({
             "command": "report",
             "exit_status": self.outcome.exit_code(),
-            "complete": self.outcome != Outcome::Interrupted,
+            "complete": true,
             "counts": {
                 "images": self.num_images,
                 "captions": self.num_captions,

@@ -105,21 +105,24 @@
     { key: 'repetitions', name: 'Repetitions', size: repeating },
     { key: 'failures', name: 'Failures', size: facts.num_failures },
   ];
-  const DEFAULTS = {
-    view: facts.worst && repeating > 0 ? 'repetitions' : 'images',
-    q: '', sort: 'name', reverse: '', finish: '', split: '', only: '',
-  };
-  const state = { ...DEFAULTS };
+  const DEFAULT_VIEW = facts.worst && repeating > 0 ? 'repetitions' : 'images';
+  const defaultsOf = view => ({
+    view: DEFAULT_VIEW, q: '', sort: view === 'repetitions' ? 'repetition' : 'name', reverse: '', finish: '', split: '', only: '',
+  });
+  const state = defaultsOf(DEFAULT_VIEW);
 
   function readAddress() {
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const key of Object.keys(DEFAULTS)) state[key] = given.get(key) ?? DEFAULTS[key];
-    if (!views.some(view => view.key === state.view)) state.view = DEFAULTS.view;
-    if (!orders.some(order => order.key === state.sort)) state.sort = DEFAULTS.sort;
+    const view = views.find(({ key }) => key === given.get('view'))?.key ?? DEFAULT_VIEW;
+    const defaults = defaultsOf(view);
+    for (const key of Object.keys(defaults)) state[key] = given.get(key) ?? defaults[key];
+    state.view = view;
+    if (!orders.some(order => order.key === state.sort)) state.sort = defaults.sort;
   }
 
   function writeAddress() {
-    const changed = Object.entries(state).filter(([key, value]) => value !== DEFAULTS[key]);
+    const defaults = defaultsOf(state.view);
+    const changed = Object.entries(state).filter(([key, value]) => value !== defaults[key]);
     history.replaceState(null, '', `#${new URLSearchParams(changed)}`);
   }
 
@@ -144,8 +147,7 @@
       (state.only !== 'missing' || known(image.missing)) &&
       (state.only !== 'changed' || image.changed) &&
       matches(haystack(image));
-    const key = state.view === 'repetitions' && state.sort === 'name' ? 'repetition' : state.sort;
-    const { value } = orders.find(order => order.key === key);
+    const { value } = orders.find(order => order.key === state.sort);
     const sign = state.reverse === '' ? 1 : -1;
     const found = images.filter(wanted).map(image => [image, value(image)]);
     found.sort(([a, x], [b, y]) => known(y) - known(x) || sign * ((y ?? 0) - (x ?? 0)) || a.place - b.place);
@@ -252,7 +254,7 @@
   const help = element('button', { type: 'button', 'aria-label': 'Keys' }, '?');
   const buttons = views.map(({ key, name, size }) => {
     const button = element('button', { type: 'button' }, `${name} ${count(size)}`);
-    button.addEventListener('click', () => set({ view: key }));
+    button.addEventListener('click', () => set({ view: key, sort: defaultsOf(key).sort }));
     return button;
   });
   const told = element('p', { className: 'count', role: 'status', 'aria-live': 'polite' });

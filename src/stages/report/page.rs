@@ -126,6 +126,11 @@ pub fn row_bytes(gathered: &Gathered, image: usize) -> Result<u64> {
     Ok(row(&gathered.images[image], picture, &gathered.words)?.len() as u64 + 2 + jpeg)
 }
 
+/// Bytes of what the script must know besides the images, where it is longest.
+pub fn facts_bytes(gathered: &Gathered) -> Result<u64> {
+    Ok(facts(Which::Number(0), gathered)?.len() as u64)
+}
+
 /// Writes one page.
 pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
     let path = layout.path(which);
