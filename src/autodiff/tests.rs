@@ -62,6 +62,8 @@ fn cases() -> Vec<Case> {
         case("matmul with weights", &[&[2, 3, 4], &[4, 2]], |g, x| g.matmul(x[0], x[1])),
         case("matmul of batches", &[&[2, 3, 4], &[2, 4, 2]], |g, x| g.matmul(x[0], x[1])),
         case("matmul, one side broadcast", &[&[3, 4], &[2, 4, 2]], |g, x| g.matmul(x[0], x[1])),
+        case("conv over patches", &[&[2, 3, 4, 6], &[5, 3, 2, 2], &[5]], |g, x| g.conv(x[0], x[1], Some(x[2]), 2)),
+        case("conv without bias", &[&[2, 3, 4, 6], &[5, 3, 2, 2]], |g, x| g.conv(x[0], x[1], None, 2)),
         case("layer norm", &[&[2, 3, 5], &[5], &[5]], |g, x| g.layer_normalization(x[0], x[1], x[2], 1e-5).0),
         case("sum", cube, |g, x| g.reduce_sum(x[0], &[1], true)),
         case("sum of two", cube, |g, x| g.reduce_sum(x[0], &[0, 2], false)),
@@ -197,7 +199,7 @@ fn the_cases_cover_every_operator_that_has_a_rule() {
         (case.build)(&g, &inputs);
         covered.extend(g.nodes().iter().map(|node| node.op.name().1));
     }
-    let ruled = "Abs Add Cast Clip Concat Div Erf Exp Expand FusedMatMul Gather GatherElements Gelu Gemm Identity LayerNormalization Log \
+    let ruled = "Abs Add Cast Clip Concat Conv Div Erf Exp Expand FusedMatMul Gather GatherElements Gelu Gemm Identity LayerNormalization Log \
                  MatMul Max Mul Neg QuickGelu Reciprocal ReduceMax ReduceMean ReduceSum Reshape ScatterElements Sigmoid Slice Softmax \
                  Split Sqrt Sub Tanh Transpose Where";
     let missing: Vec<&str> = ruled.split_whitespace().filter(|name| !covered.contains(name)).collect();
@@ -230,6 +232,14 @@ fn a_path_without_a_gradient_is_a_fault_with_a_name() {
     g.output("loss", loss);
     let error = g.finish().unwrap_err().to_string();
     assert!(error.contains("h.0/Round_0 has no gradient"), "{error}");
+
+    let g = Graph::new("test");
+    let [x, kernel] =
+        [("x", [1, 1, 5, 4]), ("kernel", [1, 1, 2, 2])].map(|(name, shape)| g.input(name, DType::F32, &shape.map(Dim::from)));
+    let loss = g.reduce_sum(g.conv(x, kernel, None, 2), &[0, 1, 2, 3], false);
+    gradients(&g, loss, &[kernel]);
+    g.output("loss", loss);
+    assert!(g.finish().unwrap_err().to_string().contains("Conv_0 has no gradient"), "a row of pixels belongs to no patch");
 
     let g = Graph::new("test");
     let x = g.input("x", DType::F32, &[2.into()]);

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::Context;
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
+use crate::models::weights::Dtype;
 use crate::stages::Outcome;
 use crate::stages::model::{self, ImportSettings, InitSettings};
 
@@ -22,6 +23,8 @@ enum ModelCommand {
     Init(InitArgs),
     /// Say what a bundle holds and where it came from
     Inspect(InspectArgs),
+    /// Write a bundle's CLIP or GPT2 as a Hugging Face folder of its own, in half precision if wanted
+    Export(ExportArgs),
     /// Add 8-bit weights for `--precision int8` on the CPU; the float ones stay
     Quantize(QuantizeArgs),
 }
@@ -109,6 +112,27 @@ struct QuantizeArgs {
     overwrite: bool,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum PartArg {
+    Clip,
+    Gpt2,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// The bundle
+    bundle: PathBuf,
+    /// Which part; --clip and --gpt2 of `model init` and `model import` take such folders
+    #[arg(long, value_enum)]
+    part: PartArg,
+    /// Store float16 in place of float32
+    #[arg(long)]
+    half: bool,
+    /// Folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
 pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
     match args.command {
         ModelCommand::Import(args) => {
@@ -143,6 +167,17 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
         ModelCommand::Inspect(args) => {
             let (text, json) = model::inspect(&args.bundle, args.verify)?;
             context.terminal.result(&text, &json);
+            Ok(Outcome::Complete)
+        }
+        ModelCommand::Export(args) => {
+            let part = match args.part {
+                PartArg::Clip => "clip",
+                PartArg::Gpt2 => "gpt2",
+            };
+            let dtype = if args.half { Dtype::F16 } else { Dtype::F32 };
+            Bundle::open(&args.bundle)?.export(part, dtype, &args.out)?;
+            let json = serde_json::json!({"part": part, "out": args.out});
+            context.terminal.result(&format!("{}: {part} of {}", args.out.display(), args.bundle.display()), &json);
             Ok(Outcome::Complete)
         }
         ModelCommand::Quantize(args) => show(&Bundle::open(&args.bundle)?.quantized(&args.out, args.overwrite)?, context),

@@ -10,10 +10,11 @@ use crate::pipeline::Reporter;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
+use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::Decay;
 
-/// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings.
+/// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings; or a CLIP or a GPT2 from scratch (--objective).
 ///
 /// The run's folder holds config.toml, artifacts/ (the graphs), checkpoints/step-N/, best/ and last/ (bundles that `clipcap caption`
 /// takes), tensorboard/, metrics.parquet and curve.svg. The same command again goes on from the last checkpoint.
@@ -22,15 +23,22 @@ pub struct TrainArgs {
     /// Folder that `clipcap prepare` wrote
     #[arg(long, value_name = "DATASET", alias = "data_path", required_unless_present = "artifacts_only")]
     dataset: Option<PathBuf>,
-    /// Folder that `clipcap embed` wrote, with the same model
-    #[arg(long, value_name = "EMBEDDINGS", required_unless_present = "artifacts_only")]
+    /// Folder that `clipcap embed` wrote, with the same model (for captions)
+    #[arg(long, value_name = "EMBEDDINGS")]
     embeddings: Option<PathBuf>,
+    /// Folders of the dataset's images, where it does not store them (for the contrastive objective)
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    images: Vec<PathBuf>,
     /// The bundle to start from; `clipcap model init` makes one with a new mapper
     #[arg(long, value_name = "BUNDLE")]
     model: PathBuf,
     /// The run's folder
     #[arg(long, value_name = "RUN", alias = "output_path")]
     out: PathBuf,
+    /// What is learned: caption (the mapper, from embeddings), contrastive (CLIP, from images and captions) or language-model (GPT2, from
+    /// captions alone)
+    #[arg(long, default_value_t = Objective::Caption)]
+    objective: Objective,
     /// Train GPT2 too; without it, only the mapper learns
     #[arg(long, alias = "finetune_gpt2")]
     finetune_gpt2: bool,
@@ -90,6 +98,9 @@ pub struct TrainArgs {
     /// Count padding up to --max-len in the loss, as the original does
     #[arg(long, help_heading = "Recipe")]
     loss_on_padding: bool,
+    /// Captions of an image in a row, one after the other, so that each is read with the others before it (for the language model)
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
+    captions_per_row: usize,
     /// Seed of shuffling, dropout and the held-out images
     #[arg(long, default_value_t = 0, help_heading = "Recipe")]
     seed: u64,
@@ -146,6 +157,7 @@ struct OriginalArgs {
 impl TrainArgs {
     fn recipe(&self) -> Recipe {
         Recipe {
+            objective: self.objective,
             finetune_gpt2: self.finetune_gpt2,
             epochs: self.epochs,
             max_steps: self.max_steps,
@@ -165,6 +177,7 @@ impl TrainArgs {
             normalize_prefix: self.normalize_prefix,
             max_len: self.max_len,
             loss_on_padding: self.loss_on_padding,
+            captions_per_row: self.captions_per_row,
             dev_size: self.dev_size,
             eval_steps: self.eval_steps,
             patience: self.patience,
@@ -224,12 +237,14 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
         context.terminal.result(&format!("{} ({parameters} trainable parameters)", folder.display()), &json);
         return Ok(Outcome::Complete);
     }
-    let (Some(dataset), Some(embeddings)) = (args.dataset.clone(), args.embeddings.clone()) else {
-        return Err(BadUsage("--dataset and --embeddings are needed".into()).into());
-    };
+    let Some(dataset) = args.dataset.clone() else { return Err(BadUsage("--dataset is needed".into()).into()) };
+    if args.objective == Objective::Caption && args.embeddings.is_none() {
+        return Err(BadUsage("--embeddings is needed: captions are learned from them".into()).into());
+    }
     let settings = TrainSettings {
         dataset,
-        embeddings,
+        embeddings: args.embeddings.clone(),
+        images: args.images.clone(),
         model: args.model.clone(),
         out: args.out.clone(),
         recipe,

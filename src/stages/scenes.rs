@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use crate::dataset::scenes::{Scene, Split};
+use super::evaluate::captions::{self, Role};
+use crate::dataset::scenes::{Scene, Split, Verdict};
 use crate::files::{self, AtomicFile};
 use crate::pipeline::{Reporter, Tick};
 
@@ -26,7 +27,7 @@ const MANIFEST: &str = "manifest.json";
 /// Renders `images/scene-NNNNNN.jpg` and writes `captions/scenes-zh-{train,val,test}.txt`.
 pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
     let out = &settings.out;
-    let manifest = json!({"clipcap.format": "scenes/1", "seed": settings.seed, "num_images": settings.num_images});
+    let manifest = json!({"clipcap.format": "scenes/2", "seed": settings.seed, "num_images": settings.num_images});
     let manifest_path = out.join(MANIFEST);
     let there = std::fs::read(&manifest_path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let text = format!("{}: {} pictures, seed {}", out.display(), settings.num_images, settings.seed);
@@ -78,4 +79,57 @@ fn write_captions(path: &Path, settings: &ScenesSettings, split: Split) -> anyho
         }
     }
     Ok(file.commit()?)
+}
+
+/// What to compare with the scenes that captions are of.
+pub struct CheckSettings {
+    /// Captions by image, in any form `evaluate` takes; ids are the scenes' names.
+    pub captions: PathBuf,
+    pub seed: u64,
+    /// Only scenes of this split.
+    pub split: Option<String>,
+    /// JSON summary.
+    pub out: Option<PathBuf>,
+}
+
+/// Says how many captions name the attributes of their scene right: of each image the first caption.
+pub fn check(settings: &CheckSettings, reporter: &dyn Reporter) -> anyhow::Result<(String, Value)> {
+    let set = captions::read(&settings.captions, Role::Predictions, None, reporter)?;
+    let mut verdicts: Vec<Verdict> = vec![];
+    for image in &set.images {
+        let Some(number) = number(&image.id) else {
+            anyhow::bail!("{}: {} is no scene's name, such as {}", settings.captions.display(), image.id, name(0));
+        };
+        let scene = Scene::new(settings.seed, number);
+        let wanted = settings.split.as_deref().is_none_or(|split| split == scene.split.name());
+        if let (true, Some(caption)) = (wanted, image.captions.first()) {
+            verdicts.push(scene.judge(caption));
+        }
+    }
+    if verdicts.is_empty() {
+        anyhow::bail!("{}: no caption of a scene of that split", settings.captions.display());
+    }
+    let share = |count: usize| count as f64 / verdicts.len() as f64;
+    let right = share(verdicts.iter().filter(|verdict| verdict.is_right()).count());
+    let mut text = format!("{} scenes\ncolour, shape and position right: {:.1}%\n", verdicts.len(), 100.0 * right);
+    let mut json = json!({"scenes": verdicts.len(), "colour_shape_position_right": right});
+    for (attribute, name) in Verdict::ATTRIBUTES.into_iter().enumerate() {
+        let count = |said: Option<bool>| share(verdicts.iter().filter(|verdict| verdict.0[attribute] == said).count());
+        let (right, wrong) = (count(Some(true)), count(Some(false)));
+        text += &format!(
+            "{name:<12}right {:5.1}%   wrong {:5.1}%   not named {:5.1}%\n",
+            100.0 * right,
+            100.0 * wrong,
+            100.0 * count(None)
+        );
+        json[name] = json!({"right": right, "wrong": wrong});
+    }
+    if let Some(path) = &settings.out {
+        files::write_json(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok((text, json))
+}
+
+fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("scene-")?.parse().ok()
 }

@@ -11,24 +11,32 @@
 //! does not count. Which positions are listed decides what the loss is taken over: real tokens, or padding too. Parameters have the
 //! names of the original's checkpoints. Frozen ones are initializers that point into weight files.
 //!
+//! That is the objective of captions. A language model's batch has no `clip_embeds` and no prefix: its rows begin with `[CLS]`. For the
+//! contrastive objective's see [`contrastive`]; its losses are over pairs.
+//!
 //! B batch, T caption tokens, P prefix_len, M labels, D clip_size, C n_embd, V vocab_size.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::contrastive;
 use super::loss::{Loss, cross_entropy};
+use super::objective::Objective;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
 use crate::autodiff::{Spelling, gradients_in_parts};
 use crate::files::link_or_copy;
-use crate::models::config::{Gpt2Config, MapperConfig};
-use crate::models::graphs::{BuildError, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
+use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::graphs::{BuildError, CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
 use crate::models::layers::Style;
 use crate::models::{gpt2, mapper};
 use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape, Value};
 
 /// The token embedding, which is the head too.
 pub const TOKEN_EMBEDDING: &str = "gpt2.transformer.wte.weight";
+
+/// What GPT2's names begin with beside those of the mapper.
+const GPT2_SCOPE: &str = "gpt2.";
 
 /// File names inside an artifacts folder.
 pub const TRAINING_MODEL: &str = "training_model.onnx";
@@ -41,6 +49,7 @@ const LINKED_GPT2_WEIGHTS: &str = "weights/gpt2.safetensors";
 #[derive(Debug, Clone, Copy)]
 pub struct Network<'a> {
     pub folder: &'a Path,
+    pub clip: &'a ClipConfig,
     pub mapper: &'a MapperConfig,
     pub gpt2: &'a Gpt2Config,
 }
@@ -82,7 +91,8 @@ impl Sizes {
 /// What is trained, and how the graph is spelled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GraphOptions {
-    /// Train GPT2 too; otherwise the mapper only.
+    pub objective: Objective,
+    /// Of captions: train GPT2 too; otherwise the mapper only.
     pub finetune_gpt2: bool,
     /// None: as the configurations say. A frozen GPT2 never drops.
     pub dropout: Option<f64>,
@@ -94,9 +104,10 @@ pub struct GraphOptions {
 }
 
 impl GraphOptions {
-    /// The saved form.
+    /// The saved form, for captions.
     pub fn portable(finetune_gpt2: bool) -> Self {
         Self {
+            objective: Objective::Caption,
             finetune_gpt2,
             dropout: None,
             label_smoothing: 0.0,
@@ -104,6 +115,15 @@ impl GraphOptions {
             variant: Variant::Portable,
             dtype: DType::F32,
         }
+    }
+
+    /// Whether a tensor of the graph is a parameter of the training.
+    fn trains(&self, name: &str) -> bool {
+        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(GPT2_SCOPE)
+    }
+
+    fn style(&self) -> Style {
+        Style { fused: self.variant == Variant::Cpu, dtype: self.dtype, int8: false }
     }
 }
 
@@ -165,10 +185,9 @@ fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'st
          parameters by name.",
     );
     let sites = RefCell::new(vec![]);
-    let loss = forward(&g, network, options, Some(&sites));
+    let loss = loss_of(&g, network, options, Some(&sites));
     g.output("loss", loss.mean);
-    let (names, values): (Vec<String>, Vec<Value>) =
-        g.parameters().into_iter().filter(|(name, _)| is_trainable(name, options.finetune_gpt2)).unzip();
+    let (names, values): (Vec<String>, Vec<Value>) = g.parameters().into_iter().filter(|(name, _)| options.trains(name)).unzip();
     let spelling = if options.variant == Variant::OpenVino { Spelling::Recomputed } else { Spelling::Statistics };
     let gradients = gradients_in_parts(&g, loss.mean, &values, spelling);
     let (mut parameters, mut apart) = (vec![], None);
@@ -201,7 +220,7 @@ pub fn evaluation_graph(network: &Network<'_>, options: &GraphOptions) -> Result
 fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Model, BuildError> {
     let g = graph("eval_model", network, options, gpt2)?;
     g.doc("Evaluation: the loss summed over the labels, without dropout or label smoothing, and the number of labels.");
-    let loss = forward(&g, network, &GraphOptions { label_smoothing: 0.0, ..options.clone() }, None);
+    let loss = loss_of(&g, network, &GraphOptions { label_smoothing: 0.0, ..options.clone() }, None);
     g.output("loss_sum", loss.sum);
     g.output("num_tokens", loss.num_tokens);
     Ok(g.finish()?)
@@ -209,45 +228,56 @@ fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'
 
 /// A graph over the checkpoint's names, trainable ones as inputs.
 fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Graph, BuildError> {
-    let finetune_gpt2 = options.finetune_gpt2;
-    let mut table: HashMap<String, ExternalTensor> = external_tensors(network.folder, MAPPER_WEIGHTS)?;
-    for (name, mut tensor) in external_tensors(network.folder, GPT2_WEIGHTS)? {
-        tensor.location = gpt2.into();
-        table.insert(format!("gpt2.{name}"), tensor);
-    }
-    for (name, tensor) in &mut table {
-        if is_trainable(name, finetune_gpt2) {
-            tensor.dtype = DType::F32;
+    let files: &[&str] = match options.objective {
+        Objective::Caption => &[MAPPER_WEIGHTS, GPT2_WEIGHTS],
+        Objective::LanguageModel => &[GPT2_WEIGHTS],
+        Objective::Contrastive => &[CLIP_WEIGHTS],
+    };
+    let mut table: HashMap<String, ExternalTensor> = HashMap::new();
+    for file in files {
+        let tensors = external_tensors(network.folder, file)?;
+        match *file {
+            GPT2_WEIGHTS => table.extend(tensors.into_iter().map(|(name, mut tensor)| {
+                tensor.location = gpt2.into();
+                (format!("{GPT2_SCOPE}{name}"), tensor)
+            })),
+            _ => table.extend(tensors),
         }
     }
-    let mode = move |name: &str| match is_trainable(name, finetune_gpt2) {
+    let options = options.clone();
+    table.iter_mut().filter(|(name, _)| options.trains(name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
+    Ok(Graph::with_parameters(name, table, move |name| match options.trains(name) {
         true => ParameterMode::Input,
         false => ParameterMode::Reference,
-    };
-    Ok(Graph::with_parameters(name, table, mode))
+    }))
 }
 
-fn is_trainable(name: &str, finetune_gpt2: bool) -> bool {
-    finetune_gpt2 || !name.starts_with("gpt2.")
+fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
+    match options.objective {
+        Objective::Contrastive => contrastive::forward(g, options.style(), network.clip),
+        Objective::Caption | Objective::LanguageModel => forward(g, network, options, sites),
+    }
 }
 
 /// From a batch to its loss; `sites` collects the places where something is dropped, and where it is absent nothing is.
 ///
 /// The last position of a row predicts nothing and is seen by no other, so it is left out: there are S = P + T - 1 positions inside.
 fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
-    let (mapper, config) = (network.mapper, network.gpt2);
-    let style = Style { fused: options.variant == Variant::Cpu, dtype: options.dtype, int8: false };
+    let (mapper, config, style) = (network.mapper, network.gpt2, options.style());
+    let prefix_len = options.objective.prefix_len(mapper);
     let Sizes { batch, tokens, labels } = &options.sizes;
-    let all = tokens.clone() + mapper.prefix_len.into();
+    let all = tokens.clone() + prefix_len.into();
     let inside = all.clone() - 1.into();
     let width = Dim::from(config.n_embd);
 
-    let clip_embeds = g.input("clip_embeds", DType::F32, &[batch.clone(), mapper.clip_size.into()]);
+    let clip_embeds = (prefix_len > 0).then(|| g.input("clip_embeds", DType::F32, &[batch.clone(), mapper.clip_size.into()]));
     let caption_ids = g.input("caption_ids", DType::I64, &[batch.clone(), tokens.clone()]);
     let mask = g.input("attention_mask", DType::I64, &[batch.clone(), all.clone()]);
     let label_positions =
         (options.variant != Variant::OpenVino).then(|| g.input("label_positions", DType::I64, std::slice::from_ref(labels)));
-    let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * tokens.clone() };
+    // Without a prefix, nothing predicts the first token.
+    let num_columns = if prefix_len > 0 { tokens.clone() } else { inside.clone() };
+    let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * num_columns.clone() };
     let labels = g.input("labels", DType::I64, std::slice::from_ref(&num_labels));
     // A listed position counts P + T positions a row.
     let rows = label_positions.map(|positions| g.sub(positions, g.div(positions, g.dim(&all))));
@@ -256,7 +286,7 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         None => {
             // The states before each caption token.
             let x = g.reshape(x, &[batch.clone(), inside.clone(), width.clone()]);
-            let x = g.slice(x, 1, (mapper.prefix_len - 1).into(), inside.clone());
+            let x = g.slice(x, 1, inside.clone() - num_columns.clone(), inside.clone());
             g.reshape(x, &[num_labels.clone(), width.clone()])
         }
     };
@@ -264,7 +294,7 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     let drop = |site: &str, rate: f64, x: Value| {
         let site = g.full_name(site);
         let rate = options.dropout.unwrap_or(rate);
-        let Some(sites) = sites.filter(|_| rate > 0.0 && is_trainable(&site, options.finetune_gpt2)) else { return x };
+        let Some(sites) = sites.filter(|_| rate > 0.0 && options.trains(&site)) else { return x };
         let input = format!("dropout_mask.{site}");
         // Masks are made for every position; where only picked ones go on, theirs are picked too.
         let picked = g.shape(x) == [num_labels.clone(), width.clone()];
@@ -274,11 +304,12 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         let mask = if picked { pick(mask) } else { mask };
         g.mul(x, g.cast(mask, g.dtype(x)))
     };
-    let prefix = mapper::prefix_embeds(g, style, mapper, g.cast(clip_embeds, style.dtype), Some(&drop)); // [B, P, C]
+    let prefix = clip_embeds.map(|embeds| mapper::prefix_embeds(g, style, mapper, g.cast(embeds, style.dtype), Some(&drop))); // [B, P, C]
     g.scope("gpt2", || {
         let table = g.scope("transformer", || g.parameter("wte.weight", &[config.vocab_size.into(), width.clone()]));
         let captions = g.cast(g.gather(table, caption_ids, 0), style.dtype); // [B, T, C]
-        let embeds = g.slice(g.concat(&[prefix, captions], 1), 1, 0.into(), inside.clone());
+        let embeds = prefix.map_or(captions, |prefix| g.concat(&[prefix, captions], 1));
+        let embeds = g.slice(embeds, 1, 0.into(), inside.clone());
         let seen = g.slice(mask, 1, 0.into(), inside.clone());
         let states = gpt2::states(g, style, config, embeds, seen, &drop, &pick); // [M, C]
         cross_entropy(g, states, table, labels, options.label_smoothing)
@@ -298,7 +329,7 @@ pub fn write(
         let path = folder.join(name);
         move |source| BuildError::Io { path, source }
     };
-    if !options.finetune_gpt2 {
+    if !options.trains(TOKEN_EMBEDDING) {
         let target = folder.join(LINKED_GPT2_WEIGHTS);
         link_or_copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(LINKED_GPT2_WEIGHTS))?;
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::artifacts::*;
 use super::optimizer_graph::OptimizerOptions;
-use crate::models::config::{BertConfig, Gpt2Config, MapperConfig};
+use crate::models::config::{BertConfig, ClipConfig, ClipVisionConfig, Gpt2Config, MapperConfig};
 use crate::models::graphs::{GPT2_WEIGHTS, MAPPER_WEIGHTS};
 use crate::models::import::CheckpointSource;
 use crate::models::weights::SafetensorsFile;
@@ -18,6 +18,7 @@ type Tensors = BTreeMap<String, Vec<f32>>;
 /// A golden checkpoint laid out as a bundle, with what PyTorch computed.
 struct Golden {
     folder: tempfile::TempDir,
+    clip: ClipConfig,
     mapper: MapperConfig,
     gpt2: Gpt2Config,
     checkpoint: CheckpointSource,
@@ -36,11 +37,12 @@ impl Golden {
         let folder = tempfile::tempdir().unwrap();
         checkpoint.mapper_part(&mapper).unwrap().write(&folder.path().join(MAPPER_WEIGHTS)).unwrap();
         checkpoint.gpt2_part(&gpt2).unwrap().write(&folder.path().join(GPT2_WEIGHTS)).unwrap();
-        Some(Self { folder, mapper, gpt2, checkpoint, expected })
+        let clip = ClipConfig::vision_only(ClipVisionConfig::default());
+        Some(Self { folder, clip, mapper, gpt2, checkpoint, expected })
     }
 
     fn network(&self) -> Network<'_> {
-        Network { folder: self.folder.path(), mapper: &self.mapper, gpt2: &self.gpt2 }
+        Network { folder: self.folder.path(), clip: &self.clip, mapper: &self.mapper, gpt2: &self.gpt2 }
     }
 
     fn parameters(&self, graph: &TrainingGraph) -> Tensors {

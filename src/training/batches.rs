@@ -1,7 +1,10 @@
 //! Which captions go together, in which order, and how a batch looks to the training graph.
 
+use image::RgbImage;
+
 use super::corpus::{Captions, Corpus};
 use super::random::{Stream, key};
+use crate::image::Preprocess;
 
 /// Batches whose captions are sorted by length together: enough that a batch holds one length, or two.
 const WINDOW: usize = 100;
@@ -22,8 +25,12 @@ pub struct Epoch {
 
 impl Epoch {
     pub fn shuffled(captions: &Captions, batch_size: usize, seed: u64, epoch: u64) -> Self {
+        Self::shuffled_of(captions, (0..captions.len() as u32).collect(), batch_size, seed, epoch)
+    }
+
+    /// The same over some of the captions, ascending by number.
+    pub fn shuffled_of(captions: &Captions, mut order: Vec<u32>, batch_size: usize, seed: u64, epoch: u64) -> Self {
         let mut stream = Stream::new(key(&[ORDER, seed, epoch]));
-        let mut order: Vec<u32> = (0..captions.len() as u32).collect();
         stream.shuffle(&mut order);
         for window in order.chunks_mut(WINDOW * batch_size) {
             window.sort_by_key(|&caption| captions.ids(caption as usize).len());
@@ -35,7 +42,11 @@ impl Epoch {
 
     /// All captions by length, for evaluation.
     pub fn sorted(captions: &Captions, batch_size: usize) -> Self {
-        let mut order: Vec<u32> = (0..captions.len() as u32).collect();
+        Self::sorted_of(captions, (0..captions.len() as u32).collect(), batch_size)
+    }
+
+    /// The same of some of the captions.
+    pub fn sorted_of(captions: &Captions, mut order: Vec<u32>, batch_size: usize) -> Self {
         order.sort_by_key(|&caption| captions.ids(caption as usize).len());
         Self::cut(order, batch_size)
     }
@@ -57,10 +68,22 @@ impl Epoch {
     }
 }
 
+/// What the row of an image in a corpus is, and becomes in a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Images {
+    /// Captions alone.
+    None,
+    /// float32 [D], as it is.
+    Embeddings,
+    /// uint8 [S, S, 3], to be rescaled and normalized.
+    Pixels(Preprocess),
+}
+
 /// How sequences are laid out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Shape {
-    /// Positions of a prefix, P.
+    pub images: Images,
+    /// Positions of a prefix, P; 0 where rows begin with a token of their own.
     pub prefix_len: usize,
     /// Caption lengths T a batch may have, ascending; empty: any. A batch is padded to the next one.
     pub buckets: Vec<usize>,
@@ -78,15 +101,23 @@ impl Shape {
     }
 }
 
-/// One batch as the training graph takes it. B rows, D embedding, P prefix, T caption tokens, M labels.
+/// Numbers of an input.
+pub enum Numbers<'a> {
+    F32(&'a mut [f32]),
+    I64(&'a mut [i64]),
+}
+
+/// One batch as the training graph takes it. B rows, D embedding, S side of an image, P prefix, T caption tokens, M labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// B.
     pub rows: usize,
     /// T.
     pub tokens: usize,
-    /// [B, D].
+    /// [B, D], or empty.
     pub clip_embeds: Vec<f32>,
+    /// [B, 3, S, S], or empty; then a row is a pair, whose caption's last token is its label position, and its own number its label.
+    pub pixel_values: Vec<f32>,
     /// [B, T], 0 behind a caption's end.
     pub caption_ids: Vec<i64>,
     /// [B, P + T]: 1 for the prefix and the caption.
@@ -108,30 +139,79 @@ impl Batch {
         let mut batch = Self {
             rows,
             tokens,
-            clip_embeds: Vec::with_capacity(rows * corpus.embedding_dim),
             caption_ids: vec![0; rows * tokens],
             attention_mask: vec![0; rows * positions],
             ..Self::default()
         };
         for (row, &number) in numbers.iter().enumerate() {
             let ids = captions.ids(number as usize);
-            batch.clip_embeds.extend(corpus.embedding(captions.image_row(number as usize)));
+            batch.add_image(corpus, captions.image_row(number as usize), &shape.images);
             for (to, &id) in batch.caption_ids[row * tokens..].iter_mut().zip(ids) {
                 *to = i64::from(id);
             }
             batch.attention_mask[row * positions..][..shape.prefix_len + ids.len()].fill(1);
+            batch.caption_tokens += ids.len();
+            if matches!(shape.images, Images::Pixels(_)) {
+                batch.label_positions.push((row * tokens + ids.len()) as i64 - 1);
+                batch.labels.push(row as i64);
+                continue;
+            }
+            // Nothing predicts a row's first token where no prefix stands before it.
+            let unpredicted = usize::from(shape.prefix_len == 0);
             let labelled = if shape.loss_on_padding.is_some() { tokens } else { ids.len() };
             // The state at a position predicts the token that follows it.
             let first = (row * positions + shape.prefix_len) as i64 - 1;
-            batch.label_positions.extend((0..labelled as i64).map(|token| first + token));
-            batch.labels.extend_from_slice(&batch.caption_ids[row * tokens..][..labelled]);
-            batch.caption_tokens += ids.len();
+            batch.label_positions.extend((unpredicted as i64..labelled as i64).map(|token| first + token));
+            batch.labels.extend_from_slice(&batch.caption_ids[row * tokens..][unpredicted..labelled]);
         }
         batch
     }
 
-    /// The batch with as many rows as `rows` and a label for every caption position, negative where none is: what graphs of fixed shape
-    /// take. Rows that are added hold no caption.
+    fn add_image(&mut self, corpus: &Corpus, row: usize, images: &Images) {
+        match images {
+            Images::None => {}
+            Images::Embeddings => self.clip_embeds.extend(corpus.embedding(row)),
+            Images::Pixels(preprocess) => {
+                let (width, height) = preprocess.output_size();
+                let Some(pixels) = RgbImage::from_raw(width, height, corpus.image_bytes(row).to_vec()) else { return };
+                let start = self.pixel_values.len();
+                self.pixel_values.resize(start + pixels.len(), 0.0);
+                preprocess.normalize_into(&pixels, &mut self.pixel_values[start..]);
+            }
+        }
+    }
+
+    /// The batch as a graph's inputs: names, numbers, shapes. `positions` says whether the graph takes `label_positions`.
+    pub fn inputs(&mut self, positions: bool) -> Vec<(&'static str, Numbers<'_>, Vec<i64>)> {
+        let (rows, tokens, labels) = (self.rows as i64, self.tokens as i64, self.labels.len() as i64);
+        let per_row = |numbers: usize| numbers as i64 / rows.max(1);
+        let caption_ids = ("caption_ids", Numbers::I64(&mut self.caption_ids), vec![rows, tokens]);
+        if !self.pixel_values.is_empty() {
+            let side = (per_row(self.pixel_values.len()) / 3).isqrt();
+            return vec![
+                ("pixel_values", Numbers::F32(&mut self.pixel_values), vec![rows, 3, side, side]),
+                caption_ids,
+                ("caption_ends", Numbers::I64(&mut self.label_positions), vec![labels]),
+            ];
+        }
+        let mask = vec![rows, per_row(self.attention_mask.len())];
+        let mut inputs = vec![
+            caption_ids,
+            ("attention_mask", Numbers::I64(&mut self.attention_mask), mask),
+            ("labels", Numbers::I64(&mut self.labels), vec![labels]),
+        ];
+        if !self.clip_embeds.is_empty() {
+            let shape = vec![rows, per_row(self.clip_embeds.len())];
+            inputs.push(("clip_embeds", Numbers::F32(&mut self.clip_embeds), shape));
+        }
+        if positions {
+            inputs.push(("label_positions", Numbers::I64(&mut self.label_positions), vec![labels]));
+        }
+        inputs
+    }
+
+    /// The batch with as many rows as `rows` and a label for every caption position that is predicted, negative where none is: what graphs of
+    /// fixed shape take. Rows that are added hold no caption.
     pub fn filled(&self, rows: usize, prefix_len: usize) -> Self {
         let rows = rows.max(self.rows);
         let positions = prefix_len + self.tokens;
@@ -141,11 +221,13 @@ impl Batch {
         batch.clip_embeds.resize(rows * embedding_dim, 0.0);
         batch.caption_ids.resize(rows * self.tokens, 0);
         batch.attention_mask.resize(rows * positions, 1);
-        batch.labels = vec![-1; rows * self.tokens];
+        // The label stands one position after the state that predicts it; a first token without a prefix before it has none.
+        let first = prefix_len.max(1);
+        let columns = positions - first;
+        batch.labels = vec![-1; rows * columns];
         for (&position, &label) in self.label_positions.iter().zip(&self.labels) {
-            // The label stands one position after the state that predicts it.
-            let (row, at) = (position as usize / positions, position as usize % positions + 1 - prefix_len);
-            batch.labels[row * self.tokens + at] = label;
+            let (row, at) = (position as usize / positions, position as usize % positions + 1 - first);
+            batch.labels[row * columns + at] = label;
         }
         batch.label_positions.clear();
         batch
@@ -228,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 20_000, 1000, 40);
         let epoch = Epoch::shuffled(&corpus.train, 40, 3, 0);
-        let shape = Shape { prefix_len: 10, buckets: vec![], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 10, buckets: vec![], loss_on_padding: None };
         let batches: Vec<Batch> =
             (0..epoch.num_batches()).map(|b| Batch::new(&corpus, &corpus.train, epoch.batch(b), &shape)).collect();
         let (real, padded) = batches.iter().fold((0, 0), |(r, p), b| (r + b.caption_tokens, p + b.rows * b.tokens));
@@ -242,7 +324,7 @@ mod tests {
     fn labels_stand_one_position_before_their_token() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { prefix_len: 3, buckets: vec![], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![], loss_on_padding: None };
         let numbers = [4u32, 11, 30];
         let batch = Batch::new(&corpus, &corpus.train, &numbers, &shape);
         let positions = 3 + batch.tokens;
@@ -263,7 +345,7 @@ mod tests {
     fn padding_counts_where_the_original_is_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { prefix_len: 3, buckets: vec![], loss_on_padding: Some(20) };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![], loss_on_padding: Some(20) };
         let batch = Batch::new(&corpus, &corpus.train, &[0, 1], &shape);
         assert_eq!((batch.tokens, batch.labels.len()), (20, 40));
         assert_eq!(batch.labels.iter().filter(|&&l| l == 0).count(), 40 - batch.caption_tokens);
@@ -273,7 +355,7 @@ mod tests {
     fn a_filled_batch_has_the_same_labels_in_fixed_places() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { prefix_len: 3, buckets: vec![12], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![12], loss_on_padding: None };
         let batch = Batch::new(&corpus, &corpus.train, &[4, 11], &shape);
         let filled = batch.filled(5, 3);
         assert_eq!((filled.rows, filled.tokens, filled.labels.len(), filled.caption_tokens), (5, 12, 60, batch.caption_tokens));
@@ -288,7 +370,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 5000, 1000, 40);
         let cost = |buckets: &[usize]| -> usize {
-            let shape = Shape { prefix_len: 1, buckets: buckets.to_vec(), loss_on_padding: None };
+            let shape = Shape { images: Images::Embeddings, prefix_len: 1, buckets: buckets.to_vec(), loss_on_padding: None };
             (0..corpus.train.len()).map(|n| shape.tokens(corpus.train.ids(n).len())).sum()
         };
         let chosen = buckets(&corpus.train, 4);

@@ -4,26 +4,29 @@
 //! padded to, made when it is first needed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use super::artifacts::{
     DropoutSite, GraphOptions, Network, Parameter, RowGradient, Sizes, TrainingGraph, Variant, evaluation_graph, training_graph,
 };
-use super::batches::Batch;
-use super::checkpoint::read_slot;
+use super::batches::{Batch, Numbers};
+use super::checkpoint::{CheckpointError, read_slot};
 use super::dropout::{self, Moment};
+use super::objective::Objective;
 use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
 use super::parameters::{Buffer, Layout};
 use super::trainer::{Backend, TrainingError, Update};
-use crate::models::config::{Gpt2Config, MapperConfig};
-use crate::models::graphs::{GPT2_WEIGHTS, MAPPER_WEIGHTS};
+use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::graphs::{CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS};
 use crate::models::weights::SafetensorsFile;
 use crate::onnx::{DType, Dim};
-use crate::runtime::{Device, InPlace, Runtime, Session};
+use crate::runtime::{Device, InPlace, Runtime, RuntimeError, Session};
 
 /// What is trained and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    pub objective: Objective,
     pub finetune_gpt2: bool,
     /// None: as the configurations say.
     pub dropout: Option<f64>,
@@ -36,6 +39,7 @@ pub struct Options {
 pub struct HostBackend {
     runtime: Runtime,
     folder: PathBuf,
+    clip: ClipConfig,
     mapper: MapperConfig,
     gpt2: Gpt2Config,
     options: Options,
@@ -72,6 +76,7 @@ impl HostBackend {
         let mut backend = Self {
             runtime: runtime.clone(),
             folder: network.folder.into(),
+            clip: network.clip.clone(),
             mapper: network.mapper.clone(),
             gpt2: network.gpt2.clone(),
             options,
@@ -104,11 +109,12 @@ impl HostBackend {
     }
 
     fn network(&self) -> Network<'_> {
-        Network { folder: &self.folder, mapper: &self.mapper, gpt2: &self.gpt2 }
+        Network { folder: &self.folder, clip: &self.clip, mapper: &self.mapper, gpt2: &self.gpt2 }
     }
 
     fn graph_options(&self, shape: (usize, usize)) -> GraphOptions {
         GraphOptions {
+            objective: self.options.objective,
             finetune_gpt2: self.options.finetune_gpt2,
             dropout: self.options.dropout,
             label_smoothing: self.options.label_smoothing,
@@ -131,7 +137,7 @@ impl HostBackend {
         if !self.is_fixed() {
             return (batch.clone(), (0, 0));
         }
-        let batch = batch.filled(self.options.batch_size, self.mapper.prefix_len);
+        let batch = batch.filled(self.options.batch_size, self.options.objective.prefix_len(&self.mapper));
         let key = (batch.rows, batch.tokens);
         (batch, key)
     }
@@ -172,24 +178,25 @@ impl HostBackend {
             row_values.resize(num_rows * width, 0.0f32);
             row_ids.resize(num_rows, 0i64);
         }
-        let mut inputs = batch_inputs(&mut batch, &self.mapper, self.variant)?;
+        let (rows_of_batch, tokens) = (batch.rows, batch.tokens);
+        let mut inputs = batch_inputs(&mut batch, self.variant)?;
         for (site, mask) in dropout.iter().zip(&mut self.masks) {
-            let shape = resolve(&site.shape, inputs.rows, inputs.tokens);
-            inputs.list.push(InPlace::f32(&site.input, mask, &shape)?);
+            let shape = resolve(&site.shape, rows_of_batch, tokens);
+            inputs.push(InPlace::f32(&site.input, mask, &shape)?);
         }
         let mut outputs = vec![InPlace::f32("loss", &mut loss, &[])?];
         let slots = self.layout.slots();
         for ((slot, values), gradient) in slots.iter().zip(self.layout.split(&mut self.parameters)).zip(self.layout.split(target))
         {
             let shape: Vec<i64> = slot.shape.iter().map(|&d| d as i64).collect();
-            inputs.list.push(InPlace::f32(&slot.name, values, &shape)?);
+            inputs.push(InPlace::f32(&slot.name, values, &shape)?);
             outputs.push(InPlace::f32(&format!("{}.grad", slot.name), gradient, &shape)?);
         }
         if let Some(rows) = rows.as_ref() {
             outputs.push(InPlace::f32(&rows.rows, &mut row_values, &[num_rows as i64, width as i64])?);
             outputs.push(InPlace::i64(&rows.row_ids, &mut row_ids, &[num_rows as i64])?);
         }
-        session.run_in_place(&inputs.list, &mut outputs)?;
+        session.run_in_place(&inputs, &mut outputs)?;
         drop(outputs);
         drop(inputs);
         if let Some(slot) = rows.as_ref().and_then(|rows| self.layout.get(&rows.parameter)) {
@@ -241,13 +248,13 @@ impl Backend for HostBackend {
         self.open_evaluation(key)?;
         let session = self.evaluation.get_mut(&key).expect("the session was opened the line before");
         let (mut loss, mut count) = ([0.0f32], [0i64]);
-        let mut inputs = batch_inputs(&mut batch, &self.mapper, self.variant)?;
+        let mut inputs = batch_inputs(&mut batch, self.variant)?;
         for (slot, values) in self.layout.slots().iter().zip(self.layout.split(&mut self.parameters)) {
             let shape: Vec<i64> = slot.shape.iter().map(|&d| d as i64).collect();
-            inputs.list.push(InPlace::f32(&slot.name, values, &shape)?);
+            inputs.push(InPlace::f32(&slot.name, values, &shape)?);
         }
         let mut outputs = [InPlace::f32("loss_sum", &mut loss, &[])?, InPlace::i64("num_tokens", &mut count, &[])?];
-        session.run_in_place(&inputs.list, &mut outputs)?;
+        session.run_in_place(&inputs, &mut outputs)?;
         drop((inputs, outputs));
         Ok((f64::from(loss[0]), count[0].max(0) as u64))
     }
@@ -268,43 +275,34 @@ pub fn layout_of(parameters: &[Parameter]) -> Layout {
 
 /// Reads a bundle's parameters into a layout of them, as float32.
 pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32]) -> Result<(), TrainingError> {
-    let open = |file: &str| SafetensorsFile::open(network.folder.join(file)).map_err(super::checkpoint::CheckpointError::from);
-    let (mapper, mut gpt2) = (open(MAPPER_WEIGHTS)?, None);
+    let mut files: HashMap<&str, SafetensorsFile> = HashMap::new();
     for slot in layout.slots() {
-        match slot.name.strip_prefix("gpt2.") {
-            None => read_slot(&mapper, &slot.name, slot, values)?,
-            Some(name) => {
-                if gpt2.is_none() {
-                    gpt2 = Some(open(GPT2_WEIGHTS)?);
-                }
-                if let Some(gpt2) = &gpt2 {
-                    read_slot(gpt2, name, slot, values)?;
-                }
+        let (path, name) = match slot.name.strip_prefix("gpt2.") {
+            Some(name) => (GPT2_WEIGHTS, name),
+            None if slot.name.starts_with("clip_project.") => (MAPPER_WEIGHTS, slot.name.as_str()),
+            None => (CLIP_WEIGHTS, slot.name.as_str()),
+        };
+        let file = match files.entry(path) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(SafetensorsFile::open(network.folder.join(path)).map_err(CheckpointError::from)?)
             }
-        }
+        };
+        read_slot(file, name, slot, values)?;
     }
     Ok(())
 }
 
-struct Inputs<'a> {
-    list: Vec<InPlace<'a>>,
-    rows: usize,
-    tokens: usize,
-}
-
 /// The batch's own inputs.
-fn batch_inputs<'a>(batch: &'a mut Batch, mapper: &MapperConfig, variant: Variant) -> Result<Inputs<'a>, TrainingError> {
-    let (rows, tokens, labels) = (batch.rows as i64, batch.tokens as i64, batch.labels.len() as i64);
-    let mut list = vec![
-        InPlace::f32("clip_embeds", &mut batch.clip_embeds, &[rows, mapper.clip_size as i64])?,
-        InPlace::i64("caption_ids", &mut batch.caption_ids, &[rows, tokens])?,
-        InPlace::i64("attention_mask", &mut batch.attention_mask, &[rows, mapper.prefix_len as i64 + tokens])?,
-        InPlace::i64("labels", &mut batch.labels, &[labels])?,
-    ];
-    if variant != Variant::OpenVino {
-        list.push(InPlace::i64("label_positions", &mut batch.label_positions, &[labels])?);
+fn batch_inputs(batch: &mut Batch, variant: Variant) -> Result<Vec<InPlace<'_>>, RuntimeError> {
+    let mut inputs = vec![];
+    for (name, numbers, shape) in batch.inputs(variant != Variant::OpenVino) {
+        inputs.push(match numbers {
+            Numbers::F32(values) => InPlace::f32(name, values, &shape)?,
+            Numbers::I64(values) => InPlace::i64(name, values, &shape)?,
+        });
     }
-    Ok(Inputs { list, rows: batch.rows, tokens: batch.tokens })
+    Ok(inputs)
 }
 
 fn fill_masks(masks: &mut Vec<Vec<f32>>, sites: &[DropoutSite], batch: &Batch, moment: Moment) {

@@ -6,6 +6,7 @@ use super::artifacts::Network;
 use super::batches::Batch;
 use super::dropout::Moment;
 use super::host::{HostBackend, Options};
+use super::objective::Objective;
 use super::optimizer::AdamW;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
 use super::resident::ResidentBackend;
@@ -60,9 +61,13 @@ impl Golden {
     }
 
     fn backend(&self, finetune_gpt2: bool, dropout: Option<f64>) -> HostBackend {
-        let network =
-            Network { folder: self.bundle.path(), mapper: self.bundle.mapper_config(), gpt2: self.bundle.gpt2_config() };
-        let options = Options { finetune_gpt2, dropout, label_smoothing: 0.0, batch_size: 3 };
+        let network = Network {
+            folder: self.bundle.path(),
+            clip: self.bundle.clip_config(),
+            mapper: self.bundle.mapper_config(),
+            gpt2: self.bundle.gpt2_config(),
+        };
+        let options = Options { objective: Objective::Caption, finetune_gpt2, dropout, label_smoothing: 0.0, batch_size: 3 };
         HostBackend::new(&self.runtime, &network, options).unwrap()
     }
 
@@ -246,9 +251,14 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
     for (kind, finetune_gpt2) in [("mlp", true), ("bert", false)] {
         let Some(golden) = Golden::open(kind) else { return };
         let mut host = golden.backend(finetune_gpt2, None);
-        let network =
-            Network { folder: golden.bundle.path(), mapper: golden.bundle.mapper_config(), gpt2: golden.bundle.gpt2_config() };
-        let options = Options { finetune_gpt2, dropout: None, label_smoothing: 0.0, batch_size: 3 };
+        let network = Network {
+            folder: golden.bundle.path(),
+            clip: golden.bundle.clip_config(),
+            mapper: golden.bundle.mapper_config(),
+            gpt2: golden.bundle.gpt2_config(),
+        };
+        let options =
+            Options { objective: Objective::Caption, finetune_gpt2, dropout: None, label_smoothing: 0.0, batch_size: 3 };
         let mut device = ResidentBackend::new(&golden.runtime, &network, &options, DType::F32).unwrap();
         assert_eq!(device.layout(), host.layout());
         let recipe = Recipe { max_grad_norm: Some(1.0), no_decay_norm_bias: true, ..recipe() };

@@ -1,4 +1,4 @@
-//! The loss of a language model over the positions that predict a label.
+//! The loss of a language model over the positions that predict a label, and what other losses share with it.
 //!
 //! M labels, C width of a state, V entries of the vocabulary.
 
@@ -29,10 +29,7 @@ pub fn cross_entropy(g: &Graph, states: Value, table: Value, labels: Value, labe
 
     let narrow = |v| g.cast(v, g.dtype(states));
     let logits = wide(g.gemm(states, narrow(table), None, false, true)); // [M, V]
-    // The maximum is taken as a constant: its share of the gradient cancels out.
-    let greatest = g.detach(g.reduce_max(logits, &[1], true));
-    let sum_exp = g.reduce_sum(g.exp(g.sub(logits, greatest)), &[1], true);
-    let log_sum_exp = g.add(g.log(sum_exp), greatest); // [M, 1]
+    let log_sum_exp = log_sum_exp(g, logits, 1); // [M, 1]
 
     // The label's logit has the value found among the logits and the gradient of a dot product with the label's row of the table: that is
     // a few rows to add, where the gradient of picking would be another [M, V].
@@ -51,4 +48,12 @@ pub fn cross_entropy(g: &Graph, states: Value, table: Value, labels: Value, labe
     let count = g.reduce_sum(counts, &[0], false);
     let mean = g.div(sum, g.max(count, g.scalar_like(count, 1.0)));
     Loss { mean, sum, num_tokens: g.cast(count, DType::I64) }
+}
+
+/// The logarithm of the sum of exponentials along an axis, which stays with length 1.
+pub fn log_sum_exp(g: &Graph, logits: Value, axis: usize) -> Value {
+    // The maximum is taken as a constant: its share of the gradient cancels out.
+    let greatest = g.detach(g.reduce_max(logits, &[axis], true));
+    let sum = g.reduce_sum(g.exp(g.sub(logits, greatest)), &[axis], true);
+    g.add(g.log(sum), greatest)
 }

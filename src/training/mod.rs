@@ -5,6 +5,7 @@ pub mod artifacts;
 mod artifacts_tests;
 pub mod batches;
 pub mod checkpoint;
+mod contrastive;
 pub mod corpus;
 pub mod dropout;
 pub mod host;
@@ -12,6 +13,7 @@ mod loss;
 #[cfg(test)]
 mod loss_tests;
 pub mod metrics;
+pub mod objective;
 pub mod optimizer;
 pub mod optimizer_graph;
 pub mod parameters;

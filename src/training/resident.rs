@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::artifacts::{DropoutSite, GraphOptions, Network, Parameter, Sizes, Variant, evaluation_graph, training_graph};
-use super::batches::Batch;
+use super::batches::{Batch, Numbers};
 use super::dropout::{self, Moment};
 use super::host::{Options, layout_of, load_parameters, resolve};
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
@@ -35,14 +35,13 @@ pub struct ResidentBackend {
     gradients: Vec<Resident>,
     /// Their copies on the host, made when they are asked for.
     copies: [Buffer; 3],
-    embedding_dim: i64,
-    prefix_len: i64,
 }
 
 impl ResidentBackend {
     /// Builds the graphs over the weights of `network`, computing in `dtype` (masters stay float32), and starts from its parameters.
     pub fn new(runtime: &Runtime, network: &Network<'_>, options: &Options, dtype: DType) -> Result<Self, TrainingError> {
         let graph_options = GraphOptions {
+            objective: options.objective,
             finetune_gpt2: options.finetune_gpt2,
             dropout: options.dropout,
             label_smoothing: options.label_smoothing,
@@ -67,8 +66,6 @@ impl ResidentBackend {
             dropout: graph.dropout,
             numbers: [vec![], vec![], vec![]],
             gradients: vec![],
-            embedding_dim: network.mapper.clip_size as i64,
-            prefix_len: network.mapper.prefix_len as i64,
         };
         load_parameters(network, &backend.layout, &mut backend.copies[0])?;
         backend.upload()?;
@@ -140,9 +137,10 @@ impl Backend for ResidentBackend {
             dropout::fill(&mut mask, site.rate, moment, &site.site);
             masks.push((site.input.as_str(), mask, shape));
         }
-        let shapes = BatchShapes::new(batch, self.embedding_dim, self.prefix_len);
+        let mut batch = batch.clone();
+        let inputs = batch.inputs(true);
         let parameters = device_feeds(&self.parameters, "", &self.numbers[0]);
-        let mut feeds = shapes.feeds(batch);
+        let mut feeds = batch_feeds(&inputs);
         feeds.extend(masks.iter().map(|(name, mask, shape)| (*name, ResidentFeed::Host(Feed::F32(mask, shape)))));
         feeds.extend(parameters.iter().map(|(name, resident)| (name.as_str(), ResidentFeed::Device(resident))));
         let names: Vec<String> = self.parameters.iter().map(Parameter::gradient_name).collect();
@@ -190,12 +188,14 @@ impl Backend for ResidentBackend {
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<(f64, u64), TrainingError> {
-        let shapes = BatchShapes::new(batch, self.embedding_dim, self.prefix_len);
+        let num_labels = batch.labels.len() as u64;
+        let mut batch = batch.clone();
+        let inputs = batch.inputs(true);
         let parameters = device_feeds(&self.parameters, "", &self.numbers[0]);
-        let mut feeds = shapes.feeds(batch);
+        let mut feeds = batch_feeds(&inputs);
         feeds.extend(parameters.iter().map(|(name, resident)| (name.as_str(), ResidentFeed::Device(resident))));
         let (sum, _) = self.evaluation.run_resident(&self.runtime, &feeds, &["loss_sum"], &[])?;
-        Ok((f64::from(first(&sum)), batch.labels.len() as u64))
+        Ok((f64::from(first(&sum)), num_labels))
     }
 
     fn numbers(&mut self) -> Result<[&[f32]; 3], TrainingError> {
@@ -211,34 +211,16 @@ impl Backend for ResidentBackend {
     }
 }
 
-/// Shapes of a batch's inputs.
-struct BatchShapes {
-    clip_embeds: [i64; 2],
-    caption_ids: [i64; 2],
-    attention_mask: [i64; 2],
-    labels: [i64; 1],
-}
-
-impl BatchShapes {
-    fn new(batch: &Batch, embedding_dim: i64, prefix_len: i64) -> Self {
-        let (rows, tokens) = (batch.rows as i64, batch.tokens as i64);
-        Self {
-            clip_embeds: [rows, embedding_dim],
-            caption_ids: [rows, tokens],
-            attention_mask: [rows, prefix_len + tokens],
-            labels: [batch.labels.len() as i64],
-        }
-    }
-
-    fn feeds<'a>(&'a self, batch: &'a Batch) -> Vec<(&'a str, ResidentFeed<'a>)> {
-        vec![
-            ("clip_embeds", ResidentFeed::Host(Feed::F32(&batch.clip_embeds, &self.clip_embeds))),
-            ("caption_ids", ResidentFeed::Host(Feed::I64(&batch.caption_ids, &self.caption_ids))),
-            ("attention_mask", ResidentFeed::Host(Feed::I64(&batch.attention_mask, &self.attention_mask))),
-            ("label_positions", ResidentFeed::Host(Feed::I64(&batch.label_positions, &self.labels))),
-            ("labels", ResidentFeed::Host(Feed::I64(&batch.labels, &self.labels))),
-        ]
-    }
+/// A batch's own inputs, to be copied to the device.
+fn batch_feeds<'a>(inputs: &'a [(&'static str, Numbers<'_>, Vec<i64>)]) -> Vec<(&'a str, ResidentFeed<'a>)> {
+    let feed = |(name, numbers, shape): &'a (&'static str, Numbers<'_>, Vec<i64>)| {
+        let feed = match numbers {
+            Numbers::F32(values) => Feed::F32(values, shape),
+            Numbers::I64(values) => Feed::I64(values, shape),
+        };
+        (*name, ResidentFeed::Host(feed))
+    };
+    inputs.iter().map(feed).collect()
 }
 
 fn device_feeds<'a>(parameters: &[Parameter], suffix: &str, residents: &'a [Resident]) -> Vec<(String, &'a Resident)> {

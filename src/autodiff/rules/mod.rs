@@ -74,6 +74,7 @@ pub(super) fn apply(
             parts.extend(c.map(|_| d));
             dense(parts)
         }
+        Op::Conv { stride } => dense(products::conv(g, a, b, c, *stride, d).ok_or(NotDifferentiable)?),
         Op::FusedMatMul { trans_a, trans_b, alpha } => {
             let product = |a, b, ta, tb| g.fused_matmul(a, b, ta, tb, *alpha);
             dense(products::both_sides(a, b, d, *trans_a, *trans_b, product))
@@ -107,7 +108,6 @@ pub(super) fn apply(
         | Op::Round
         | Op::QuantizeLinear { .. }
         | Op::MatMulIntegerToFloat
-        | Op::Conv { .. }
         | Op::Split { .. }
         | Op::Gather { .. }
         | Op::Shape

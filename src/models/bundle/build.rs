@@ -85,7 +85,7 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
 
 impl Bundle {
     /// A bundle like this one with other weights: `weights` gives a tensor's new values by its checkpoint name
-    /// (`clip_project.*`, `gpt2.transformer.*`), or None where it stays. A part none of whose tensors changes is linked.
+    /// (`clip_project.*`, `gpt2.transformer.*`, `vision_model.*` and CLIP's others), or None where it stays. A part none of whose tensors changes is linked.
     pub fn with_weights<'w>(
         &self,
         out: &Path,
@@ -94,7 +94,7 @@ impl Bundle {
         weights: impl Fn(&str) -> Option<&'w [f32]>,
     ) -> Result<Self, BundleError> {
         let stored = |part: &str| crate::models::weights::WeightSource::open(&self.weights_path(part));
-        let (mapper_stored, gpt2_stored) = (stored("mapper")?, stored("gpt2")?);
+        let (clip_stored, mapper_stored, gpt2_stored) = (stored("clip")?, stored("mapper")?, stored("gpt2")?);
         let replace = |part: &str, prefix: &str, specs: Vec<TensorSpec>, stored| -> Result<PartPlan<'_>, BundleError> {
             let record = self.part(part)?.clone();
             if specs.iter().all(|spec| weights(&format!("{prefix}{}", spec.name)).is_none()) {
@@ -103,14 +103,13 @@ impl Bundle {
             let tensors = replaced_tensors(&self.weights_path(part), stored, specs, |name| weights(&format!("{prefix}{name}")))?;
             Ok(PartPlan::New { part: Part::new(tensors), source: source.clone() })
         };
-        let [_, (_, gpt2_specs), (_, mapper_specs)] = self.configs.tensors();
-        let clip = PartPlan::Linked { path: self.weights_path("clip"), record: self.part("clip")?.clone() };
+        let [(_, clip_specs), (_, gpt2_specs), (_, mapper_specs)] = self.configs.tensors();
         let plan = BundlePlan {
             configs: self.configs.clone(),
             normalized: self.manifest.normalized,
             vocabulary: fs::read(self.vocab_path()).map_err(BundleError::io(self.vocab_path()))?,
             lower_case: self.manifest.tokenizer.lower_case,
-            clip,
+            clip: replace("clip", "", clip_specs, &clip_stored)?,
             mapper: replace("mapper", "", mapper_specs, &mapper_stored)?,
             gpt2: replace("gpt2", "gpt2.", gpt2_specs, &gpt2_stored)?,
             clip_files: self.small_files("clip")?,

@@ -24,6 +24,7 @@ use crate::table::{self, TableError};
 use crate::text::TextError;
 
 mod build;
+mod export;
 mod manifest;
 mod quantize;
 

@@ -10,6 +10,7 @@ use crate::runtime::{Device, Precision, Runtime};
 use crate::training::artifacts::{self, GraphOptions, Network};
 use crate::training::checkpoint::{self, Numbers, RunState};
 use crate::training::host::{self, HostBackend, Options};
+use crate::training::objective::Objective;
 use crate::training::optimizer_graph::OptimizerOptions;
 use crate::training::parameters::Layout;
 use crate::training::resident::ResidentBackend;
@@ -17,12 +18,13 @@ use crate::training::trainer::Backend;
 
 /// The network of a bundle.
 pub fn network(bundle: &Bundle) -> Network<'_> {
-    Network { folder: bundle.path(), mapper: bundle.mapper_config(), gpt2: bundle.gpt2_config() }
+    Network { folder: bundle.path(), clip: bundle.clip_config(), mapper: bundle.mapper_config(), gpt2: bundle.gpt2_config() }
 }
 
 /// Readies the device a run computes on.
 pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<dyn Backend>> {
     let options = Options {
+        objective: recipe.objective,
         finetune_gpt2: recipe.finetune_gpt2,
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
@@ -30,6 +32,9 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
     };
     let network = network(bundle);
     match (runtime.device(), runtime.precision()) {
+        (Device::OpenVino, _) if recipe.objective == Objective::Contrastive => {
+            bail!("the contrastive objective is not there on openvino: use --device cpu or cuda")
+        }
         (Device::Cpu | Device::Auto, Precision::Fp32) | (Device::OpenVino, Precision::Fp32 | Precision::Bf16) => {
             Ok(Box::new(HostBackend::new(runtime, &network, options)?))
         }
@@ -46,6 +51,7 @@ pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fin
     let artifacts = folder.artifacts();
     let network = network(bundle);
     let options = GraphOptions {
+        objective: recipe.objective,
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
         dtype: DType::F32,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{Array, Int32Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::embeddings::EmbeddingParts;
+use super::beside::{Beside, framing};
 use super::settings::{Fingerprints, Recipe};
 use crate::files;
 use crate::models::Bundle;
@@ -15,6 +15,7 @@ use crate::pipeline::Reporter;
 use crate::table;
 use crate::text::Tokenizer;
 use crate::training::corpus::{CaptionRow, Corpus, Tokenized};
+use crate::training::objective::Objective;
 use crate::training::random::{key, name_key};
 
 const CAPTIONS_FORMAT: &str = "captions/1";
@@ -106,31 +107,21 @@ impl Dataset {
 pub fn corpus(
     folder: &Path,
     dataset: &Dataset,
-    embeddings: &EmbeddingParts,
+    beside: &Beside,
     fingerprints: &Fingerprints,
     bundle: &Bundle,
     recipe: &Recipe,
     reporter: &dyn Reporter,
 ) -> Result<Corpus> {
-    let mapper = bundle.mapper_config();
-    if embeddings.embedding_dim != mapper.clip_size {
-        bail!(
-            "the embeddings have {} numbers and the model's mapper takes {}: embed with `clipcap embed --model {}`",
-            embeddings.embedding_dim,
-            mapper.clip_size,
-            bundle.path().display()
-        );
-    }
-    if embeddings.normalized && !recipe.normalize_prefix {
-        bail!("these embeddings are of unit length: train with --normalize-prefix, or embed again without --normalize");
-    }
-    let max_tokens = recipe.max_tokens(bundle);
+    let framing = framing(recipe, bundle);
     let made_of = json!({
         "dataset": fingerprints.dataset,
         "embeddings": fingerprints.embeddings,
         "vocabulary": files::sha256_file(&bundle.vocab_path()).with_context(|| format!("cannot read {}", bundle.vocab_path().display()))?,
         "lower_case": bundle.lower_case(),
-        "max_tokens": max_tokens,
+        "objective": recipe.objective,
+        "max_tokens": framing.max_tokens,
+        "captions_per_row": framing.captions_per_row,
         "normalize": recipe.normalize_prefix,
         "dev_size": recipe.dev_size,
         "seed": recipe.seed,
@@ -156,17 +147,15 @@ pub fn corpus(
         };
         Some(Ok(CaptionRow { image_id: row.image_id, caption_id: row.caption_id, caption: row.caption, split: split.into() }))
     });
-    let tokenized = Tokenized::new(captions, &tokenizer, max_tokens)?;
-    let report = tokenized.join(embeddings.rows(), embeddings.embedding_dim, recipe.normalize_prefix, folder, &fingerprint)?;
-    if report.captions_without_embedding > 0 {
-        let some = report.examples.join(", ");
-        reporter.warn(&format!(
-            "{} captions have no embedding and are left out (images {some} ..)",
-            report.captions_without_embedding
-        ));
+    let tokenized = Tokenized::new(captions, &tokenizer, framing)?;
+    let report = beside.join(tokenized, recipe, folder, &fingerprint, reporter)?;
+    let what = if recipe.objective == Objective::Contrastive { "readable image" } else { "embedding" };
+    if report.captions_without_image > 0 {
+        let (count, some) = (report.captions_without_image, report.examples.join(", "));
+        reporter.warn(&format!("{count} captions have no {what} and are left out (images {some} ..)"));
     }
-    if report.repeated_embeddings > 0 {
-        reporter.warn(&format!("{} images have more than one embedding; the first is used", report.repeated_embeddings));
+    if report.repeated_images > 0 {
+        reporter.warn(&format!("{} images have more than one {what}; the first is used", report.repeated_images));
     }
     Corpus::open(folder, &fingerprint)?.context("the corpus that was just written is not there")
 }

@@ -1,4 +1,5 @@
-//! `clipcap train`: a mapper (and GPT2) learns captions from embeddings.
+//! `clipcap train`: a mapper (and GPT2) learns captions from embeddings, CLIP learns which captions belong to which images, or GPT2
+//! learns captions alone.
 
 use std::fs;
 use std::path::Path;
@@ -6,24 +7,28 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 mod backend;
+mod beside;
 mod curve;
 mod data;
 mod embeddings;
 mod folder;
 mod logs;
+mod pixels;
 mod run;
 mod samples;
 mod settings;
+mod summary;
 
-pub use run::Summary;
 pub use settings::{Recipe, TrainSettings, Upkeep};
+pub use summary::Summary;
 
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, WorkLock};
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
+use crate::training::objective::Objective;
+use beside::Beside;
 use data::Dataset;
-use embeddings::EmbeddingParts;
 use folder::RunFolder;
 use run::Run;
 use settings::{Computed, Config, Fingerprints};
@@ -42,12 +47,9 @@ pub fn train(
     settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle)?);
     let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
     let dataset = Dataset::open(&settings.dataset)?;
-    let embeddings = EmbeddingParts::open(&settings.embeddings)?;
-    let fingerprints = Fingerprints {
-        model: bundle.fingerprint().into(),
-        dataset: dataset.fingerprint()?,
-        embeddings: embeddings.fingerprint()?,
-    };
+    let beside = Beside::open(&settings, &bundle)?;
+    let fingerprints =
+        Fingerprints { model: bundle.fingerprint().into(), dataset: dataset.fingerprint()?, embeddings: beside.fingerprint()? };
     let computed = Computed { device: runtime.device().to_string(), precision: runtime.precision().to_string() };
     let config = Config::new(&settings, fingerprints, computed);
     refuse_foreign(&settings.out)?;
@@ -58,12 +60,11 @@ pub fn train(
         reporter.detail("writing training artifacts");
         backend::write_artifacts(&folder, &bundle, &settings.recipe, &config.fingerprint())?;
     }
-    let corpus =
-        data::corpus(&folder.corpus(), &dataset, &embeddings, &config.fingerprints, &bundle, &settings.recipe, reporter)?;
+    let corpus = data::corpus(&folder.corpus(), &dataset, &beside, &config.fingerprints, &bundle, &settings.recipe, reporter)?;
     if corpus.train.is_empty() {
-        bail!("{}: no training captions with an embedding", settings.dataset.display());
+        bail!("{}: no training captions to learn from", settings.dataset.display());
     }
-    Run::start(&config, folder, bundle, corpus, runtime, reporter, checkpoint.as_deref())?.finish(interrupt)
+    Run::start(&config, folder, bundle, corpus, beside.images(), runtime, reporter, checkpoint.as_deref())?.finish(interrupt)
 }
 
 /// Writes a model's training artifacts into `out`/artifacts and nothing else. Returns the number of trainable parameters.
@@ -76,12 +77,16 @@ pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe) -> Result<usiz
     Ok(backend::write_artifacts(&folder, &bundle, recipe, &fingerprint)?.numel())
 }
 
-/// Positions of a sequence, where the prefix fits and GPT2 has as many.
+/// Positions of a sequence, where the prefix (or `[CLS]`) fits and the model has as many.
 fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize> {
-    let (prefix_len, positions) = (bundle.mapper_config().prefix_len, bundle.gpt2_config().n_positions);
+    let prefix_len = recipe.objective.prefix_len(bundle.mapper_config()).max(1);
+    let (reader, positions) = match (recipe.objective, &bundle.clip_config().text_config) {
+        (Objective::Contrastive, Some(text)) => ("the text tower", text.max_position_embeddings),
+        _ => ("GPT2", bundle.gpt2_config().n_positions),
+    };
     let max_len = recipe.max_len.unwrap_or(positions.min(100));
     if max_len <= prefix_len || max_len > positions {
-        bail!("--max-len {max_len} must be above the prefix of {prefix_len} and at most GPT2's {positions} positions");
+        bail!("--max-len {max_len} must be above the {prefix_len} positions before a caption and at most {reader}'s {positions}");
     }
     Ok(max_len)
 }

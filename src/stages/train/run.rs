@@ -4,21 +4,22 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::Serialize;
 
 use super::folder::RunFolder;
 use super::logs::Logs;
 use super::samples;
 use super::settings::Config;
+use super::summary::{Spent, Summary};
 use super::{backend, curve};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::training::batches::{Batch, Epoch, Shape, buckets};
+use crate::training::batches::{Batch, Epoch, Images, Shape, buckets};
 use crate::training::checkpoint::{self, Numbers, NumbersMut, RunState};
 use crate::training::corpus::{Captions, Corpus};
 use crate::training::metrics::Metrics;
+use crate::training::objective::Objective;
 use crate::training::schedule::Schedule;
 use crate::training::trainer::{self, Backend, Recipe, StepReport, TrainingError};
 
@@ -33,53 +34,12 @@ pub struct Run<'a> {
     backend: Box<dyn Backend>,
     recipe: Recipe,
     shape: Shape,
+    batches_per_epoch: usize,
     state: RunState,
     logs: Logs,
     spent: Spent,
     last_loss: Option<f64>,
     dev_loss: Option<f64>,
-}
-
-/// Where the time went.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spent {
-    data: Duration,
-    steps: Duration,
-    logging: Duration,
-    evaluation: Duration,
-    saving: Duration,
-    tokens: u64,
-    samples: u64,
-}
-
-/// What a run came to.
-#[derive(Debug, Clone, Serialize)]
-pub struct Summary {
-    pub steps: u64,
-    pub total_steps: u64,
-    pub finished: bool,
-    pub train_captions: usize,
-    pub dev_captions: usize,
-    pub trainable_parameters: usize,
-    /// Of the last step.
-    pub train_loss: Option<f64>,
-    /// Of the last evaluation.
-    pub dev_loss: Option<f64>,
-    pub best_dev_loss: Option<f64>,
-    pub best_step: Option<u64>,
-    /// Of this call, over the time spent in steps, data and logging.
-    pub tokens_per_second: f64,
-    pub samples_per_second: f64,
-    pub seconds: Seconds,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Seconds {
-    pub data: f64,
-    pub steps: f64,
-    pub logging: f64,
-    pub evaluation: f64,
-    pub saving: f64,
 }
 
 /// Said where a file cannot be written, as on a full disk.
@@ -102,6 +62,7 @@ impl<'a> Run<'a> {
         folder: RunFolder,
         bundle: Bundle,
         corpus: Corpus,
+        images: Images,
         runtime: &'a Runtime,
         reporter: &'a dyn Reporter,
         checkpoint: Option<&Path>,
@@ -124,7 +85,8 @@ impl<'a> Run<'a> {
         }
         let tokens = settings.max_tokens(&bundle);
         let shape = Shape {
-            prefix_len: bundle.mapper_config().prefix_len,
+            images,
+            prefix_len: settings.objective.prefix_len(bundle.mapper_config()),
             buckets: fixed_lengths(runtime, &corpus),
             loss_on_padding: settings.loss_on_padding.then_some(tokens),
         };
@@ -150,19 +112,28 @@ impl<'a> Run<'a> {
             reporter,
             backend,
             shape,
+            batches_per_epoch: 0,
             state,
             spent: Spent::default(),
             last_loss: None,
             dev_loss: None,
         };
+        run.batches_per_epoch = run.pass(&run.corpus.train, 0).len().div_ceil(settings.batch_size);
         run.recipe.schedule.total_steps = run.total_steps();
         Ok(run)
     }
 
+    /// The captions of a pass; of pairs, one of each image.
+    fn pass(&self, captions: &Captions, epoch: u64) -> Vec<u32> {
+        match self.config.recipe.objective {
+            Objective::Contrastive => captions.one_an_image(self.recipe.seed, epoch),
+            Objective::Caption | Objective::LanguageModel => (0..captions.len() as u32).collect(),
+        }
+    }
+
     /// Optimizer steps of a pass.
     fn steps_per_epoch(&self) -> u64 {
-        let batches = self.corpus.train.len().div_ceil(self.config.recipe.batch_size);
-        batches.div_ceil(self.config.recipe.gradient_accumulation_steps) as u64
+        self.batches_per_epoch.div_ceil(self.config.recipe.gradient_accumulation_steps) as u64
     }
 
     fn total_steps(&self) -> u64 {
@@ -180,7 +151,8 @@ impl<'a> Run<'a> {
         self.announce(total);
         let mut outcome = Outcome::Complete;
         while self.state.step < total && !self.out_of_patience() {
-            let epoch = Epoch::shuffled(&self.corpus.train, self.config.recipe.batch_size, self.recipe.seed, self.state.epoch);
+            let (train, seed, number) = (&self.corpus.train, self.recipe.seed, self.state.epoch);
+            let epoch = Epoch::shuffled_of(train, self.pass(train, number), self.config.recipe.batch_size, seed, number);
             if self.run_epoch(&epoch, total, interrupt)? {
                 outcome = Outcome::Interrupted;
                 break;
@@ -264,7 +236,7 @@ impl<'a> Run<'a> {
     fn record(&mut self, report: &StepReport, time: Duration, total: u64) {
         let seconds = time.as_secs_f64().max(1e-9);
         let (tokens, samples) = (report.tokens as f64 / seconds, report.samples as f64 / seconds);
-        let within = self.state.batch as f64 / self.corpus.train.len().div_ceil(self.config.recipe.batch_size) as f64;
+        let within = self.state.batch as f64 / self.batches_per_epoch as f64;
         self.logs.step(Metrics {
             step: self.state.step,
             epoch: self.state.epoch as f64 + within,
@@ -285,7 +257,8 @@ impl<'a> Run<'a> {
     /// Dev loss, `last/`, `best/` where it is better, captions of a few images.
     fn evaluate(&mut self) -> Result<()> {
         let started = Instant::now();
-        let plan = Epoch::sorted(&self.corpus.dev, self.config.recipe.batch_size);
+        let dev = &self.corpus.dev;
+        let plan = Epoch::sorted_of(dev, self.pass(dev, 0), self.config.recipe.batch_size);
         let batches = (0..plan.num_batches()).map(|n| Batch::new(&self.corpus, &self.corpus.dev, plan.batch(n), &self.shape));
         let dev_loss = trainer::evaluate(self.backend.as_mut(), batches)?;
         let step = self.state.step;
@@ -319,6 +292,9 @@ impl<'a> Run<'a> {
     }
 
     fn sample(&mut self) -> Result<()> {
+        if self.config.recipe.objective != Objective::Caption {
+            return Ok(());
+        }
         let rows = self.corpus.sample_images(self.config.upkeep.sample_images);
         if rows.is_empty() {
             return Ok(());
@@ -375,8 +351,7 @@ impl<'a> Run<'a> {
     }
 
     fn summary(&self) -> Summary {
-        let spent = &self.spent;
-        let working = (spent.data + spent.steps + spent.logging).as_secs_f64().max(1e-9);
+        let (tokens_per_second, samples_per_second) = self.spent.rates();
         Summary {
             steps: self.state.step,
             total_steps: self.total_steps(),
@@ -388,15 +363,9 @@ impl<'a> Run<'a> {
             dev_loss: self.dev_loss,
             best_dev_loss: self.state.best_dev_loss.map(f64::from),
             best_step: self.state.best_step,
-            tokens_per_second: spent.tokens as f64 / working,
-            samples_per_second: spent.samples as f64 / working,
-            seconds: Seconds {
-                data: spent.data.as_secs_f64(),
-                steps: spent.steps.as_secs_f64(),
-                logging: spent.logging.as_secs_f64(),
-                evaluation: spent.evaluation.as_secs_f64(),
-                saving: spent.saving.as_secs_f64(),
-            },
+            tokens_per_second,
+            samples_per_second,
+            seconds: self.spent.seconds(),
         }
     }
 }

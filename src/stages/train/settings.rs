@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 use crate::models::Bundle;
 use crate::table::{self, FORMAT_KEY};
+use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::Decay;
 
@@ -17,7 +18,10 @@ const FORMAT: &str = "training/1";
 #[derive(Debug, Clone)]
 pub struct TrainSettings {
     pub dataset: PathBuf,
-    pub embeddings: PathBuf,
+    /// Of the images of the dataset; captions are learned from them.
+    pub embeddings: Option<PathBuf>,
+    /// Folders of the dataset's images, for the contrastive objective; none where the dataset stores them.
+    pub images: Vec<PathBuf>,
     pub model: PathBuf,
     pub out: PathBuf,
     pub recipe: Recipe,
@@ -30,6 +34,8 @@ pub struct TrainSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub objective: Objective,
     pub finetune_gpt2: bool,
     pub epochs: u64,
     /// Ends the run early, and the schedule with it.
@@ -56,6 +62,9 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_len: Option<usize>,
     pub loss_on_padding: bool,
+    /// Captions of an image that a language model reads one after the other in a row.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub captions_per_row: usize,
     /// Captions held out, whole images at a time, where the dataset has no dev split.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dev_size: Option<u64>,
@@ -76,7 +85,7 @@ impl Recipe {
     /// Caption tokens that `max_len` leaves room for.
     pub fn max_tokens(&self, bundle: &Bundle) -> usize {
         let max_len = self.max_len.unwrap_or(bundle.gpt2_config().n_positions);
-        max_len.saturating_sub(bundle.mapper_config().prefix_len).max(1)
+        max_len.saturating_sub(self.objective.prefix_len(bundle.mapper_config())).max(1)
     }
 
     /// Says what is wrong with a value, by its flag.
@@ -92,8 +101,35 @@ impl Recipe {
         check(self.eps.is_finite() && self.eps > 0.0, "--eps must be above 0")?;
         check(self.max_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "--max-grad-norm must be above 0")?;
         check(self.dropout.is_none_or(|p| (0.0..1.0).contains(&p)), "--dropout lies in [0, 1)")?;
-        check((0.0..1.0).contains(&self.label_smoothing), "--label-smoothing lies in [0, 1)")
+        check((0.0..1.0).contains(&self.label_smoothing), "--label-smoothing lies in [0, 1)")?;
+        let pairs = self.objective == Objective::Contrastive;
+        let of_tokens = self.label_smoothing > 0.0 || self.loss_on_padding || self.dropout.is_some_and(|p| p > 0.0);
+        check(
+            !(pairs && of_tokens),
+            "--label-smoothing, --loss-on-padding and --dropout have no meaning with --objective contrastive",
+        )?;
+        check(
+            pairs <= (self.batch_size > 1),
+            "--objective contrastive compares the pairs of a batch: --batch-size must be at least 2",
+        )?;
+        let one_row = self.captions_per_row == 1 || self.objective == Objective::LanguageModel;
+        check(
+            self.captions_per_row > 0 && one_row,
+            "--captions-per-row is at least 1, and above it only with --objective language-model",
+        )
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 /// How a run is looked after; none of it changes its numbers.
@@ -113,6 +149,7 @@ pub struct Upkeep {
 pub struct Fingerprints {
     pub model: String,
     pub dataset: String,
+    /// Of embeddings or images, as the objective needs; empty where it needs neither.
     pub embeddings: String,
 }
 
@@ -139,7 +176,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     pub dataset: String,
-    pub embeddings: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<String>,
     pub model: String,
 }
 
@@ -150,7 +188,7 @@ impl Config {
             format: FORMAT.into(),
             inputs: Inputs {
                 dataset: text(&settings.dataset),
-                embeddings: text(&settings.embeddings),
+                embeddings: settings.embeddings.as_deref().map(text),
                 model: text(&settings.model),
             },
             fingerprints,

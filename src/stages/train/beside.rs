@@ -1,0 +1,126 @@
+//! What an objective reads beside captions: embeddings, images, or nothing.
+
+use anyhow::{Context, Result, bail};
+
+use super::embeddings::EmbeddingParts;
+use super::pixels::Pixels;
+use super::settings::{Recipe, TrainSettings};
+use crate::models::Bundle;
+use crate::pipeline::Reporter;
+use crate::text::Tokenizer;
+use crate::training::batches::Images;
+use crate::training::corpus::{Framing, JoinReport, Tokenized};
+use crate::training::objective::Objective;
+
+pub enum Beside {
+    Embeddings(EmbeddingParts),
+    Pixels(Pixels),
+    Nothing,
+}
+
+impl Beside {
+    /// Opens what the objective needs and checks that it fits the model.
+    pub fn open(settings: &TrainSettings, bundle: &Bundle) -> Result<Self> {
+        match settings.recipe.objective {
+            Objective::LanguageModel => Ok(Self::Nothing),
+            Objective::Contrastive => {
+                check_text_tower(bundle)?;
+                Ok(Self::Pixels(Pixels::open(&settings.dataset, &settings.images, bundle)?))
+            }
+            Objective::Caption => {
+                let path =
+                    settings.embeddings.as_deref().context("captions are learned from embeddings: --embeddings is needed")?;
+                let embeddings = EmbeddingParts::open(path)?;
+                check_embeddings(&embeddings, bundle, &settings.recipe)?;
+                Ok(Self::Embeddings(embeddings))
+            }
+        }
+    }
+
+    /// A hash of its content; empty for nothing.
+    pub fn fingerprint(&self) -> Result<String> {
+        match self {
+            Self::Embeddings(embeddings) => embeddings.fingerprint(),
+            Self::Pixels(pixels) => pixels.fingerprint(),
+            Self::Nothing => Ok(String::new()),
+        }
+    }
+
+    /// How batches take it.
+    pub fn images(&self) -> Images {
+        match self {
+            Self::Embeddings(_) => Images::Embeddings,
+            Self::Pixels(pixels) => Images::Pixels(pixels.preprocess.clone()),
+            Self::Nothing => Images::None,
+        }
+    }
+
+    /// Writes the corpus of these captions and of what stands beside them.
+    pub fn join(
+        &self,
+        tokenized: Tokenized,
+        recipe: &Recipe,
+        folder: &std::path::Path,
+        fingerprint: &str,
+        reporter: &dyn Reporter,
+    ) -> Result<JoinReport> {
+        match self {
+            Self::Embeddings(embeddings) => {
+                let (dim, normalize) = (embeddings.embedding_dim, recipe.normalize_prefix);
+                tokenized.join_embeddings(embeddings.rows(), dim, normalize, folder, fingerprint)
+            }
+            Self::Pixels(pixels) => {
+                pixels.with_rows(reporter, |rows| tokenized.join(rows, pixels.row_bytes(), folder, fingerprint))
+            }
+            Self::Nothing => Ok(tokenized.without_images(folder, fingerprint)?),
+        }
+    }
+}
+
+/// What stands around captions for an objective.
+pub fn framing(recipe: &Recipe, bundle: &Bundle) -> Framing {
+    Framing {
+        max_tokens: recipe.max_tokens(bundle),
+        cls: recipe.objective != Objective::Caption,
+        always_sep: recipe.objective == Objective::Contrastive,
+        captions_per_row: recipe.captions_per_row,
+    }
+}
+
+fn check_embeddings(embeddings: &EmbeddingParts, bundle: &Bundle, recipe: &Recipe) -> Result<()> {
+    let mapper = bundle.mapper_config();
+    if embeddings.embedding_dim != mapper.clip_size {
+        bail!(
+            "the embeddings have {} numbers and the model's mapper takes {}: embed with `clipcap embed --model {}`",
+            embeddings.embedding_dim,
+            mapper.clip_size,
+            bundle.path().display()
+        );
+    }
+    if embeddings.normalized && !recipe.normalize_prefix {
+        bail!("these embeddings are of unit length: train with --normalize-prefix, or embed again without --normalize");
+    }
+    Ok(())
+}
+
+/// The text tower must read the ids of the bundle's own vocabulary, and find a caption's end by `[SEP]`.
+fn check_text_tower(bundle: &Bundle) -> Result<()> {
+    let config = bundle.path().join("clip/config.json");
+    let Some(text) = &bundle.clip_config().text_config else {
+        bail!("{}: there is no text tower (text_config), and the contrastive objective trains one", config.display());
+    };
+    let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;
+    let fits = text.vocab_size >= tokenizer.vocab_size() && text.eos_token_id == Some(tokenizer.sep_id());
+    if !fits {
+        bail!(
+            "{}: the text tower reads {} entries and ends at {:?}; the bundle's vocabulary has {} and [SEP] is {}. Make the bundle with a CLIP \
+             whose text_config has that vocab_size and eos_token_id",
+            config.display(),
+            text.vocab_size,
+            text.eos_token_id,
+            tokenizer.vocab_size(),
+            tokenizer.sep_id()
+        );
+    }
+    Ok(())
+}

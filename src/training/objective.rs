@@ -1,0 +1,48 @@
+//! What a run learns.
+
+use serde::{Deserialize, Serialize};
+
+use crate::models::config::MapperConfig;
+
+/// An objective decides which part of a bundle is trained, on what, and what a row of a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Captions from embeddings: the mapper, and GPT2 where it is tuned.
+    #[default]
+    Caption,
+    /// Images and their captions side by side: CLIP, both towers. A row is an image with one of its captions.
+    Contrastive,
+    /// Captions from nothing: GPT2. A row is `[CLS]` and one or more captions of an image.
+    LanguageModel,
+}
+
+impl Objective {
+    /// Positions before a row's first token.
+    pub fn prefix_len(self, mapper: &MapperConfig) -> usize {
+        if self == Self::Caption { mapper.prefix_len } else { 0 }
+    }
+}
+
+impl std::str::FromStr for Objective {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "caption" => Ok(Self::Caption),
+            "contrastive" => Ok(Self::Contrastive),
+            "language-model" => Ok(Self::LanguageModel),
+            _ => Err(format!("{text:?} is not an objective: use caption, contrastive or language-model")),
+        }
+    }
+}
+
+impl std::fmt::Display for Objective {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Caption => "caption",
+            Self::Contrastive => "contrastive",
+            Self::LanguageModel => "language-model",
+        })
+    }
+}
