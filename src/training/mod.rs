@@ -14,6 +14,8 @@ mod loss;
 mod loss_tests;
 pub mod metrics;
 pub mod objective;
+#[cfg(test)]
+mod objective_tests;
 pub mod optimizer;
 pub mod optimizer_graph;
 pub mod parameters;

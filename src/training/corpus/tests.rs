@@ -74,3 +74,44 @@ fn embeddings_are_scaled_on_request_and_checked() {
     assert!(join(vec![1.0]).unwrap_err().to_string().contains("takes 2"));
     assert!(join(vec![1.0, f32::NAN]).unwrap_err().to_string().contains("finite"));
 }
+
+#[test]
+fn rows_may_begin_with_cls_keep_their_end_and_hold_several_captions() {
+    let vocabulary = "[PAD]\n[UNK]\n[SEP]\n一\n二\n三\n四\n五\n[CLS]";
+    let tokenizer = Tokenizer::from_bytes(vocabulary.as_bytes(), Path::new("vocab.txt"), true).unwrap();
+    let rows = |framing: Framing| -> Vec<Vec<u32>> {
+        let captions = [("a", "一二"), ("a", "三"), ("a", "四五一"), ("b", "五"), ("b", "一二三四五")];
+        let captions = captions.map(|(image, caption)| row(image, caption, "train"));
+        let folder = tempfile::tempdir().unwrap();
+        Tokenized::new(captions.into_iter(), &tokenizer, framing).unwrap().without_images(folder.path(), "f").unwrap();
+        let corpus = Corpus::open(folder.path(), "f").unwrap().unwrap();
+        assert!(corpus.image_bytes(1).is_empty());
+        (0..corpus.train.len()).map(|n| corpus.train.ids(n).to_vec()).collect()
+    };
+    let pairs = Framing { max_tokens: 5, cls: true, always_sep: true, captions_per_row: 1 };
+    let wanted: [&[u32]; 5] = [&[8, 3, 4, 2], &[8, 5, 2], &[8, 6, 7, 3, 2], &[8, 7, 2], &[8, 3, 4, 5, 2]];
+    assert_eq!(rows(pairs), wanted);
+    let documents = Framing { max_tokens: 6, cls: true, always_sep: false, captions_per_row: 9 };
+    let wanted: [&[u32]; 4] = [&[8, 3, 4, 2, 5, 2], &[8, 6, 7, 3, 2], &[8, 7, 2], &[8, 3, 4, 5, 6, 7]];
+    assert_eq!(rows(documents), wanted);
+    let two = Framing { max_tokens: 99, captions_per_row: 2, ..documents };
+    assert_eq!(rows(two).iter().map(Vec::len).collect::<Vec<_>>(), [6, 5, 9]);
+    let without = Tokenized::new([row("a", "一", "train")].into_iter(), &self::tokenizer(), documents);
+    assert!(matches!(without, Err(CorpusError::Vocabulary(_))));
+}
+
+#[test]
+fn a_pass_over_pairs_draws_one_caption_of_each_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path(), 5000, 1000, 9);
+    let pass = |epoch| corpus.train.one_an_image(3, epoch);
+    let images = |numbers: &[u32]| numbers.iter().map(|&n| corpus.train.image_row(n as usize)).collect::<Vec<_>>();
+    let (first, second) = (pass(0), pass(1));
+    let (mut rows, all) = (images(&first), images(&(0..corpus.train.len() as u32).collect::<Vec<_>>()));
+    rows.dedup();
+    assert_eq!(rows.len(), first.len());
+    assert_eq!(rows.iter().collect::<std::collections::BTreeSet<_>>(), all.iter().collect());
+    assert!(first.is_sorted() && first == pass(0));
+    let same = first.iter().zip(&second).filter(|(a, b)| a == b).count();
+    assert!((first.len() / 10..first.len() / 2).contains(&same), "{same} of {}", first.len());
+}
