@@ -20,8 +20,10 @@ pub const CAPTIONS: usize = 5;
 
 const COLOUR_VALUES: [[u8; 3]; 6] = [[214, 48, 49], [41, 98, 255], [34, 160, 80], [245, 200, 30], [142, 68, 173], [240, 130, 30]];
 const BACKGROUND_VALUES: [[u8; 3]; 3] = [[250, 250, 248], [176, 178, 182], [28, 28, 32]];
-const PLACES: [(f32, f32); 5] = [(0.22, 0.5), (0.78, 0.5), (0.5, 0.22), (0.5, 0.78), (0.5, 0.5)];
-const RADII: [f32; 2] = [0.09, 0.15];
+const PLACES: [(f32, f32); 5] = [(0.25, 0.5), (0.75, 0.5), (0.5, 0.25), (0.5, 0.75), (0.5, 0.5)];
+/// By size: radius of a shape, and from the middle of one to the middle of the next.
+const RADII: [f32; 2] = [0.11, 0.155];
+const STEPS: [f32; 2] = [0.25, 1.0 / 3.0];
 
 /// Of four words, three are the usual one where there are others.
 const USUAL: (usize, usize) = (3, 4);
@@ -159,11 +161,11 @@ impl Scene {
 
     pub fn render(&self) -> RgbImage {
         let (x, y) = PLACES[self.position];
-        let (x, y) = (x + 0.03 * self.jitter[0], y + 0.03 * self.jitter[1]);
-        let radius = RADII[self.size] * (1.0 + 0.08 * self.jitter[2]);
+        let (x, y) = (x + 0.01 * self.jitter[0], y + 0.01 * self.jitter[1]);
+        let radius = RADII[self.size] * (1.0 + 0.04 * self.jitter[2]);
         // Several shapes stand side by side across the middle line, or one above the other at the sides.
-        let beside = !(0.3..0.7).contains(&x);
-        let step = 2.15 * radius;
+        let beside = !(0.4..0.6).contains(&x);
+        let step = STEPS[self.size];
         let centres = (0..=self.count).map(|i| {
             let shift = (i as f32 - self.count as f32 / 2.0) * step;
             if beside { (x, y + shift) } else { (x + shift, y) }

@@ -14,6 +14,9 @@ pub struct Drawing {
     pub noise: u64,
 }
 
+/// Beyond this many radii from its middle a shape has no colour, its soft edge included.
+const REACH: f32 = 1.2;
+
 impl Drawing {
     /// With soft edges and a little grain.
     pub fn render(&self, side: u32) -> RgbImage {
@@ -22,7 +25,9 @@ impl Drawing {
             let (u, v) = ((px as f32 + 0.5) / side as f32, (py as f32 + 0.5) / side as f32);
             let distance = centres
                 .iter()
-                .map(|(cx, cy)| shape_distance(*shape, (u - cx) / radius, (v - cy) / radius))
+                .map(|(cx, cy)| ((u - cx) / radius, (v - cy) / radius))
+                .filter(|(x, y)| x.abs().max(y.abs()) < REACH)
+                .map(|(x, y)| shape_distance(*shape, x, y))
                 .fold(f32::INFINITY, f32::min);
             let cover = (0.5 - distance * radius * side as f32).clamp(0.0, 1.0);
             let grain = grain(*noise, px, py) * 6.0;
