@@ -17,6 +17,16 @@ fn captions_are_compared_with_the_scenes_they_are_of() {
         let lines = text.lines().filter(|line| line.contains("#zh#0 "));
         lines.map(|line| line.split_once("#zh#0 ").map(|(id, caption)| (id.into(), caption.into())).unwrap()).collect()
     };
+    let names = |folder: &str| {
+        let mut names: Vec<_> = fs::read_dir(scenes.join(folder)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("images").len(), 120);
+    assert_eq!(
+        names("held-out"),
+        captions("test").iter().map(|(id, _)| format!("{id}.jpg").into()).collect::<Vec<std::ffi::OsString>>()
+    );
     let check = |captions: &[(String, String)], flags: &[&str], status: i32| {
         let map: Map<String, Value> = captions.iter().map(|(id, caption)| (id.clone(), json!([caption]))).collect();
         fs::write(&table, Value::Object(map).to_string()).unwrap();
@@ -35,12 +45,24 @@ fn captions_are_compared_with_the_scenes_they_are_of() {
     let told = check(&all, &["--split", "test"], 0);
     assert_eq!(told["scenes"].as_u64(), Some(test.len() as u64));
     // Every caption one scene further on: a few are right by chance.
-    let shifted: Vec<(String, String)> = (0..train.len()).map(|n| (train[n].0.clone(), train[(n + 1) % train.len()].1.clone())).collect();
+    let shifted: Vec<(String, String)> =
+        (0..train.len()).map(|n| (train[n].0.clone(), train[(n + 1) % train.len()].1.clone())).collect();
     let told = check(&shifted, &[], 0);
     assert!(told["colour_shape_position_right"].as_f64().unwrap() < 0.1, "{told}");
     let colour = &told["colour"];
     assert!((0.02..0.5).contains(&colour["right"].as_f64().unwrap()), "{colour}");
-    assert!((colour["right"].as_f64().unwrap() + colour["wrong"].as_f64().unwrap() - 1.0).abs() < 1e-9, "every caption names a colour");
+    assert!(
+        (colour["right"].as_f64().unwrap() + colour["wrong"].as_f64().unwrap() - 1.0).abs() < 1e-9,
+        "every caption names a colour"
+    );
     let told = check(&[("holiday-7".into(), "红色".into())], &[], 1);
     assert!(told.as_str().unwrap().contains("holiday-7"), "{told}");
+    // Another world takes the place of this one only where it may, and whole.
+    let another = |flags: &[&str], status: i32| {
+        run(clipcap().args(["scenes", "--num-images", "9", "--quiet"]).args(flags).arg("--out").arg(&scenes), status);
+    };
+    another(&[], 1);
+    assert_eq!(names("images").len(), 120);
+    another(&["--overwrite"], 0);
+    assert_eq!(names("images").len(), 9);
 }

@@ -23,14 +23,18 @@ pub struct ScenesSettings {
 
 /// Written last; a folder that has it is complete and was made with these settings.
 const MANIFEST: &str = "manifest.json";
+const IMAGES: &str = "images";
+const HELD_OUT: &str = "held-out";
 
-/// Renders `images/scene-NNNNNN.jpg` and writes `captions/scenes-zh-{train,val,test}.txt`.
+/// Renders `images/scene-NNNNNN.jpg` and writes `captions/scenes-zh-{train,val,test}.txt`; `held-out/` has the pictures of the test split once
+/// more, linked.
 pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
     let out = &settings.out;
     let manifest = json!({"clipcap.format": "scenes/2", "seed": settings.seed, "num_images": settings.num_images});
     let manifest_path = out.join(MANIFEST);
     let there = std::fs::read(&manifest_path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let text = format!("{}: {} pictures, seed {}", out.display(), settings.num_images, settings.seed);
+    let there_is_another = there.is_some();
     match there {
         Some(there) if there == manifest && !settings.overwrite => {
             return Ok((Outcome::Complete, format!("{text} (there already)"), manifest));
@@ -40,11 +44,16 @@ pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result
         }
         _ => {}
     }
-    let images = out.join("images");
-    std::fs::create_dir_all(&images).with_context(|| format!("cannot make {}", images.display()))?;
+    for folder in [IMAGES, HELD_OUT].map(|name| out.join(name)) {
+        // Pictures of another world would stay beside the new ones.
+        if there_is_another && folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     let numbers: Vec<u64> = (0..settings.num_images).collect();
     for (done, chunk) in numbers.chunks(1000).enumerate() {
-        chunk.par_iter().try_for_each(|&number| write_picture(&images, settings.seed, number))?;
+        chunk.par_iter().try_for_each(|&number| write_picture(out, settings.seed, number))?;
         let done = (done as u64 * 1000 + chunk.len() as u64).min(settings.num_images);
         reporter.tick(&Tick { label: "rendering", done, total: settings.num_images, rates: vec![] });
     }
@@ -60,12 +69,19 @@ fn name(number: u64) -> String {
     format!("scene-{number:06}")
 }
 
-fn write_picture(folder: &Path, seed: u64, number: u64) -> anyhow::Result<()> {
-    let path = folder.join(name(number) + ".jpg");
+fn write_picture(out: &Path, seed: u64, number: u64) -> anyhow::Result<()> {
+    let file = name(number) + ".jpg";
+    let path = out.join(IMAGES).join(&file);
+    let scene = Scene::new(seed, number);
     let mut bytes = vec![];
-    Scene::new(seed, number).render().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 92))?;
+    scene.render().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 92))?;
     // Not synced one by one: the manifest, written last, says whether the folder is complete.
-    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    if scene.split == Split::Test {
+        let held_out = out.join(HELD_OUT).join(&file);
+        files::link_or_copy(&path, &held_out).with_context(|| format!("cannot write {}", held_out.display()))?;
+    }
+    Ok(())
 }
 
 fn write_captions(path: &Path, settings: &ScenesSettings, split: Split) -> anyhow::Result<()> {
