@@ -1,27 +1,36 @@
 #!/usr/bin/env python3
-"""Opens the tables that clipcap writes in pandas, polars, DuckDB and Hugging Face datasets, and checks columns and types.
+"""Runs clipcap on a few rendered pictures and opens every table it writes in pandas, polars, DuckDB and Hugging Face datasets: columns,
+types and rows must be the same in all of them. Then the other way round: tables that those write, in every compression they use, are
+read by clipcap.
 
-    scripts/check_tables.py DATASET [STATS]
+    scripts/check_tables.py CLIPCAP        the program, such as target/release/clipcap
 
-DATASET is a folder of `clipcap prepare` (with images-00000.parquet it is checked too), STATS one of `clipcap stats`.
-Needs: pip install pandas pyarrow polars duckdb datasets pillow
+Needs what scripts/requirements-check.txt lists; scripts/test.sh makes a venv of it.
 """
 
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import datasets
 import duckdb
 import pandas
 import polars
+import pyarrow
+import pyarrow.parquet
 
 TEXT, INT, LONG, FLOAT, BOOL = "text", "int32", "int64", "float64", "bool"
+# 512 numbers a row; the tiny CLIP here has fewer.
+VECTOR, HALF_VECTOR = "float32 vector", "float16 vector"
 
+LINT = ["lint_length_outlier", "lint_repeated_ngram", "lint_residual_latin", "lint_no_chinese", "lint_duplicate"]
+CAPTIONS = {
+    "image_id": TEXT, "caption_id": INT, "caption": TEXT, "caption_raw": TEXT, "source": TEXT, "translation": TEXT, "split": TEXT,
+    "line": LONG,
+}
 DATASET = {
-    "captions": {
-        "image_id": TEXT, "caption_id": INT, "caption": TEXT, "caption_raw": TEXT, "source": TEXT, "translation": TEXT,
-        "split": TEXT, "line": LONG,
-    },
+    "captions": CAPTIONS,
     "images": {
         "image_id": TEXT, "image_path": TEXT, "sha256": TEXT, "width": INT, "height": INT, "bytes": LONG, "status": TEXT,
         "reason": TEXT, "split": TEXT, "num_captions": INT,
@@ -42,6 +51,12 @@ STATS = {
     "phrases": {"kind": TEXT, "n": INT, "text": TEXT, "count": LONG},
     "cut": {"unit": TEXT, "max_len": LONG, "captions": LONG, "share": FLOAT},
 }
+ROW = {"image_id": TEXT, "image_path": TEXT, "sha256": TEXT}
+TABLE = ROW | {"caption_index": INT, "caption": TEXT, "logprob": FLOAT, "num_tokens": INT, "finish_reason": TEXT}
+FAILED = {"image_path": TEXT, "reason": TEXT, "message": TEXT}
+SCORES = {
+    "image_id": TEXT, "tokens": TEXT, "source": TEXT, "caption_index": INT, "caption": TEXT, "num_references": INT, "num_tokens": INT,
+} | {name: FLOAT for name in ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"]}
 
 POLARS = {TEXT: polars.String, INT: polars.Int32, LONG: polars.Int64, FLOAT: polars.Float64, BOOL: polars.Boolean}
 DUCKDB = {TEXT: "VARCHAR", INT: "INTEGER", LONG: "BIGINT", FLOAT: "DOUBLE", BOOL: "BOOLEAN"}
@@ -53,36 +68,66 @@ def query(text):
     return duckdb.connect().execute(text).fetchall()
 
 
+def in_pandas(path, columns):
+    frame = pandas.read_parquet(path)
+    assert list(frame.columns)[: len(columns)] == list(columns), f"{path}: pandas finds {list(frame.columns)}"
+    for name, kind in columns.items():
+        values = frame[name].dropna()
+        if kind == TEXT:
+            assert values.map(lambda value: isinstance(value, str)).all(), f"{path}: {name} is not text in pandas"
+        elif kind in (VECTOR, HALF_VECTOR):
+            assert {str(value.dtype) for value in values} <= {kind.split()[0]}, f"{path}: {name} in pandas"
+        elif len(values) == len(frame) > 0:
+            assert str(frame[name].dtype) == kind, f"{path}: {name} is {frame[name].dtype} in pandas"
+    return frame
+
+
+def in_polars(path, columns):
+    table = polars.read_parquet(path)
+    for name, kind in columns.items():
+        found = table.schema[name]
+        if kind in (VECTOR, HALF_VECTOR):
+            inner = polars.Float32 if kind == VECTOR else polars.Float16
+            assert found.inner == inner and isinstance(found, polars.Array), f"{path}: {name} is {found} in polars"
+        else:
+            assert found == POLARS[kind], f"{path}: {name} is {found} in polars"
+    return table.height
+
+
+def in_duckdb(path, columns):
+    types = {row[0]: row[1] for row in query(f"describe select * from read_parquet('{path}')")}
+    for name, kind in columns.items():
+        # DuckDB has no type of 16 bits and no arrays in Parquet: it reads lists of its FLOAT.
+        wanted = "FLOAT[]" if kind in (VECTOR, HALF_VECTOR) else DUCKDB[kind]
+        assert types[name] == wanted, f"{path}: {name} is {types[name]} in DuckDB"
+    return query(f"select count(*) from read_parquet('{path}')")[0][0]
+
+
+def in_datasets(path, columns):
+    loaded = datasets.Dataset.from_parquet(str(path), cache_dir=str(CACHE))
+    for name, kind in columns.items():
+        feature = loaded.features[name]
+        if kind in (VECTOR, HALF_VECTOR):
+            assert feature.feature.dtype == kind.split()[0] and feature.length > 0, f"{path}: {name} is {feature} in datasets"
+        else:
+            assert feature.dtype == HUGGING_FACE[kind], f"{path}: {name} is {feature} in datasets"
+    return loaded.num_rows
+
+
 def check(path, columns):
     """One table in all four readers: the same columns, types and number of rows."""
-    frame = pandas.read_parquet(path)
-    missing = set(columns) - set(frame.columns)
-    assert not missing, f"{path}: pandas finds no {missing}"
-    for name, kind in columns.items():
-        full = frame[name].notna().all()
-        if kind != TEXT and full and len(frame):
-            assert str(frame[name].dtype) == kind, f"{path}: {name} is {frame[name].dtype} in pandas"
-        if kind == TEXT:
-            assert frame[name].dropna().map(lambda value: isinstance(value, str)).all(), f"{path}: {name} is not text in pandas"
-
-    table = polars.read_parquet(path)
-    assert table.height == len(frame), f"{path}: polars reads {table.height} rows, pandas {len(frame)}"
-    for name, kind in columns.items():
-        assert table.schema[name] == POLARS[kind], f"{path}: {name} is {table.schema[name]} in polars"
-
-    described = query(f"describe select * from read_parquet('{path}')")
-    types = {row[0]: row[1] for row in described}
-    for name, kind in columns.items():
-        assert types[name] == DUCKDB[kind], f"{path}: {name} is {types[name]} in DuckDB"
-    ((rows,),) = query(f"select count(*) from read_parquet('{path}')")
-    assert rows == len(frame), f"{path}: DuckDB reads {rows} rows"
-
-    if len(frame):
-        loaded = datasets.Dataset.from_parquet(str(path), cache_dir=str(CACHE))
-        assert loaded.num_rows == len(frame), f"{path}: datasets reads {loaded.num_rows} rows"
-        for name, kind in columns.items():
-            assert loaded.features[name].dtype == HUGGING_FACE[kind], f"{path}: {name} is {loaded.features[name]} in datasets"
-    print(f"{path.name}: {len(frame)} rows in pandas, polars, DuckDB and datasets")
+    frame = in_pandas(path, columns)
+    rows = [in_polars(path, columns), in_duckdb(path, columns)]
+    # datasets refuses to make anything of a table without rows, whoever wrote it.
+    rows += [in_datasets(path, columns)] if len(frame) else []
+    assert set(rows) == {len(frame)}, f"{path}: {len(frame)} rows in pandas, {rows} in the others"
+    codecs = {
+        group.column(at).compression
+        for group in map(pyarrow.parquet.read_metadata(path).row_group, range(pyarrow.parquet.read_metadata(path).num_row_groups))
+        for at in range(group.num_columns)
+    }
+    assert codecs <= {"ZSTD"}, f"{path}: compressed by {codecs}"
+    print(f"{path.relative_to(CACHE.parent)}: {len(frame)} rows")
     return frame
 
 
@@ -91,36 +136,101 @@ def check_images(path):
     loaded = datasets.Dataset.from_parquet(str(path), cache_dir=str(CACHE))
     assert isinstance(loaded.features["image"], datasets.Image), f"{path}: image is {loaded.features['image']}"
     first = loaded[0]
-    size = (first["width"], first["height"])
-    assert first["image"].size in (size, size[::-1]), f"{path}: {first['image'].size} decoded, {size} stored"
+    if "width" in first:
+        assert first["image"].size == (first["width"], first["height"]), f"{path}: {first['image'].size} decoded"
     table = polars.read_parquet(path)
     assert table.schema["image"] == polars.Struct({"bytes": polars.Binary, "path": polars.String})
-    assert len(pandas.read_parquet(path)) == table.height
-    ((rows,),) = query(f"select count(*) from read_parquet('{path}') where octet_length(image.bytes) > 0")
-    assert rows == table.height, f"{path}: {rows} of {table.height} images have bytes in DuckDB"
-    print(f"{path.name}: {table.height} images, decoded by datasets")
+    assert len(pandas.read_parquet(path)) == table.height == loaded.num_rows
+    assert query(f"select count(*) from read_parquet('{path}') where octet_length(image.bytes) > 0") == [(table.height,)]
+    print(f"{path.relative_to(CACHE.parent)}: {table.height} images, decoded by datasets")
+
+
+def check_ours(run, root):
+    """Every table that clipcap writes."""
+    scenes, model = root / "scenes", root / "model"
+    run("scenes", "--num-images", 12, "--out", scenes)
+    run("model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", 1, "--out", model)
+    images, captions = scenes / "images", sorted((scenes / "captions").iterdir())
+    (images / "broken.jpg").write_bytes(b"no picture")
+    with open(captions[0], "a", encoding="utf-8") as file:
+        file.write("a line without a key\n")
+    sources = ["--images", images, "--captions", *captions]
+    run("prepare", *sources, "--with-images", "--lint", "--out", root / "set", status=3)
+    run("prepare", "--captions", *captions, "--out", root / "bare", status=3)
+    run("embed", "--dataset", root / "set", "--images", images, "--model", model, "--device", "cpu", "--save-images",
+        "--out", root / "embeddings", status=3)
+    run("embed", "--dataset", root / "set", "--model", model, "--device", "cpu", "--dtype", "float16", "--out", root / "half")
+    run("caption", images, "--model", model, "--device", "cpu", "--max-new-tokens", 6, "--out", root / "table.parquet", status=3)
+    run("stats", root / "set", "--model", model, "--out", root / "stats")
+    run("stats", root / "bare", "--units", "char", "--out", root / "stats-bare")
+    run("evaluate", "--predictions", root / "table.parquet", "--references", root / "set", "--per-image", root / "scores.parquet")
+
+    for folder in ["set", "bare"]:
+        for name, columns in DATASET.items():
+            lint = dict.fromkeys(LINT, BOOL) if (folder, name) == ("set", "captions") else {}
+            check(root / folder / f"{name}.parquet", columns | lint)
+    frame = pandas.read_parquet(root / "set/captions.parquet")
+    keys = list(zip(frame["image_id"].map(str.encode), frame["caption_id"]))
+    assert keys == sorted(keys) and len(set(keys)) == len(keys) > 0, "captions are not sorted by image_id and caption_id"
+    for shard in [*root.glob("set/images-*.parquet"), *root.glob("embeddings/images-*.parquet")]:
+        check_images(shard)
+    check(root / "embeddings/part-00000.parquet", ROW | {"embedding": VECTOR})
+    check(root / "embeddings/errors.parquet", FAILED)
+    check(root / "half/part-00000.parquet", ROW | {"embedding": HALF_VECTOR})
+    check(root / "table.parquet", TABLE)
+    check(root / "table.errors.parquet", FAILED)
+    check(root / "scores.parquet", SCORES)
+    for folder in ["stats", "stats-bare"]:
+        for name, columns in STATS.items():
+            check(root / folder / f"{name}.parquet", columns)
+
+
+def check_theirs(run, root):
+    """Tables that others write, as inputs: captions for stats and evaluate, images for embed."""
+    frame = pandas.read_parquet(root / "set/captions.parquet")[["image_id", "caption", "split"]]
+    theirs = root / "theirs"
+    theirs.mkdir()
+    for codec in ["none", "snappy", "gzip", "lz4", "zstd"]:
+        frame.to_parquet(theirs / f"pandas-{codec}.parquet", compression=None if codec == "none" else codec)
+    polars.from_pandas(frame).with_columns(polars.col("split").cast(polars.Categorical)).write_parquet(theirs / "polars.parquet")
+    query(f"copy (select * from read_parquet('{root}/set/captions.parquet')) to '{theirs}/duckdb.parquet' (format parquet)")
+    datasets.Dataset.from_pandas(frame).to_parquet(str(theirs / "datasets.parquet"))
+    for path in sorted(theirs.iterdir()):
+        told = run("--json", "stats", path, "--units", "char", "--out", root / "stats-of" / path.stem)
+        assert f'"captions":{len(frame)},' in told, f"{path}: {told[:200]}"
+        run("evaluate", "--predictions", root / "table.parquet", "--references", path)
+        print(f"{path.name}: {len(frame)} captions read by clipcap")
+
+    shards = root / "images-of-datasets"
+    shards.mkdir()
+    pictures = [str(path) for path in sorted((root / "scenes/images").glob("scene-*.jpg"))]
+    columns = {"image_path": [Path(path).name for path in pictures], "image": pictures}
+    stored = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    stored.to_parquet(str(shards / "images-00000.parquet"))
+    run("embed", "--dataset", shards, "--model", root / "model", "--device", "cpu", "--out", root / "embeddings-of-datasets")
+    both = [pandas.read_parquet(root / name / "part-00000.parquet") for name in ["embeddings", "embeddings-of-datasets"]]
+    assert list(both[0]["sha256"]) == list(both[1]["sha256"]), "datasets stored other images"
+    print(f"{len(pictures)} images stored by datasets, embedded by clipcap")
 
 
 def main():
-    dataset = Path(sys.argv[1])
-    frames = {name: check(dataset / f"{name}.parquet", columns) for name, columns in DATASET.items()}
-    captions = frames["captions"]
-    keys = list(zip(captions["image_id"].map(str.encode), captions["caption_id"]))
-    assert keys == sorted(keys) and len(set(keys)) == len(keys), "captions are not sorted by image_id and caption_id"
-    for shard in sorted(dataset.glob("images-*.parquet")):
-        check_images(shard)
-    if len(sys.argv) > 2:
-        for name, columns in STATS.items():
-            check(Path(sys.argv[2]) / f"{name}.parquet", columns)
-    print("all tables open with the right types")
+    program = Path(sys.argv[1]).resolve()
+
+    def run(*words, status=0):
+        done = subprocess.run([program, *map(str, words)], capture_output=True, text=True, encoding="utf-8")
+        if done.returncode != status:
+            sys.exit(f"clipcap {' '.join(map(str, words))}: exit status {done.returncode}, not {status}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    check_ours(run, CACHE.parent)
+    check_theirs(run, CACHE.parent)
+    print("every table opens with the right types, and every table of others is read")
 
 
 if __name__ == "__main__":
-    import tempfile
-
-    if len(sys.argv) < 2:
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
-        CACHE = Path(folder)
+        CACHE = Path(folder) / "cache"
         main()

@@ -27,6 +27,11 @@ impl AtomicFile {
         Ok(Self { temporary, target, writer: Some(writer) })
     }
 
+    /// Sends what was written so far to the disk, so that [`commit`](Self::commit) has less to wait for.
+    pub fn sync_written(&self) -> io::Result<()> {
+        self.writer.as_ref().map_or(Ok(()), |writer| writer.get_ref().sync_data())
+    }
+
     /// Flushes to the disk and gives the file its final name.
     pub fn commit(mut self) -> io::Result<()> {
         let writer = self.writer.take().expect("commit consumes the file, so it runs once");

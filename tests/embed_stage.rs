@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type};
 use clipcap::files::sha256_file;
 use clipcap::image::{Limits, Preprocess};
@@ -34,7 +34,14 @@ impl ImageEncoder for Fake {
         assert_eq!(pixel_values.len(), num_images * 3 * 8 * 8);
         *self.encoded.lock().unwrap() += num_images;
         let means = |image: &[f32]| image.chunks_exact(64).map(|plane| plane.iter().sum::<f32>() / 64.0).collect::<Vec<_>>();
-        Ok(pixel_values.chunks_exact(192).flat_map(|image| [means(image), vec![1.0]].concat()).collect())
+        // An all-white image overflows.
+        let last = |means: &[f32]| if means.iter().all(|&mean| mean > 1.9) { f32::NAN } else { 1.0 };
+        let embedding = |image| {
+            let mut embedding = means(image);
+            embedding.push(last(&embedding));
+            embedding
+        };
+        Ok(pixel_values.chunks_exact(192).flat_map(embedding).collect())
     }
 }
 
@@ -114,6 +121,42 @@ fn parts_hold_every_embedding_and_each_content_is_encoded_once() {
 }
 
 #[test]
+fn an_embedding_that_is_not_finite_fails_its_image_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, out) = (folder.path().join("images"), folder.path().join("out"));
+    pictures(&images, 8);
+    image::RgbImage::from_pixel(9, 9, image::Rgb([255, 255, 255])).save(images.join("white.png")).unwrap();
+    let (report, encoded) = embed(&settings(&images, &out));
+    let counts = report.report.counts;
+    assert_eq!((report.outcome, encoded, counts.succeeded, counts.failed), (Outcome::SomeFailed, 9, 9, 2));
+    let errors = table::open(&out.join("errors.parquet"), None).unwrap().next().unwrap().unwrap();
+    let (paths, messages) = (errors.column(0).as_string::<i32>(), errors.column(2).as_string::<i32>());
+    let told: Vec<_> = (0..errors.num_rows()).map(|row| (paths.value(row), messages.value(row))).collect();
+    assert!(told.iter().any(|(path, message)| *path == "white.png" && message.contains("not finite")), "{told:?}");
+}
+
+#[test]
+fn a_datasets_path_that_leads_out_of_its_folder_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, dataset, out) = (folder.path().join("images"), folder.path().join("set"), folder.path().join("out"));
+    pictures(&images, 8);
+    fs::copy(images.join("001.png"), folder.path().join("secret.png")).unwrap();
+    let text = |values: [&str; 3]| Arc::new(StringArray::from(values.to_vec())) as ArrayRef;
+    let paths = text(["001.png", "../secret.png", "/etc/passwd"]);
+    let rows = RecordBatch::try_from_iter([("image_id", text(["a", "b", "c"])), ("image_path", paths)]).unwrap();
+    let mut sink = table::ParquetSink::create(&dataset.join("images.parquet"), rows.schema(), "images/1").unwrap();
+    sink.write(&rows).unwrap();
+    sink.finish().unwrap();
+    let one = EmbedSettings { source: Source::DatasetFiles(dataset.clone(), vec![images.clone()]), ..settings(&images, &out) };
+    let (report, encoded) = embed(&one);
+    assert_eq!((encoded, report.report.counts.failed, report.report.counts.skipped), (1, 2, 0));
+    let errors = table::open(&out.join("errors.parquet"), None).unwrap().next().unwrap().unwrap();
+    let column = |at: usize| errors.column(at).as_string::<i32>().clone();
+    assert_eq!((column(0).value(0), column(0).value(1)), ("../secret.png", "/etc/passwd"));
+    assert_eq!((column(1).value(0), column(1).value(1)), ("unreadable", "unreadable"));
+}
+
+#[test]
 fn float16_and_normalized_are_what_they_say() {
     let folder = tempfile::tempdir().unwrap();
     let (images, out) = (folder.path().join("images"), folder.path().join("out"));
@@ -190,7 +233,7 @@ fn a_datasets_list_finds_its_files() {
     let source = Source::DatasetFiles(dataset, vec![images.clone()]);
     let (report, encoded) = embed(&EmbedSettings { source, ..settings(&images, &out) });
     let counts = report.report.counts;
-    assert_eq!((encoded, counts.failed, counts.skipped), (2, 0, 1), "a path that climbs out of the folder is not followed");
+    assert_eq!((encoded, counts.failed, counts.skipped), (2, 1, 0), "a path that climbs out of the folder is not followed");
     let all = batches(&out.join("part-00000.parquet"));
     assert_eq!(all[0].column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["one", "two"]);
 }

@@ -345,7 +345,14 @@ fn the_same_bytes_whatever_order_and_threads() {
     let prepare = |name: &str, files: [&PathBuf; 2], threads: &str| {
         let out = folder.path(name);
         let mut command = clipcap();
-        command.arg("prepare").arg("--images").arg(&images).arg("--captions").args(files).arg("--lint").arg("--with-images");
+        command
+            .args(["prepare", "--overwrite"])
+            .arg("--images")
+            .arg(&images)
+            .arg("--captions")
+            .args(files)
+            .arg("--lint")
+            .arg("--with-images");
         run(command.arg("--threads").arg(threads).arg("--out").arg(&out), 3);
         let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&out)
             .unwrap()

@@ -66,7 +66,7 @@ pub struct PrepareArgs {
     /// Exit with 1 where more than this share of lines and images is bad
     #[arg(long, default_value_t = 1.0)]
     max_error_rate: f64,
-    /// Write into a folder that holds other files
+    /// Replace what other settings or inputs made, and write into a folder that holds other files
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)

@@ -34,7 +34,7 @@ pub struct StatsArgs {
     /// Entries of each list of the most frequent
     #[arg(long, default_value_t = 50)]
     top: usize,
-    /// Write into a folder that holds other files
+    /// Replace what other settings or another input made, and write into a folder that holds other files
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)
@@ -91,7 +91,7 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
         out: args.out,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
-    let (outcome, statistics) = pool.install(|| stats::run(&settings, &context.terminal))?;
-    context.terminal.result(&statistics.to_text(), &statistics.to_json());
+    let (outcome, summary) = pool.install(|| stats::run(&settings, &context.terminal))?;
+    context.terminal.result(&summary.text, &summary.json);
     Ok(outcome)
 }

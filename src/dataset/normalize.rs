@@ -50,48 +50,51 @@ pub fn normalize_caption(raw: &str, fold: FoldWidth, out: &mut String) {
 }
 
 /// The same for text of nothing but visible ASCII, spaces, unified ideographs and common Chinese punctuation, which nearly all captions
-/// are: whole words are copied at a time. False, with nothing appended, where there is something else.
+/// are: bytes are moved together, and nothing is composed. False, with nothing appended, where there is something else.
 fn join_common(raw: &str, fold: FoldWidth, out: &mut String) -> bool {
-    let start = out.len();
     let bytes = raw.as_bytes();
-    let (mut word, mut at) = (0, 0);
-    let mut end_word = |word: usize, at: usize| {
-        if word < at {
-            // Of the characters accepted below, the Chinese ones are those beyond ASCII.
-            let spaced = out.len() > start && out.as_bytes()[out.len() - 1].is_ascii() && bytes[word].is_ascii();
-            if spaced {
-                out.push(' ');
-            }
-            out.push_str(&raw[word..at]);
-        }
-    };
+    let start = out.len();
+    let mut buffer = std::mem::take(out).into_bytes();
+    // Each step writes four bytes and keeps as many as the character has.
+    buffer.resize(start + bytes.len() + 4, 0);
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let (mut at, mut end, mut common) = (0, start, true);
+    // The byte before the white space that was just met, if any.
+    let mut before_space = None;
     while at < bytes.len() {
-        let next = |n: usize| bytes.get(at + n).copied().unwrap_or(0);
-        let common = match bytes[at] {
+        let (first, second, third) = (bytes[at], byte(at + 1), byte(at + 2));
+        let width = match first {
             b' ' | b'\t' => {
-                end_word(word, at);
+                before_space = (end > start).then(|| buffer[end - 1]);
                 at += 1;
-                word = at;
                 continue;
             }
+            0xe5..=0xe9 => 3,
             b'!'..=b'~' => {
-                at += 1;
-                continue;
+                // A space stays between two of these: of the characters accepted here, the Chinese ones are those beyond ASCII.
+                if before_space.is_some_and(|before| before.is_ascii()) {
+                    buffer[end] = b' ';
+                    end += 1;
+                }
+                1
             }
-            0xe5..=0xe9 => true,
-            0xe4 => next(1) >= 0xb8,
-            0xe3 => next(1) == 0x80 && (0x81..=0xa9).contains(&next(2)),
-            0xef => fold == FoldWidth::None && (next(1) == 0xbc && next(2) >= 0x81 || next(1) == 0xbd && next(2) <= 0x9e),
-            _ => false,
+            0xe4 if second >= 0xb8 => 3,
+            0xe3 if second == 0x80 && (0x81..=0xa9).contains(&third) => 3,
+            0xef if fold == FoldWidth::None && (second == 0xbc && third >= 0x81 || second == 0xbd && third <= 0x9e) => 3,
+            _ => {
+                common = false;
+                break;
+            }
         };
-        if !common {
-            out.truncate(start);
-            return false;
-        }
-        at += 3;
+        before_space = None;
+        buffer[end..end + 4].copy_from_slice(&[first, second, third, 0]);
+        at += width;
+        end += width;
     }
-    end_word(word, at);
-    true
+    buffer.truncate(if common { end } else { start });
+    // SAFETY: the bytes of whole characters of `raw` and spaces stand behind the text that was there.
+    *out = unsafe { String::from_utf8_unchecked(buffer) };
+    common
 }
 
 /// Appends characters, with one space for white space between two that are not Chinese and none elsewhere.

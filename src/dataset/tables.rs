@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, StringArray, StringBuilder, StructArray};
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int32Builder, Int64Array, StringArray, StringBuilder,
+    StructArray,
+};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::record_batch::RecordBatch;
 use serde_json::json;
 
 use super::assemble::Assembled;
+use super::captions::{Row, Span};
 use super::lint::{LINT_COLUMNS, Lint};
 use super::parallel::{GroupOptions, write_groups};
 use crate::files::AtomicFile;
@@ -22,16 +25,8 @@ pub const DUPLICATES_FORMAT: &str = "duplicates/1";
 pub const DATASET_FORMAT: &str = "dataset/1";
 
 /// Captions of a row group, and bytes of their text where they are long.
-const GROUP_ROWS: usize = 40_000;
+const GROUP_ROWS: usize = 20_000;
 const GROUP_BYTES: usize = 64 << 20;
-
-/// Gives finished tables their names, all at a time: each waits for the disk, and the waits overlap.
-pub fn commit_all(files: Vec<AtomicFile>) -> std::io::Result<()> {
-    std::thread::scope(|scope| {
-        let commits: Vec<_> = files.into_iter().map(|file| scope.spawn(|| file.commit())).collect();
-        commits.into_iter().try_for_each(|commit| commit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
-}
 
 /// One row of `images.parquet`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,10 +91,12 @@ fn captions_schema(lint: bool) -> SchemaRef {
 pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<AtomicFile, TableError> {
     let schema = captions_schema(lint.is_some());
     let groups = groups(set);
-    let options = GroupOptions { plain: &[&["caption"], &["caption_raw"]] };
-    write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| {
-        captions_batch(&schema, set, groups[group].clone(), lint)
-    })
+    let options = GroupOptions {
+        plain: &[&["caption"], &["caption_raw"]],
+        delta: &[&["caption_id"], &["line"]],
+        without_range: &[&["caption"], &["caption_raw"], &["source"], &["translation"]],
+    };
+    write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| Ok(columns(set, groups[group].clone(), lint)))
 }
 
 /// Row groups end by rows or bytes, so they are the same on any machine.
@@ -120,30 +117,26 @@ fn groups(set: &Assembled) -> Vec<std::ops::Range<usize>> {
     groups
 }
 
-fn captions_batch(
-    schema: &SchemaRef,
-    set: &Assembled,
-    rows: std::ops::Range<usize>,
-    lint: Option<&[Lint]>,
-) -> Result<RecordBatch, ArrowError> {
-    let count = rows.len();
+fn columns(set: &Assembled, rows: std::ops::Range<usize>, lint: Option<&[Lint]>) -> Vec<ArrayRef> {
     let image = |at: usize| &set.images[set.places[at].image as usize];
-    let mut caption = StringBuilder::with_capacity(count, count * 64);
-    let mut raw = StringBuilder::with_capacity(count, count * 96);
+    let text_bytes =
+        |span: fn(&Row) -> Span| rows.clone().map(|at| set.row(at)).map(|(batch, row)| batch.get(span(row)).len()).sum();
+    let mut caption = StringBuilder::with_capacity(rows.len(), text_bytes(|row| row.caption));
+    let mut raw = StringBuilder::with_capacity(rows.len(), text_bytes(|row| row.raw));
     for at in rows.clone() {
         let (batch, row) = set.row(at);
         caption.append_value(batch.get(row.caption));
         raw.append_value(batch.get(row.raw));
     }
-    let source = |at: usize| set.captions.files[set.places[at].file as usize].source.as_str();
+    let source = |at: usize| Some(set.captions.files[set.places[at].file as usize].source.as_str());
     let mut columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(rows.clone().map(|at| image(at).id.as_str()))),
+        repeating(rows.clone().map(|at| Some(image(at).id.as_str()))),
         Arc::new(Int32Array::from_iter_values(rows.clone().map(|at| set.caption_ids[at]))),
         Arc::new(caption.finish()),
         Arc::new(raw.finish()),
-        Arc::new(StringArray::from_iter_values(rows.clone().map(source))),
-        Arc::new(StringArray::from_iter_values(rows.clone().map(|at| set.row(at).1.translation.name()))),
-        Arc::new(rows.clone().map(|at| image(at).split.as_deref()).collect::<StringArray>()),
+        repeating(rows.clone().map(source)),
+        repeating(rows.clone().map(|at| Some(set.row(at).1.translation.name()))),
+        repeating(rows.clone().map(|at| image(at).split.as_deref())),
         Arc::new(Int64Array::from_iter_values(rows.clone().map(|at| set.places[at].line as i64))),
     ];
     if let Some(lint) = lint {
@@ -152,7 +145,25 @@ fn captions_batch(
             columns.push(Arc::new(BooleanArray::from(values)));
         }
     }
-    RecordBatch::try_new(schema.clone(), columns)
+    columns
+}
+
+/// Texts of which one often follows its like, each kept once for a run of them.
+fn repeating<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    let mut values = StringBuilder::new();
+    let mut keys = Int32Builder::with_capacity(texts.size_hint().0);
+    let mut previous = None;
+    let mut runs = 0;
+    for text in texts {
+        if text.is_some() && text != previous {
+            values.append_option(text);
+            runs += 1;
+            previous = text;
+        }
+        keys.append_option(text.map(|_| runs - 1));
+    }
+    // Each key names one of the values.
+    Arc::new(DictionaryArray::new(keys.finish(), Arc::new(values.finish())))
 }
 
 /// Writes `images.parquet`; `rows` are sorted by id.
@@ -170,7 +181,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
         Field::new("num_captions", DataType::Int32, false),
     ]));
     let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
-    let options = GroupOptions { plain: &[&["sha256"]] };
+    let options = GroupOptions { plain: &[&["sha256"]], without_range: &[&["sha256"]], ..GroupOptions::default() };
     write_groups(path, &schema, IMAGES_FORMAT, &options, groups.len(), |group| {
         let rows = groups[group];
         let strings = |f: for<'r> fn(&ImageRow<'r>) -> Option<&'r str>| -> ArrayRef {
@@ -188,7 +199,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
             strings(|r| r.split),
             Arc::new(rows.iter().map(|r| Some(r.num_captions)).collect::<Int32Array>()),
         ];
-        RecordBatch::try_new(schema.clone(), columns)
+        Ok(columns)
     })
 }
 
@@ -225,7 +236,11 @@ pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, 
     let marked =
         Schema::new_with_metadata(fields, std::collections::HashMap::from([("huggingface".to_string(), features.to_string())]));
     let schema: SchemaRef = Arc::new(marked);
-    let options = GroupOptions { plain: &[&["sha256"], &["image", "bytes"]] };
+    let options = GroupOptions {
+        plain: &[&["sha256"], &["image", "bytes"]],
+        without_range: &[&["sha256"], &["image", "bytes"]],
+        ..GroupOptions::default()
+    };
     let mut groups: Vec<std::ops::Range<usize>> = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, row) in shard.rows.iter().enumerate() {
@@ -252,16 +267,14 @@ pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, 
             strings(|r| r.split),
             Arc::new(StructArray::try_new(image_fields.clone(), image, None)?),
         ];
-        RecordBatch::try_new(schema.clone(), columns)
+        Ok(columns)
     })
 }
 
 /// Writes one batch as a whole table.
 fn write_one(path: &Path, fields: Vec<Field>, format: &str, columns: Vec<ArrayRef>) -> Result<AtomicFile, TableError> {
     let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(schema.clone(), columns);
-    let batch = batch.map_err(|source| TableError::Arrow { path: path.into(), source })?;
-    write_groups(path, &schema, format, &GroupOptions::default(), 1, |_| Ok(batch.clone()))
+    write_groups(path, &schema, format, &GroupOptions::default(), 1, |_| Ok(columns.clone()))
 }
 
 /// Writes `errors.parquet`, an empty table where nothing is wrong.

@@ -1,6 +1,6 @@
 //! What the model's side of a stage looks like to the stream.
 
-use super::record::{ContentHash, Value};
+use super::record::{ContentHash, Failure, Value};
 
 /// A prepared image, ready for the model.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,6 @@ pub trait Compute {
     /// Takes in up to [`batch_size`](Self::batch_size) images of the current window.
     fn encode(&mut self, inputs: Vec<Input>) -> anyhow::Result<()>;
 
-    /// Ends the window: one value for each image since the last call, in order.
-    fn finish(&mut self) -> anyhow::Result<Vec<Self::Value>>;
+    /// Ends the window: one value for each image since the last call, in order, or why the model could make none of it.
+    fn finish(&mut self) -> anyhow::Result<Vec<Result<Self::Value, Failure>>>;
 }

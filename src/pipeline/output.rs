@@ -141,7 +141,7 @@ impl Output {
     }
 
     /// Moves a finished output from the work folder to its place. `staged` holds file names relative to `staging`: the table or the
-    /// parts; `errors.parquet` and `manifest.json` are there beside them.
+    /// parts; `manifest.json` is there beside them, and `errors.parquet` where the stage has such a table.
     ///
     /// The old manifest goes first and the new one comes last, so that a manifest never speaks of another table than the one beside
     /// it. A run that is killed in between is repaired by the next, which finds everything in the work folder.
@@ -161,7 +161,10 @@ impl Output {
             let target = if self.is_folder { self.path.join(name) } else { self.path.clone() };
             put(&staging.join(name), &target)?;
         }
-        put(&staging.join("errors.parquet"), &self.errors())?;
+        let errors = staging.join("errors.parquet");
+        if errors.exists() {
+            put(&errors, &self.errors())?;
+        }
         put(&staging.join("manifest.json"), &manifest)
     }
 

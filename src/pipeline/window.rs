@@ -228,7 +228,7 @@ impl<'a, C: Compute> Windows<'a, C> {
                 Slot::Computed { entry, sha256, number } => (entry, sha256, number, Origin::Computed),
                 Slot::Same { entry, sha256, number } => (entry, sha256, number, Origin::Reused),
             };
-            let record = new_record(&entry, Some(sha256), Ok(values[number].clone()));
+            let record = new_record(&entry, Some(sha256), values[number].clone());
             match origin {
                 Origin::Computed => computed.push(record.clone()),
                 Origin::Reused => self.cheap.push(record.clone()),

@@ -15,8 +15,9 @@ use crate::dataset::matching::without_extension;
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
+use crate::files::{AtomicFile, write_json};
 use crate::image::Limits;
-use crate::pipeline::{Existing, Interrupt, Output, Reporter, Settings, WorkLock};
+use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
 use crate::table::TableError;
 
 mod duplicates;
@@ -43,7 +44,7 @@ pub struct PrepareSettings {
     pub near_duplicates: Option<u32>,
     pub lint: bool,
     pub limits: Limits,
-    /// Replace a folder that is no dataset.
+    /// Replace what is at `out`, whatever it is.
     pub overwrite: bool,
     /// More bad lines and images than this share end the run with exit status 1.
     pub max_error_rate: f64,
@@ -61,38 +62,26 @@ pub struct Splits {
     pub none: bool,
 }
 
-/// Reads, checks and writes the dataset. Nothing stands at `out` before all of it does.
+/// Reads, checks and writes the dataset. Nothing stands at `out` before all of it does, and a finished dataset stays as it is: one that
+/// these settings and inputs made is told to be finished, and another is refused.
 pub fn run(settings: &PrepareSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<(Outcome, Summary)> {
     let output = Output::folder(&settings.out);
-    if let Existing::Unknown = output.existing(DATASET_FORMAT)?
-        && !settings.overwrite
-    {
-        anyhow::bail!(
-            "{} holds files and no dataset: choose another --out, or give --overwrite to write into it",
-            output.path().display()
-        );
+    let staging = Staging::open(&output, DATASET_FORMAT, settings.overwrite)?;
+    if let Some(existing) = staging.existing() {
+        // Other flags are refused before anything is read; inputs are compared when they have been.
+        staging.is_finished(&Settings::new("prepare", recorded(settings, existing.settings["inputs"].clone())), &[])?;
     }
-    let lock = WorkLock::acquire(&output.work_folder())?;
-    let staging = output.work_folder().join("out");
-    let result = build(settings, &output, &staging, reporter, interrupt);
-    // Failed or interrupted, nothing of it is worth keeping: it is made again in less time than it takes to check.
-    let cleared = lock.remove().and_then(|()| fs::remove_dir_all(output.work_folder()));
-    let result = result?;
-    cleared.with_context(|| format!("cannot remove {}", output.work_folder().display()))?;
-    Ok(result)
+    build(settings, staging, &output, reporter, interrupt)
 }
 
 fn build(
     settings: &PrepareSettings,
+    staging: Staging,
     output: &Output,
-    staging: &Path,
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<(Outcome, Summary)> {
-    if staging.exists() {
-        fs::remove_dir_all(staging).with_context(|| format!("cannot clear {}", staging.display()))?;
-    }
-    let (rule, unlisted) = split_rule(&settings.splits)?;
+    let lists = SplitLists::read(&settings.splits)?;
     let options = ReadOptions {
         format: settings.format,
         columns: settings.columns.clone(),
@@ -107,8 +96,15 @@ fn build(
     if interrupt.is_set() {
         return Ok((Outcome::Interrupted, Summary::default()));
     }
+    let inputs = json!({
+        "captions": captions.files.iter().map(|f| json!({"source": f.source, "sha256": f.sha256, "format": f.format})).collect::<Vec<_>>(),
+        "images": folder.as_deref().map(images::fingerprint),
+        "split_lists": lists.sha256,
+    });
+    let settled = Settings::new("prepare", recorded(settings, inputs));
     let paths: Option<Vec<&str>> = folder.as_ref().map(|f| f.iter().map(|image| image.image_path.as_str()).collect());
-    let set = assemble(captions, paths.as_deref(), &rule);
+    let num_listed = lists.splits.len();
+    let set = assemble(captions, paths.as_deref(), &lists.rule(&settings.splits));
     let rows = image_rows(&set, folder.as_deref());
     let marks = settings.lint.then(|| lint_all(&set));
     let folder = folder.as_deref().unwrap_or_default();
@@ -116,36 +112,55 @@ fn build(
     if interrupt.is_set() {
         return Ok((Outcome::Interrupted, Summary::default()));
     }
-
-    fs::create_dir_all(staging).with_context(|| format!("cannot make {}", staging.display()))?;
-    let errors = error_rows(&set);
-    let at = |name: &str| staging.join(name);
-    let (captions, others) = rayon::join(
-        || tables::write_captions(&at("captions.parquet"), &set, marks.as_deref()),
-        || -> Result<_, TableError> {
-            let images = tables::write_images(&at("images.parquet"), &rows)?;
-            let errors = tables::write_errors(&at("errors.parquet"), &errors)?;
-            Ok(vec![images, errors, tables::write_duplicates(&at("duplicates.parquet"), &twins)?])
-        },
-    );
-    let mut files = others?;
-    files.push(captions?);
-    tables::commit_all(files).with_context(|| format!("cannot write to {}", staging.display()))?;
-    let mut staged: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();
-    if settings.with_images {
-        staged.extend(shards::write(staging, &set, &rows, folder, &settings.limits, reporter, interrupt)?);
-        if interrupt.is_set() {
-            return Ok((Outcome::Interrupted, Summary::default()));
+    let summary = Summary::new(&set, &rows, marks.as_deref(), &twins, settings, num_listed);
+    let mut files: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();
+    files.extend(settings.with_images.then(|| shards::plan(&rows)).into_iter().flatten().map(|shard| shard.name.into()));
+    if staging.is_finished(&settled, &files)? {
+        reporter.note(&format!("{} is finished: the same settings and inputs made it", output.path().display()));
+    } else {
+        let manifest =
+            Manifest { format: DATASET_FORMAT, version: env!("CARGO_PKG_VERSION"), settings: settled, found: summary.to_json() };
+        write_tables(staging.folder(), &set, &rows, marks.as_deref(), &twins, &manifest)?;
+        if settings.with_images {
+            shards::write(staging.folder(), &set, &rows, folder, &settings.limits, reporter, interrupt)?;
+            if interrupt.is_set() {
+                return Ok((Outcome::Interrupted, Summary::default()));
+            }
         }
+        staging.publish(&files, reporter)?;
     }
-    let summary = Summary::new(&set, &rows, marks.as_deref(), &twins, settings, unlisted);
-    let recorded = Settings::new("prepare", recorded(settings, &set));
-    let manifest =
-        Manifest { format: DATASET_FORMAT, version: env!("CARGO_PKG_VERSION"), settings: recorded, found: summary.to_json() };
-    crate::files::write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
-    output.publish(staging, &staged, reporter)?;
     summary.report(reporter);
     Ok((summary.outcome(settings.max_error_rate), summary))
+}
+
+/// Writes the tables and the manifest. Small ones are on their way to the disk while the captions are compressed.
+fn write_tables(
+    folder: &Path,
+    set: &Assembled,
+    rows: &[ImageRow],
+    marks: Option<&[Lint]>,
+    twins: &[tables::DuplicateRow],
+    manifest: &Manifest,
+) -> Result<()> {
+    let errors = error_rows(set);
+    let at = |name: &str| folder.join(name);
+    std::thread::scope(|scope| -> Result<()> {
+        let commit = |file: AtomicFile| scope.spawn(move || file.commit());
+        let (captions, others) = rayon::join(
+            || -> Result<_> { Ok(tables::write_captions(&at("captions.parquet"), set, marks)?.commit()?) },
+            || -> Result<_, TableError> {
+                Ok([
+                    commit(tables::write_images(&at("images.parquet"), rows)?),
+                    commit(tables::write_errors(&at("errors.parquet"), &errors)?),
+                    commit(tables::write_duplicates(&at("duplicates.parquet"), twins)?),
+                    scope.spawn(|| write_json(&at("manifest.json"), manifest)),
+                ])
+            },
+        );
+        captions?;
+        Ok(others?.into_iter().try_for_each(|commit| commit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?)
+    })
+    .with_context(|| format!("cannot write to {}", folder.display()))
 }
 
 #[derive(serde::Serialize)]
@@ -160,23 +175,15 @@ struct Manifest {
     found: serde_json::Map<String, serde_json::Value>,
 }
 
-/// The settings that the tables depend on, with the content of every input. No paths: the same data is the same anywhere.
-fn recorded(settings: &PrepareSettings, set: &Assembled) -> serde_json::Value {
-    let inputs: Vec<_> =
-        set.captions.files.iter().map(|f| json!({"source": f.source, "sha256": f.sha256, "format": f.format})).collect();
-    let lists: Vec<_> = settings
-        .splits
-        .lists
-        .iter()
-        .map(|(name, path)| json!({"split": name, "sha256": crate::files::sha256_file(path).unwrap_or_default()}))
-        .collect();
+/// The settings that the tables depend on, and `inputs`: the content of every input. No paths: the same data is the same anywhere.
+fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json::Value {
     json!({
         "inputs": inputs,
         "columns": settings.columns,
         "fold_width": settings.fold,
         "translation": settings.translation,
         "splits": {
-            "lists": lists,
+            "lists": settings.splits.lists.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "ratios": settings.splits.ratios.as_ref().map(ToString::to_string),
             "seed": settings.splits.seed,
             "none": settings.splits.none,
@@ -190,23 +197,37 @@ fn recorded(settings: &PrepareSettings, set: &Assembled) -> serde_json::Value {
     })
 }
 
-/// Reads the official lists: an image a line, by id, file name or path. Also gives how many images are listed.
-fn split_rule(splits: &Splits) -> Result<(SplitRule, usize)> {
-    let mut lists: HashMap<String, String> = HashMap::new();
-    for (split, path) in &splits.lists {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read the split list {}", path.display()))?;
-        for line in text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()) {
-            let id = without_extension(line.rsplit('/').next().unwrap_or(line));
-            if let Some(other) = lists.insert(id.to_string(), split.clone())
-                && other != *split
-            {
-                anyhow::bail!("{}: the image {id} is in the list of {other} too: an image has one split", path.display());
+/// The official lists: an image a line, by id, file name or path.
+#[derive(Default)]
+struct SplitLists {
+    /// Image to split.
+    splits: HashMap<String, String>,
+    /// Content hash of each list, in the order given.
+    sha256: Vec<String>,
+}
+
+impl SplitLists {
+    fn read(splits: &Splits) -> Result<Self> {
+        let mut lists = Self::default();
+        for (split, path) in &splits.lists {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read the split list {}", path.display()))?;
+            lists.sha256.push(crate::files::sha256_hex(text.as_bytes()));
+            for line in text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()) {
+                let id = without_extension(line.rsplit('/').next().unwrap_or(line));
+                if let Some(other) = lists.splits.insert(id.to_string(), split.clone())
+                    && other != *split
+                {
+                    anyhow::bail!("{}: the image {id} is in the list of {other} too: an image has one split", path.display());
+                }
             }
         }
+        Ok(lists)
     }
-    let listed = lists.len();
-    let ratios = splits.ratios.clone().map(|ratios| (ratios, splits.seed));
-    Ok((SplitRule { lists, ratios, own: !splits.none }, listed))
+
+    fn rule(self, splits: &Splits) -> SplitRule {
+        let ratios = splits.ratios.clone().map(|ratios| (ratios, splits.seed));
+        SplitRule { lists: self.splits, ratios, own: !splits.none }
+    }
 }
 
 fn image_rows<'a>(set: &'a Assembled, folder: Option<&'a [images::Found]>) -> Vec<ImageRow<'a>> {

@@ -49,6 +49,15 @@ const WITHOUT_EFFECT: &[&str] = &["--threads", "--batch-size", "--quiet", "--jso
 /// The stages that keep what is still right of an existing output by themselves; the others write theirs anew.
 const REUSING: &[&str] = &["caption", "embed"];
 
+/// The tables of a dataset that a stage reads, by command and flag (none: what stands without one): an edited caption changes no embedding.
+const READS: &[(&str, &str, &str)] = &[
+    ("embed", "--dataset", "images"),
+    ("caption", "", "images"),
+    ("train", "--dataset", "captions"),
+    ("stats", "", "captions"),
+    ("evaluate", "--references", "captions"),
+];
+
 /// Checks the words of a command line (`check`), and runs them.
 pub trait Executor {
     fn check(&self, words: &[String]) -> anyhow::Result<()>;
@@ -168,18 +177,38 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
 /// Everything a stage's result depends on, in one hash, and the content of each input by path.
 fn fingerprint(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<(String, BTreeMap<String, String>)> {
     let out = stage.out.to_string_lossy();
-    let values = stage.flags.iter().flat_map(|(_, values)| values).chain(&stage.positional);
+    let flagged = stage.flags.iter().flat_map(|(flag, values)| values.iter().map(move |value| (flag.as_str(), value)));
+    let values = flagged.chain(stage.positional.iter().map(|value| ("", value)));
     let mut inputs = BTreeMap::new();
     // A value that names something on disk is an input, alone or behind `name=`.
-    for value in values.filter(|value| **value != out) {
+    for (flag, value) in values.filter(|(_, value)| **value != out) {
         for path in [value.as_str(), value.split_once('=').map_or("", |(_, path)| path)] {
-            if !path.is_empty() && Path::new(path).exists() {
-                inputs.insert(path.to_string(), hashes.of(Path::new(path)).with_context(|| format!("cannot read {path}"))?);
+            if path.is_empty() || !Path::new(path).exists() {
+                continue;
+            }
+            for part in parts_read(stage, flag, Path::new(path))? {
+                let hash = hashes.of(&part).with_context(|| format!("cannot read {}", part.display()))?;
+                inputs.insert(part.to_string_lossy().into_owned(), hash);
             }
         }
     }
     let whole = json!({"words": effective(&stage.words()), "version": env!("CARGO_PKG_VERSION"), "inputs": inputs});
     Ok((files::sha256_hex(whole.to_string().as_bytes()), inputs))
+}
+
+/// What of an input a stage reads: all of it, or some tables of a dataset.
+fn parts_read(stage: &StageSpec, flag: &str, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let command = stage.command.first().map_or("", String::as_str);
+    let read = READS.iter().find(|(c, f, _)| (*c, *f) == (command, flag));
+    let is_dataset = path.join("captions.parquet").is_file() && path.join("images.parquet").is_file();
+    let Some((_, _, tables)) = read.filter(|_| is_dataset) else { return Ok(vec![path.into()]) };
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+    let files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let is_read = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(tables) && name.ends_with(".parquet")
+    };
+    Ok(files.into_iter().filter(is_read).collect())
 }
 
 /// The words without those that have no effect on the result.

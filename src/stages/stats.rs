@@ -1,6 +1,6 @@
 //! `clipcap stats`: how long captions are, what they are made of, and what a model's tokenizer makes of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::Outcome;
 use crate::dataset::caption_table::{CaptionRows, captions_path, read_caption_rows};
 use crate::dataset::captions::{ReadOptions, read_captions};
 use crate::files::{sha256_file, write_json};
-use crate::pipeline::{Existing, Output, Reporter, Settings, WorkLock};
+use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::text::Tokenizer;
 
 mod lengths;
@@ -58,43 +58,76 @@ pub struct Statistics {
     pub bins: usize,
 }
 
-/// Counts and writes tables, pictures and a page to `out`.
-pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome, Statistics)> {
-    let output = Output::folder(&settings.out);
-    if let Existing::Unknown = output.existing(FORMAT)?
-        && !settings.overwrite
-    {
-        bail!(
-            "{} holds files and no statistics: choose another --out, or give --overwrite to write into it",
-            output.path().display()
-        );
-    }
-    let lock = WorkLock::acquire(&output.work_folder())?;
-    let result = count_and_write(settings, &output, reporter);
-    let cleared = lock.remove().and_then(|()| std::fs::remove_dir_all(output.work_folder()));
-    let statistics = result?;
-    cleared.with_context(|| format!("cannot remove {}", output.work_folder().display()))?;
-    Ok((Outcome::Complete, statistics))
+/// What is told at the end, as text and as JSON.
+pub struct Summary {
+    pub text: String,
+    pub json: serde_json::Value,
 }
 
-fn count_and_write(settings: &StatsSettings, output: &Output, reporter: &dyn Reporter) -> Result<Statistics> {
-    let path = captions_path(&settings.input);
-    let rows = read(&path)?;
+/// Counts and writes tables, pictures and a page to `out`. Finished statistics stay as they are: those that these settings and this input
+/// made are told to be finished, and others are refused.
+pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome, Summary)> {
+    let output = Output::folder(&settings.out);
+    let input = captions_path(&settings.input);
+    let recorded = recorded(settings, &input)?;
+    let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
+    if staging.is_finished(&recorded, &["index.html", "stats.json", "lengths.parquet"].map(PathBuf::from))? {
+        let path = output.path().join("stats.json");
+        let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let json = serde_json::from_slice(&json).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = format!("{} is finished: the same settings and input made it", output.path().display());
+        return Ok((Outcome::Complete, Summary { text, json }));
+    }
+    let statistics = count_input(settings, &input)?;
+    let files = write(staging.folder(), &statistics, recorded)?;
+    remove_pictures(&output, &files);
+    staging.publish(&files, reporter)?;
+    reporter.note(&format!("wrote {}", output.path().join("index.html").display()));
+    Ok((Outcome::Complete, Summary { text: statistics.to_text(), json: statistics.to_json() }))
+}
+
+/// Everything that the statistics depend on.
+fn recorded(settings: &StatsSettings, input: &Path) -> Result<Settings> {
+    let hash = |path: &Path| sha256_file(path).with_context(|| format!("cannot read {}", path.display()));
+    let recorded = json!({
+        "input": hash(input)?,
+        "name": name_of(&settings.input),
+        "units": settings.units,
+        "vocabulary": settings.tokenizer.as_ref().map(|t| hash(&t.vocabulary)).transpose()?,
+        "lower_case": settings.tokenizer.as_ref().map(|t| t.lower_case),
+        "max_lengths": sorted(&settings.max_lengths),
+        "bins": settings.bins,
+        "top": settings.top,
+    });
+    Ok(Settings::new("stats", recorded))
+}
+
+fn sorted(lengths: &[u64]) -> Vec<u64> {
+    let mut lengths = lengths.to_vec();
+    lengths.sort_unstable();
+    lengths.dedup();
+    lengths
+}
+
+/// What the page calls the input.
+fn name_of(input: &Path) -> String {
+    input.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn count_input(settings: &StatsSettings, input: &Path) -> Result<Statistics> {
+    let rows = read(input)?;
     let total: usize = rows.iter().map(CaptionRows::len).sum();
     if total == 0 {
-        bail!("{}: no captions in it", path.display());
+        bail!("{}: no captions in it", input.display());
     }
     let tokenizer = match &settings.tokenizer {
         Some(source) => Some(Tokenizer::open(&source.vocabulary, source.lower_case)?),
         None => None,
     };
-    let name = settings.input.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let statistics = count(&rows, settings, tokenizer.as_ref(), name)?;
-    write(settings, &statistics, output, &path, reporter)?;
-    Ok(statistics)
+    count(&rows, settings, tokenizer.as_ref(), name_of(&settings.input))
 }
 
-fn read(path: &std::path::Path) -> Result<Vec<CaptionRows>> {
+fn read(path: &Path) -> Result<Vec<CaptionRows>> {
     let is_parquet = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
     if is_parquet {
         return Ok(read_caption_rows(path)?);
@@ -115,54 +148,19 @@ fn count(rows: &[CaptionRows], settings: &StatsSettings, tokenizer: Option<&Toke
     let lengths = lengths::count(rows, words.as_deref(), tokenizer)?;
     let phrases = phrases::count(rows, words.as_deref(), settings.top);
     let vocabulary = vocabulary::count(rows, words.as_deref(), tokenizer)?;
-    let mut max_lengths = settings.max_lengths.clone();
-    max_lengths.sort_unstable();
-    max_lengths.dedup();
-    Ok(Statistics { name, lengths, phrases, vocabulary, max_lengths, bins: settings.bins })
+    Ok(Statistics { name, lengths, phrases, vocabulary, max_lengths: sorted(&settings.max_lengths), bins: settings.bins })
 }
 
-/// Everything into `out`, the manifest last: without it, the folder is not finished.
-fn write(
-    settings: &StatsSettings,
-    statistics: &Statistics,
-    output: &Output,
-    input: &std::path::Path,
-    reporter: &dyn Reporter,
-) -> Result<()> {
-    let out = output.path();
-    match std::fs::remove_file(output.manifest()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot replace {}", output.manifest().display()));
-        }
-        _ => {}
-    }
+/// Everything into `folder`, and the names of what is there besides the manifest.
+fn write(folder: &Path, statistics: &Statistics, recorded: Settings) -> Result<Vec<PathBuf>> {
     let drawn = pictures::draw(statistics)?;
     let mut files: Vec<(String, Vec<u8>)> = vec![("index.html".into(), page::render(statistics).into_bytes())];
     let mut json = serde_json::to_vec_pretty(&tables::to_json(statistics))?;
     json.push(b'\n');
     files.push(("stats.json".into(), json));
     files.extend(drawn);
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    tables::write(out, statistics)?;
-    write_all(out, &files)?;
-    for name in pictures::NAMES.iter().flat_map(|name| [format!("{name}.png"), format!("{name}.svg")]) {
-        // A picture of an earlier run that this one has not drawn would be taken for its own.
-        if !files.iter().any(|(written, _)| *written == name) {
-            let _ = std::fs::remove_file(out.join(name));
-        }
-    }
-    let recorded = Settings::new(
-        "stats",
-        json!({
-            "input": sha256_file(input).with_context(|| format!("cannot read {}", input.display()))?,
-            "units": settings.units,
-            "vocabulary": settings.tokenizer.as_ref().map(|t| sha256_file(&t.vocabulary)).transpose().context("cannot read the vocabulary")?,
-            "lower_case": settings.tokenizer.as_ref().map(|t| t.lower_case),
-            "max_lengths": statistics.max_lengths,
-            "bins": settings.bins,
-            "top": settings.top,
-        }),
-    );
+    tables::write(folder, statistics)?;
+    write_all(folder, &files)?;
     let manifest = json!({
         "clipcap.format": FORMAT,
         "clipcap.version": env!("CARGO_PKG_VERSION"),
@@ -171,19 +169,28 @@ fn write(
         "settings": recorded.settings,
         "counts": {"captions": statistics.lengths.captions, "images": statistics.lengths.images},
     });
-    write_json(&output.manifest(), &manifest).with_context(|| format!("cannot write {}", output.manifest().display()))?;
-    reporter.note(&format!("wrote {}", out.join("index.html").display()));
-    Ok(())
+    write_json(&folder.join("manifest.json"), &manifest).context("cannot write the manifest")?;
+    let tables = tables::NAMES.iter().map(|name| format!("{name}.parquet"));
+    Ok(files.into_iter().map(|(name, _)| name).chain(tables).map(PathBuf::from).collect())
+}
+
+/// Pictures of earlier statistics that these have not: they would be taken for their own.
+fn remove_pictures(output: &Output, files: &[PathBuf]) {
+    for name in pictures::NAMES.iter().flat_map(|name| [format!("{name}.png"), format!("{name}.svg")]).map(PathBuf::from) {
+        if !files.contains(&name) {
+            let _ = std::fs::remove_file(output.path().join(name));
+        }
+    }
 }
 
 /// Writes files side by side: each waits for the disk, and the waits overlap.
-fn write_all(out: &std::path::Path, files: &[(String, Vec<u8>)]) -> Result<()> {
+fn write_all(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     std::thread::scope(|scope| {
         let writes: Vec<_> = files
             .iter()
             .map(|(name, bytes)| {
                 scope.spawn(move || {
-                    crate::files::write_atomic(&out.join(name), bytes).with_context(|| format!("cannot write {name}"))
+                    crate::files::write_atomic(&folder.join(name), bytes).with_context(|| format!("cannot write {name}"))
                 })
             })
             .collect();

@@ -156,7 +156,7 @@ impl Batch {
             let shown = crate::dataset::normalize::excerpt(id.as_bytes(), 40);
             return Err(Bad::new(Reason::BadId, format!("the image's id must be 1 to {MAX_ID_BYTES} bytes of text: {shown:?}")));
         }
-        if fields.raw.contains('\0') {
+        if memchr::memchr(0, fields.raw.as_bytes()).is_some() {
             return Err(Bad::new(Reason::ControlCharacter, "the caption holds a NUL character"));
         }
         let raw = fields.raw.trim();

@@ -1,7 +1,9 @@
 //! Blocks of whole lines from any reader, in memory that does not depend on how long a line is.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
+use memchr::{memchr, memchr_iter, memrchr};
 use sha2::{Digest, Sha256};
 
 /// A longer line (in bytes) is a bad line.
@@ -49,7 +51,7 @@ impl<R: Read> Blocks<R> {
             if self.ended {
                 return Ok((!block.is_empty()).then_some(block));
             }
-            match block.iter().rposition(|&b| b == b'\n') {
+            match memrchr(b'\n', &block) {
                 Some(at) => {
                     self.carry = block[at + 1..].to_vec();
                     block.truncate(at + 1);
@@ -78,15 +80,30 @@ impl<R: Read> Blocks<R> {
     }
 }
 
-fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&b| b == byte)
-}
-
 /// The lines of a block, without their ends (`\n`, `\r\n`).
 pub fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    spans(block).map(|span| &block[span])
+}
+
+/// Where the lines of a block are, their ends left out. They are cut at ASCII characters, so those of a text are texts.
+pub fn spans(block: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let body = block.strip_suffix(b"\n").unwrap_or(block);
-    let empty = block.is_empty();
-    body.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(move |_| !empty)
+    let ends = memchr_iter(b'\n', body).chain((!block.is_empty()).then_some(body.len()));
+    let mut start = 0;
+    ends.map(move |end| {
+        let line = start..end - usize::from(end > start && body[end - 1] == b'\r');
+        start = end + 1;
+        line
+    })
+}
+
+/// The text that some bytes are; the bytes where they are none.
+pub fn text_of(bytes: Vec<u8>) -> Result<String, Vec<u8>> {
+    match simdutf8::basic::from_utf8(&bytes) {
+        // SAFETY: just checked.
+        Ok(_) => Ok(unsafe { String::from_utf8_unchecked(bytes) }),
+        Err(_) => Err(bytes),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Layouts with one caption a line of text: `flickr-cn`, `coco-cn` and `tsv`.
 
 use super::batch::{Bad, Batch, Fields, Reason};
-use super::lines::{MAX_LINE_BYTES, lines};
+use super::lines::{MAX_LINE_BYTES, lines, spans, text_of};
 use super::{Format, Translation};
 use crate::dataset::normalize::{FoldWidth, excerpt, split_tag, without_tags};
 
@@ -20,18 +20,16 @@ pub struct TextLayout {
 pub fn parse_block(block: Vec<u8>, layout: &TextLayout) -> Batch {
     let mut batch = Batch::default();
     batch.reserve(block.len());
-    match String::from_utf8(block) {
+    match text_of(block) {
         Ok(source) => {
-            let body = source.strip_suffix('\n').unwrap_or(&source);
-            for line in body.split('\n').filter(|_| !source.is_empty()) {
-                let line = line.strip_suffix('\r').unwrap_or(line);
-                count(&mut batch, |batch, number| parse_line(&source, line, layout, batch, number));
+            for line in spans(source.as_bytes()) {
+                count(&mut batch, |batch, number| parse_line(&source, &source[line], layout, batch, number));
             }
             batch.keep_source(source);
         }
         // Some line is not UTF-8: each is looked at by itself.
-        Err(error) => {
-            for bytes in lines(error.as_bytes()) {
+        Err(block) => {
+            for bytes in lines(&block) {
                 count(&mut batch, |batch, number| match checked(bytes)? {
                     Some(text) => parse_line("", text, layout, batch, number),
                     None => Ok(false),
@@ -102,7 +100,7 @@ fn tsv(text: &str) -> Result<Fields<'_>, Bad> {
 /// `ID#lang#k<SPACE or TAB>words` or `ID#k<TAB>caption`. The key ends at the first white space, or at a tab where the id holds spaces.
 fn hash(text: &str) -> Result<Fields<'_>, Bad> {
     let text = text.trim_start();
-    let end = text.find([' ', '\t']).unwrap_or(text.len());
+    let end = text.bytes().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(text.len());
     hash_at(text, end).or_else(|bad| match text.find('\t') {
         Some(tab) if tab > end => hash_at(text, tab).map_err(|_| bad),
         _ => Err(bad),
@@ -136,7 +134,7 @@ fn is_mark(text: &str) -> bool {
 
 /// Whether every word (of two at least) carries a tag.
 pub fn all_tagged(raw: &str) -> bool {
-    if !raw.contains(':') {
+    if memchr::memchr(b':', raw.as_bytes()).is_none() {
         return false;
     }
     let mut words = 0;

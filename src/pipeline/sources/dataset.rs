@@ -11,7 +11,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::folder::file_entry;
 use super::parquet_info;
 use crate::dataset::listing::{image_id, relative_path};
-use crate::pipeline::{Content, Entry};
+use crate::image::Reason;
+use crate::pipeline::{Content, Entry, Failure};
 use crate::table;
 
 /// Rows read at once: each holds a whole image file.
@@ -90,23 +91,34 @@ impl DatasetFiles {
         let ids: &StringArray = table::column(batch, "image_id", &self.table)?;
         let paths: &StringArray = table::column(batch, "image_path", &self.table)?;
         let rows = (0..batch.num_rows()).filter(|&row| paths.is_valid(row));
-        Ok(rows.map(|row| file_entry(self.locate(paths.value(row)), paths.value(row).into(), ids.value(row).into())).collect())
-    }
-
-    /// Several roots begin their image paths with their last part, as in every listing.
-    fn locate(&self, image_path: &str) -> PathBuf {
-        let relative = relative_path(image_path);
-        let root = match &self.roots[..] {
-            [only] => only.join(&relative),
-            several => {
-                let first = relative.components().next().map(|part| part.as_os_str().to_os_string());
-                let rest: PathBuf = relative.components().skip(1).collect();
-                let named = several.iter().find(|root| root.file_name() == first.as_deref());
-                named.map_or_else(|| relative.clone(), |root| root.join(rest))
+        let entry = |row| {
+            let (image_path, image_id) = (paths.value(row).to_string(), ids.value(row).to_string());
+            match self.locate(&image_path) {
+                Ok(path) => file_entry(path, image_path, image_id),
+                Err(message) => {
+                    let failure = Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() };
+                    Entry { image_path, image_id, content: Content::Failed(failure) }
+                }
             }
         };
-        // A dataset is anyone's: a path in it that climbs out of its folder is not followed.
-        if relative.components().all(|part| matches!(part, Component::Normal(_))) { root } else { PathBuf::new() }
+        Ok(rows.map(entry).collect())
+    }
+
+    /// Several roots begin their image paths with their last part, as in every listing. A dataset is anyone's: a path in it that leads
+    /// out of the folders is not followed.
+    fn locate(&self, image_path: &str) -> Result<PathBuf, &'static str> {
+        let relative = relative_path(image_path);
+        if relative.as_os_str().is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err("the dataset's path leads out of the folder of images, so it is not followed");
+        }
+        if let [only] = &self.roots[..] {
+            return Ok(only.join(relative));
+        }
+        let mut parts = relative.components();
+        let first = parts.next().map(|part| part.as_os_str());
+        let root = self.roots.iter().find(|root| root.file_name() == first);
+        root.map(|root| root.join(parts.as_path()))
+            .ok_or("none of the folders of images has the name that the dataset's path begins with")
     }
 }
 

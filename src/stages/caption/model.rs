@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::value::{CaptionText, Captions};
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
 use crate::models::{Decoder, ImageEncoder, Mapper};
-use crate::pipeline::{Compute, ContentHash, Input, concatenated};
+use crate::pipeline::{Compute, ContentHash, Failure, Input, concatenated};
 use crate::stages::loading::scale_to_length_1;
 use crate::text::Tokenizer;
 
@@ -54,11 +54,11 @@ impl<C: Captioner> Compute for Engine<C> {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Vec<Captions>> {
+    fn finish(&mut self) -> Result<Vec<Result<Captions, Failure>>> {
         let captions = self.captioner.caption(&self.embeddings, &self.hashes)?;
         self.embeddings.clear();
         self.hashes.clear();
-        Ok(captions)
+        Ok(captions.into_iter().map(Ok).collect())
     }
 }
 

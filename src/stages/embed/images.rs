@@ -1,5 +1,6 @@
 //! `--save-images`: the image files' bytes in Parquet, as Hugging Face's Image type has them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,8 +40,13 @@ fn image_fields() -> Fields {
 
 fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
-    let image = Field::new("image", DataType::Struct(image_fields()), false);
-    Arc::new(Schema::new(vec![text("image_id"), text("image_path"), text("sha256"), image]))
+    // Nullable, though never null: datasets knows its Image by this very type.
+    let image = Field::new("image", DataType::Struct(image_fields()), true);
+    let string = json!({"dtype": "string", "_type": "Value"});
+    let features = json!({"image_id": string, "image_path": string, "sha256": string, "image": {"_type": "Image"}});
+    // In Arrow's schema, where datasets looks.
+    let marks = HashMap::from([("huggingface".to_string(), json!({"info": {"features": features}}).to_string())]);
+    Arc::new(Schema::new_with_metadata(vec![text("image_id"), text("image_path"), text("sha256"), image], marks))
 }
 
 impl StoredImageWriter {
@@ -78,10 +84,7 @@ impl StoredImageWriter {
     fn write_group(&mut self) -> Result<()> {
         if self.sink.is_none() {
             let name = PathBuf::from(format!("images-{:05}.parquet", self.names.len()));
-            let string = json!({"dtype": "string", "_type": "Value"});
-            let features = json!({"image_id": string, "image_path": string, "sha256": string, "image": {"_type": "Image"}});
-            let footer = [("huggingface", json!({"info": {"features": features}}).to_string())];
-            self.sink = Some(ParquetSink::create_with(&self.folder.join(&name), schema(), FORMAT, &footer)?);
+            self.sink = Some(ParquetSink::create(&self.folder.join(&name), schema(), FORMAT)?);
             self.names.push(name);
         }
         let paths = self.texts[1].clone();

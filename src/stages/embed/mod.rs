@@ -6,11 +6,11 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
-use crate::image::{Limits, Preprocess};
+use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{DatasetFiles, Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
-    Compute, Content, Decode, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
+    Compute, Content, Decode, Failure, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
     concatenated,
 };
 use crate::runtime::Runtime;
@@ -232,7 +232,7 @@ struct Engine<E> {
     encoder: E,
     normalize: bool,
     embedding_dim: usize,
-    embeddings: Vec<Embedding>,
+    embeddings: Vec<Result<Embedding, Failure>>,
 }
 
 impl<E: ImageEncoder> Compute for Engine<E> {
@@ -248,22 +248,28 @@ impl<E: ImageEncoder> Compute for Engine<E> {
         if all.len() != num_images * self.embedding_dim {
             bail!("the encoder returned {} numbers for {num_images} embeddings of {}", all.len(), self.embedding_dim);
         }
-        if all.iter().any(|v| !v.is_finite()) {
-            bail!(
-                "an embedding holds numbers that are not finite (a weight that is not a number, or an overflow: try --precision fp32)"
-            );
-        }
         self.embeddings.extend(all.chunks_exact(self.embedding_dim).map(|embedding| {
+            if embedding.iter().any(|value| !value.is_finite()) {
+                let message = "the embedding holds numbers that are not finite (an overflow: try --precision fp32)";
+                return Err(Failure { reason: Reason::Corrupt.as_str().into(), message: message.into() });
+            }
             let mut embedding = embedding.to_vec();
             if self.normalize {
                 scale_to_length_1(&mut embedding);
             }
-            Embedding(embedding)
+            Ok(Embedding(embedding))
         }));
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Vec<Embedding>> {
+    fn finish(&mut self) -> Result<Vec<Result<Embedding, Failure>>> {
+        // One such image is hostile; where all are, it is the model.
+        if self.embeddings.len() > 1 && self.embeddings.iter().all(Result::is_err) {
+            bail!(
+                "none of {} embeddings is finite: a weight of the model is not a number, or all overflow (try --precision fp32)",
+                self.embeddings.len()
+            );
+        }
         Ok(std::mem::take(&mut self.embeddings))
     }
 }

@@ -58,6 +58,17 @@ pub fn examine(
     Ok(found.into_iter().flatten().collect())
 }
 
+/// One hash of what was found: names, contents, and why some could not be read.
+pub fn fingerprint(found: &[Found]) -> String {
+    let mut text = String::new();
+    for image in found {
+        let content = image.content.as_ref().map_or("", |content| content.sha256.as_str());
+        let reason = image.failure.as_ref().map_or("", |failure| failure.reason.as_str());
+        text += &format!("{content} {reason} {}\n", image.image_path);
+    }
+    sha256_hex(text.as_bytes())
+}
+
 fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
     let Entry { path, image_path, kind } = entry;
     let called = image::called_an_image(&path);

@@ -1,6 +1,6 @@
 //! `images-00000.parquet`: the bytes of the images, as Hugging Face's `Image` stores them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -14,8 +14,28 @@ use crate::pipeline::{Interrupt, Reporter, Tick};
 /// A shard ends when its images hold this many bytes.
 const SHARD_BYTES: i64 = 512 << 20;
 
-/// Writes the good images, in order of their ids, and gives the names of the shards. Files are read again, and one that has changed
-/// since it was hashed ends the run.
+/// A shard: its name, and how many of the good images it holds.
+pub struct Shard {
+    pub name: String,
+    images: usize,
+}
+
+/// The shards that the good images of a dataset make.
+pub fn plan(rows: &[ImageRow]) -> Vec<Shard> {
+    let mut shards: Vec<Shard> = Vec::new();
+    let mut bytes = SHARD_BYTES;
+    for row in rows.iter().filter(|row| row.status == "ok") {
+        if bytes >= SHARD_BYTES {
+            shards.push(Shard { name: format!("images-{:05}.parquet", shards.len()), images: 0 });
+            bytes = 0;
+        }
+        bytes += row.bytes.unwrap_or(0);
+        shards.last_mut().expect("the first image begins a shard").images += 1;
+    }
+    shards
+}
+
+/// Writes the good images, in order of their ids. Files are read again, and one that has changed since it was hashed ends the run.
 pub fn write(
     staging: &Path,
     set: &Assembled,
@@ -24,7 +44,7 @@ pub fn write(
     limits: &Limits,
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
-) -> Result<Vec<PathBuf>> {
+) -> Result<()> {
     let good: Vec<(&ImageRow, &Path)> = rows
         .iter()
         .zip(&set.images)
@@ -32,30 +52,20 @@ pub fn write(
         .filter_map(|(row, image)| Some((row, folder[image.listed?].path.as_path())))
         .collect();
     let total = good.len() as u64;
-    let mut done = 0;
-    let mut names = Vec::new();
     let mut rest = &good[..];
-    while !rest.is_empty() && !interrupt.is_set() {
-        let mut bytes = 0;
-        let end = rest
-            .iter()
-            .position(|(row, _)| {
-                bytes += row.bytes.unwrap_or(0);
-                bytes >= SHARD_BYTES
-            })
-            .map_or(rest.len(), |at| at + 1);
-        let (shard, after) = rest.split_at(end);
-        let name = format!("images-{:05}.parquet", names.len());
+    for Shard { name, images } in plan(rows) {
+        if interrupt.is_set() {
+            return Ok(());
+        }
+        let (shard, after) = rest.split_at(images);
         let rows: Vec<&ImageRow<'_>> = shard.iter().map(|(row, _)| *row).collect();
         let content = |at: usize| read_again(shard[at].0, shard[at].1, limits).map_err(std::io::Error::other);
         let file = write_image_shard(&staging.join(&name), &ImageShard { rows: &rows, content: &content })?;
         file.commit().with_context(|| format!("cannot write {name} in {}", staging.display()))?;
-        names.push(PathBuf::from(name));
-        done += shard.len() as u64;
-        reporter.tick(&Tick { label: "storing images", done, total, rates: Vec::new() });
         rest = after;
+        reporter.tick(&Tick { label: "storing images", done: total - rest.len() as u64, total, rates: Vec::new() });
     }
-    Ok(names)
+    Ok(())
 }
 
 fn read_again(row: &ImageRow, path: &Path, limits: &Limits) -> Result<Vec<u8>> {

@@ -13,7 +13,10 @@ use super::lengths::{Group, Unit};
 use super::{FORMAT, Statistics};
 use crate::table::{ParquetSink, TableError};
 
-/// Writes `lengths`, `histogram`, `captions_per_image`, `vocabulary`, `phrases` and `cut` (`.parquet`).
+/// The tables, without their extension.
+pub const NAMES: [&str; 6] = ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut"];
+
+/// Writes the tables of [`NAMES`].
 pub fn write(out: &Path, statistics: &Statistics) -> Result<()> {
     type Writer = fn(&Path, &Statistics) -> Result<(), TableError>;
     let tables: [Writer; 6] = [lengths, histogram, per_image, vocabulary, phrases, cut];
