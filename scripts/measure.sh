@@ -6,6 +6,7 @@
 #   scripts/measure.sh captions             captions/s at 5 samples an image, 17 tokens, beside PyTorch
 #   scripts/measure.sh startup              seconds from process start to the first caption
 #   scripts/measure.sh memory               peak memory of 1,000 and of 100,000 tiny images
+#   scripts/measure.sh dataset              158,915 captions and 31,783 JPEGs: `prepare` and `stats` beside pandas, matplotlib and jieba
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
 # A and B alternate within one run: on a shared machine only their ratio says something.
@@ -75,5 +76,26 @@ PY
         --max-new-tokens 3 --out "$out/m-$count.parquet" --overwrite --quiet
     done
     ;;
-  *) sed -n '2,11p' "$0"; exit 2 ;;
+  dataset)
+    : "${python:?set PYTHON to a Python with pandas, pyarrow, matplotlib, pillow, numpy and jieba}"
+    theirs=("$python" scripts/measure_dataset.py)
+    data=$out/dataset
+    [ -d "$data/captions" ] || "${theirs[@]}" generate ../shared/data "$data"
+    [ -d "$data/jpegs" ] || "${theirs[@]}" jpegs 31783 "$data/jpegs"
+    files=("$data"/captions/*/TextData/*.txt)
+    race=("${theirs[@]}" race "$repeats" --)
+    echo "captions to Parquet (A pandas, B prepare)"
+    "${race[@]}" "${theirs[@]}" prepare "${files[@]}" "$data/theirs.parquet" -- \
+      "$clipcap" prepare --quiet --overwrite --captions "${files[@]}" --out "$data/set"
+    echo "lengths in characters and their picture (A pandas and matplotlib, B stats)"
+    "${race[@]}" "${theirs[@]}" lengths "$data/theirs.parquet" "$data/theirs.png" -- \
+      "$clipcap" stats "$data/set" --quiet --overwrite --units char --out "$data/stats"
+    echo "words (A jieba, B stats)"
+    "${theirs[@]}" race 1 -- "${theirs[@]}" words "$data/theirs.parquet" "$data/theirs.png" -- \
+      "$clipcap" stats "$data/set" --quiet --overwrite --units char,word --out "$data/stats"
+    echo "every image read, hashed and measured (A Python's hashlib on every core, B prepare with the captions too)"
+    "${race[@]}" "${theirs[@]}" hash "$data/jpegs" -- \
+      "$clipcap" prepare --quiet --overwrite --captions "${files[@]}" --images "$data/jpegs" --out "$data/set-images"
+    ;;
+  *) sed -n '2,12p' "$0"; exit 2 ;;
 esac

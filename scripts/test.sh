@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, then format, lints and every test. Ends with the test runner's own summary.
+# Sets up, then format, lints, the tables in other programs, and every test. Ends with the test runner's own summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh --openvino
@@ -7,4 +7,16 @@ export CLIPCAP_RUNTIME="$PWD/runtime"
 cargo fmt --check
 # One profile for everything, so that dependencies compile once.
 cargo clippy --release --locked --all-targets -- -D warnings
+cargo test --release --locked --no-run
+# The tables are opened by what people open them with, in a venv that is kept between runs.
+venv="${XDG_CACHE_HOME:-$HOME/.cache}/clipcap-ci/venv"
+if ! cmp -s scripts/requirements-check.txt "$venv/requirements-check.txt"; then
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --disable-pip-version-check --quiet --requirement scripts/requirements-check.txt
+  cp scripts/requirements-check.txt "$venv/"
+fi
+"$venv/bin/python" scripts/check_tables.py "${CARGO_TARGET_DIR:-target}/release/clipcap"
+# Property tests take the same cases here each time; a plain `cargo test` draws others, and PROPTEST_CASES=200000 looks far.
+export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-1}"
 cargo test --release --locked

@@ -15,7 +15,7 @@ pub struct Bin {
 // Small enough for labels to stay readable on a telephone, where the whole is drawn about 330 pixels wide.
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 250.0;
-const LEFT: f64 = 66.0;
+const LEFT: f64 = 74.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 46.0;
@@ -80,7 +80,7 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
         let _ = writeln!(
             svg,
             "<line class=\"mark\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/><text class=\"mark-label\" x=\"{:.1}\" y=\"{height:.1}\" text-anchor=\"{anchor}\">{} {}</text>",
-            TOP - 16.0,
+            height - 7.0,
             HEIGHT - BOTTOM,
             place + side,
             escape(name),

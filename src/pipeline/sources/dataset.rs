@@ -154,12 +154,18 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
         let image_path = paths.value(row).to_string();
         let id =
             ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).into());
-        let bytes: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
+        let content: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
             (Some(bytes), _) => bytes.value(row).into(),
             (_, Some(bytes)) => bytes.value(row).into(),
             _ => bail!("image.bytes is {}, not binary", bytes.data_type()),
         };
-        entries.push(Entry { image_path, image_id: id, content: Content::Bytes(bytes) });
+        let content = if images.is_valid(row) && bytes.is_valid(row) {
+            Content::Bytes(content)
+        } else {
+            let message = "the dataset holds no bytes of this image (a path to a file elsewhere is not followed)";
+            Content::Failed(Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() })
+        };
+        entries.push(Entry { image_path, image_id: id, content });
     }
     Ok(entries)
 }

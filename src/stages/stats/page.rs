@@ -3,7 +3,7 @@
 use super::Statistics;
 use super::lengths::{Group, Unit};
 use super::tables::cuts;
-use crate::dataset::distribution::Figures;
+use crate::dataset::distribution::{Distribution, Figures};
 use crate::html::chart::{Bin, bars, histogram, number, thousands};
 use crate::html::{Page, Table};
 
@@ -71,7 +71,13 @@ fn figures_row(unit: Unit, group: &Group, f: &Figures) -> Vec<String> {
 
 fn lengths_table(statistics: &Statistics) -> Table {
     let mut table = Table::new(&FIGURES);
-    for ((unit, group), distribution) in &statistics.lengths.by_group {
+    let groups: Vec<_> = statistics.lengths.by_group.iter().collect();
+    for (at, ((unit, group), distribution)) in groups.iter().enumerate() {
+        // A split that is a file is told once, with both names; what comes later says more.
+        let again = |later: &(&(Unit, Group), &Distribution)| later.0.0 == *unit && later.1 == *distribution;
+        if *group != Group::default() && groups[at + 1..].iter().any(again) {
+            continue;
+        }
         if let Some(figures) = distribution.figures() {
             table.row(figures_row(*unit, group, &figures));
         }
