@@ -1,7 +1,6 @@
 //! From captions as they were read to a dataset in order: images with their ids, captions with their numbers.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use rayon::prelude::*;
 
 use super::captions::{Bad, BadLine, Batch, Captions, Reason, Row};

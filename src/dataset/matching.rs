@@ -1,6 +1,6 @@
 //! Which image file a caption means: by path, by the end of a path, or by name.
 
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 /// The extensions of images, which are not part of an image's id.
 const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
@@ -23,7 +23,7 @@ pub struct Matcher<'a> {
 
 impl<'a> Matcher<'a> {
     pub fn new(image_paths: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut by_path, mut by_stem, mut by_name) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (mut by_path, mut by_stem, mut by_name) = (HashMap::default(), HashMap::default(), HashMap::default());
         for (at, path) in image_paths.into_iter().enumerate() {
             by_path.insert(path, at);
             let stem = without_extension(path);

@@ -1,8 +1,9 @@
 //! Lengths in characters, words and tokens, of everything and by split and source.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
+use foldhash::HashMap;
 use rayon::prelude::*;
 
 use super::phrases::Words;
@@ -97,7 +98,7 @@ pub fn count(rows: &[CaptionRows], words: Option<&[Words]>, tokenizer: Option<&T
         .collect::<Result<_>>()?;
     let mut lengths = Lengths::default();
     let mut cells: BTreeMap<Cell, [Distribution; 3]> = BTreeMap::new();
-    let mut images: HashMap<&str, u32> = HashMap::new();
+    let mut images: HashMap<&str, u32> = HashMap::default();
     for part in &parts {
         lengths.captions += part.captions;
         lengths.unknown_tokens += part.unknown;

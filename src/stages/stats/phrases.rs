@@ -1,7 +1,6 @@
 //! Words, the most frequent openings, and runs of words that come again and again.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashSet};
 use rayon::prelude::*;
 
 use crate::dataset::caption_table::CaptionRows;
@@ -76,7 +75,7 @@ pub fn count(rows: &[CaptionRows], words: Option<&[Words]>, top: usize) -> Phras
 
 /// Adds the counts of parts up.
 pub fn sum<K: std::hash::Hash + Eq + Send>(parts: impl ParallelIterator<Item = HashMap<K, u64>>) -> HashMap<K, u64> {
-    parts.reduce(HashMap::new, |a, b| {
+    parts.reduce(HashMap::default, |a, b| {
         let (mut into, from) = if a.len() >= b.len() { (a, b) } else { (b, a) };
         for (key, count) in from {
             *into.entry(key).or_default() += count;
@@ -99,7 +98,7 @@ pub fn greatest<K: Ord>(counts: impl IntoIterator<Item = (K, u64)>, top: usize) 
 
 fn openings(rows: &[CaptionRows], n: usize, top: usize) -> Top {
     let counts = sum(rows.par_iter().map(|rows| {
-        let mut counts: HashMap<&str, u64> = HashMap::new();
+        let mut counts: HashMap<&str, u64> = HashMap::default();
         for row in rows.iter() {
             if let Some((end, last)) = row.caption.char_indices().nth(n - 1) {
                 *counts.entry(&row.caption[..end + last.len_utf8()]).or_default() += 1;
@@ -114,7 +113,7 @@ fn ngrams(words: &[Words], top: usize) -> Vec<(usize, Top)> {
     // Words as numbers in the order of their texts, so that equals sort by text.
     let mut vocabulary: Vec<&str> = words
         .par_iter()
-        .map(|words| (0..words.len()).map(|at| words.word(at)).collect::<std::collections::HashSet<&str>>())
+        .map(|words| (0..words.len()).map(|at| words.word(at)).collect::<HashSet<&str>>())
         .reduce(Default::default, |a, b| {
             if a.len() >= b.len() { a.into_iter().chain(b).collect() } else { b.into_iter().chain(a).collect() }
         })
@@ -128,7 +127,7 @@ fn ngrams(words: &[Words], top: usize) -> Vec<(usize, Top)> {
         .iter()
         .map(|&n| {
             let counts = sum(words.par_iter().zip(&numbers).map(|(words, numbers)| {
-                let mut counts: HashMap<u128, u64> = HashMap::new();
+                let mut counts: HashMap<u128, u64> = HashMap::default();
                 for caption in 0..words.captions() {
                     for run in numbers[words.of(caption)].windows(n) {
                         let key = run.iter().fold(0, |key, &word| key << 32 | u128::from(word));

@@ -1,8 +1,7 @@
 //! Which characters and words captions are made of, and which of them a tokenizer has.
 
-use std::collections::HashMap;
-
 use anyhow::Result;
+use foldhash::HashMap;
 use rayon::prelude::*;
 
 use super::lengths::Unit;
@@ -69,7 +68,7 @@ fn chars(rows: &[CaptionRows]) -> Vec<(char, u64)> {
     let counts = rows
         .par_iter()
         .fold(
-            || (vec![0u64; DENSE], HashMap::<char, u64>::new()),
+            || (vec![0u64; DENSE], HashMap::<char, u64>::default()),
             |(mut dense, mut rare), rows| {
                 for c in rows.iter().flat_map(|row| row.caption.chars()).filter(|c| !c.is_whitespace()) {
                     match dense.get_mut(c as usize) {
@@ -92,7 +91,7 @@ fn chars(rows: &[CaptionRows]) -> Vec<(char, u64)> {
 
 fn words_of(words: &[Words]) -> Vec<(String, u64)> {
     let counts = sum(words.par_iter().map(|words| {
-        let mut counts: HashMap<&str, u64> = HashMap::new();
+        let mut counts: HashMap<&str, u64> = HashMap::default();
         for at in 0..words.len() {
             *counts.entry(words.word(at)).or_default() += 1;
         }
