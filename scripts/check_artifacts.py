@@ -4,8 +4,8 @@
     check_artifacts.py RUN/artifacts [--steps 3] [--threads 2]
 
 What is checked: the ONNX checker passes all three graphs; they use ai.onnx operators only; parameters have the names of the original's
-checkpoints; the optimizer's graph agrees with AdamW written out in numpy; a gradient agrees with the difference of two losses; and
-the loss on one batch falls. Parameters come from checkpoint/parameters.safetensors where that is there, else they are random.
+checkpoints; training and evaluation agree on the loss; the gradient agrees with the difference of two losses along it; the optimizer's
+graph agrees with AdamW written out in numpy; and the loss on one batch falls.
 """
 
 import argparse
@@ -17,8 +17,6 @@ import sys
 import numpy as np
 import onnx
 import onnxruntime as ort
-
-DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
 
 
 def fail(message):
@@ -96,6 +94,46 @@ def adamw(p, g, m, v, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0
     return p - lr / (1 - beta1**step) * m / denominator, m, v
 
 
+class Artifacts:
+    """The graphs of an artifacts folder as sessions, and the parameters of its checkpoint."""
+
+    def __init__(self, folder, threads):
+        self.paths = {name: folder / f"{name}_model.onnx" for name in ("training", "eval", "optimizer")}
+        self.training, self.evaluation, self.optimizer = (session(path, threads) for path in self.paths.values())
+        self.inputs = {i.name: i for i in self.training.get_inputs()}
+        outputs = [o.name for o in self.training.get_outputs()]
+        self.names = [o.removesuffix(".grad") for o in outputs[1:]]
+        if outputs[0] != "loss" or not all(o.endswith(".grad") for o in outputs[1:]):
+            fail(f"unexpected outputs: {outputs[:5]} ...")
+        if any(not n.startswith(("clip_project.", "gpt2.transformer.")) for n in self.names):
+            fail(f"unexpected parameters: {self.names}")
+        self.parameters = read_safetensors(folder / "checkpoint" / "parameters.safetensors")
+        if set(self.parameters) != set(self.names):
+            fail(f"the checkpoint and the graph differ in {sorted(set(self.parameters) ^ set(self.names))}")
+
+    def loss_and_gradients(self, batch, parameters):
+        """The mean loss and a gradient for each parameter, by name."""
+        loss, *gradients = self.training.run(None, batch | parameters)
+        return float(loss), dict(zip(self.names, gradients))
+
+    def evaluate(self, batch, parameters):
+        """The mean loss without dropout."""
+        wanted = {i.name for i in self.evaluation.get_inputs()}
+        feeds = {k: v for k, v in (batch | parameters).items() if k in wanted}
+        total, count = self.evaluation.run(["loss_sum", "num_tokens"], feeds)
+        return float(total) / int(count)
+
+    def update(self, parameters, gradients, moments, learning_rate, step):
+        """One step of the optimizer's graph: new parameters and moments."""
+        feeds = {"learning_rate": np.asarray(learning_rate, np.float32), "step": np.asarray(step, np.int64)}
+        for name in self.names:
+            feeds[name], feeds[f"{name}.grad"] = parameters[name], gradients[name]
+            feeds[f"{name}.exp_avg"], feeds[f"{name}.exp_avg_sq"] = moments[name]
+        updated = dict(zip([o.name for o in self.optimizer.get_outputs()], self.optimizer.run(None, feeds)))
+        new = {n: updated[f"{n}.updated"] for n in self.names}
+        return new, {n: [updated[f"{n}.exp_avg.updated"], updated[f"{n}.exp_avg_sq.updated"]] for n in self.names}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
@@ -104,75 +142,47 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=0.01, help="what the run was set to")
     arguments = parser.parse_args()
-    paths = {name: arguments.folder / f"{name}_model.onnx" for name in ("training", "eval", "optimizer")}
-    for path in paths.values():
+    artifacts = Artifacts(arguments.folder, arguments.threads)
+    for path in artifacts.paths.values():
         check_graph(path)
-    training, evaluation, optimizer = (session(path, arguments.threads) for path in paths.values())
-
-    inputs = {i.name: i for i in training.get_inputs()}
-    outputs = [o.name for o in training.get_outputs()]
-    names = [o.removesuffix(".grad") for o in outputs if o.endswith(".grad")]
-    if outputs[0] != "loss" or any(not n.startswith(("clip_project.", "gpt2.transformer.")) for n in names):
-        fail(f"unexpected outputs: {outputs[:5]} ...")
-    rng = np.random.default_rng(0)
-    stored = arguments.folder / "checkpoint" / "parameters.safetensors"
-    values = read_safetensors(stored) if stored.exists() else {}
-    parameters = {n: values.get(n, rng.standard_normal(inputs[n].shape).astype(np.float32) * 0.05) for n in names}
+    names, inputs, parameters = artifacts.names, artifacts.inputs, artifacts.parameters
     print(f"{len(names)} parameters, {sum(p.size for p in parameters.values()):,} numbers")
 
-    vocab_size = inputs["gpt2.transformer.wte.weight"].shape[0] if "gpt2.transformer.wte.weight" in inputs else 100
-    batch = make_batch(inputs, rng, vocab_size)
+    rng = np.random.default_rng(0)
+    table = parameters.get("gpt2.transformer.wte.weight")
+    batch = make_batch(inputs, rng, 100 if table is None else len(table))
     batch.update(masks(inputs, batch, rng))
-
-    def loss_and_gradients():
-        found = training.run(None, batch | parameters)
-        return float(found[0]), dict(zip(outputs[1:], found[1:]))
-
-    loss, gradients = loss_and_gradients()
-    wanted = {i.name for i in evaluation.get_inputs()}
-    total, count = evaluation.run(["loss_sum", "num_tokens"], {k: v for k, v in (batch | parameters).items() if k in wanted})
+    loss, gradients = artifacts.loss_and_gradients(batch, parameters)
+    evaluated = artifacts.evaluate(batch, parameters)
     dropped = any(k.startswith("dropout_mask.") for k in batch)
-    print(f"loss {loss:.5f}; evaluation {total / count:.5f} over {int(count)} tokens{' (the former with dropout)' if dropped else ''}")
-    if not dropped and abs(total / count / loss - 1) > 1e-5:
+    print(f"loss {loss:.5f}; evaluation {evaluated:.5f}{' (the former with dropout)' if dropped else ''}")
+    if not dropped and abs(evaluated / loss - 1) > 1e-5:
         fail("training and evaluation disagree")
 
-    # One gradient against the difference of two losses along it.
+    # The gradient against the difference of two losses along it.
     norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in gradients.values()))
-    before = dict(parameters)
-    differences = []
-    for sign in (1, -1):
-        for name in names:
-            parameters[name] = before[name] + np.float32(sign * 1e-2 / norm) * gradients[f"{name}.grad"]
-        differences.append(loss_and_gradients()[0])
-    parameters.update(before)
-    slope = (differences[0] - differences[1]) / 2e-2
+    moved = [{n: p + np.float32(by / norm) * gradients[n] for n, p in parameters.items()} for by in (1e-2, -1e-2)]
+    above, below = (artifacts.loss_and_gradients(batch, p)[0] for p in moved)
+    slope = (above - below) / 2e-2
     print(f"gradient norm {norm:.5f}; slope along the gradient {slope:.5f}")
     if abs(slope / norm - 1) > 0.02:
         fail("the gradient is not the slope of the loss")
 
     moments = {n: [np.zeros_like(p), np.zeros_like(p)] for n, p in parameters.items()}
-    first = loss
+    first, rate = loss, arguments.learning_rate
     for step in range(1, arguments.steps + 1):
-        loss, gradients = loss_and_gradients()
-        feeds = {"learning_rate": np.float32(arguments.learning_rate), "step": np.int64(step)}
-        for name in names:
-            feeds[name], feeds[f"{name}.grad"] = parameters[name], gradients[f"{name}.grad"]
-            feeds[f"{name}.exp_avg"], feeds[f"{name}.exp_avg_sq"] = moments[name]
-        feeds = {k: np.asarray(v) for k, v in feeds.items()}
-        updated = dict(zip([o.name for o in optimizer.get_outputs()], optimizer.run(None, feeds)))
+        loss, gradients = artifacts.loss_and_gradients(batch, parameters)
+        new, new_moments = artifacts.update(parameters, gradients, moments, rate, step)
         worst = 0.0
         for name in names:
-            expected = adamw(
-                parameters[name], gradients[f"{name}.grad"], *moments[name], arguments.learning_rate, step, weight_decay=arguments.weight_decay
-            )
-            found = [updated[f"{name}{suffix}.updated"] for suffix in ("", ".exp_avg", ".exp_avg_sq")]
-            for a, b in zip(found, expected):
+            expected = adamw(parameters[name], gradients[name], *moments[name], rate, step, weight_decay=arguments.weight_decay)
+            for a, b in zip([new[name], *new_moments[name]], expected):
                 worst = max(worst, float(np.abs(a - b).max()))
-            parameters[name], moments[name] = found[0], found[1:]
+        parameters, moments = new, new_moments
         print(f"step {step}: loss {loss:.5f}; optimizer graph and numpy differ by {worst:.1e} at most")
-        if worst > 1e-2 * arguments.learning_rate:
+        if worst > 1e-2 * rate:
             fail("the optimizer graph is not AdamW (was the run set to clip gradients, or to another weight decay?)")
-    loss, _ = loss_and_gradients()
+    loss, _ = artifacts.loss_and_gradients(batch, parameters)
     print(f"loss {first:.5f} -> {loss:.5f}")
     if not loss < first:
         fail("the loss did not fall")

@@ -3,12 +3,16 @@
     python scripts/reference_torch.py clip BUNDLE [--bf16]        images/s of the bare image encoder, batch 32
     python scripts/reference_torch.py generate BUNDLE             captions/s, 4 images x 5 samples x 17 tokens, top-p 0.8:
                                                                   the original's way (no cache) and with a key/value cache
+    python scripts/reference_torch.py train BUNDLE --run RUN      the first steps of a run, on its own batches, after one to warm up:
+        [--steps N] [--tokens T] [--dropout P] [--bf16]           milliseconds of forward + backward and of fused AdamW, peak memory;
+                                                                  T pads captions and counts padding in the loss, as the original does
 
 Needs torch, transformers and safetensors (a venv by hand; no part of the project depends on it).
 """
 import argparse
 import json
 import pathlib
+import resource
 import time
 
 import torch
@@ -16,11 +20,16 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPVisionModelWithProjection, GPT2LMHeadModel
 
 parser = argparse.ArgumentParser()
-parser.add_argument("what", choices=["clip", "generate"])
+parser.add_argument("what", choices=["clip", "generate", "train"])
 parser.add_argument("bundle", type=pathlib.Path)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--bf16", action="store_true")
+parser.add_argument("--run", type=pathlib.Path)
+parser.add_argument("--steps", type=int, default=5)
+parser.add_argument("--tokens", type=int)
+parser.add_argument("--dropout", type=float, default=0.0)
+parser.add_argument("--batch-size", type=int, default=40)
 args = parser.parse_args()
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
@@ -87,4 +96,29 @@ def generate(images=4, samples=5, tokens=17):
     return {"captions_per_second_original": captions / timed(original), "captions_per_second_cached": captions / timed(cached)}
 
 
-print(json.dumps({"clip": clip, "generate": generate}[args.what]()))
+def train():
+    from run_corpus import RunCorpus
+    from torch_clipcap import ClipCap
+
+    model = ClipCap(args.bundle, args.dropout)
+    corpus = RunCorpus(args.run, model.prefix_len)
+    optimizer = torch.optim.AdamW(model.trainable(finetune_gpt2=True).values(), lr=2e-5, fused=True)
+    gradients, updates, tokens = [], [], 0
+    for numbers in corpus.epoch(args.batch_size, 0, 0)[: args.steps]:
+        batch = [torch.from_numpy(x) for x in corpus.batch(numbers, args.tokens)]
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = model.loss(*batch, on_padding=args.tokens is not None)
+        loss.backward()
+        middle = time.perf_counter()
+        optimizer.step()
+        gradients.append(middle - start)
+        updates.append(time.perf_counter() - middle)
+        tokens += sum(len(corpus.ids[n]) for n in numbers) if len(gradients) > 1 else 0
+    mean = lambda seconds: round(1e3 * sum(seconds[1:]) / (len(seconds) - 1), 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"gradients_ms": mean(gradients), "update_ms": mean(updates), "tokens": tokens, "peak_mib": peak, "loss": round(loss.item(), 4)}
+
+
+print(json.dumps({"train": train, "clip": clip, "generate": generate}[args.what]()))

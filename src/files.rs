@@ -99,20 +99,31 @@ pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()
 
 /// Hard-links `source` at `target`, or copies it where the file system refuses links. Replaces an existing target.
 pub fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
+    // A link to a symlink would lead out of the folder, which ONNX Runtime refuses: link what it points to.
+    let source = source.canonicalize()?;
+    replace(target, |temporary| fs::hard_link(&source, temporary).or_else(|_| copy_synced(&source, temporary)))
+}
+
+/// Copies `source` to `target`, which is whole or not there. Replaces an existing target.
+pub fn copy(source: &Path, target: &Path) -> io::Result<()> {
+    replace(target, |temporary| copy_synced(source, temporary))
+}
+
+fn copy_synced(source: &Path, target: &Path) -> io::Result<()> {
+    fs::copy(source, target)?;
+    File::open(target)?.sync_all()
+}
+
+/// Puts at `target` what `make` makes under another name.
+fn replace(target: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
     let temporary = temporary_beside(target);
-    // A link to a symlink would lead out of the folder, which ONNX Runtime refuses: link what it points to.
-    let source = source.canonicalize()?;
-    if fs::hard_link(&source, &temporary).is_err() {
-        fs::copy(&source, &temporary)?;
-        File::open(&temporary)?.sync_all()?;
-    }
-    fs::rename(&temporary, target)?;
-    // Renaming one hard link over another of the same file does nothing and leaves the temporary name behind.
+    let made = make(&temporary).and_then(|()| fs::rename(&temporary, target));
+    // After a failure; and renaming one hard link over another of the same file does nothing and leaves the temporary name behind.
     let _ = fs::remove_file(&temporary);
-    Ok(())
+    made
 }
 
 /// The SHA-256 of some bytes, in lower-case hex.

@@ -25,7 +25,7 @@ use super::loss::{Loss, cross_entropy};
 use super::objective::Objective;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
 use crate::autodiff::{Spelling, gradients_in_parts};
-use crate::files::link_or_copy;
+use crate::files;
 use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
 use crate::models::graphs::{BuildError, CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
 use crate::models::layers::Style;
@@ -42,8 +42,9 @@ const GPT2_SCOPE: &str = "gpt2.";
 pub const TRAINING_MODEL: &str = "training_model.onnx";
 pub const EVAL_MODEL: &str = "eval_model.onnx";
 pub const OPTIMIZER_MODEL: &str = "optimizer_model.onnx";
-/// Weights that the graphs of an artifacts folder point into, relative to it.
-const LINKED_GPT2_WEIGHTS: &str = "weights/gpt2.safetensors";
+/// Weights that the graphs of an artifacts folder point into, relative to it. They are copied: to ONNX's checker a file of two names is an
+/// attack.
+const GPT2_COPY: &str = "weights/gpt2.safetensors";
 
 /// Which model: a bundle's folder (or any with its layout) and configurations.
 #[derive(Debug, Clone, Copy)]
@@ -316,8 +317,8 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     })
 }
 
-/// Writes `training_model.onnx`, `eval_model.onnx`, `optimizer_model.onnx` and, where GPT2 is frozen, its weights under `weights/`, linked
-/// or copied, into `folder`. Spelled portably with open dimensions, whatever `options` say of that. Returns the training graph.
+/// Writes `training_model.onnx`, `eval_model.onnx`, `optimizer_model.onnx` and, where GPT2 is frozen, a copy of its weights under
+/// `weights/` into `folder`. Spelled portably with open dimensions, whatever `options` say of that. Returns the training graph.
 pub fn write(
     folder: &Path,
     network: &Network<'_>,
@@ -330,11 +331,11 @@ pub fn write(
         move |source| BuildError::Io { path, source }
     };
     if !options.trains(TOKEN_EMBEDDING) {
-        let target = folder.join(LINKED_GPT2_WEIGHTS);
-        link_or_copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(LINKED_GPT2_WEIGHTS))?;
+        let target = folder.join(GPT2_COPY);
+        files::copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(GPT2_COPY))?;
     }
-    let training = training_graph_over(network, &options, LINKED_GPT2_WEIGHTS)?;
-    let evaluation = evaluation_graph_over(network, &options, LINKED_GPT2_WEIGHTS)?;
+    let training = training_graph_over(network, &options, GPT2_COPY)?;
+    let evaluation = evaluation_graph_over(network, &options, GPT2_COPY)?;
     let optimizer = optimizer_graph(&training.parameters, optimizer)?;
     for (name, model) in [(TRAINING_MODEL, &training.model), (EVAL_MODEL, &evaluation), (OPTIMIZER_MODEL, &optimizer)] {
         model.save(&folder.join(name)).map_err(io(name))?;

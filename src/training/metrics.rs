@@ -26,6 +26,10 @@ pub struct Metrics {
     pub grad_norm: Option<f64>,
     pub tokens_per_second: Option<f64>,
     pub samples_per_second: Option<f64>,
+    /// Forward and backward passes of the step.
+    pub gradients_ms: Option<f64>,
+    /// Clipping and optimizer.
+    pub update_ms: Option<f64>,
 }
 
 impl Metrics {
@@ -38,7 +42,7 @@ impl Metrics {
 type Field64 = (&'static str, fn(&Metrics) -> Option<f64>, fn(&mut Metrics, Option<f64>));
 
 /// Columns of optional numbers: name, get, set.
-const NUMBERS: [Field64; 7] = [
+const NUMBERS: [Field64; 9] = [
     ("train_loss", |m| m.train_loss, |m, v| m.train_loss = v),
     ("dev_loss", |m| m.dev_loss, |m, v| m.dev_loss = v),
     ("dev_perplexity", Metrics::dev_perplexity, |_, _| {}),
@@ -46,6 +50,8 @@ const NUMBERS: [Field64; 7] = [
     ("grad_norm", |m| m.grad_norm, |m, v| m.grad_norm = v),
     ("tokens_per_second", |m| m.tokens_per_second, |m, v| m.tokens_per_second = v),
     ("samples_per_second", |m| m.samples_per_second, |m, v| m.samples_per_second = v),
+    ("gradients_ms", |m| m.gradients_ms, |m, v| m.gradients_ms = v),
+    ("update_ms", |m| m.update_ms, |m, v| m.update_ms = v),
 ];
 
 /// Writes all rows, atomically.

@@ -1,5 +1,7 @@
 //! Optimizer steps and evaluations, whatever computes them.
 
+use std::time::{Duration, Instant};
+
 use super::batches::Batch;
 use super::checkpoint::CheckpointError;
 use super::dropout::Moment;
@@ -81,6 +83,10 @@ pub struct StepReport {
     pub tokens: u64,
     /// Captions.
     pub samples: u64,
+    /// Spent in forward and backward passes.
+    pub gradients_time: Duration,
+    /// Spent in clipping and the optimizer.
+    pub update_time: Duration,
 }
 
 /// One optimizer step over some batches, after `steps_done` others. The gradient is that of the mean loss over all labels, so that
@@ -88,6 +94,7 @@ pub struct StepReport {
 pub fn step(backend: &mut dyn Backend, recipe: &Recipe, steps_done: u64, batches: &[Batch]) -> Result<StepReport, TrainingError> {
     let step = steps_done + 1;
     let labels: usize = batches.iter().map(|batch| batch.labels.len()).sum();
+    let started = Instant::now();
     let mut loss = 0.0;
     for (number, batch) in batches.iter().enumerate() {
         let moment = Moment { seed: recipe.seed, step: steps_done, micro_batch: number as u64 };
@@ -97,6 +104,7 @@ pub fn step(backend: &mut dyn Backend, recipe: &Recipe, steps_done: u64, batches
     if !loss.is_finite() {
         return Err(TrainingError::NotFinite { what: "loss", step, value: loss });
     }
+    let gradients_time = started.elapsed();
     let learning_rate = recipe.schedule.learning_rate(steps_done);
     let grad_norm = backend.update(&Update {
         adamw: recipe.adamw,
@@ -114,6 +122,8 @@ pub fn step(backend: &mut dyn Backend, recipe: &Recipe, steps_done: u64, batches
         learning_rate,
         tokens: batches.iter().map(|batch| batch.caption_tokens as u64).sum(),
         samples: batches.iter().map(|batch| batch.rows as u64).sum(),
+        gradients_time,
+        update_time: started.elapsed() - gradients_time,
     })
 }
 

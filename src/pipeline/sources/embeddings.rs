@@ -12,11 +12,15 @@ use sha2::{Digest, Sha256};
 
 use super::parquet_info;
 use crate::dataset::listing::image_id;
+use crate::files;
 use crate::pipeline::npy::{self, NpyHeader, NpyType};
 use crate::pipeline::{Content, ContentHash, Entry};
 use crate::table;
 
 const FORMAT: &str = "embeddings/1";
+
+/// Where a file says which encoder its embeddings come from.
+pub const ENCODER_KEY: &str = "embedding_fingerprint";
 
 /// A list of embeddings, read as it is walked.
 pub struct Embeddings {
@@ -25,6 +29,8 @@ pub struct Embeddings {
     pub num_rows: u64,
     /// As the files say; `.npy` files say nothing.
     pub normalized: Option<bool>,
+    /// The encoder they come from (`Bundle::embedding_fingerprint`), where the files say so.
+    pub encoder: Option<String>,
 }
 
 enum Kind {
@@ -58,12 +64,12 @@ impl Embeddings {
         }
         let file = NpyFile::open(path)?;
         let (embedding_dim, num_rows) = (file.header.shape[1], file.header.shape[0] as u64);
-        Ok(Self { kind: Kind::Npy(file), embedding_dim, num_rows, normalized: None })
+        Ok(Self { kind: Kind::Npy(file), embedding_dim, num_rows, normalized: None, encoder: None })
     }
 
     fn clip_retrieval(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
-        let (mut embedding_dim, mut num_rows, mut normalized) = (None, 0, None);
+        let (mut embedding_dim, mut num_rows, mut normalized, mut encoder) = (None, 0, None, None);
         for npy in numbered(&folder.join("img_emb"), "img_emb_", ".npy")? {
             let file = NpyFile::open(&npy)?;
             let name = npy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -77,11 +83,12 @@ impl Embeddings {
                 bail!("{}: embeddings of another length than in the files before it", npy.display());
             }
             normalized = info.metadata.get("normalized").map(|text| text == "true");
+            encoder = info.metadata.get(ENCODER_KEY).cloned();
             num_rows += info.num_rows;
             files.push((file, metadata));
         }
         let embedding_dim = embedding_dim.with_context(|| format!("{}: no img_emb_*.npy", folder.join("img_emb").display()))?;
-        Ok(Self { kind: Kind::ClipRetrieval(files), embedding_dim, num_rows, normalized })
+        Ok(Self { kind: Kind::ClipRetrieval(files), embedding_dim, num_rows, normalized, encoder })
     }
 
     fn parts(parts: Vec<PathBuf>) -> Result<Self> {
@@ -98,17 +105,36 @@ impl Embeddings {
                     bail!("{}: the column embedding is {other}, not a fixed-size list of float32 or float16", part.display())
                 }
             };
-            let normalized = info.metadata.get("normalized").map(|text| text == "true");
-            if *known.get_or_insert((dim, normalized)) != (dim, normalized) {
-                bail!("{}: embeddings of another length or normalization than in {}", part.display(), parts[0].display());
+            let facts =
+                (dim, info.metadata.get("normalized").map(|text| text == "true"), info.metadata.get(ENCODER_KEY).cloned());
+            if *known.get_or_insert_with(|| facts.clone()) != facts {
+                bail!(
+                    "{}: embeddings of another length, normalization or encoder than in {}",
+                    part.display(),
+                    parts[0].display()
+                );
             }
             num_rows += info.num_rows;
         }
-        let (embedding_dim, normalized) = known.context("no parts")?;
+        let (embedding_dim, normalized, encoder) = known.context("no parts")?;
         if embedding_dim == 0 {
             bail!("{}: embeddings of length 0", parts[0].display());
         }
-        Ok(Self { kind: Kind::Parts(parts), embedding_dim, num_rows, normalized })
+        Ok(Self { kind: Kind::Parts(parts), embedding_dim, num_rows, normalized, encoder })
+    }
+
+    /// A hash of all files' bytes.
+    pub fn fingerprint(&self) -> Result<String> {
+        let files: Vec<&Path> = match &self.kind {
+            Kind::Parts(parts) => parts.iter().map(PathBuf::as_path).collect(),
+            Kind::Npy(file) => vec![&file.path],
+            Kind::ClipRetrieval(files) => files.iter().flat_map(|(file, metadata)| [file.path.as_path(), metadata]).collect(),
+        };
+        let mut hasher = Sha256::new();
+        for file in files {
+            hasher.update(files::sha256_file(file).with_context(|| format!("cannot read {}", file.display()))?);
+        }
+        Ok(files::hex(&hasher.finalize()))
     }
 
     pub fn entries(&self) -> Entries {
@@ -154,14 +180,19 @@ fn read_part(path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send +
 
 fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
     let text = |name| table::column::<StringArray>(batch, name, path);
-    let (ids, paths, hashes) = (text("image_id")?, text("image_path")?, text("sha256")?);
+    let ids = text("image_id")?;
+    // Tables of others may lack these two: the id names the image then, and the numbers stand for its content.
+    let (paths, hashes) = (text("image_path").ok(), text("sha256").ok());
     let lists = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt()).context("no column embedding")?;
     let mut entries = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
         let values = floats(&lists.value(row)).context("the column embedding holds no floats")?;
-        let sha256 = parse_hash(hashes.value(row)).with_context(|| format!("row {row}: sha256 is not 64 hex digits"))?;
+        let sha256 = match hashes {
+            Some(hashes) => parse_hash(hashes.value(row)).with_context(|| format!("row {row}: sha256 is not 64 hex digits"))?,
+            None => hash_of(&values),
+        };
         entries.push(Entry {
-            image_path: paths.value(row).into(),
+            image_path: paths.unwrap_or(ids).value(row).into(),
             image_id: ids.value(row).into(),
             content: Content::Embedding { values, sha256 },
         });
@@ -175,6 +206,13 @@ fn floats(array: &dyn Array) -> Option<Vec<f32>> {
         return Some(values.values().to_vec());
     }
     array.as_primitive_opt::<Float16Type>().map(|values| values.values().iter().map(|v| v.to_f32()).collect())
+}
+
+/// A hash of a vector's float32 bytes.
+fn hash_of(values: &[f32]) -> ContentHash {
+    let mut hasher = Sha256::new();
+    values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    hasher.finalize().into()
 }
 
 /// 64 hex digits as bytes.
@@ -218,9 +256,8 @@ impl NpyFile {
                 NpyType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
                 NpyType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             };
-            let mut hasher = Sha256::new();
-            values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
-            Ok((values, hasher.finalize().into()))
+            let hash = hash_of(&values);
+            Ok((values, hash))
         }))
     }
 }

@@ -16,8 +16,8 @@ mod embeddings;
 mod folder;
 
 pub use dataset::{DatasetFiles, StoredImages};
-pub use embeddings::Embeddings;
 pub(crate) use embeddings::parse_hash;
+pub use embeddings::{ENCODER_KEY, Embeddings};
 pub use folder::Folder;
 
 /// A counter for sources that know how many they are.

@@ -2,18 +2,18 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::embeddings::EmbeddingParts;
 use super::pixels::Pixels;
 use super::settings::{Recipe, TrainSettings};
 use crate::models::Bundle;
-use crate::pipeline::Reporter;
+use crate::pipeline::sources::Embeddings;
+use crate::pipeline::{Content, Entry, Reporter};
 use crate::text::Tokenizer;
 use crate::training::batches::Images;
 use crate::training::corpus::{Framing, JoinReport, Tokenized};
 use crate::training::objective::Objective;
 
 pub enum Beside {
-    Embeddings(EmbeddingParts),
+    Embeddings(Embeddings),
     Pixels(Pixels),
     Nothing,
 }
@@ -30,7 +30,7 @@ impl Beside {
             Objective::Caption => {
                 let path =
                     settings.embeddings.as_deref().context("captions are learned from embeddings: --embeddings is needed")?;
-                let embeddings = EmbeddingParts::open(path)?;
+                let embeddings = Embeddings::open(path)?;
                 check_embeddings(&embeddings, bundle, &settings.recipe)?;
                 Ok(Self::Embeddings(embeddings))
             }
@@ -67,7 +67,12 @@ impl Beside {
         match self {
             Self::Embeddings(embeddings) => {
                 let (dim, normalize) = (embeddings.embedding_dim, recipe.normalize_prefix);
-                tokenized.join_embeddings(embeddings.rows(), dim, normalize, folder, fingerprint)
+                let rows = embeddings.entries().filter_map(|entry| match entry {
+                    Ok(Entry { image_id, content: Content::Embedding { values, .. }, .. }) => Some(Ok((image_id, values))),
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                });
+                tokenized.join_embeddings(rows, dim, normalize, folder, fingerprint)
             }
             Self::Pixels(pixels) => {
                 pixels.with_rows(reporter, |rows| tokenized.join(rows, pixels.row_bytes(), folder, fingerprint))
@@ -87,7 +92,7 @@ pub fn framing(recipe: &Recipe, bundle: &Bundle) -> Framing {
     }
 }
 
-fn check_embeddings(embeddings: &EmbeddingParts, bundle: &Bundle, recipe: &Recipe) -> Result<()> {
+fn check_embeddings(embeddings: &Embeddings, bundle: &Bundle, recipe: &Recipe) -> Result<()> {
     let mapper = bundle.mapper_config();
     if embeddings.embedding_dim != mapper.clip_size {
         bail!(
@@ -97,7 +102,13 @@ fn check_embeddings(embeddings: &EmbeddingParts, bundle: &Bundle, recipe: &Recip
             bundle.path().display()
         );
     }
-    if embeddings.normalized && !recipe.normalize_prefix {
+    if embeddings.encoder.as_deref().is_some_and(|encoder| encoder != bundle.embedding_fingerprint()) {
+        bail!(
+            "these embeddings were made by another image encoder than that of {bundle}: embed again with `clipcap embed --model {bundle}`",
+            bundle = bundle.path().display()
+        );
+    }
+    if embeddings.normalized == Some(true) && !recipe.normalize_prefix {
         bail!("these embeddings are of unit length: train with --normalize-prefix, or embed again without --normalize");
     }
     Ok(())

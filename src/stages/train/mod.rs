@@ -10,7 +10,6 @@ mod backend;
 mod beside;
 mod curve;
 mod data;
-mod embeddings;
 mod folder;
 mod logs;
 mod pixels;
