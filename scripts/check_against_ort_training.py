@@ -42,6 +42,11 @@ def export(arguments):
 
     model = ClipCap(arguments.bundle, dropout=0.0)
     parameters = model.trainable(arguments.finetune_gpt2)
+    # PyTorch's exporter makes one of equal tensors, as new biases are; and zeros and ones hide mistakes.
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter += 0.02 * torch.randn_like(parameter)
     if not arguments.finetune_gpt2:
         # Layer norms that the tool recognizes get gradients of their frozen weights too, twice, and that breaks it.
         for module in model.gpt2.modules():
@@ -75,7 +80,7 @@ def export(arguments):
     batch["spread_labels"] = np.where(real, batch["caption_ids"], -100).reshape(-1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     np.savez(arguments.folder / "batch.npz", **batch)
-    (arguments.folder / "parameters.txt").write_text("\n".join(parameters) + "\n")
+    np.savez(arguments.folder / "parameters.npz", **{name: p.detach().numpy() for name, p in parameters.items()})
     feeds = tuple(torch.from_numpy(batch[k]) for k in (*BATCH, "spread_labels"))
     torch.onnx.export(
         Loss().eval(),
@@ -102,7 +107,7 @@ def theirs(folder, steps, rate, weight_decay):
     from onnxruntime.training.onnxblock.optim import AdamW
 
     model = onnx.load(str(folder / "forward.onnx"))
-    trained = {f"inner.{name}": name for name in (folder / "parameters.txt").read_text().split()}
+    trained = {f"inner.{name}": name for name in np.load(folder / "parameters.npz").files}
     present = {i.name for i in model.graph.initializer}
     if not set(trained) <= present:
         fail(f"the exported graph lacks {sorted(set(trained) - present)}")
@@ -138,14 +143,14 @@ def difference(found, wanted):
 
 def compare(arguments):
     artifacts = Artifacts(arguments.artifacts, threads=2)
-    names = (arguments.folder / "parameters.txt").read_text().split()
+    values = dict(np.load(arguments.folder / "parameters.npz"))
+    names = list(values)
     if set(names) != set(artifacts.names):
         fail(f"other parameters: {sorted(set(names) ^ set(artifacts.names))}")
     rate, weight_decay = 2e-3, 0.01
     their_losses, their_gradients, their_values = theirs(arguments.folder, arguments.steps, rate, weight_decay)
 
     batch = {k: v for k, v in np.load(arguments.folder / "batch.npz").items() if k in artifacts.inputs}
-    values = artifacts.parameters
     moments = {n: [np.zeros_like(v), np.zeros_like(v)] for n, v in values.items()}
     losses, first = [], {}
     for step in range(arguments.steps):

@@ -7,6 +7,7 @@
 #   scripts/measure.sh startup              seconds from process start to the first caption
 #   scripts/measure.sh memory               peak memory of 1,000 and of 100,000 tiny images
 #   scripts/measure.sh dataset              158,915 captions and 31,783 JPEGs: `prepare` and `stats` beside pandas, matplotlib and jieba
+#   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
 # A and B alternate within one run: on a shared machine only their ratio says something.
@@ -97,5 +98,19 @@ PY
     "${race[@]}" "${theirs[@]}" hash "$data/jpegs" -- \
       "$clipcap" prepare --quiet --overwrite --captions "${files[@]}" --images "$data/jpegs" --out "$data/set-images"
     ;;
-  *) sed -n '2,12p' "$0"; exit 2 ;;
+  train)
+    # Real captions with random embeddings; ours and PyTorch's take the same batches. The first step of each process does not count.
+    steps=${STEPS:-5} device=(--device "${DEVICE:-cpu}" --precision "${PRECISION:-fp32}") dropout=${DROPOUT:-0}
+    [ -d "$out/train-data" ] || "$clipcap" prepare --captions "${CAPTIONS:?name a caption file}" --splits none --out "$out/train-data" --quiet
+    [ -d "$out/train-embeds" ] || "${python:?set PYTHON}" scripts/random_embeddings.py "$out/train-data" "$out/train-embeds"
+    for _ in $(seq "$repeats"); do
+      /usr/bin/env time -f '%M' -o "$out/peak" "$clipcap" train --model "$model" --dataset "$out/train-data" --embeddings "$out/train-embeds" \
+        --finetune-gpt2 --dropout "$dropout" --dev-size 0 --sample-images 0 --max-steps "$steps" --threads 2 "${device[@]}" --overwrite --quiet \
+        --out "$out/train" > /dev/null
+      echo "ours   $("$python" scripts/run_corpus.py "$out/train") peak $(($(cat "$out/peak") / 1024)) MiB"
+      echo "torch  $(reference train "$model" --run "$out/train" --steps "$steps" --dropout "$dropout" ${BF16:+--bf16})"
+      [ -z "${PADDED:-}" ] || echo "padded $(reference train "$model" --run "$out/train" --steps 2 --tokens 90 --dropout "$dropout")"
+    done
+    ;;
+  *) sed -n '2,13p' "$0"; exit 2 ;;
 esac

@@ -1,7 +1,11 @@
-"""A training run's captions in the run's own order, for comparisons: RUN/corpus read with numpy and pyarrow."""
+"""A training run's captions in the run's own order, for comparisons: RUN/corpus read with numpy and pyarrow.
+
+As a program, `run_corpus.py RUN` prints what a step of the run took, the first one not counted.
+"""
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -41,7 +45,7 @@ class RunCorpus:
     def __init__(self, run, prefix_len):
         folder = pathlib.Path(run) / "corpus"
         record = json.loads((folder / "corpus.json").read_text())
-        self.embeddings = np.fromfile(folder / "embeddings.f32", "<f4").reshape(-1, record["embedding_dim"])
+        self.embeddings = np.fromfile(folder / "images.bin", "<f4").reshape(-1, record["row_bytes"] // 4)
         table = parquet.read_table(folder / "captions.parquet")
         train = [split != "dev" for split in table["split"].to_pylist()]
         self.ids = [ids for ids, keep in zip(table["input_ids"].to_pylist(), train) if keep]
@@ -69,3 +73,13 @@ class RunCorpus:
             ids[row, : len(self.ids[n])] = self.ids[n]
             mask[row, : self.prefix_len + len(self.ids[n])] = 1
         return self.embeddings[[self.rows[n] for n in numbers]], ids, mask
+
+
+def step_times(run):
+    """Milliseconds of a step's forward + backward and of its update."""
+    table = parquet.read_table(pathlib.Path(run) / "metrics.parquet")
+    return {name: round(float(np.mean(table[name].to_pylist()[1:])), 1) for name in ("gradients_ms", "update_ms")}
+
+
+if __name__ == "__main__":
+    print(json.dumps(step_times(sys.argv[1])))

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{clipcap, run};
-use training::{DIM, data, distinct, metric, model};
+use training::{DIM, data, distinct, metric, model, write_embeddings};
 
 struct World {
     folder: tempfile::TempDir,
@@ -164,6 +164,21 @@ fn a_loss_that_explodes_stops_the_run_and_names_the_captions() {
     assert!(message.contains("the checkpoint of step 1 is kept"), "{message}");
     assert!(world.out("run/checkpoints/step-1/parameters.safetensors").is_file());
     assert!(!world.out("run/checkpoints/step-2").exists());
+}
+
+#[test]
+fn embeddings_of_another_encoder_are_refused() {
+    let world = World::new("mlp", 20);
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(world.model.join("clipcap.json")).unwrap()).unwrap();
+    let ours = manifest["embedding_fingerprint"].as_str().unwrap().to_string();
+    let flags = ["--max-steps", "1", "--sample-images", "0", "--quiet"];
+    for (encoder, status) in [(ours, 0), ("0".repeat(64), 1)] {
+        write_embeddings(&world.embeddings, 20, distinct, &[("embedding_fingerprint", encoder)]);
+        let output = run(&mut world.train("run", &flags), status);
+        let message = stderr(&output);
+        let told = message.contains("another image encoder") && message.contains("clipcap embed --model");
+        assert_eq!(told, status == 1, "{message}");
+    }
 }
 
 #[test]

@@ -224,8 +224,9 @@ impl Backend for HostBackend {
 
     fn update(&mut self, update: &Update) -> Result<f64, TrainingError> {
         self.accumulated = 0;
-        let norm = global_norm(&self.gradients);
-        if !norm.is_finite() {
+        // Clipping has to know the norm beforehand; else the update finds it on its way.
+        let norm = update.max_grad_norm.map(|_| global_norm(&self.gradients));
+        if let Some(norm) = norm.filter(|norm| !norm.is_finite()) {
             return Ok(norm);
         }
         if self.regions.as_ref().is_none_or(|(spared, _)| *spared != update.no_decay_norm_bias) {
@@ -239,8 +240,9 @@ impl Backend for HostBackend {
             exp_avg: &mut self.exp_avg,
             exp_avg_sq: &mut self.exp_avg_sq,
         };
-        update.adamw.step(state, regions, update.step, update.learning_rate, clip_factor(norm, update.max_grad_norm));
-        Ok(norm)
+        let factor = norm.map_or(1.0, |norm| clip_factor(norm, update.max_grad_norm));
+        let found = update.adamw.step(state, regions, update.step, update.learning_rate, factor);
+        Ok(norm.unwrap_or(found))
     }
 
     fn evaluate(&mut self, batch: &Batch) -> Result<(f64, u64), TrainingError> {

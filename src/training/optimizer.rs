@@ -113,8 +113,9 @@ struct Coefficients {
 }
 
 impl AdamW {
-    /// One step: `step` counts from 1; gradients are taken times `gradient_factor` and left as they are.
-    pub fn step(&self, state: State<'_>, regions: &[Region], step: u64, learning_rate: f64, gradient_factor: f64) {
+    /// One step: `step` counts from 1; gradients are taken times `gradient_factor` and left as they are. Returns their global norm, which
+    /// costs nothing while they are at hand.
+    pub fn step(&self, state: State<'_>, regions: &[Region], step: u64, learning_rate: f64, gradient_factor: f64) -> f64 {
         let exponent = step.min(i32::MAX as u64) as i32;
         let (bias_correction1, bias_correction2) = (1.0 - self.beta1.powi(exponent), 1.0 - self.beta2.powi(exponent));
         let base = Coefficients {
@@ -128,6 +129,7 @@ impl AdamW {
             eps: self.eps as f32,
         };
         let kernel = kernel();
+        let mut squares = 0.0;
         for Region { range, decays } in regions {
             let decay = if *decays { (1.0 - learning_rate * self.weight_decay) as f32 } else { 1.0 };
             let coefficients = Coefficients { decay, ..base };
@@ -135,8 +137,16 @@ impl AdamW {
             let gradients = state.gradients[range.clone()].par_chunks(CHUNK);
             let exp_avg = state.exp_avg[range.clone()].par_chunks_mut(CHUNK);
             let exp_avg_sq = state.exp_avg_sq[range.clone()].par_chunks_mut(CHUNK);
-            parameters.zip(gradients).zip(exp_avg).zip(exp_avg_sq).for_each(|(((p, g), m), v)| kernel(p, g, m, v, &coefficients));
+            let chunks = parameters.zip(gradients).zip(exp_avg).zip(exp_avg_sq);
+            let update = |(((p, g), m), v): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| {
+                let square = sum_of_squares(g);
+                kernel(p, g, m, v, &coefficients);
+                square
+            };
+            // Summed in the chunks' order, whoever worked on them.
+            squares += chunks.map(update).collect::<Vec<f64>>().iter().sum::<f64>();
         }
+        squares.sqrt()
     }
 }
 
@@ -206,9 +216,10 @@ mod tests {
         let adamw = AdamW { weight_decay: 0.1, ..AdamW::default() };
         for step in 1..=5 {
             let g: Vec<f32> = (0..4).map(|i| ((step + i) as f64).sin() as f32).collect();
-            let factor = clip_factor(global_norm(&g), Some(0.5));
+            let norm = global_norm(&g);
+            let factor = clip_factor(norm, Some(0.5));
             let state = State { parameters: &mut p, gradients: &g, exp_avg: &mut m, exp_avg_sq: &mut v };
-            adamw.step(state, &all, step, 0.05, factor);
+            assert!((adamw.step(state, &all, step, 0.05, factor) - norm).abs() < 1e-12);
         }
         for (found, wanted) in p.iter().zip([0.825_722_9, -1.999_476_7, 0.562_681_7, 3.086_094]) {
             assert!((found - wanted).abs() < 1e-6, "{p:?} {wanted}");
@@ -250,7 +261,7 @@ mod tests {
         assert_eq!(split.iter().map(|r| (r.range.clone(), r.decays)).collect::<Vec<_>>(), [(0..2, false), (16..18, true)]);
         let [mut p, g, mut m, mut v] = [1.0, 0.0, 0.0, 0.0].map(|x| vec![x; 18]);
         let state = State { parameters: &mut p, gradients: &g, exp_avg: &mut m, exp_avg_sq: &mut v };
-        AdamW { weight_decay: 0.5, ..AdamW::default() }.step(state, &split, 1, 0.1, 1.0);
+        assert_eq!(AdamW { weight_decay: 0.5, ..AdamW::default() }.step(state, &split, 1, 0.1, 1.0), global_norm(&g));
         assert_eq!((p[0], p[16]), (1.0, 0.95));
     }
 

@@ -19,7 +19,7 @@ pub enum TrainingError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The parameters are those before the step.
+    /// The backend is not to be used any more; checkpoints are as they were.
     #[error("the {what} of step {step} is {value}, which is not a number to go on from")]
     NotFinite { what: &'static str, step: u64, value: f64 },
     #[error("{0}")]
@@ -46,7 +46,8 @@ pub trait Backend {
     /// Computes the mean loss over a batch's labels and adds its gradient, times `weight`, to those of the step in hand.
     fn backward(&mut self, batch: &Batch, moment: Moment, weight: f32) -> Result<f64, TrainingError>;
 
-    /// Applies the gradients and forgets them. Returns their global norm before clipping; where it is not finite, nothing is applied.
+    /// Applies the gradients and forgets them. Returns their global norm before clipping; where it is not finite, parameters and
+    /// moments are good for nothing any more.
     fn update(&mut self, update: &Update) -> Result<f64, TrainingError>;
 
     /// The summed loss over a batch's labels, without dropout, and their number.

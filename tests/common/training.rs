@@ -60,7 +60,6 @@ pub fn data(
     let caption =
         |n: u64| -> String { (0..2 + draw(n, 9)).map(|i| alphabet[draw(n * 31 + i, alphabet.len() as u64) as usize]).collect() };
     let rows: Vec<(u64, i32)> = (0..images).flat_map(|image| [(image, 0), (image, 1)]).collect();
-    let id = |image: u64| format!("image-{image:04}");
     let text = |name: &str, null: bool| Field::new(name, DataType::Utf8, null);
     let schema = Schema::new(vec![
         text("image_id", false),
@@ -69,24 +68,29 @@ pub fn data(
         text("split", true),
     ]);
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(rows.iter().map(|(image, _)| Some(id(*image))).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|(image, _)| Some(image_id(*image))).collect::<StringArray>()),
         Arc::new(rows.iter().map(|(_, caption)| Some(*caption)).collect::<Int32Array>()),
         Arc::new(rows.iter().map(|(image, number)| Some(caption(image * 2 + *number as u64))).collect::<StringArray>()),
         Arc::new(rows.iter().map(|(image, _)| split(*image)).collect::<StringArray>()),
     ];
-    write(&dataset.join("captions.parquet"), schema, columns, "captions/1");
+    write(&dataset.join("captions.parquet"), schema, columns, "captions/1", &[]);
+    write_embeddings(&embeddings, images, embedding, &[]);
+    (dataset, embeddings)
+}
+
+/// `EMBEDDINGS` of the images, with more pairs for the footer.
+pub fn write_embeddings(folder: &Path, images: u64, embedding: impl Fn(u64, u64) -> f32, footer: &[(&str, String)]) {
     let item = Arc::new(Field::new("item", DataType::Float32, true));
     let schema = Schema::new(vec![
-        text("image_id", false),
+        Field::new("image_id", DataType::Utf8, false),
         Field::new("embedding", DataType::FixedSizeList(item.clone(), DIM as i32), false),
     ]);
     let values = (0..images).map(|image| Some((0..DIM as u64).map(|i| Some(embedding(image, i))).collect::<Vec<_>>()));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new((0..images).map(|image| Some(id(image))).collect::<StringArray>()),
+        Arc::new((0..images).map(|image| Some(image_id(image))).collect::<StringArray>()),
         Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(values, DIM as i32)),
     ];
-    write(&embeddings.join("part-00000.parquet"), schema, columns, "embeddings/1");
-    (dataset, embeddings)
+    write(&folder.join("part-00000.parquet"), schema, columns, "embeddings/1", footer);
 }
 
 /// Distinct numbers for every image.
@@ -94,9 +98,13 @@ pub fn distinct(image: u64, i: u64) -> f32 {
     draw(image * DIM as u64 + i + 1, 2000) as f32 / 1000.0 - 1.0
 }
 
-fn write(path: &Path, schema: Schema, columns: Vec<ArrayRef>, format: &str) {
+fn image_id(image: u64) -> String {
+    format!("image-{image:04}")
+}
+
+fn write(path: &Path, schema: Schema, columns: Vec<ArrayRef>, format: &str, footer: &[(&str, String)]) {
     let schema = Arc::new(schema);
-    let mut sink = ParquetSink::create(path, schema.clone(), format).unwrap();
+    let mut sink = ParquetSink::create_with(path, schema.clone(), format, footer).unwrap();
     sink.write(&RecordBatch::try_new(schema, columns).unwrap()).unwrap();
     sink.finish().unwrap();
 }

@@ -46,7 +46,7 @@ pub struct Run<'a> {
 const INTACT: &str = "could not save; the last checkpoint is intact, and the same command goes on from it";
 
 /// Caption lengths that batches are padded to where graphs have fixed shapes: each costs a compilation and its memory.
-const NUM_BUCKETS: usize = 6;
+const NUM_BUCKETS: usize = 3;
 
 fn fixed_lengths(runtime: &Runtime, corpus: &Corpus) -> Vec<usize> {
     match runtime.device() {
@@ -246,6 +246,8 @@ impl<'a> Run<'a> {
             grad_norm: Some(report.grad_norm),
             tokens_per_second: Some(tokens),
             samples_per_second: Some(samples),
+            gradients_ms: Some(report.gradients_time.as_secs_f64() * 1e3),
+            update_ms: Some(report.update_time.as_secs_f64() * 1e3),
         });
         self.spent.tokens += report.tokens;
         self.spent.samples += report.samples;
