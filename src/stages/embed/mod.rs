@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
-use crate::pipeline::sources::{DatasetFiles, Embeddings, Folder, StoredImages, known_total};
+use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
     Compute, Content, Decode, Failure, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
     concatenated,
@@ -182,7 +182,7 @@ pub fn run<E: ImageEncoder>(
     let make_compute = || Ok(Engine { encoder: load()?, normalize, embedding_dim: model.embedding_dim, embeddings: Vec::new() });
     let footer = vec![
         ("normalized", normalize.to_string()),
-        ("embedding_fingerprint", model.identity["fingerprint"].as_str().unwrap_or_default().to_string()),
+        (ENCODER_KEY, model.identity["fingerprint"].as_str().unwrap_or_default().to_string()),
     ];
     let make_sink = |folder: &Path| {
         EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, settings.save_images)
