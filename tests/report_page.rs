@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{clipcap, run};
 use tables::{HOSTILE, HOSTILE_NAME, small, write_table};
 
-/// Chromium, or `CLIPCAP_CHROMIUM`. Absent, the test that asked skips loudly.
+/// Chromium where systems put it, or `CLIPCAP_CHROMIUM`. Absent, the test that asked skips loudly.
 fn chromium() -> Option<PathBuf> {
+    const PLACES: [&str; 3] = ["/usr/bin/chromium", "/usr/bin/google-chrome", "/usr/bin/chromium-browser"];
     let named = std::env::var_os("CLIPCAP_CHROMIUM").map(PathBuf::from);
-    let found = named.or_else(|| Some(PathBuf::from("/usr/bin/chromium"))).filter(|path| path.exists());
+    let found = named.into_iter().chain(PLACES.map(PathBuf::from)).find(|path| path.exists());
     if found.is_none() {
         eprintln!("SKIPPED: no Chromium (install it, or set CLIPCAP_CHROMIUM)");
     }
