@@ -139,7 +139,7 @@ pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
     let (opening, closing) = head(layout, which, gathered).finish_around();
     file.write_all(opening.as_bytes()).with_context(context)?;
     let facts = facts(which, gathered)?;
-    write!(file, "<script type=\"application/json\" id=\"facts\">{facts}</script>\n").with_context(context)?;
+    writeln!(file, "<script type=\"application/json\" id=\"facts\">{facts}</script>").with_context(context)?;
     let images = layout.images(which);
     file.write_all(b"<script type=\"application/json\" id=\"images\">[\n").with_context(context)?;
     for (number, &image) in images.iter().enumerate() {
