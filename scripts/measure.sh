@@ -8,6 +8,7 @@
 #   scripts/measure.sh memory               peak memory of 1,000 and of 100,000 tiny images
 #   scripts/measure.sh dataset              158,915 captions and 31,783 JPEGs: `prepare` and `stats` beside pandas, matplotlib and jieba
 #   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
+#   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
 # A and B alternate within one run: on a shared machine only their ratio says something.
@@ -112,5 +113,21 @@ PY
       [ -z "${PADDED:-}" ] || echo "padded $(reference train "$model" --run "$out/train" --steps 2 --tokens 90 --dropout "$dropout")"
     done
     ;;
-  *) sed -n '2,13p' "$0"; exit 2 ;;
+  rehearse)
+    clipcap=$(realpath "$clipcap") pipelines=$PWD/pipelines home=$out/rehearsal
+    "$clipcap" scenes --out "$home/scenes" --num-images 40 --quiet
+    mkdir -p "$home/data/flickr30k/captions" "$home/models"
+    [ -e "$home/data/flickr30k/images" ] || cp -r "$home/scenes/images" "$home/data/flickr30k/images"
+    for pair in train=zhm_train val=zhm_val test=zhb_test; do
+      cp "$home/scenes/captions/scenes-zh-${pair%%=*}.txt" "$home/data/flickr30k/captions/flickr30k${pair#*=}.txt"
+    done
+    cd "$home"
+    for recipe in mlp bert; do
+      /usr/bin/env time -f "$recipe: %e s, %M KB" "$clipcap" run "$pipelines/flickr30k-$recipe.toml" --set model.clip=vit-b-32 \
+        --set model.gpt2=gpt2-base-zh --set train.max_steps=2 --set train.batch_size=8
+    done
+    "$clipcap" run "$pipelines/caption-folder.toml" --set caption.input=data/flickr30k/images --set caption.model=out/flickr30k-mlp/train/best \
+      --set caption.max_new_tokens=20
+    ;;
+  *) sed -n '2,14p' "$0"; exit 2 ;;
 esac
