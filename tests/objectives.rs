@@ -42,7 +42,7 @@ impl World {
     /// A bundle whose CLIP has a text tower with these facts, or none.
     fn bundle(&self, name: &str, text: Option<Value>) -> PathBuf {
         let (clip, gpt2, out) = (self.at("clip"), self.at("gpt2"), self.at(name));
-        [&clip, &gpt2].map(|folder| fs::create_dir_all(folder).unwrap());
+        [&clip, &gpt2].iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
         let tower = json!({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2});
         let with = |mut tower: Value, more: Value| {
             tower.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -138,13 +138,13 @@ impl AdamW {
             let exp_avg = state.exp_avg[range.clone()].par_chunks_mut(CHUNK);
             let exp_avg_sq = state.exp_avg_sq[range.clone()].par_chunks_mut(CHUNK);
             let chunks = parameters.zip(gradients).zip(exp_avg).zip(exp_avg_sq);
-            let update = |(((p, g), m), v): (((&mut [f32], &[f32]), &mut [f32]), &mut [f32])| {
+            let update = chunks.map(|(((p, g), m), v)| {
                 let square = sum_of_squares(g);
                 kernel(p, g, m, v, &coefficients);
                 square
-            };
+            });
             // Summed in the chunks' order, whoever worked on them.
-            squares += chunks.map(update).collect::<Vec<f64>>().iter().sum::<f64>();
+            squares += update.collect::<Vec<f64>>().iter().sum::<f64>();
         }
         squares.sqrt()
     }
