@@ -70,7 +70,7 @@ impl Home {
     fn pipeline(&self, name: &str, overrides: &[String]) {
         let mut command = clipcap();
         command.current_dir(self.0.path()).args(["run", "--json"]).arg(checkout().join("pipelines").join(name));
-        overrides.iter().for_each(|assignment| drop(command.args(["--set", assignment])));
+        command.args(overrides.iter().flat_map(|assignment| ["--set", assignment.as_ref()]));
         for again in [false, true] {
             let output = run(&mut command, 0);
             // Every stage that ran tells its own summary first.
