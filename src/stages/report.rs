@@ -101,7 +101,7 @@ const HEAD_BYTES: u64 = 256 << 10;
 pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Option<Report>> {
     let names = Names::new(&settings.out);
     if !settings.overwrite {
-        names.check(&[names.page(0), names.worst()])?;
+        names.check(&[names.page(0)])?;
     }
     let source = Source::open(&settings.images, settings.references.as_deref())?;
     let sets = settings.tables.iter().map(|table| read(table, Role::Predictions, reporter)).collect::<Result<Vec<_>>>()?;
