@@ -66,7 +66,6 @@ struct Named<'a> {
 }
 
 /// What caption files call images, and where.
-#[derive(Default)]
 struct Names<'a> {
     /// Different names in order of appearance.
     named: Vec<(&'a str, Named<'a>)>,
@@ -143,8 +142,10 @@ fn match_images(named: Vec<(&str, Named)>, paths: &[&str]) -> (Images, Vec<u32>)
 }
 
 fn names(captions: &Captions) -> Names<'_> {
-    let mut names = Names::default();
-    let mut index: HashMap<&str, u32> = HashMap::new();
+    let rows: usize = captions.batches.iter().map(|(_, batch)| batch.rows.len()).sum();
+    // Five captions an image are usual.
+    let mut names = Names { named: Vec::with_capacity(rows / 5), runs: Vec::with_capacity(rows / 5), splits: Vec::new() };
+    let mut index: HashMap<&str, u32> = HashMap::with_capacity(rows / 5);
     for (at, (file, batch)) in captions.batches.iter().enumerate() {
         let implied = captions.files[*file as usize].split;
         let mut previous = None;

@@ -7,7 +7,8 @@ const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif"
 
 /// A path or file name without the extension of an image; other dots stay.
 pub fn without_extension(reference: &str) -> &str {
-    match reference.rsplit_once('.') {
+    let dot = memchr::memrchr(b'.', reference.as_bytes());
+    match dot.map(|dot| (&reference[..dot], &reference[dot + 1..])) {
         Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
         _ => reference,
     }
