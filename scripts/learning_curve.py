@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--captions", type=pathlib.Path, required=True)
     parser.add_argument("--vocabulary", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--clipcap", type=pathlib.Path, default=HERE.parent / "target/release/clipcap")
+    parser.add_argument("--clipcap", type=lambda path: pathlib.Path(path).resolve(), default=HERE.parent / "target/release/clipcap")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
