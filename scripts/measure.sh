@@ -116,17 +116,19 @@ PY
   rehearse)
     clipcap=$(realpath "$clipcap") pipelines=$PWD/pipelines home=$out/rehearsal
     "$clipcap" scenes --out "$home/scenes" --num-images 40 --quiet
-    mkdir -p "$home/data/flickr30k/captions" "$home/models"
-    [ -e "$home/data/flickr30k/images" ] || cp -r "$home/scenes/images" "$home/data/flickr30k/images"
-    for pair in train=zhm_train val=zhm_val test=zhb_test; do
-      cp "$home/scenes/captions/scenes-zh-${pair%%=*}.txt" "$home/data/flickr30k/captions/flickr30k${pair#*=}.txt"
+    mkdir -p "$home/data/flickr30k" "$home/models"
+    [ -e "$home/data/flickr30k/flickr30k-images" ] || cp -r "$home/scenes/images" "$home/data/flickr30k/flickr30k-images"
+    for pair in train=zhbbosontrain val=zhbbosonval test=zhmbosontest; do
+      name=flickr30k${pair#*=} folder=$home/data/flickr30k/flickr30k-cn/flickr30k${pair#*=}/TextData
+      mkdir -p "$folder"
+      cp "$home/scenes/captions/scenes-zh-${pair%%=*}.txt" "$folder/seg.$name.caption.txt"
     done
     cd "$home"
     for recipe in mlp bert; do
       /usr/bin/env time -f "$recipe: %e s, %M KB" "$clipcap" run "$pipelines/flickr30k-$recipe.toml" --set model.clip=vit-b-32 \
         --set model.gpt2=gpt2-base-zh --set train.max_steps=2 --set train.batch_size=8
     done
-    "$clipcap" run "$pipelines/caption-folder.toml" --set caption.input=data/flickr30k/images --set caption.model=out/flickr30k-mlp/train/best \
+    "$clipcap" run "$pipelines/caption-folder.toml" --set caption.input=data/flickr30k/flickr30k-images --set caption.model=out/flickr30k-mlp/train/best \
       --set caption.max_new_tokens=20
     ;;
   *) sed -n '2,14p' "$0"; exit 2 ;;

@@ -48,12 +48,12 @@ impl Home {
     /// `data/flickr30k` as Flickr30k-CN lies on disk, with rendered pictures.
     fn flickr30k(&self) {
         run(clipcap().args(["scenes", "--num-images", "24", "--quiet", "--out"]).arg(self.at("scenes")), 0);
-        let images = self.at("data/flickr30k/images");
+        let images = self.at("data/flickr30k/flickr30k-images");
         fs::create_dir_all(&images).unwrap();
         let text =
             ["train", "val", "test"].map(|split| fs::read_to_string(self.at(&format!("scenes/captions/scenes-zh-{split}.txt"))));
         let captions = text.map(Result::unwrap).concat();
-        for (split, kind, part) in [("train", "zhm", 0..16), ("val", "zhm", 16..20), ("test", "zhb", 20..24)] {
+        for (split, kind, part) in [("train", "zhb", 0..16), ("val", "zhb", 16..20), ("test", "zhm", 20..24)] {
             let mut lines = String::new();
             for number in part {
                 let (scene, id) = (format!("scene-{number:06}"), 1_000_092_795u64 + number);
@@ -62,7 +62,8 @@ impl Home {
                     writeln!(lines, "{id}.jpg#{kind}#{k} {}", line.split_once(' ').unwrap().1).unwrap();
                 }
             }
-            write(&self.at(&format!("data/flickr30k/captions/flickr30k{kind}_{split}.txt")), &lines);
+            let name = format!("flickr30k{kind}boson{split}");
+            write(&self.at(&format!("data/flickr30k/flickr30k-cn/{name}/TextData/seg.{name}.caption.txt")), &lines);
         }
     }
 
@@ -114,7 +115,7 @@ fn a_caption_table_for_a_folder() {
     let home = Home::new();
     home.models();
     home.flickr30k();
-    fs::rename(home.at("data/flickr30k/images"), home.at("data/photos")).unwrap();
+    fs::rename(home.at("data/flickr30k/flickr30k-images"), home.at("data/photos")).unwrap();
     home.pipeline("caption-folder.toml", &[]);
     let counts = &json_file(&home.at("out/caption-folder/captions.manifest.json"))["counts"];
     assert_eq!(counts["captioned"].as_u64(), Some(24));

@@ -217,7 +217,7 @@ fn bad_usage_is_told() {
         let output = run(&mut world.train("run", flags), 2);
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }
-    for (flags, word) in [(&["--max-len", "3"][..], "max-len"), (&["--max-len", "41"], "40 positions")] {
+    for (flags, word) in [(&["--max-len", "3"][..], "max-len"), (&["--max-len", "41"], "GPT2's 40")] {
         let output = run(&mut world.train("run", flags), 1);
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }
