@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained model that people can look at: sets up, builds, renders a small world, trains both recipes on it from the
-# models in models/demo, captions scenes that no model has seen, and scores them. Nothing else is downloaded. Run again, it skips what is done.
+# models in models/demo, captions scenes with combinations that no mapper and no GPT2 has met, and scores them. Nothing else is downloaded. Run
+# again, it skips what is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
