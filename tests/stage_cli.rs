@@ -97,6 +97,16 @@ fn embeddings_are_captioned_as_their_images_are() {
     command.arg("caption").arg("--embeddings").arg(&normalized).arg("--model").arg(&bundle).arg("--out").arg(&through);
     let refused = run(command.args(sampled).arg("--overwrite"), 1);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("normalized"));
+    // Nor are those of another image encoder, though as long.
+    let other = folder.path().join("other");
+    let mut command = clipcap();
+    command.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", "4", "--quiet"]);
+    run(command.arg("--out").arg(&other), 0);
+    let mut command = clipcap();
+    let embeddings = folder.path().join("parquet");
+    command.arg("caption").arg("--embeddings").arg(&embeddings).arg("--model").arg(&other).arg("--out").arg(&through);
+    let refused = run(command.args(sampled).arg("--overwrite"), 1);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("another image encoder"));
 }
 
 #[test]

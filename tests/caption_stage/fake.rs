@@ -87,6 +87,7 @@ pub fn model() -> ModelInfo {
         identity: json!({"fingerprint": "fake", "device": "cpu"}),
         preprocess: Preprocess::from_json(r#"{"size": 8, "crop_size": 8}"#).unwrap(),
         embedding_dim: 3,
+        encoder: "fake".into(),
         normalize: false,
     }
 }

@@ -24,6 +24,7 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
         identity,
         preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
         embedding_dim: bundle.clip_config().projection_dim,
+        encoder: bundle.embedding_fingerprint().into(),
         normalize: bundle.normalized(),
     })
 }

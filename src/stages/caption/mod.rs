@@ -68,6 +68,8 @@ pub struct ModelInfo {
     pub preprocess: Preprocess,
     /// D
     pub embedding_dim: usize,
+    /// The image encoder's fingerprint, as embeddings record it.
+    pub encoder: String,
     /// The mapper was trained on embeddings of length 1.
     pub normalize: bool,
 }
@@ -235,6 +237,12 @@ fn check_embeddings(path: &Path, embeddings: &Embeddings, model: &ModelInfo) -> 
             path.display(),
             embeddings.embedding_dim,
             model.embedding_dim
+        );
+    }
+    if embeddings.encoder.as_ref().is_some_and(|encoder| *encoder != model.encoder) {
+        bail!(
+            "{}: these embeddings were made by another image encoder than the model's: embed the images with it",
+            path.display()
         );
     }
     if embeddings.normalized.is_some_and(|normalized| normalized != model.normalize) {
