@@ -92,6 +92,28 @@ fn only_what_depends_on_a_change_runs_again() {
     assert_eq!(world.names(&["--set", "stats.bins=10"]), ["stats"]);
     assert_eq!(world.names(&["--set", "stats.bins=10", "--set", "embed.threads=1"]), [""; 0]);
     assert_eq!(world.names(&["--set", "stats.bins=10", "--force", "embed", "--until", "embed"]), ["embed"]);
+
+    // Another model under the same name: nothing of what the old one made is kept, and nobody has to say so.
+    let embeddings = fs::read(&part).unwrap();
+    fs::remove_dir_all(world.folder.path().join("tiny")).unwrap();
+    let mut init = clipcap();
+    init.args([
+        "model",
+        "init",
+        "--clip",
+        "vit-tiny",
+        "--gpt2",
+        "gpt2-tiny",
+        "--mapper",
+        "mlp",
+        "--seed",
+        "4",
+        "--quiet",
+        "--out",
+    ]);
+    run(init.arg(world.folder.path().join("tiny")), 0);
+    assert_eq!(world.names(&["--until", "embed"]), ["embed"]);
+    assert_ne!(fs::read(&part).unwrap(), embeddings);
 }
 
 #[test]

@@ -195,7 +195,8 @@ pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
     let load = || {
         let loaded = caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, takes_embeddings);
-        context.placed(&runtime, loaded)
+        context.tell_placements(&runtime);
+        loaded
     };
     if args.dry_run {
         let (text, json) = caption::dry_run(&settings, &model, load, &context.terminal)?;

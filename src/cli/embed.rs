@@ -94,7 +94,11 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
     };
     told(&runtime, &context.terminal);
     let model = embed::info(&bundle, &runtime)?;
-    let load = || context.placed(&runtime, embed::load(&bundle, &runtime, settings.batch_size));
+    let load = || {
+        let loaded = embed::load(&bundle, &runtime, settings.batch_size);
+        context.tell_placements(&runtime);
+        loaded
+    };
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();
     context.terminal.result(&text, &json);

@@ -97,12 +97,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Passes a loaded model on, having said with -v where its nodes compute.
-    fn placed<T>(&self, runtime: &Runtime, loaded: T) -> T {
-        for placement in runtime.take_placements() {
-            self.terminal.detail(&placement.to_string());
-        }
-        loaded
+    /// Says with -v where the nodes of the sessions made so far compute.
+    fn tell_placements(&self, runtime: &Runtime) {
+        runtime.take_placements().iter().for_each(|placement| self.terminal.detail(&placement.to_string()));
     }
 }
 

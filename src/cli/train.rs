@@ -260,7 +260,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     ));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(runtime.threads()).build().context("cannot start threads")?;
     let (outcome, summary) = pool.install(|| train::train(&settings, &runtime, &context.terminal, &context.interrupt))?;
-    context.placed(&runtime, ());
+    context.tell_placements(&runtime);
     context.terminal.result(&text(&settings, &summary), &serde_json::to_value(&summary)?);
     Ok(outcome)
 }

@@ -46,7 +46,8 @@ const FORMAT: &str = "stage/1";
 /// Flags that change how a result is computed and not what it is.
 const WITHOUT_EFFECT: &[&str] = &["--threads", "--batch-size", "--quiet", "--json"];
 
-/// The stages that keep what is still right of an existing output by themselves; the others write theirs anew.
+/// The stages that keep what is still right of an existing output by themselves, where settings and model are the same; the others write
+/// theirs anew.
 const REUSING: &[&str] = &["caption", "embed"];
 
 /// The tables of a dataset that a stage reads, by command and flag (none: what stands without one): an edited caption changes no embedding.
@@ -149,13 +150,17 @@ fn reason_to_run(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Resul
 fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mut ContentHashes) -> anyhow::Result<Outcome> {
     // Only what this pipeline made is replaced; anything else under the name is for the stage to refuse.
     let record = read_record(stage).ok();
-    let same_words = record.as_ref().is_some_and(|r| effective(&r.words) == effective(&stage.words()));
-    let reuses = stage.command.first().is_some_and(|c| REUSING.contains(&c.as_str())) && same_words && !forced;
+    let (fingerprint, inputs) = fingerprint(stage, hashes)?;
+    let keeps = |record: &Record| {
+        let same_model = model_paths(stage).all(|path| record.inputs.get(path) == inputs.get(path));
+        effective(&record.words) == effective(&stage.words()) && same_model
+    };
+    let reuses =
+        stage.command.first().is_some_and(|c| REUSING.contains(&c.as_str())) && record.as_ref().is_some_and(keeps) && !forced;
     let mut words = stage.words();
     if record.is_some() && stage.out.exists() && !reuses && executor.accepts(&stage.command, "overwrite") {
         words.push("--overwrite".into());
     }
-    let (fingerprint, inputs) = fingerprint(stage, hashes)?;
     let outcome = executor.execute(&words).with_context(|| format!("stage {}", stage.name))?;
     if matches!(outcome, Outcome::Complete | Outcome::SomeFailed) {
         let record = Record {
@@ -172,6 +177,11 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
             .with_context(|| format!("cannot write {}", record_path(stage).display()))?;
     }
     Ok(outcome)
+}
+
+/// The models a stage computes with: of what another one made nothing can be kept.
+fn model_paths(stage: &StageSpec) -> impl Iterator<Item = &String> {
+    stage.flags.iter().filter(|(flag, _)| flag.as_str() == "--model").flat_map(|(_, values)| values)
 }
 
 /// Everything a stage's result depends on, in one hash, and the content of each input by path.

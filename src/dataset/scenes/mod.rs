@@ -1,7 +1,7 @@
 //! A small world that needs no download: rendered scenes of coloured shapes, with Chinese captions that say what is in them.
 //!
 //! A scene is a pure function of (seed, number). One in five combinations of colour, shape and position is held out, the same ones for every
-//! seed, so that no model trained on scenes has seen them: held-out scenes show whether it puts attributes together or has learnt pictures by
+//! seed, so that no model trained on the other splits has seen them: held-out scenes show whether it puts attributes together or has learnt pictures by
 //! heart. Any two of a held-out combination's attributes occur together in training.
 
 mod shapes;
