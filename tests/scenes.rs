@@ -66,3 +66,19 @@ fn captions_are_compared_with_the_scenes_they_are_of() {
     another(&["--overwrite"], 0);
     assert_eq!(names("images").len(), 9);
 }
+
+#[test]
+fn pictures_of_others_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let photo = folder.path().join("images/holiday.jpg");
+    fs::create_dir(folder.path().join("images")).unwrap();
+    fs::write(&photo, "mine").unwrap();
+    let output = run(clipcap().args(["scenes", "--num-images", "3", "--quiet", "--out"]).arg(folder.path()), 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("holiday.jpg"));
+    assert_eq!(fs::read(&photo).unwrap(), b"mine");
+    // What a killed run left makes way.
+    fs::remove_file(&photo).unwrap();
+    fs::write(folder.path().join("images/scene-000009.jpg"), "half").unwrap();
+    run(clipcap().args(["scenes", "--num-images", "3", "--quiet", "--out"]).arg(folder.path()), 0);
+    assert_eq!(fs::read_dir(folder.path().join("images")).unwrap().count(), 3);
+}

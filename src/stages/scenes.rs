@@ -27,7 +27,7 @@ const IMAGES: &str = "images";
 const HELD_OUT: &str = "held-out";
 
 /// Renders `images/scene-NNNNNN.jpg` and writes `captions/scenes-zh-{train,val,test}.txt`; `held-out/` has the pictures of the test split once
-/// more, linked.
+/// more.
 pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
     let out = &settings.out;
     let manifest = json!({"clipcap.format": "scenes/2", "seed": settings.seed, "num_images": settings.num_images});
@@ -44,12 +44,16 @@ pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result
         }
         _ => {}
     }
-    for folder in [IMAGES, HELD_OUT].map(|name| out.join(name)) {
-        // Pictures of another world would stay beside the new ones.
-        if there_is_another && folder.exists() {
-            std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folders = [IMAGES, HELD_OUT].map(|name| out.join(name));
+    let old = [scenes_in(&folders[0])?, scenes_in(&folders[1])?].concat();
+    if there_is_another {
+        // What comes now is another world, and incomplete until it is there.
+        std::fs::remove_file(&manifest_path).with_context(|| format!("cannot remove {}", manifest_path.display()))?;
+    }
+    // Pictures of another world, or of a run that was killed, would stay beside the new ones.
+    old.iter().try_for_each(|path| std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display())))?;
+    for folder in &folders {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let numbers: Vec<u64> = (0..settings.num_images).collect();
     for (done, chunk) in numbers.chunks(1000).enumerate() {
@@ -65,23 +69,38 @@ pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result
     Ok((Outcome::Complete, text, manifest))
 }
 
+/// The pictures in a folder, which may be missing; a folder that holds anything else is somebody's.
+fn scenes_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(vec![]);
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    let is_scene = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("scene-") && name.ends_with(".jpg") && path.is_file()
+    };
+    if let Some(other) = paths.iter().find(|path| !is_scene(path)) {
+        anyhow::bail!("{} is no scene: choose another folder", other.display());
+    }
+    Ok(paths)
+}
+
 fn name(number: u64) -> String {
     format!("scene-{number:06}")
 }
 
 fn write_picture(out: &Path, seed: u64, number: u64) -> anyhow::Result<()> {
     let file = name(number) + ".jpg";
-    let path = out.join(IMAGES).join(&file);
     let scene = Scene::new(seed, number);
     let mut bytes = vec![];
     scene.render().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 92))?;
+    let folders = if scene.split == Split::Test { &[IMAGES, HELD_OUT][..] } else { &[IMAGES] };
     // Not synced one by one: the manifest, written last, says whether the folder is complete.
-    std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    if scene.split == Split::Test {
-        let held_out = out.join(HELD_OUT).join(&file);
-        files::link_or_copy(&path, &held_out).with_context(|| format!("cannot write {}", held_out.display()))?;
-    }
-    Ok(())
+    folders
+        .iter()
+        .map(|folder| out.join(folder).join(&file))
+        .try_for_each(|path| std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display())))
 }
 
 fn write_captions(path: &Path, settings: &ScenesSettings, split: Split) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use image::{Rgb, RgbImage};
 
 /// What is drawn: equal shapes on a background. Lengths are shares of the picture's side.
 pub struct Drawing {
-    /// 0 circle, 1 square, 2 triangle, 3 cross, 4 star.
+    /// 0 ring, 1 square, 2 triangle, 3 cross, 4 star: each covers another share of its square, so that they differ at a glance.
     pub shape: usize,
     pub colour: [f32; 3],
     pub background: [f32; 3],
@@ -61,14 +61,14 @@ fn shape_distance(shape: usize, x: f32, y: f32) -> f32 {
         ((px - 1.0) * ey - py * ex) / ex.hypot(ey)
     };
     match shape {
-        0 => x.hypot(y) - 0.95,
-        1 => x.abs().max(y.abs()) - 0.85,
+        0 => (x.hypot(y) - 0.75).abs() - 0.185,
+        1 => x.abs().max(y.abs()) - 0.9,
         2 => polygon(3, -std::f32::consts::FRAC_PI_2, 0.5),
         3 => {
             let (a, b) = (x.abs().max(y.abs()), x.abs().min(y.abs()));
-            (a - 0.95).max(b - 0.3)
+            (a - 0.95).max(b - 0.37)
         }
-        _ => polygon(5, -std::f32::consts::FRAC_PI_2, 0.42),
+        _ => polygon(5, -std::f32::consts::FRAC_PI_2, 0.26),
     }
 }
 
@@ -84,10 +84,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shape_covers_its_middle_and_not_the_far_corner() {
+    fn every_shape_but_the_ring_covers_its_middle_and_none_the_far_corner() {
         for shape in 0..5 {
-            assert!(shape_distance(shape, 0.0, 0.0) < 0.0, "{shape}");
+            assert_eq!(shape_distance(shape, 0.0, 0.0) < 0.0, shape != 0, "{shape}");
             assert!(shape_distance(shape, 2.0, 2.0) > 0.0, "{shape}");
         }
+    }
+
+    #[test]
+    fn shapes_differ_in_what_they_cover() {
+        let grid = |i: i32| i as f32 / 50.0;
+        let covered = |shape| {
+            let row = |y: i32| (-60..60).filter(|&x| shape_distance(shape, grid(x), grid(y)) < 0.0).count();
+            (-60..60).map(row).sum::<usize>() as f32
+        };
+        let mut areas = [0, 1, 2, 3, 4].map(covered);
+        areas.sort_by(f32::total_cmp);
+        assert!(areas.windows(2).all(|pair| pair[1] > 1.25 * pair[0]), "{areas:?}");
     }
 }
