@@ -8,7 +8,7 @@ cargo fmt --check
 # One profile for everything, so that dependencies compile once.
 cargo clippy --release --locked --all-targets -- -D warnings
 cargo test --release --locked --no-run
-# The tables are opened by what people open them with, in a venv that is kept between runs.
+# The tables are opened by what people open them with, and the graphs checked by ONNX's own checker, in a venv that is kept between runs.
 venv="${XDG_CACHE_HOME:-$HOME/.cache}/clipcap-ci/venv"
 if ! cmp -s scripts/requirements-check.txt "$venv/requirements-check.txt"; then
   rm -rf "$venv"
@@ -16,7 +16,9 @@ if ! cmp -s scripts/requirements-check.txt "$venv/requirements-check.txt"; then
   "$venv/bin/pip" install --disable-pip-version-check --quiet --requirement scripts/requirements-check.txt
   cp scripts/requirements-check.txt "$venv/"
 fi
-"$venv/bin/python" scripts/check_tables.py "${CARGO_TARGET_DIR:-target}/release/clipcap"
+clipcap="${CARGO_TARGET_DIR:-target}/release/clipcap"
+"$venv/bin/python" scripts/check_tables.py "$clipcap"
+"$venv/bin/python" scripts/check_graphs.py "$clipcap"
 # Property tests take the same cases here each time; a plain `cargo test` draws others, and PROPTEST_CASES=200000 looks far.
 export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-1}"
 cargo test --release --locked

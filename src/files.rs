@@ -1,4 +1,4 @@
-//! Files that are either complete or not there: atomic writes, hard links, content hashes, portable path text.
+//! Files that are either complete or not there: atomic writes, copies, content hashes, portable path text.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -97,33 +97,37 @@ pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()
     write_atomic(target, &text)
 }
 
-/// Hard-links `source` at `target`, or copies it where the file system refuses links. Replaces an existing target.
-pub fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
-    // A link to a symlink would lead out of the folder, which ONNX Runtime refuses: link what it points to.
-    let source = source.canonicalize()?;
-    replace(target, |temporary| fs::hard_link(&source, temporary).or_else(|_| copy_synced(&source, temporary)))
-}
-
 /// Copies `source` to `target`, which is whole or not there. Replaces an existing target.
+///
+/// Weights are never hard-linked: ONNX's own library refuses external data that has several names, and a source that its owner overwrites
+/// in place would change under the bundle. File systems that can share blocks (btrfs, XFS) do so here.
 pub fn copy(source: &Path, target: &Path) -> io::Result<()> {
-    replace(target, |temporary| copy_synced(source, temporary))
-}
-
-fn copy_synced(source: &Path, target: &Path) -> io::Result<()> {
-    fs::copy(source, target)?;
-    File::open(target)?.sync_all()
-}
-
-/// Puts at `target` what `make` makes under another name.
-fn replace(target: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
     let temporary = temporary_beside(target);
-    let made = make(&temporary).and_then(|()| fs::rename(&temporary, target));
-    // After a failure; and renaming one hard link over another of the same file does nothing and leaves the temporary name behind.
-    let _ = fs::remove_file(&temporary);
-    made
+    let copied = fs::copy(source, &temporary)
+        .and_then(|_| File::open(&temporary)?.sync_all())
+        .and_then(|()| fs::rename(&temporary, target));
+    if copied.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    copied
+}
+
+/// Copies a folder and the folders in it, without the files whose name `is_wanted` refuses.
+pub fn copy_folder(from: &Path, to: &Path, is_wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target, is_wanted)?;
+        } else if is_wanted(&entry.file_name().to_string_lossy()) {
+            copy(&entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// The SHA-256 of some bytes, in lower-case hex.
@@ -169,13 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn linking_twice_leaves_one_name() {
+    fn a_copied_folder_is_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (folder.path().join("a"), folder.path().join("b"));
-        fs::write(&a, b"x").unwrap();
-        link_or_copy(&a, &b).unwrap();
-        link_or_copy(&a, &b).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        write_atomic(&a.join("in/x"), b"x").unwrap();
+        write_atomic(&a.join("in/y"), b"y").unwrap();
+        copy_folder(&a, &b, &|name| name != "y").unwrap();
+        copy_folder(&a, &b, &|name| name != "y").unwrap();
+        fs::write(a.join("in/x"), b"changed").unwrap();
+        assert_eq!(fs::read(b.join("in/x")).unwrap(), b"x");
+        assert_eq!(fs::read_dir(b.join("in")).unwrap().count(), 1);
     }
 
     #[test]

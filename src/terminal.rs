@@ -49,7 +49,7 @@ impl Terminal {
     /// The final error, with its chain of causes.
     pub fn error(&self, error: &anyhow::Error) {
         self.clear_bar();
-        self.line(&format!("error: {error:#}"));
+        self.line(&format!("error: {}", told(error)));
     }
 
     fn clear_bar(&self) {
@@ -117,5 +117,34 @@ impl Reporter for Terminal {
             let total = if tick.total > 0 { format!("/{}", tick.total) } else { String::new() };
             self.line(&format!("{} {}{total} {}", tick.label, tick.done, rates.join(", ")));
         }
+    }
+}
+
+/// The chain of causes, without those that the message before them ends with: many errors tell their cause in their own text.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')')) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let gone = || std::io::Error::other("no such file");
+        let within = crate::table::TableError::Io { path: "a.parquet".into(), source: gone() };
+        assert_eq!(
+            told(&anyhow::anyhow!(within).context("cannot read captions")),
+            "cannot read captions: a.parquet: no such file"
+        );
+        assert_eq!(told(&anyhow::anyhow!(gone()).context("b")), "b: no such file");
     }
 }

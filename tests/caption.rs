@@ -218,6 +218,34 @@ fn flags_that_exclude_each_other_are_bad_usage() {
 }
 
 #[test]
+fn embeddings_made_in_another_way_are_captioned_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 3));
+    let (embeddings, table) = (folder.path().join("embeddings"), folder.path().join("t.parquet"));
+    let embed = |flags: &[&str]| {
+        let mut command = clipcap();
+        command.args(["embed", "--overwrite"]).args(flags).arg("--images").arg(&images);
+        run(command.arg("--model").arg(&bundle).arg("--out").arg(&embeddings), 0);
+    };
+    let caption = |flags: &[&str], status: i32| {
+        let mut command = clipcap();
+        command.args(["caption", "--json"]).args(flags).arg("--embeddings").arg(&embeddings).arg("--model").arg(&bundle);
+        run(command.arg("--out").arg(&table), status)
+    };
+    let computed = |output: &std::process::Output| -> u64 {
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["computed"].as_u64().unwrap()
+    };
+    embed(&[]);
+    assert_eq!(computed(&caption(&[], 0)), 3);
+    embed(&["--save-images"]);
+    assert_eq!(computed(&caption(&[], 0)), 0, "the numbers are the same");
+    embed(&["--dtype", "float16"]);
+    let refused = caption(&[], 1);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("other settings"));
+    assert_eq!(computed(&caption(&["--overwrite"], 0)), 3);
+}
+
+#[test]
 fn the_originals_flags_are_understood() {
     let folder = tempfile::tempdir().unwrap();
     let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 2));

@@ -69,6 +69,7 @@ fn embed(settings: &EmbedSettings) -> (EmbedReport, usize) {
         identity: json!({"fingerprint": "fake"}),
         preprocess: Preprocess::from_json(r#"{"size": 8, "crop_size": 8}"#).unwrap(),
         embedding_dim: 4,
+        shares_cores: true,
     };
     let fake = Fake::default();
     let report = run(settings, &model, || Ok(fake.clone()), &Silent, &Interrupt::default()).unwrap();

@@ -140,6 +140,6 @@ fn unknown_keys_and_stages_are_refused_before_anything_runs() {
         assert!(said.contains(text), "{said}");
     };
     says(&["--set", "stats.colour=red"], 2, "colour");
-    says(&["--until", "train"], 1, "the stages are: prepare, embed, stats");
+    says(&["--until", "train"], 2, "the stages are: prepare, embed, stats");
     assert!(!world.out("prepare").exists());
 }

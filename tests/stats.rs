@@ -46,6 +46,36 @@ fn figure(out: &Path, unit: &str, split: Option<&str>, column: &str) -> f64 {
 }
 
 #[test]
+fn caption_tables_of_every_form_are_counted_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    // Two files of one stem: two images.
+    let rows = [("a.jpg", ["一只狗", "黑狗"]), ("a.png", ["猫", "一只猫"])];
+    let line = |(path, captions): &(&str, [&str; 2])| format!("{path}\t{}\n", captions.join("\t"));
+    let csv = |(path, captions): &(&str, [&str; 2])| captions.map(|caption| format!("a,{path},{caption}\n")).concat();
+    let header = "image_id,image_path,caption\n".to_string();
+    for (name, text) in
+        [("t.tsv", rows.iter().map(line).collect::<String>()), ("t.csv", header + &rows.iter().map(csv).collect::<String>())]
+    {
+        let (table, out) = (folder.path().join(name), folder.path().join(format!("{name}-stats")));
+        fs::write(&table, text).unwrap();
+        let output = run(clipcap().args(["stats", "--units", "char"]).arg(&table).arg("--out").arg(&out), 0);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with("4 captions of 2 images"), "{name}: {said}");
+    }
+    // The parts of a folder.
+    let set = prepared(folder.path());
+    let parts = folder.path().join("parts");
+    fs::create_dir(&parts).unwrap();
+    fs::copy(set.join("captions.parquet"), parts.join("part-00000.parquet")).unwrap();
+    fs::copy(set.join("captions.parquet"), parts.join("part-00001.parquet")).unwrap();
+    let output = run(clipcap().args(["stats", "--units", "char"]).arg(&parts).arg("--out").arg(folder.path().join("s")), 0);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("100 captions"));
+    let output =
+        run(clipcap().args(["stats", "--units", "char"]).arg(folder.path()).arg("--out").arg(folder.path().join("e")), 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("neither captions.parquet nor parts"));
+}
+
+#[test]
 fn lengths_pictures_and_page() {
     let folder = tempfile::tempdir().unwrap();
     let set = prepared(folder.path());

@@ -167,6 +167,42 @@ fn a_loss_that_explodes_stops_the_run_and_names_the_captions() {
 }
 
 #[test]
+fn numbers_that_went_wrong_are_neither_saved_nor_called_the_best() {
+    let world = World::new("mlp", 20);
+    // The only step makes them so; its loss was still one.
+    let flags = ["--finetune-gpt2", "--lr", "1e30", "--warmup-steps", "0", "--max-steps", "1", "--dropout", "0"];
+    let output = run(&mut world.train("run", &flags), 1);
+    assert!(stderr(&output).contains("of step 1 is") && stderr(&output).contains("image-"), "{}", stderr(&output));
+    assert!(!world.out("run/best").exists() && !world.out("run/last").exists());
+    // The first step's rate is 0, and the second's too high: only the first is worth keeping.
+    let flags = ["--lr", "1e39", "--warmup-steps", "1", "--keep", "1", "--save-steps", "1", "--dropout", "0"];
+    let output = run(&mut world.train("kept", &flags), 1);
+    assert!(stderr(&output).contains("the checkpoint of step 1 is kept"), "{}", stderr(&output));
+    assert!(world.out("kept/checkpoints/step-1").is_dir() && !world.out("kept/checkpoints/step-2").exists());
+}
+
+#[test]
+fn artifacts_are_those_of_the_run() {
+    let world = World::new("mlp", 20);
+    let artifacts_only = |flags: &[&str], status: i32| {
+        let mut command = clipcap();
+        command.args(["train", "--artifacts-only"]).args(flags).arg("--model").arg(&world.model);
+        run(command.arg("--out").arg(world.out("run")), status)
+    };
+    let checkpoint = || fs::metadata(world.out("run/artifacts/checkpoint/parameters.safetensors")).unwrap().len();
+    artifacts_only(&[], 0);
+    let of_the_mapper = checkpoint();
+    assert!(world.out("run/artifacts/weights").is_dir());
+    run(&mut world.train("run", &["--finetune-gpt2", "--max-steps", "1", "--sample-images", "0"]), 0);
+    assert!(checkpoint() > of_the_mapper && !world.out("run/artifacts/weights").exists());
+    let output = artifacts_only(&[], 1);
+    assert!(stderr(&output).contains("holds a training run"), "{}", stderr(&output));
+    assert!(world.out("run/best").is_dir());
+    artifacts_only(&["--overwrite"], 0);
+    assert_eq!((checkpoint(), world.out("run/best").exists()), (of_the_mapper, false));
+}
+
+#[test]
 fn embeddings_of_another_encoder_are_refused() {
     let world = World::new("mlp", 20);
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(world.model.join("clipcap.json")).unwrap()).unwrap();
@@ -218,7 +254,7 @@ fn bad_usage_is_told() {
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }
     for (flags, word) in [(&["--max-len", "3"][..], "max-len"), (&["--max-len", "41"], "GPT2's 40")] {
-        let output = run(&mut world.train("run", flags), 1);
+        let output = run(&mut world.train("run", flags), 2);
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }
     assert_eq!(DIM, 12);

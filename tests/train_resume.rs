@@ -149,6 +149,29 @@ fn a_full_disk_leaves_the_last_checkpoint() {
 }
 
 #[test]
+fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+    let world = World::new();
+    run(&mut world.train("whole"), 0);
+    let out = world.out("damaged");
+    let mut child = world.start("damaged");
+    wait_for(&out.join("checkpoints/step-9"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut steps: Vec<u64> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+        .collect();
+    steps.sort();
+    let newest = out.join(format!("checkpoints/step-{}/parameters.safetensors", steps.last().unwrap()));
+    let whole = fs::read(&newest).unwrap();
+    fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
+    let output = run(&mut world.train("damaged"), 0);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("the checkpoint before it"), "{message}");
+    compare(&world, "damaged");
+}
+
+#[test]
 fn a_second_run_in_the_same_folder_is_refused_while_the_first_works() {
     let world = World::new();
     let mut child = world.start("run");

@@ -32,7 +32,8 @@ pub struct CaptionArgs {
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path")]
     model: PathBuf,
-    /// Table to write: .parquet, .csv, .tsv (the original's layout) or .jsonl; a folder gets numbered Parquet parts
+    /// Table to write: .parquet, .csv, .tsv (the original's layout, which holds too little to reuse rows of) or .jsonl; a folder gets numbered
+    /// Parquet parts
     #[arg(long, value_name = "TABLE", alias = "output_path")]
     out: PathBuf,
     #[command(flatten)]
@@ -60,19 +61,19 @@ struct DecodingArgs {
     #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
     num_captions: Option<usize>,
     /// Sample, with scores divided by this (below 1: bolder; above: more varied)
-    #[arg(long, value_name = "T", help_heading = "Decoding")]
+    #[arg(long, allow_negative_numbers = true, value_name = "T", help_heading = "Decoding")]
     temperature: Option<f64>,
     /// Sample from the K likeliest tokens (0: all)
     #[arg(long, value_name = "K", aliases = ["top_k", "topk"], help_heading = "Decoding")]
     top_k: Option<usize>,
     /// Sample from the likeliest tokens that together have this probability (1: all)
-    #[arg(long, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
+    #[arg(long, allow_negative_numbers = true, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
     top_p: Option<f64>,
     /// Search with this many beams
     #[arg(long, value_name = "N", alias = "num_beams", help_heading = "Decoding")]
     num_beams: Option<usize>,
     /// Exponent of the length that a beam's score is divided by
-    #[arg(long, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
     length_penalty: Option<f64>,
     /// Tokens a caption has at least, [SEP] not among them
     #[arg(long, value_name = "N", alias = "min_new_tokens", help_heading = "Decoding")]
@@ -81,7 +82,7 @@ struct DecodingArgs {
     #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
     max_new_tokens: Option<usize>,
     /// Make tokens that a caption already has less likely (1: no change)
-    #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
     repetition_penalty: Option<f64>,
     /// Forbid that N tokens in a row occur twice in a caption (0: allow)
     #[arg(long, value_name = "N", alias = "no_repeat_ngram_size", help_heading = "Decoding")]
@@ -151,7 +152,7 @@ struct OriginalArgs {
     normalize_prefix: bool,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| format!("{text:?} is no share: use 0 to 1"))
 }
 

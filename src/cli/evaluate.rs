@@ -47,7 +47,7 @@ pub struct EvaluateArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Threads to compute with (default: every core)
-    #[arg(long)]
+    #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// Write the scores as JSON
     #[arg(long, value_name = "FILE.json")]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::dataset::listing::ListingError;
 use crate::pipeline::{Interrupt, Reporter};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
@@ -19,6 +20,7 @@ mod prepare;
 mod report;
 mod run;
 mod scenes;
+mod show;
 mod stats;
 mod train;
 
@@ -56,8 +58,16 @@ pub struct ComputeArgs {
     #[arg(long, default_value = "fp32", help_heading = "Compute")]
     pub precision: Precision,
     /// Threads to compute with (default: every core)
-    #[arg(long, help_heading = "Compute")]
+    #[arg(long, help_heading = "Compute", value_parser = threads)]
     pub threads: Option<usize>,
+}
+
+/// The value of `--threads`: at most a few for each core, since many more only wait for each other.
+fn threads(text: &str) -> Result<usize, String> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let most = (8 * cores).max(64);
+    let given = text.parse().ok().filter(|threads| (1..=most).contains(threads));
+    given.ok_or_else(|| format!("1 to {most} threads, and this machine has {cores} cores"))
 }
 
 #[derive(Subcommand)]
@@ -80,6 +90,8 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     /// Show a caption table, or two side by side, as one HTML page
     Report(Box<report::ReportArgs>),
+    /// Look into a Parquet table: rows, or how many there are of each value
+    Show(show::ShowArgs),
     /// Render a small world of captioned scenes to try everything on
     Scenes(scenes::ScenesArgs),
     /// Run a pipeline of stages from a TOML file
@@ -126,7 +138,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             context.terminal.error(&error);
             // Bad usage that clap cannot see (flags that exclude each other by value) is exit 2, like clap's own.
-            if error.is::<BadUsage>() { ExitCode::from(2) } else { ExitCode::from(1) }
+            let is_usage = error.is::<BadUsage>() || matches!(error.downcast_ref(), Some(ListingError::SameName { .. }));
+            ExitCode::from(if is_usage { 2 } else { 1 })
         }
     }
 }
@@ -147,6 +160,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Caption(args) => caption::run(*args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Report(args) => report::run(*args, context),
+        Command::Show(args) => show::run(args, context),
         Command::Scenes(args) => scenes::run(args, context),
         Command::Run(args) => run::run(args, context),
         Command::Completions(args) => manual::completions(args, context),

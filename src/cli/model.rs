@@ -104,7 +104,7 @@ struct InspectArgs {
 struct QuantizeArgs {
     /// The bundle
     bundle: PathBuf,
-    /// Folder to make; the float weights are linked, not copied
+    /// Folder to make; the float weights stay in it
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
     /// Replace a bundle that is there

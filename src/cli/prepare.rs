@@ -64,13 +64,13 @@ pub struct PrepareArgs {
     #[arg(long, default_value_t = Limits::default().max_bytes)]
     max_bytes: u64,
     /// Exit with 1 where more than this share of lines and images is bad
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = super::caption::share)]
     max_error_rate: f64,
     /// Replace what other settings or inputs made, and write into a folder that holds other files
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)
-    #[arg(long)]
+    #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The dataset's folder
     #[arg(long, value_name = "DATASET")]

@@ -55,7 +55,7 @@ pub struct ReportArgs {
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)
-    #[arg(long)]
+    #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The page to write
     #[arg(long, value_name = "FILE.html")]

@@ -4,6 +4,7 @@ use anyhow::anyhow;
 use clap::{CommandFactory, Parser};
 
 use super::{BadUsage, Cli, Context, dispatch};
+use crate::pipeline::spec::SpecError;
 use crate::stages::Outcome;
 use crate::stages::run::{self, Executor, RunSettings};
 
@@ -70,7 +71,11 @@ impl Executor for CommandLine<'_> {
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<Outcome> {
     let RunArgs { file, overrides, from, until, force, dry_run, verify } = args;
     let settings = RunSettings { file, overrides, from, until, force, dry_run, verify };
-    let (outcome, text, json) = run::run(&settings, &CommandLine(context), &context.terminal)?;
+    let ran = run::run(&settings, &CommandLine(context), &context.terminal);
+    let (outcome, text, json) = ran.map_err(|error| match error.downcast_ref::<SpecError>() {
+        Some(fault) if fault.is_usage() => BadUsage(fault.to_string()).into(),
+        _ => error,
+    })?;
     context.terminal.result(&text, &json);
     Ok(outcome)
 }

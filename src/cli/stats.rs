@@ -28,7 +28,7 @@ pub struct StatsArgs {
     /// How many captions would be cut at these lengths, [SEP] included
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "20,32,40,64,100")]
     max_len: Vec<u64>,
-    /// Bins of the histograms
+    /// Bins of the histograms; where there are fewer lengths than that, pictures have a bar for each
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     bins: u32,
     /// Entries of each list of the most frequent
@@ -38,7 +38,7 @@ pub struct StatsArgs {
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)
-    #[arg(long)]
+    #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The folder for tables, pictures and page
     #[arg(long, value_name = "DIR")]

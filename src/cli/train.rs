@@ -62,7 +62,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     gradient_accumulation_steps: usize,
     /// Greatest learning rate
-    #[arg(long, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
     lr: f64,
     /// What the learning rate does after the warm-up: linear, constant or cosine
     #[arg(long, default_value_t = Decay::Linear, help_heading = "Recipe")]
@@ -70,24 +70,24 @@ pub struct TrainArgs {
     /// Steps in which the learning rate rises from 0
     #[arg(long, default_value_t = 5000, alias = "warmup_steps", help_heading = "Recipe")]
     warmup_steps: u64,
-    #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
     weight_decay: f64,
     /// Leave layer norms and biases without weight decay
     #[arg(long, help_heading = "Recipe")]
     no_decay_norm_bias: bool,
-    #[arg(long, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
     beta1: f64,
-    #[arg(long, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
     beta2: f64,
-    #[arg(long, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
     eps: f64,
     /// Scale gradients of a greater global norm down to it (default: never)
-    #[arg(long, value_name = "NORM", help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, value_name = "NORM", help_heading = "Recipe")]
     max_grad_norm: Option<f64>,
     /// Dropout probability everywhere (default: as the models' configurations say; a frozen GPT2 never drops)
-    #[arg(long, value_name = "P", help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, value_name = "P", help_heading = "Recipe")]
     dropout: Option<f64>,
-    #[arg(long, default_value_t = 0.0, help_heading = "Recipe")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0, help_heading = "Recipe")]
     label_smoothing: f32,
     /// Scale embeddings to unit length (always, where the model was trained so)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
@@ -229,9 +229,11 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     if args.save_steps == 0 || args.keep == 0 {
         return Err(BadUsage("--save-steps and --keep must be at least 1".into()).into());
     }
-    args.original.check(&Bundle::open(&args.model)?, &context.terminal)?;
+    let bundle = Bundle::open(&args.model)?;
+    args.original.check(&bundle, &context.terminal)?;
+    train::max_len(&recipe, &bundle).map_err(BadUsage)?;
     if args.artifacts_only {
-        let parameters = train::write_artifacts(&args.model, &args.out, &recipe)?;
+        let parameters = train::write_artifacts(&args.model, &args.out, &recipe, args.overwrite)?;
         let folder = args.out.join("artifacts");
         let json = serde_json::json!({"artifacts": folder, "trainable_parameters": parameters});
         context.terminal.result(&format!("{} ({parameters} trainable parameters)", folder.display()), &json);

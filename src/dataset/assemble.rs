@@ -1,10 +1,13 @@
 //! From captions as they were read to a dataset in order: images with their ids, captions with their numbers.
 
+use std::borrow::Cow;
+
 use foldhash::{HashMap, HashMapExt};
 use rayon::prelude::*;
 
 use super::captions::{Bad, BadLine, Batch, Captions, Reason, Row};
-use super::matching::{Matcher, without_extension};
+use super::listing::image_id;
+use super::matching::{Found, Matcher, without_extension};
 use super::splits::{SplitRule, canonical};
 
 /// An image that captions name, or a listed image.
@@ -60,6 +63,10 @@ impl Assembled {
 
 /// An image as caption files call it.
 struct Named<'a> {
+    /// What stands for it the first time.
+    reference: &'a str,
+    /// Of the reference or, where that has none, of the file: two extensions are two images. Empty where none is known.
+    extension: &'a str,
     file: Option<&'a str>,
     /// Splits that files and rows say: indices into [`Names::splits`].
     said: Vec<u16>,
@@ -67,8 +74,8 @@ struct Named<'a> {
 
 /// What caption files call images, and where.
 struct Names<'a> {
-    /// Different names in order of appearance.
-    named: Vec<(&'a str, Named<'a>)>,
+    /// Different ids in order of appearance.
+    named: Vec<(Cow<'a, str>, Named<'a>)>,
     /// Runs of rows of one image: batch, first row, index into `named`.
     runs: Vec<(u32, u32, u32)>,
     /// Canonical names of splits.
@@ -82,7 +89,7 @@ pub fn assemble(mut captions: Captions, image_paths: Option<&[&str]>, rule: &Spl
     let Names { named, runs, splits } = names(&captions);
     let (images, image_of) = match image_paths {
         None => {
-            let bare = |(name, entry): (&str, Named)| (Image::new(name, None), entry.said);
+            let bare = |(name, entry): (Cow<str>, Named)| (Image::new(&name, None), entry.said);
             let image_of = (0..named.len() as u32).collect();
             (named.into_iter().map(bare).collect(), image_of)
         }
@@ -107,32 +114,44 @@ type Images = Vec<(Image, Vec<u16>)>;
 
 /// Finds the file of each named image. Names may turn out to be the same image: also gives the image of each name.
 /// Listed images that nothing names follow.
-fn match_images(named: Vec<(&str, Named)>, paths: &[&str]) -> (Images, Vec<u32>) {
+fn match_images(named: Vec<(Cow<str>, Named)>, paths: &[&str]) -> (Images, Vec<u32>) {
     let matcher = Matcher::new(paths.iter().copied());
+    let find = |(_, entry): &(Cow<str>, Named)| {
+        let found = [entry.file, Some(entry.reference)].map(|reference| matcher.find(reference?));
+        found.into_iter().flatten().max_by_key(|found| found.is_certain)
+    };
+    let found: Vec<Option<Found>> = named.iter().map(find).collect();
+    let mut is_meant = vec![false; paths.len()];
+    found.iter().flatten().filter(|found| found.is_certain).for_each(|found| is_meant[found.at] = true);
     let mut by_id: HashMap<String, u32> = HashMap::with_capacity(named.len());
+    let mut by_file: Vec<Option<u32>> = vec![None; paths.len()];
     let mut images: Images = Vec::with_capacity(named.len());
-    let mut taken = vec![false; paths.len()];
     let image_of = named
         .into_iter()
-        .map(|(name, entry)| {
-            let listed = entry.file.and_then(|file| matcher.find(file)).or_else(|| matcher.find(name));
+        .zip(found)
+        .map(|((name, entry), found)| {
+            let listed = found.filter(|found| found.is_certain || !is_meant[found.at]).map(|found| found.at);
             // An id that is a path becomes the path of the file it was found to be.
-            let id = listed.filter(|_| name.contains('/')).map_or(name, |at| without_extension(paths[at]));
-            if let Some(at) = listed {
-                taken[at] = true;
-            }
-            let at = *by_id.entry(id.to_string()).or_insert_with(|| {
-                images.push((Image::new(id, listed), Vec::new()));
-                images.len() as u32 - 1
+            let id = listed.filter(|_| name.contains('/')).map_or(&*name, |at| without_extension(paths[at]));
+            let known = listed.and_then(|at| by_file[at]);
+            let image = known.unwrap_or_else(|| {
+                // Two files may share a stem: the second goes by its whole name.
+                let id = listed.filter(|_| by_id.contains_key(id)).map_or(id, |at| paths[at]);
+                *by_id.entry(id.to_string()).or_insert_with(|| {
+                    images.push((Image::new(id, listed), Vec::new()));
+                    images.len() as u32 - 1
+                })
             });
-            let (image, said) = &mut images[at as usize];
-            image.listed = image.listed.or(listed);
+            if let Some(at) = listed {
+                by_file[at] = Some(image);
+            }
+            let said = &mut images[image as usize].1;
             said.extend(entry.said.iter().filter(|split| !said.contains(split)).copied().collect::<Vec<_>>());
-            at
+            image
         })
         .collect();
-    for (at, path) in paths.iter().enumerate().filter(|(at, _)| !taken[*at]) {
-        let stem = without_extension(path);
+    for (at, path) in paths.iter().enumerate().filter(|(at, _)| by_file[*at].is_none()) {
+        let stem = image_id(path);
         // Two files may share a stem: the second goes by its whole name.
         let id = if by_id.contains_key(stem) { path } else { stem };
         by_id.insert(id.to_string(), images.len() as u32);
@@ -145,13 +164,13 @@ fn names(captions: &Captions) -> Names<'_> {
     let rows: usize = captions.batches.iter().map(|(_, batch)| batch.rows.len()).sum();
     // Five captions an image are usual.
     let mut names = Names { named: Vec::with_capacity(rows / 5), runs: Vec::with_capacity(rows / 5), splits: Vec::new() };
-    let mut index: HashMap<&str, u32> = HashMap::with_capacity(rows / 5);
+    let mut index: HashMap<(&str, &str), u32> = HashMap::with_capacity(rows / 5);
     for (at, (file, batch)) in captions.batches.iter().enumerate() {
         let implied = captions.files[*file as usize].split;
         let mut previous = None;
         for (row_at, row) in batch.rows.iter().enumerate() {
             // Rows of one image share their spans: no need to look at the text again.
-            let key = (row.image, row.split);
+            let key = (row.image, row.file, row.split);
             if previous == Some(key) {
                 continue;
             }
@@ -164,20 +183,65 @@ fn names(captions: &Captions) -> Names<'_> {
             let said = if own.is_empty() { coco_split } else { own };
             let said = if said.is_empty() { implied.unwrap_or_default() } else { said };
             let said = (!said.is_empty()).then(|| names.split_index(said));
-            let entry = *index.entry(name).or_insert_with(|| {
-                names.named.push((name, Named { file: None, said: Vec::new() }));
+            let file = row.file.map(|span| batch.get(span)).or(coco);
+            let extension = match &reference[name.len()..] {
+                "" => file.map_or("", |file| extension_beyond(file, name)),
+                extension => extension,
+            };
+            let entry = *index.entry((name, extension)).or_insert_with(|| {
+                let entry = Named { reference, extension, file: None, said: Vec::new() };
+                names.named.push((name.into(), entry));
                 names.named.len() as u32 - 1
             });
             let known = &mut names.named[entry as usize].1;
-            known.file = known.file.or(row.file.map(|span| batch.get(span))).or(coco);
+            known.file = known.file.or(file);
             known.said.extend(said.filter(|said| !known.said.contains(said)));
             names.runs.push((at as u32, row_at as u32, entry));
         }
     }
+    names.join_by_stem();
     names
 }
 
+/// The extension of a file called like the image, such as `.png` of `a/1.png` for `1`; empty for another name.
+fn extension_beyond<'a>(file: &'a str, image: &str) -> &'a str {
+    let stem = without_extension(file);
+    let last = |path: &str| path.rsplit('/').next().unwrap_or(path).len();
+    let same = stem[stem.len() - last(stem)..] == image[image.len() - last(image)..];
+    if same { &file[stem.len()..] } else { "" }
+}
+
 impl Names<'_> {
+    /// `1.jpg`, `1.JPG` and `1` are one image; `1.png` beside them is another, which goes by its whole name.
+    fn join_by_stem(&mut self) {
+        let mut joined: Vec<(Cow<str>, Named)> = Vec::with_capacity(self.named.len());
+        let mut of_stem: HashMap<Cow<str>, Vec<u32>> = HashMap::with_capacity(self.named.len());
+        let mut moved = Vec::with_capacity(self.named.len());
+        for (stem, entry) in std::mem::take(&mut self.named) {
+            let others = of_stem.entry(stem.clone()).or_default();
+            let fits = |other: &&u32| {
+                let extension = joined[**other as usize].1.extension;
+                extension.is_empty() || entry.extension.is_empty() || extension.eq_ignore_ascii_case(entry.extension)
+            };
+            if let Some(&other) = others.iter().find(fits) {
+                let known = &mut joined[other as usize].1;
+                if known.extension.is_empty() {
+                    (known.extension, known.reference) = (entry.extension, entry.reference);
+                }
+                known.file = known.file.or(entry.file);
+                known.said.extend(entry.said.iter().filter(|said| !known.said.contains(said)).copied().collect::<Vec<_>>());
+                moved.push(other);
+                continue;
+            }
+            let id = if others.is_empty() { stem } else { format!("{stem}{}", entry.extension).into() };
+            others.push(joined.len() as u32);
+            moved.push(joined.len() as u32);
+            joined.push((id, entry));
+        }
+        self.named = joined;
+        self.runs.iter_mut().for_each(|(_, _, name)| *name = moved[*name as usize]);
+    }
+
     /// There are few splits, so looking through them is quick; what is beyond 65,535 of them counts as the last.
     fn split_index(&mut self, said: &str) -> u16 {
         let name = canonical(said);
@@ -345,6 +409,29 @@ mod tests {
         let set = assemble(read(&files, &[0]), Some(&paths), &SplitRule::default());
         let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
         assert_eq!(images, [("1", Some(0), 1), ("2", Some(1), 0), ("2.png", Some(2), 0), ("9", None, 1)]);
+    }
+
+    #[test]
+    fn files_that_share_a_stem_are_images_of_their_own() {
+        let files = [("c.csv", "image,caption\ns/1.jpg,甲\ns/1.png,乙\n"), ("d.tsv", "s/1\t丙\n")];
+        let captions = |paths: Option<&[&str]>| {
+            let set = assemble(read(&files, &[0, 1]), paths, &SplitRule::default());
+            let images: Vec<_> = set.images.iter().map(|i| (i.id.clone(), i.listed, i.captions)).collect();
+            images
+        };
+        let image = |id: &str, listed, captions| (id.to_string(), listed, captions);
+        assert_eq!(captions(None), [image("s/1", None, 2), image("s/1.png", None, 1)]);
+        let there = captions(Some(&["s/1.jpg", "s/1.png"]));
+        assert_eq!(there, [image("s/1", Some(0), 2), image("s/1.png", Some(1), 1)]);
+        assert_eq!(captions(Some(&["s/1.jpg"])), [image("s/1", Some(0), 2), image("s/1.png", None, 1)]);
+    }
+
+    #[test]
+    fn a_file_that_another_name_means_for_certain_is_not_taken() {
+        let files = [("c.csv", "image,caption\ntrain/1.jpg,训\nval/1.jpg,验\n")];
+        let set = assemble(read(&files, &[0]), Some(&["val/1.jpg"]), &SplitRule::default());
+        let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
+        assert_eq!(images, [("train/1", None, 1), ("val/1", Some(0), 1)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Captions from a dataset folder or from any Parquet table that has them, only the columns that are needed.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::array::{Array, StringArray, StringBuilder};
 use arrow::compute::cast;
@@ -72,13 +72,8 @@ impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
     }
 }
 
-/// The captions table of a dataset folder, or the path itself.
-pub fn captions_path(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("captions.parquet") } else { path.into() }
-}
-
-/// Reads a Parquet table's captions, row groups side by side and in order. Columns: `caption` (must be there), `image_id` or else
-/// `image_path`, `split`, `source`.
+/// Reads a Parquet table's captions, row groups side by side and in order. Columns: `caption` (must be there), `image_path` or else
+/// `image_id` (which two files of a folder may share), `split`, `source`.
 pub fn read_caption_rows(path: &Path) -> Result<Vec<CaptionRows>, TableError> {
     let io = |source| TableError::Io { path: path.into(), source };
     let parquet = |source| TableError::Parquet { path: path.into(), source };
@@ -119,9 +114,9 @@ fn rows(path: &Path, batch: &RecordBatch) -> Result<CaptionRows, TableError> {
         column: "caption".into(),
         present: batch.schema().fields().iter().map(|f| f.name().clone()).collect(),
     })?;
-    let image = match text("image_id")? {
+    let image = match text("image_path")? {
         Some(image) => Some(image),
-        None => text("image_path")?,
+        None => text("image_id")?,
     };
     Ok(CaptionRows { caption, image, split: text("split")?, source: text("source")? })
 }

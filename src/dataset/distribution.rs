@@ -105,6 +105,17 @@ impl Distribution {
         }
         out
     }
+
+    /// The bars of a picture: one for each whole number where `bins` are enough for that, else [`histogram`](Self::histogram)'s. Fewer
+    /// numbers than bins would leave gaps between them that mean nothing.
+    pub fn bars(&self, bins: usize) -> Vec<(f64, f64, u64)> {
+        let Some(Figures { min, max, .. }) = self.figures().filter(|f| f.max - f.min < bins as u64) else {
+            return self.histogram(bins);
+        };
+        let mut out: Vec<_> = (min..=max).map(|n| (n as f64 - 0.5, n as f64 + 0.5, 0)).collect();
+        self.counts().for_each(|(n, count)| out[(n - min) as usize].2 = count);
+        out
+    }
 }
 
 impl FromIterator<usize> for Distribution {
@@ -138,6 +149,14 @@ mod tests {
         let one: Distribution = [7, 7].into_iter().collect();
         assert_eq!(one.histogram(2), [(6.5, 7.0, 0), (7.0, 7.5, 2)]);
         assert!(Distribution::default().histogram(20).is_empty());
+    }
+
+    #[test]
+    fn few_numbers_have_a_bar_each() {
+        let few: Distribution = [3, 5, 5].into_iter().collect();
+        assert_eq!(few.bars(3), [(2.5, 3.5, 1), (3.5, 4.5, 0), (4.5, 5.5, 2)]);
+        assert_eq!(few.bars(2), few.histogram(2));
+        assert!(Distribution::default().bars(2).is_empty());
     }
 
     #[test]

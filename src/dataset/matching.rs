@@ -1,6 +1,10 @@
 //! Which image file a caption means: by path, by the end of a path, or by name.
 
+use std::borrow::Cow;
+
 use foldhash::HashMap;
+
+use super::listing::image_id;
 
 /// The extensions of images, which are not part of an image's id.
 const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
@@ -12,6 +16,16 @@ pub fn without_extension(reference: &str) -> &str {
         Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
         _ => reference,
     }
+}
+
+/// A listed image that a reference means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Index into the list.
+    pub at: usize,
+    /// False where the file has another extension than the reference, or lies in another folder than it says: then the file is meant only
+    /// where nothing else means it for certain.
+    pub is_certain: bool,
 }
 
 /// Finds listed images by what caption files call them. Made from image paths in listing order.
@@ -30,6 +44,7 @@ impl<'a> Matcher<'a> {
             let stem = without_extension(path);
             // a.jpg and a.png share a stem: the first in the list's order has it.
             by_stem.entry(stem).or_insert(at);
+            by_stem.entry(image_id(path)).or_insert(at);
             let name = stem.rsplit('/').next().unwrap_or(stem);
             by_name.entry(name).and_modify(|slot| *slot = None).or_insert(Some(at));
         }
@@ -37,26 +52,38 @@ impl<'a> Matcher<'a> {
     }
 
     /// The listed image that `reference` (an id, a file name or a path) means. Leading folders of it that the list does not
-    /// know are dropped one by one; at last a name counts where only one file has it.
-    pub fn find(&self, reference: &str) -> Option<usize> {
-        let reference = encoded(reference);
+    /// know are dropped one by one; at last a name counts where only one file has it. It may be written as an image_path or as the
+    /// file is called.
+    pub fn find(&self, reference: &str) -> Option<Found> {
+        self.find_written(reference).or_else(|| match encoded(reference) {
+            Cow::Owned(encoded) => self.find_written(&encoded),
+            Cow::Borrowed(_) => None,
+        })
+    }
+
+    fn find_written(&self, reference: &str) -> Option<Found> {
         let mut rest = reference.trim_start_matches("./").trim_start_matches('/');
         loop {
-            let found = self.by_path.get(rest).or_else(|| self.by_stem.get(without_extension(rest)));
-            if let Some(&at) = found {
-                return Some(at);
+            if let Some(&at) = self.by_path.get(rest) {
+                return Some(Found { at, is_certain: true });
+            }
+            let stem = without_extension(rest);
+            // Another extension: the file was converted since, or it is another image.
+            if let Some(&at) = self.by_stem.get(stem).or_else(|| self.by_stem.get(rest)) {
+                return Some(Found { at, is_certain: stem == rest });
             }
             match rest.split_once('/') {
                 Some((_, tail)) => rest = tail,
                 None => break,
             }
         }
-        self.by_name.get(without_extension(rest)).copied().flatten()
+        let at = self.by_name.get(without_extension(rest)).copied().flatten()?;
+        Some(Found { at, is_certain: !reference.contains('/') })
     }
 }
 
 /// A reference as image paths are written: `\`, `%` and control characters percent-encoded.
-fn encoded(reference: &str) -> std::borrow::Cow<'_, str> {
+fn encoded(reference: &str) -> Cow<'_, str> {
     if !reference.bytes().any(|b| b == b'\\' || b == b'%' || b.is_ascii_control()) {
         return reference.into();
     }
@@ -81,7 +108,7 @@ mod tests {
     fn images_are_found_by_path_end_of_path_and_name() {
         let paths = ["a/1.jpg", "a/2.png", "b/1.jpg", "b/x y.JPG", "c/100%25.jpg", "3.jpg", "3.png"];
         let matcher = Matcher::new(paths);
-        let find = |reference| matcher.find(reference).map(|at| paths[at]);
+        let find = |reference| matcher.find(reference).map(|found| paths[found.at]);
         assert_eq!(find("a/1.jpg"), Some("a/1.jpg"));
         assert_eq!(find("b/1"), Some("b/1.jpg"));
         assert_eq!(find("/data/set/a/1.jpg"), Some("a/1.jpg"));
@@ -92,7 +119,18 @@ mod tests {
         assert_eq!(find("c/100%.jpg"), Some("c/100%25.jpg"));
         assert_eq!(find("3"), Some("3.jpg"));
         assert_eq!(find("3.png"), Some("3.png"));
+        assert_eq!(find("c/100%25.jpg"), Some("c/100%25.jpg"), "as image_paths are written");
         assert_eq!(find("../../etc/passwd"), None);
+    }
+
+    #[test]
+    fn what_contradicts_the_reference_is_not_certain() {
+        let matcher = Matcher::new(["a/1.jpg", "b/2.jpg", "v1.2"]);
+        let certain = |reference| matcher.find(reference).map(|found| found.is_certain);
+        for reference in ["a/1.jpg", "a/1", "/data/a/1.jpg", "2", "2.jpg", "v1", "v1.2"] {
+            assert_eq!(certain(reference), Some(true), "{reference}");
+        }
+        assert_eq!((certain("a/1.png"), certain("a/2.jpg")), (Some(false), Some(false)));
     }
 
     #[test]

@@ -44,20 +44,22 @@ pub(super) fn ends_early(format: Format, bytes: &[u8]) -> bool {
     }
 }
 
-/// Walks the chunks up to `IEND` and its checksum.
+/// Walks the chunks up to `IEND` and its checksum; where the walk loses its way, the end may be there all the same.
 fn png_reaches_end(bytes: &[u8]) -> bool {
+    const END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
     let mut at = 8;
     while let Some((length, rest)) = bytes.get(at..).and_then(|rest| rest.split_first_chunk::<4>()) {
-        let Some(next) = at.checked_add(12 + u32::from_be_bytes(*length) as usize) else { return false };
-        if next > bytes.len() {
-            return false;
+        match at.checked_add(12 + u32::from_be_bytes(*length) as usize) {
+            Some(next) if next <= bytes.len() => {
+                if rest.starts_with(b"IEND") {
+                    return true;
+                }
+                at = next;
+            }
+            _ => break,
         }
-        if rest.starts_with(b"IEND") {
-            return true;
-        }
-        at = next;
     }
-    false
+    memchr::memmem::find(bytes, END).is_some()
 }
 
 /// Walks the blocks up to the trailer. What is no block is damage, not an early end.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::config::{ClipConfig, Gpt2Config};
 use super::weights::SafetensorsFile;
 use super::*;
-use crate::files::link_or_copy;
+use crate::files;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::testing::shared;
 
@@ -20,11 +20,11 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / largest
 }
 
-/// A folder in a bundle's layout with some weight files linked in.
-fn folder(links: &[(PathBuf, &str)]) -> tempfile::TempDir {
+/// A folder in a bundle's layout with some weight files in it.
+fn folder(files: &[(PathBuf, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for (source, target) in links {
-        link_or_copy(source, &folder.path().join(target)).unwrap();
+    for (source, target) in files {
+        files::copy(source, &folder.path().join(target)).unwrap();
     }
     folder
 }

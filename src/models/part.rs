@@ -112,10 +112,10 @@ impl<'a> Part<'a> {
         Self::new(tensors.collect())
     }
 
-    /// Writes the file, or links the source's where that already is what would be written.
+    /// Writes the file, or copies the source's where that already is what would be written.
     pub fn write(&self, path: &Path) -> Result<PartFacts, WeightsError> {
-        if let Some(source) = self.linkable() {
-            files::link_or_copy(&source, path).map_err(WeightsError::io(path))?;
+        if let Some(source) = self.ready_made() {
+            files::copy(&source, path).map_err(WeightsError::io(path))?;
             return facts_of(path);
         }
         let list = self.tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice()));
@@ -132,7 +132,7 @@ impl<'a> Part<'a> {
     }
 
     /// The one safetensors file that holds exactly these tensors, as float32, under these names.
-    fn linkable(&self) -> Option<PathBuf> {
+    fn ready_made(&self) -> Option<PathBuf> {
         let Content::Stored { source: first, .. } = &self.tensors.first()?.content else { return None };
         let same = self.tensors.iter().all(|tensor| match &tensor.content {
             Content::Stored { source, name } => {

@@ -38,6 +38,8 @@ pub struct Job<'a> {
     pub label: &'static str,
     pub unit: Option<&'static str>,
     pub reading_threads: usize,
+    /// See [`Options`].
+    pub shares_cores: bool,
     pub prefetch_images: usize,
     pub window_images: usize,
     pub overwrite: bool,
@@ -155,6 +157,7 @@ impl Job<'_> {
         let sink = Both { output: (parts.make_sink)(&staging)?, errors: ErrorsTable::create(&staging.join("errors.parquet"))? };
         let options = Options {
             reading_threads: self.reading_threads,
+            shares_cores: self.shares_cores,
             prefetch_images: self.prefetch_images,
             window_images: self.window_images,
             retry_failed: self.retry_failed,
@@ -170,7 +173,11 @@ impl Job<'_> {
             return Ok(Report { counts, timings, complete: false });
         };
         if counts.succeeded + counts.failed == 0 {
-            bail!("no image found ({} files that are not images were skipped)", counts.skipped);
+            let unlisted = match counts.unlisted {
+                0 => String::new(),
+                folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
+            };
+            bail!("no image found ({} files that are not images were skipped{unlisted})", counts.skipped);
         }
         let staged = sink.output.finish()?;
         sink.errors.finish()?;

@@ -205,21 +205,29 @@ fn folder_holds_files(folder: &Path) -> Result<bool> {
     }
 }
 
+/// What is there was made with other settings, or nobody knows how: it is replaced only when asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OtherSettings(pub String);
+
 /// Checks an existing output against the settings of this run: what other settings made is not replaced unasked.
+///
+/// # Errors
+/// [`OtherSettings`].
 pub fn check_replaceable(output: &Output, existing: &Existing, settings: &Settings) -> Result<()> {
     let name = output.path().display();
     match existing {
         Existing::Nothing => Ok(()),
         Existing::Finished(old) if old.fingerprint == settings.fingerprint => Ok(()),
-        Existing::Finished(old) => bail!(
+        Existing::Finished(old) => Err(OtherSettings(format!(
             "{name} was made with other settings ({}): choose another --out, or give --overwrite to replace it",
             old.differences(settings).join("; ")
-        ),
-        Existing::Unknown => {
-            bail!(
-                "{name} exists and has no manifest, so it is not known whether it may be replaced: choose another --out, or give --overwrite"
-            )
-        }
+        ))
+        .into()),
+        Existing::Unknown => Err(OtherSettings(format!(
+            "{name} exists and has no manifest, so it is not known whether it may be replaced: choose another --out, or give --overwrite"
+        ))
+        .into()),
     }
 }
 

@@ -30,6 +30,16 @@ pub enum SpecError {
     Override { assignment: String, message: String },
     #[error("there is no stage {name}; the stages are: {}", known.join(", "))]
     NoSuchStage { name: String, known: Vec<String> },
+    /// Flags that leave nothing to run.
+    #[error("{0}")]
+    Range(String),
+}
+
+impl SpecError {
+    /// Whether the command line is at fault, not the file.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Override { .. } | Self::NoSuchStage { .. } | Self::Range(_))
+    }
 }
 
 /// A pipeline, resolved: every stage with the words of its command line.

@@ -8,13 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::compute::Compute;
 use super::entry::{Content, Entry, Prepare, Prepared};
+use super::gate::Gate;
 use super::index::{Index, Shelf};
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
@@ -27,6 +28,8 @@ use super::writer::{Counts, Progress, Sink, Writer};
 pub struct Options<'a> {
     /// Threads that read and decode.
     pub reading_threads: usize,
+    /// The model computes on the cores that decode images.
+    pub shares_cores: bool,
     /// Prepared images that may wait for the model.
     pub prefetch_images: usize,
     /// Images computed between two commits; at most [`WINDOW_IMAGES`](super::window::WINDOW_IMAGES).
@@ -59,6 +62,9 @@ pub struct Finished<S> {
     pub sink: Option<S>,
 }
 
+/// A file whose reading and hashing took longer came from slow storage.
+const QUICK_READ: Duration = Duration::from_millis(10);
+
 struct Job<V> {
     entry: Entry,
     reply: Sender<Result<(Entry, Step<V>)>>,
@@ -89,6 +95,7 @@ impl Stream<'_> {
     {
         let start = Instant::now();
         let watches = Stopwatches::default();
+        let gate = Gate::new(self.options.shares_cores);
         let (total, listed) = (AtomicU64::new(0), AtomicU64::new(0));
         let (counted, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let threads = self.options.reading_threads.max(1);
@@ -96,11 +103,11 @@ impl Stream<'_> {
             let (jobs_in, jobs) = bounded::<Job<C::Value>>(threads);
             let (turns_in, turns) = bounded::<Turn<C::Value>>(self.options.prefetch_images.max(threads));
             let (parcels_in, parcels) = bounded::<Parcel<C::Value>>(WINDOWS_UNDERWAY - 3);
-            let (watches, listed, total, counted, stop) = (&watches, &listed, &total, &counted, &stop);
+            let (watches, gate, listed, total, counted, stop) = (&watches, &gate, &listed, &total, &counted, &stop);
             spawn(scope, "list", move || self.list(entries, &jobs_in, &turns_in, listed))?;
             for _ in 0..threads {
                 let jobs = jobs.clone();
-                spawn(scope, "read", move || self.read(jobs, watches))?;
+                spawn(scope, "read", move || self.read(jobs, gate, watches))?;
             }
             if let Some(counter) = counter {
                 spawn(scope, "count", move || {
@@ -112,7 +119,7 @@ impl Stream<'_> {
             let progress = Progress::new(options.label, options.unit, options.reporter, total, counted);
             let writer = Writer::new(sink, progress, watches);
             let writer = spawn(scope, "write", move || writer.run(parcels))?;
-            let computed = self.compute(turns, parcels_in, make_compute, watches);
+            let computed = self.compute(turns, parcels_in, make_compute, gate, watches);
             stop.store(true, Ordering::SeqCst);
             let written = writer.join().unwrap_or_else(|_| Err(anyhow!("the writer ended unexpectedly")));
             // Where the writer failed, the model's thread only met a closed channel: the writer's error is the one to tell.
@@ -161,17 +168,27 @@ impl Stream<'_> {
         }
     }
 
-    fn read<V: Value>(&self, jobs: Receiver<Job<V>>, watches: &Stopwatches) {
+    fn read<V: Value>(&self, jobs: Receiver<Job<V>>, gate: &Gate, watches: &Stopwatches) {
         let mut shelf = Shelf::default();
         for Job { mut entry, reply } in jobs {
-            let step = watches.reading.time(|| self.prepare(&entry, &mut shelf));
+            let start = Instant::now();
+            let mut waited = Duration::ZERO;
+            // Where storage is what takes time, the model's time is used for it and for what comes after it.
+            let mut take_turn = || {
+                if start.elapsed() < QUICK_READ {
+                    waited += gate.wait();
+                }
+            };
+            let step = self.prepare(&entry, &mut shelf, &mut take_turn);
+            watches.reading.add(start.elapsed().saturating_sub(waited));
             entry.content.release();
             // Nobody waits any more where the run is ending early.
             let _ = reply.send(step.map(|step| (entry, step)));
         }
     }
 
-    fn prepare<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Step<V>> {
+    /// `take_turn` is called between reading and decoding.
+    fn prepare<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>, take_turn: &mut dyn FnMut()) -> Result<Step<V>> {
         match &entry.content {
             Content::Failed(failure) | Content::Unlisted(failure) => {
                 return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
@@ -182,7 +199,11 @@ impl Stream<'_> {
         let mut found = Ok(None);
         let mut is_known = |sha256: &_| {
             found = self.index.by_content(sha256, shelf).map(|record| record.map(|record| (*sha256, record)));
-            matches!(found, Ok(Some(_)))
+            let is_known = matches!(found, Ok(Some(_)));
+            if !is_known {
+                take_turn();
+            }
+            is_known
         };
         // A decoder that panics on a hostile file has failed on one image.
         let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare.prepare(entry, &mut is_known)));
@@ -202,10 +223,11 @@ impl Stream<'_> {
         turns: Receiver<Turn<C::Value>>,
         parcels: Sender<Parcel<C::Value>>,
         make_compute: impl FnOnce() -> Result<C>,
+        gate: &Gate,
         watches: &Stopwatches,
     ) -> Result<bool> {
         let mut compute = make_compute()?;
-        let mut windows = Windows::new(&mut compute, self.work, watches, self.options.window_images);
+        let mut windows = Windows::new(&mut compute, self.work, gate, watches, self.options.window_images);
         let send = |parcel| watches.waiting_for_output.time(|| parcels.send(parcel)).context("the writer has stopped");
         loop {
             if self.options.interrupt.is_set() && windows.is_at_rest() {

@@ -14,8 +14,12 @@ impl Stopwatch {
     pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
-        self.0.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.add(start.elapsed());
         result
+    }
+
+    pub fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 
     pub fn total(&self) -> Duration {
@@ -26,7 +30,7 @@ impl Stopwatch {
 /// The stopwatches of a stage.
 #[derive(Default)]
 pub struct Stopwatches {
-    /// Reading, hashing, image decoding and preprocessing, summed over the reading threads.
+    /// Reading, hashing, image decoding and preprocessing, summed over the reading threads; waiting for cores is left out.
     pub reading: Stopwatch,
     pub encoding: Stopwatch,
     pub decoding: Stopwatch,

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::compute::{Compute, Input};
 use super::entry::{Entry, Prepared};
+use super::gate::Gate;
 use super::index::{Seen, Shelf};
 use super::record::{ContentHash, Failure, Record};
 use super::timing::Stopwatches;
@@ -85,6 +86,7 @@ enum Slot<V> {
 pub struct Windows<'a, C: Compute> {
     compute: &'a mut C,
     work: &'a WorkFolder,
+    gate: &'a Gate,
     watches: &'a Stopwatches,
     window_images: usize,
     slots: Vec<Slot<C::Value>>,
@@ -102,10 +104,11 @@ pub struct Windows<'a, C: Compute> {
 }
 
 impl<'a, C: Compute> Windows<'a, C> {
-    pub fn new(compute: &'a mut C, work: &'a WorkFolder, watches: &'a Stopwatches, window_images: usize) -> Self {
+    pub fn new(compute: &'a mut C, work: &'a WorkFolder, gate: &'a Gate, watches: &'a Stopwatches, window_images: usize) -> Self {
         Self {
             compute,
             work,
+            gate,
             watches,
             window_images: window_images.clamp(1, WINDOW_IMAGES),
             slots: Vec::new(),
@@ -196,7 +199,7 @@ impl<'a, C: Compute> Windows<'a, C> {
 
     fn encode(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
-        self.watches.encoding.time(|| self.compute.encode(batch))
+        self.watches.encoding.time(|| self.gate.closed(|| self.compute.encode(batch)))
     }
 
     fn advance(&mut self) -> Result<Option<Parcel<C::Value>>> {
@@ -213,7 +216,10 @@ impl<'a, C: Compute> Windows<'a, C> {
         if !self.batch.is_empty() {
             self.encode()?;
         }
-        let values = if self.num_computed > 0 { self.watches.decoding.time(|| self.compute.finish())? } else { Vec::new() };
+        let values = match self.num_computed {
+            0 => Vec::new(),
+            _ => self.watches.decoding.time(|| self.gate.closed(|| self.compute.finish()))?,
+        };
         if values.len() != self.num_computed {
             bail!("the model returned {} results for {} images", values.len(), self.num_computed);
         }

@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::lock::WorkLock;
+use super::output::OtherSettings;
 use super::settings::Settings;
 use crate::files::write_json;
 use crate::table::check_format;
@@ -77,12 +78,15 @@ impl WorkFolder {
             Some(old) if old.settings == *settings => true,
             // A run that failed before it computed anything is no loss.
             Some(old) if !old.placing && !has_results(&root.join("shards"))? => false,
-            Some(old) => anyhow::bail!(
-                "{}: {} work with other settings is here ({}): go on with those, choose another --out, or give --overwrite to discard it",
-                root.display(),
-                if old.finished { "kept" } else { "unfinished" },
-                old.settings.differences(settings).join("; ")
-            ),
+            Some(old) => {
+                let what = if old.finished { "kept" } else { "unfinished" };
+                let differences = old.settings.differences(settings).join("; ");
+                return Err(OtherSettings(format!(
+                    "{}: {what} work with other settings is here ({differences}): go on with those, choose another --out, or give --overwrite to discard it",
+                    root.display(),
+                ))
+                .into());
+            }
         };
         remove_if_there(&root.join("out"))?;
         let ledger = match old.filter(|_| goes_on) {

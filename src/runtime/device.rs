@@ -15,6 +15,13 @@ pub enum Device {
     Cuda(u32),
 }
 
+impl Device {
+    /// Whether models run on the cores that everything else runs on.
+    pub fn is_cpu(self) -> bool {
+        !matches!(self, Self::Cuda(_))
+    }
+}
+
 impl FromStr for Device {
     type Err = String;
 

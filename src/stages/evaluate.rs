@@ -11,7 +11,7 @@ use crate::pipeline::Reporter;
 
 mod annotated;
 pub mod captions;
-mod delimited;
+pub mod delimited;
 mod json;
 pub mod levels;
 pub mod matching;

@@ -10,6 +10,7 @@ pub mod prepare;
 pub mod report;
 pub mod run;
 pub mod scenes;
+pub mod show;
 pub mod stats;
 mod summary;
 pub mod train;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
@@ -89,6 +89,12 @@ fn build(
         translation: settings.translation,
     };
     let captions = read_captions(&settings.captions, &options)?;
+    for file in captions.files.iter().filter(|file| file.captions + file.bad == 0) {
+        reporter.warn(&format!("{} holds no captions", file.source));
+    }
+    if captions.files.iter().all(|file| file.captions + file.bad == 0) {
+        bail!("no captions to prepare");
+    }
     let folder = match &settings.images[..] {
         [] => None,
         roots => Some(images::examine(roots, &output.own_paths(), &settings.limits, reporter, interrupt)?),
@@ -217,7 +223,7 @@ impl SplitLists {
                 if let Some(other) = lists.splits.insert(id.to_string(), split.clone())
                     && other != *split
                 {
-                    anyhow::bail!("{}: the image {id} is in the list of {other} too: an image has one split", path.display());
+                    bail!("{}: the image {id} is in the list of {other} too: an image has one split", path.display());
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -109,6 +109,9 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     let (mut images, unmatched) = images::gather(sets, references)?;
     let measured = measure::measure(&mut images, settings.tables.len(), settings.level);
     let tables = tables(settings)?;
+    if images.is_empty() && tables.iter().all(|table| table.companions.failures.is_empty()) {
+        bail!("neither captions nor failures to show");
+    }
     let words = Words::of(&images);
 
     let shown = pages::spread(images.len(), settings.max_images.unwrap_or(usize::MAX));
@@ -131,7 +134,8 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
 }
 
 fn read(path: &Path, role: Role, reporter: &dyn Reporter) -> Result<CaptionSet> {
-    let set = captions::read(path, role, None, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
+    let read = if role == Role::Predictions { captions::read_all } else { captions::read };
+    let set = read(path, role, None, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
     if set.num_missing > 0 {
         reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
     }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::files;
-use crate::pipeline::Reporter;
 use crate::pipeline::content::ContentHashes;
-use crate::pipeline::spec::{Spec, StageSpec};
+use crate::pipeline::spec::{Spec, SpecError, StageSpec};
+use crate::pipeline::{OtherSettings, Output, Reporter};
 use crate::table;
 
 pub struct RunSettings {
@@ -44,10 +44,10 @@ struct Record {
 const FORMAT: &str = "stage/1";
 
 /// Flags that change how a result is computed and not what it is.
-const WITHOUT_EFFECT: &[&str] = &["--threads", "--batch-size", "--quiet", "--json"];
+const WITHOUT_EFFECT: &[&str] = &["--threads", "--quiet", "--json"];
 
 /// The stages that keep what is still right of an existing output by themselves, where settings and model are the same; the others write
-/// theirs anew.
+/// theirs anew. Their batch size is of no effect either: in training it decides the result.
 const REUSING: &[&str] = &["caption", "embed"];
 
 /// The tables of a dataset that a stage reads, by command and flag (none: what stands without one): an edited caption changes no embedding.
@@ -73,8 +73,15 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
     }
     let first = settings.from.as_deref().map_or(Ok(0), |name| spec.position(name))?;
     let last = settings.until.as_deref().map_or(Ok(spec.stages.len().saturating_sub(1)), |name| spec.position(name))?;
+    let is_reached = |name: &String| Ok::<_, SpecError>((first..=last).contains(&spec.position(name)?));
     for name in &settings.force {
-        spec.position(name)?;
+        if !is_reached(name)? {
+            return Err(SpecError::Range(format!("--force {name}: it lies outside --from and --until")).into());
+        }
+    }
+    if first > last {
+        let [from, until] = [first, last].map(|at| &spec.stages[at].name);
+        return Err(SpecError::Range(format!("--from {from} comes after --until {until}: nothing would run")).into());
     }
     let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify);
     if settings.verify {
@@ -87,7 +94,7 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         let forced = settings.force.contains(&stage.name);
         let reason = match (forced, upstream) {
             (true, _) => Some("forced".to_string()),
-            (false, Some(name)) if settings.dry_run => Some(format!("{name} runs before it")),
+            (false, Some(name)) if settings.dry_run => Some(format!("where {name} makes something else")),
             _ => reason_to_run(stage, &mut hashes)?,
         };
         let Some(reason) = reason else {
@@ -102,8 +109,10 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         };
         would_run.push(&stage.name);
         if settings.dry_run {
-            text += &format!("{:<12}  would run ({reason}): clipcap {}\n", stage.name, stage.words().join(" "));
-            stages.push(json!({"stage": stage.name, "would_run": true, "reason": reason}));
+            let depends = upstream.is_some() && !forced;
+            let verb = if depends { "may run" } else { "would run" };
+            text += &format!("{:<12}  {verb} ({reason}): clipcap {}\n", stage.name, stage.words().join(" "));
+            stages.push(json!({"stage": stage.name, "would_run": true, "depends": depends, "reason": reason}));
             continue;
         }
         reporter.note(&format!("{}: {reason}", stage.name));
@@ -151,17 +160,16 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
     // Only what this pipeline made is replaced; anything else under the name is for the stage to refuse.
     let record = read_record(stage).ok();
     let (fingerprint, inputs) = fingerprint(stage, hashes)?;
-    let keeps = |record: &Record| {
-        let same_model = model_paths(stage).all(|path| record.inputs.get(path) == inputs.get(path));
-        effective(&record.words) == effective(&stage.words()) && same_model
+    let replaces = record.is_some() && stage.out.exists() && executor.accepts(&stage.command, "overwrite");
+    let reuses = !forced && stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
+    let words = stage.words();
+    let anew = [&words[..], &["--overwrite".to_string()]].concat();
+    let outcome = match executor.execute(if replaces && !reuses { &anew } else { &words }) {
+        // It looked for what is still right of its old output, and found it made with other settings or by another model.
+        Err(error) if replaces && reuses && error.chain().any(|cause| cause.is::<OtherSettings>()) => executor.execute(&anew),
+        outcome => outcome,
     };
-    let reuses =
-        stage.command.first().is_some_and(|c| REUSING.contains(&c.as_str())) && record.as_ref().is_some_and(keeps) && !forced;
-    let mut words = stage.words();
-    if record.is_some() && stage.out.exists() && !reuses && executor.accepts(&stage.command, "overwrite") {
-        words.push("--overwrite".into());
-    }
-    let outcome = executor.execute(&words).with_context(|| format!("stage {}", stage.name))?;
+    let outcome = outcome.with_context(|| format!("stage {}", stage.name))?;
     if matches!(outcome, Outcome::Complete | Outcome::SomeFailed) {
         let record = Record {
             format: FORMAT.into(),
@@ -177,11 +185,6 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
             .with_context(|| format!("cannot write {}", record_path(stage).display()))?;
     }
     Ok(outcome)
-}
-
-/// The models a stage computes with: of what another one made nothing can be kept.
-fn model_paths(stage: &StageSpec) -> impl Iterator<Item = &String> {
-    stage.flags.iter().filter(|(flag, _)| flag.as_str() == "--model").flat_map(|(_, values)| values)
 }
 
 /// Everything a stage's result depends on, in one hash, and the content of each input by path.
@@ -206,9 +209,18 @@ fn fingerprint(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<
     Ok((files::sha256_hex(whole.to_string().as_bytes()), inputs))
 }
 
-/// What of an input a stage reads: all of it, or some tables of a dataset.
+/// What of an input a stage reads: all of it, or some tables of a dataset; of a table that is reported, what lies beside it too.
 fn parts_read(stage: &StageSpec, flag: &str, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let command = stage.command.first().map_or("", String::as_str);
+    if (command, flag) == ("report", "") && path.is_file() {
+        let output = Output::file(path);
+        let beside = [output.errors(), output.manifest()].into_iter().filter(|path| path.is_file());
+        return Ok(std::iter::once(path.into()).chain(beside).collect());
+    }
+    if stage.flags.iter().any(|(flag, values)| flag == "--objective" && values == &["contrastive"]) {
+        // It learns from the pictures, which a dataset may hold.
+        return Ok(vec![path.into()]);
+    }
     let read = READS.iter().find(|(c, f, _)| (*c, *f) == (command, flag));
     let is_dataset = path.join("captions.parquet").is_file() && path.join("images.parquet").is_file();
     let Some((_, _, tables)) = read.filter(|_| is_dataset) else { return Ok(vec![path.into()]) };
@@ -225,9 +237,10 @@ fn parts_read(stage: &StageSpec, flag: &str, path: &Path) -> anyhow::Result<Vec<
 fn effective(words: &[String]) -> Vec<String> {
     let mut kept = vec![];
     let mut skipping = false;
+    let is_reusing = words.first().is_some_and(|command| REUSING.contains(&command.as_str()));
     for word in words {
         if word.starts_with("--") {
-            skipping = WITHOUT_EFFECT.contains(&word.as_str());
+            skipping = WITHOUT_EFFECT.contains(&word.as_str()) || is_reusing && word == "--batch-size";
         }
         if !skipping {
             kept.push(word.clone());
@@ -276,4 +289,47 @@ fn read_record(stage: &StageSpec) -> anyhow::Result<Record> {
     };
     table::check_format(&path, format, FORMAT)?;
     Ok(serde_json::from_value(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(String::from).collect()
+    }
+
+    #[test]
+    fn a_batch_size_decides_what_is_learned_and_not_what_is_captioned() {
+        assert_eq!(effective(&words("caption a --batch-size 4 --threads 2 --seed 1")), words("caption a --seed 1"));
+        assert_eq!(effective(&words("train --batch-size 4 --threads 2")), words("train --batch-size 4"));
+    }
+
+    #[test]
+    fn a_stage_reads_what_its_command_looks_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in
+            ["captions.parquet", "images.parquet", "images-00000.parquet", "t.parquet", "t.errors.parquet", "t.manifest.json"]
+        {
+            std::fs::write(at(name), name).unwrap();
+        }
+        let stage = |command: &str, flags: &[(&str, &str)]| StageSpec {
+            name: "s".into(),
+            command: vec![command.into()],
+            flags: flags.iter().map(|(flag, value)| (flag.to_string(), vec![value.to_string()])).collect(),
+            positional: vec![],
+            out: at("out"),
+            after: vec![],
+        };
+        let read = |stage: StageSpec, flag: &str, path: &str| {
+            let mut found = parts_read(&stage, flag, &at(path)).unwrap();
+            found.sort();
+            found
+        };
+        assert_eq!(read(stage("train", &[]), "--dataset", ""), [at("captions.parquet")]);
+        let contrastive = stage("train", &[("--objective", "contrastive")]);
+        assert_eq!(read(contrastive, "--dataset", ""), [at("")]);
+        assert_eq!(read(stage("report", &[]), "", "t.parquet"), [at("t.errors.parquet"), at("t.manifest.json"), at("t.parquet")]);
+    }
 }

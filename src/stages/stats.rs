@@ -6,8 +6,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
-use crate::dataset::caption_table::{CaptionRows, captions_path, read_caption_rows};
-use crate::dataset::captions::{ReadOptions, read_captions};
+use super::evaluate::captions::{self, Role, tables_of};
+use super::evaluate::delimited::is_li_xirong;
+use crate::dataset::caption_table::{CaptionRows, read_caption_rows};
+use crate::dataset::captions::{ReadOptions, Row, read_captions};
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::text::Tokenizer;
@@ -68,8 +70,8 @@ pub struct Summary {
 /// made are told to be finished, and others are refused.
 pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome, Summary)> {
     let output = Output::folder(&settings.out);
-    let input = captions_path(&settings.input);
-    let recorded = recorded(settings, &input)?;
+    let inputs = inputs(&settings.input)?;
+    let recorded = recorded(settings, &inputs)?;
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     if staging.is_finished(&recorded, &["index.html", "stats.json", "lengths.parquet"].map(PathBuf::from))? {
         let path = output.path().join("stats.json");
@@ -78,7 +80,7 @@ pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome
         let text = format!("{} is finished: the same settings and input made it", output.path().display());
         return Ok((Outcome::Complete, Summary { text, json }));
     }
-    let statistics = count_input(settings, &input)?;
+    let statistics = count_inputs(settings, &inputs, reporter)?;
     let files = write(staging.folder(), &statistics, recorded)?;
     remove_pictures(&output, &files);
     staging.publish(&files, reporter)?;
@@ -87,10 +89,10 @@ pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome
 }
 
 /// Everything that the statistics depend on.
-fn recorded(settings: &StatsSettings, input: &Path) -> Result<Settings> {
+fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
     let hash = |path: &Path| sha256_file(path).with_context(|| format!("cannot read {}", path.display()));
     let recorded = json!({
-        "input": hash(input)?,
+        "input": inputs.iter().map(|input| hash(input)).collect::<Result<Vec<_>>>()?,
         "name": name_of(&settings.input),
         "units": settings.units,
         "vocabulary": settings.tokenizer.as_ref().map(|t| hash(&t.vocabulary)).transpose()?,
@@ -114,11 +116,19 @@ fn name_of(input: &Path) -> String {
     input.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn count_input(settings: &StatsSettings, input: &Path) -> Result<Statistics> {
-    let rows = read(input)?;
+/// A dataset's captions, the parts of a caption table, or the file itself.
+fn inputs(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_dir() { tables_of(path) } else { Ok(vec![path.into()]) }
+}
+
+fn count_inputs(settings: &StatsSettings, inputs: &[PathBuf], reporter: &dyn Reporter) -> Result<Statistics> {
+    let mut rows = Vec::new();
+    for input in inputs {
+        rows.extend(read(input, reporter)?);
+    }
     let total: usize = rows.iter().map(CaptionRows::len).sum();
     if total == 0 {
-        bail!("{}: no captions in it", input.display());
+        bail!("{}: no captions in it", settings.input.display());
     }
     let tokenizer = match &settings.tokenizer {
         Some(source) => Some(Tokenizer::open(&source.vocabulary, source.lower_case)?),
@@ -127,10 +137,17 @@ fn count_input(settings: &StatsSettings, input: &Path) -> Result<Statistics> {
     count(&rows, settings, tokenizer.as_ref(), name_of(&settings.input))
 }
 
-fn read(path: &Path) -> Result<Vec<CaptionRows>> {
-    let is_parquet = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-    if is_parquet {
+fn read(path: &Path, reporter: &dyn Reporter) -> Result<Vec<CaptionRows>> {
+    let is = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+    if is("parquet") {
         return Ok(read_caption_rows(path)?);
+    }
+    if is("tsv") && !is_li_xirong(path)? {
+        // The original's table: an image a line, its captions one after the other.
+        let set = captions::read(path, Role::Predictions, None, reporter)?;
+        let source = name_of(path);
+        let captions = set.images.iter().flat_map(|image| image.captions.iter().map(move |caption| (image, caption)));
+        return Ok(vec![captions.map(|(image, caption)| (image.id.as_str(), caption.as_str(), source.as_str())).collect()]);
     }
     let captions = read_captions(&[path.to_path_buf()], &ReadOptions::default())?;
     let source = &captions.files[0].source;
@@ -138,7 +155,9 @@ fn read(path: &Path) -> Result<Vec<CaptionRows>> {
         .batches
         .iter()
         .map(|(_, batch)| {
-            CaptionRows::from_iter(batch.rows.iter().map(|row| (batch.get(row.image), batch.get(row.caption), source.as_str())))
+            // A file is one image; ids of a folder's images may be shared by two.
+            let image = |row: &Row| batch.get(row.file.unwrap_or(row.image));
+            CaptionRows::from_iter(batch.rows.iter().map(|row| (image(row), batch.get(row.caption), source.as_str())))
         })
         .collect())
 }

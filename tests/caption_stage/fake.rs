@@ -89,6 +89,7 @@ pub fn model() -> ModelInfo {
         embedding_dim: 3,
         encoder: "fake".into(),
         normalize: false,
+        shares_cores: true,
     }
 }
 

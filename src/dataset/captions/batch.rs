@@ -154,7 +154,12 @@ impl Batch {
         let known = previous.map(|p| p.image).filter(|&span| self.piece(source, span) == id);
         if known.is_none() && (id.is_empty() || id.len() > MAX_ID_BYTES || id.chars().any(char::is_control)) {
             let shown = crate::dataset::normalize::excerpt(id.as_bytes(), 40);
-            return Err(Bad::new(Reason::BadId, format!("the image's id must be 1 to {MAX_ID_BYTES} bytes of text: {shown:?}")));
+            return Err(Bad::new(
+                Reason::BadId,
+                format!(
+                    "the image's id must be 1 to {MAX_ID_BYTES} bytes without control characters (as an image_path has them: %0A): {shown}"
+                ),
+            ));
         }
         if memchr::memchr(0, fields.raw.as_bytes()).is_some() {
             return Err(Bad::new(Reason::ControlCharacter, "the caption holds a NUL character"));

@@ -19,6 +19,10 @@ pub fn detect(head: &[u8], name: &str, columns_named: bool) -> Result<Format, St
     }
     let texts: Vec<&str> = lines(head).take(MAX_LINES).filter_map(|line| checked(line).ok().flatten()).map(str::trim).collect();
     let extension = name.rsplit_once('.').map(|(_, e)| e.to_lowercase()).unwrap_or_default();
+    // Nothing in it, so nothing is wrong with it: a file of no captions beside others.
+    if texts.is_empty() && head.trim_ascii().is_empty() {
+        return Ok(if extension == "jsonl" { Format::Jsonl } else { Format::Tsv });
+    }
     let first = head.strip_prefix("\u{feff}".as_bytes()).unwrap_or(head).trim_ascii_start().first().copied();
     let objects = texts.iter().filter(|t| t.starts_with('{') && t.ends_with('}')).count();
     if matches!(first, Some(b'{' | b'[')) || objects * 2 > texts.len() {
@@ -32,6 +36,10 @@ pub fn detect(head: &[u8], name: &str, columns_named: bool) -> Result<Format, St
     let count = |format: Format| texts.iter().filter(|t| layout_of(t) == Some(format)).count();
     let best = [Format::Tsv, Format::CocoCn, Format::FlickrCn].into_iter().max_by_key(|&f| count(f)).filter(|&f| count(f) > 0);
     best.or((extension == "csv").then_some(Format::Csv)).ok_or_else(|| {
+        // A character may be cut where the head ends.
+        if std::str::from_utf8(head).is_err_and(|error| error.error_len().is_some()) {
+            return "this is not UTF-8: convert it first (GBK: iconv -f GB18030 -t UTF-8)".into();
+        }
         "the layout of this file is not known (looked for ID#lang#k, ID#k<TAB>, id<TAB>caption, JSON, and a header with an image and a \
          caption column): name it with --format, and columns with --columns image=A,caption=B"
             .into()
@@ -100,7 +108,8 @@ mod tests {
     fn what_is_nothing_says_so() {
         assert!(detect(b"\xff\xfea\0", "x", false).unwrap_err().contains("UTF-16"));
         assert!(detect("只有一行".as_bytes(), "x", false).unwrap_err().contains("--format"));
-        assert!(detect(b"", "x", false).is_err());
+        assert!(detect(b"1\t\xb9\xb7\n", "x", false).unwrap_err().contains("GB18030"));
+        assert_eq!(detect(b" \n", "x", false), Ok(Format::Tsv));
         assert_eq!(detect("pic,words\na,b\n".as_bytes(), "x.csv", true), Ok(Format::Csv));
     }
 

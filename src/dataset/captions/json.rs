@@ -80,6 +80,10 @@ fn missing(object: &Map<String, Value>, what: &str) -> Bad {
     Bad::new(Reason::MissingField, format!("no {what} in it (name it with --columns); it has: {have}"))
 }
 
+fn empty() -> Bad {
+    Bad::new(Reason::EmptyCaption, "its caption is null, an empty list or no text")
+}
+
 /// One object with an image and a caption, or a list of captions.
 fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout: &ObjectLayout) -> Result<(), Bad> {
     let columns = layout.columns;
@@ -94,7 +98,11 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
         names => names.iter().filter_map(|name| object.get(name)).flat_map(texts).collect(),
     };
     if captions.is_empty() {
-        return Err(missing(object, "caption"));
+        let is_there = match &columns.captions[..] {
+            [] => CAPTION_NAMES.iter().any(|name| object.contains_key(*name)),
+            names => names.iter().any(|name| object.contains_key(name)),
+        };
+        return Err(if is_there { empty() } else { missing(object, "caption") });
     }
     let split = object.get(columns.split.as_deref().unwrap_or("split")).and_then(text).unwrap_or_default();
     let translation =
@@ -170,7 +178,7 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
     let split = object.get("split").and_then(Value::as_str).unwrap_or_default();
     let sentences: Vec<String> = object.get("sentences").map(texts).unwrap_or_default();
     if sentences.is_empty() {
-        return Err(missing(object, "sentences"));
+        return Err(if object.contains_key("sentences") { empty() } else { missing(object, "sentences") });
     }
     push_captions(batch, sentences.len(), |at, batch| {
         let fields = Fields {
@@ -226,7 +234,7 @@ mod tests {
         assert_eq!(batch.get(batch.rows[0].split), "train");
         let bad: Vec<_> = batch.bad.iter().map(|(line, bad)| (*line, bad.reason)).collect();
         use Reason::*;
-        assert_eq!(bad, [(4, BadJson), (5, MissingField), (6, BadJson), (7, MissingField), (8, MissingField)]);
+        assert_eq!(bad, [(4, BadJson), (5, MissingField), (6, BadJson), (7, MissingField), (8, EmptyCaption)]);
         assert_eq!((batch.lines, batch.blank), (8, 1));
     }
 

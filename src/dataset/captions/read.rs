@@ -84,6 +84,9 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Ca
     let layout_error = |message| CaptionError::Layout { path: path.into(), message };
     let mut blocks = Blocks::new(File::open(path).map_err(io)?);
     let head = blocks.next_block().map_err(io)?.unwrap_or_default();
+    if memchr::memchr(b'\n', &head).is_none() && head.trim_ascii_end().contains(&b'\r') {
+        return Err(layout_error("its lines end in CR alone: convert it first (tr '\\r' '\\n' < FILE > NEW)".into()));
+    }
     let columns_named = options.columns.image.is_some() || !options.columns.captions.is_empty();
     let format = match options.format {
         Some(format) => format,

@@ -15,8 +15,8 @@ pub struct TableLayout {
     pub delimiter: u8,
     width: usize,
     image: usize,
-    /// The image column names files, not ids.
-    is_file: bool,
+    /// The column that names files, beside the one of ids or in its place.
+    file: Option<usize>,
     captions: Vec<usize>,
     split: Option<usize>,
     number: Option<usize>,
@@ -36,12 +36,12 @@ impl TableLayout {
             || format!("the columns are: {}", names.iter().map(|n| excerpt(n.as_bytes(), 40)).collect::<Vec<_>>().join(", "));
         let named = |name: &str| names.iter().position(|n| n == name).ok_or_else(|| format!("no column {name}; {}", list()));
         let known = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|n| n.eq_ignore_ascii_case(w)));
-        let (image, is_file) = match &columns.image {
-            Some(name) => (named(name)?, false),
+        let (image, file) = match &columns.image {
+            Some(name) => (named(name)?, None),
             None => match (known(&ID_NAMES), known(&FILE_NAMES), known(&[LAST_ID_NAME])) {
-                (Some(at), ..) => (at, false),
-                (None, Some(at), _) => (at, true),
-                (None, None, Some(at)) => (at, false),
+                (Some(at), file, _) => (at, file),
+                (None, Some(at), _) => (at, Some(at)),
+                (None, None, Some(at)) => (at, None),
                 _ => return Err(format!("which column names the image? Say --columns image=A,caption=B; {}", list())),
             },
         };
@@ -57,7 +57,7 @@ impl TableLayout {
             delimiter,
             width: names.len(),
             image,
-            is_file,
+            file,
             captions,
             split,
             number: known(&["caption_id", "caption_number", "comment_number"]),
@@ -204,7 +204,7 @@ fn push(batch: &mut Batch, line: u64, bytes: &[u8], layout: &TableLayout) -> Res
     for &caption in &layout.captions {
         let entry = Fields {
             image,
-            file: layout.is_file.then_some(image),
+            file: layout.file.map(|at| fields[at].trim()).filter(|file| !file.is_empty()),
             raw: &fields[caption],
             number: layout.number.and_then(|at| fields[at].trim().parse().ok()).filter(|_| layout.captions.len() == 1),
             split: layout.split.map_or("", |at| fields[at].trim()),

@@ -37,8 +37,8 @@ pub enum PartPlan<'a> {
         part: Part<'a>,
         source: Source,
     },
-    /// Another bundle's file, linked, with what is recorded of it.
-    Linked {
+    /// A copy of another bundle's file, with what is recorded of it.
+    Copied {
         path: PathBuf,
         record: PartRecord,
     },
@@ -85,7 +85,7 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
 
 impl Bundle {
     /// A bundle like this one with other weights: `weights` gives a tensor's new values by its checkpoint name
-    /// (`clip_project.*`, `gpt2.transformer.*`, `vision_model.*` and CLIP's others), or None where it stays. A part none of whose tensors changes is linked.
+    /// (`clip_project.*`, `gpt2.transformer.*`, `vision_model.*` and CLIP's others), or None where it stays. A part none of whose tensors changes is copied.
     pub fn with_weights<'w>(
         &self,
         out: &Path,
@@ -98,7 +98,7 @@ impl Bundle {
         let replace = |part: &str, prefix: &str, specs: Vec<TensorSpec>, stored| -> Result<PartPlan<'_>, BundleError> {
             let record = self.part(part)?.clone();
             if specs.iter().all(|spec| weights(&format!("{prefix}{}", spec.name)).is_none()) {
-                return Ok(PartPlan::Linked { path: self.weights_path(part), record });
+                return Ok(PartPlan::Copied { path: self.weights_path(part), record });
             }
             let tensors = replaced_tensors(&self.weights_path(part), stored, specs, |name| weights(&format!("{prefix}{name}")))?;
             Ok(PartPlan::New { part: Part::new(tensors), source: source.clone() })
@@ -221,8 +221,8 @@ fn write_part(folder: &Path, name: &str, plan: &PartPlan) -> Result<PartRecord, 
             let facts: PartFacts = part.write(&path)?;
             Ok(PartRecord { file, facts, source: source.clone() })
         }
-        PartPlan::Linked { path: from, record } => {
-            files::link_or_copy(from, &path).map_err(BundleError::io(from))?;
+        PartPlan::Copied { path: from, record } => {
+            files::copy(from, &path).map_err(BundleError::io(from))?;
             Ok(PartRecord { file, ..record.clone() })
         }
     }

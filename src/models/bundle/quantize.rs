@@ -23,12 +23,14 @@ struct Weight {
 }
 
 impl Bundle {
-    /// A bundle like this one with 8-bit weights added. The float parts stay as they are (linked).
+    /// A bundle like this one with 8-bit weights added. The float parts stay as they are.
     pub fn quantized(&self, out: &Path, overwrite: bool) -> Result<Bundle, BundleError> {
         check_place(out, overwrite)?;
         let staging = Staging::beside(out)?;
         let folder = staging.path();
-        link_tree(self.path(), folder)?;
+        // What an earlier `quantize` added is made anew.
+        let stays = |name: &str| name != INT8_WEIGHTS && !name.ends_with(".int8.onnx") && name != MANIFEST;
+        files::copy_folder(self.path(), folder, &stays).map_err(BundleError::io(self.path()))?;
         let path = folder.join(INT8_WEIGHTS);
         self.write_int8(&path)?;
         let style = Style { int8: true, ..Style::PORTABLE };
@@ -120,24 +122,6 @@ fn quantize(outputs: usize, inputs: usize, at: &(impl Fn(usize, usize) -> f32 + 
         }
     });
     (data, scales)
-}
-
-/// Links every file of a bundle, its folders included; what an earlier `quantize` added is left out, since it is made anew.
-fn link_tree(from: &Path, to: &Path) -> Result<(), BundleError> {
-    for entry in fs::read_dir(from).map_err(BundleError::io(from))? {
-        let entry = entry.map_err(BundleError::io(from))?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(BundleError::io(&source))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if kind.is_dir() {
-            fs::create_dir_all(&target).map_err(BundleError::io(&target))?;
-            link_tree(&source, &target)?;
-        } else if name != INT8_WEIGHTS && !name.ends_with(".int8.onnx") && name != MANIFEST {
-            files::link_or_copy(&source, &target).map_err(BundleError::io(source))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

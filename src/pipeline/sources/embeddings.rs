@@ -22,6 +22,9 @@ const FORMAT: &str = "embeddings/1";
 /// Where a file says which encoder its embeddings come from.
 pub const ENCODER_KEY: &str = "embedding_fingerprint";
 
+/// Where a file says how its embeddings were made: a fingerprint of all that decides their numbers.
+pub const SETTINGS_KEY: &str = "settings_fingerprint";
+
 /// A list of embeddings, read as it is walked.
 pub struct Embeddings {
     kind: Kind,
@@ -31,6 +34,10 @@ pub struct Embeddings {
     pub normalized: Option<bool>,
     /// The encoder they come from (`Bundle::embedding_fingerprint`), where the files say so.
     pub encoder: Option<String>,
+    /// How they were made ([`SETTINGS_KEY`]), where the files say so.
+    made_with: Option<String>,
+    /// Rows go by the hash of an image, not of their numbers.
+    by_image: bool,
 }
 
 enum Kind {
@@ -64,12 +71,21 @@ impl Embeddings {
         }
         let file = NpyFile::open(path)?;
         let (embedding_dim, num_rows) = (file.header.shape[1], file.header.shape[0] as u64);
-        Ok(Self { kind: Kind::Npy(file), embedding_dim, num_rows, normalized: None, encoder: None })
+        Ok(Self {
+            kind: Kind::Npy(file),
+            embedding_dim,
+            num_rows,
+            normalized: None,
+            encoder: None,
+            made_with: None,
+            by_image: false,
+        })
     }
 
     fn clip_retrieval(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         let (mut embedding_dim, mut num_rows, mut normalized, mut encoder) = (None, 0, None, None);
+        let (mut made_with, mut by_image) = (None, false);
         for npy in numbered(&folder.join("img_emb"), "img_emb_", ".npy")? {
             let file = NpyFile::open(&npy)?;
             let name = npy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -84,15 +100,17 @@ impl Embeddings {
             }
             normalized = info.metadata.get("normalized").map(|text| text == "true");
             encoder = info.metadata.get(ENCODER_KEY).cloned();
+            made_with = info.metadata.get(SETTINGS_KEY).cloned();
+            by_image |= info.schema.field_with_name("sha256").is_ok();
             num_rows += info.num_rows;
             files.push((file, metadata));
         }
         let embedding_dim = embedding_dim.with_context(|| format!("{}: no img_emb_*.npy", folder.join("img_emb").display()))?;
-        Ok(Self { kind: Kind::ClipRetrieval(files), embedding_dim, num_rows, normalized, encoder })
+        Ok(Self { kind: Kind::ClipRetrieval(files), embedding_dim, num_rows, normalized, encoder, made_with, by_image })
     }
 
     fn parts(parts: Vec<PathBuf>) -> Result<Self> {
-        let (mut num_rows, mut known) = (0, None);
+        let (mut num_rows, mut known, mut by_image) = (0, None, false);
         for part in &parts {
             let info = parquet_info(part, Some(FORMAT))?;
             let field =
@@ -105,22 +123,28 @@ impl Embeddings {
                     bail!("{}: the column embedding is {other}, not a fixed-size list of float32 or float16", part.display())
                 }
             };
-            let facts =
-                (dim, info.metadata.get("normalized").map(|text| text == "true"), info.metadata.get(ENCODER_KEY).cloned());
+            by_image |= info.schema.field_with_name("sha256").is_ok();
+            let said = |key: &str| info.metadata.get(key).cloned();
+            let facts = (dim, said("normalized").map(|text| text == "true"), said(ENCODER_KEY), said(SETTINGS_KEY));
             if *known.get_or_insert_with(|| facts.clone()) != facts {
-                bail!(
-                    "{}: embeddings of another length, normalization or encoder than in {}",
-                    part.display(),
-                    parts[0].display()
-                );
+                bail!("{}: embeddings of another length or made in another way than in {}", part.display(), parts[0].display());
             }
             num_rows += info.num_rows;
         }
-        let (embedding_dim, normalized, encoder) = known.context("no parts")?;
+        let (embedding_dim, normalized, encoder, made_with) = known.context("no parts")?;
         if embedding_dim == 0 {
             bail!("{}: embeddings of length 0", parts[0].display());
         }
-        Ok(Self { kind: Kind::Parts(parts), embedding_dim, num_rows, normalized, encoder })
+        Ok(Self { kind: Kind::Parts(parts), embedding_dim, num_rows, normalized, encoder, made_with, by_image })
+    }
+
+    /// What decides, beside a row's hash, which numbers stand in it: how they were made, or all of them where that is not known.
+    pub fn identity(&self) -> Result<serde_json::Value> {
+        Ok(match &self.made_with {
+            Some(settings) => serde_json::json!({"settings": settings}),
+            None if self.by_image => serde_json::json!({"content": self.fingerprint()?}),
+            None => true.into(),
+        })
     }
 
     /// A hash of all files' bytes.

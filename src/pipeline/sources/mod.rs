@@ -17,7 +17,7 @@ mod folder;
 
 pub use dataset::{DatasetFiles, StoredImages};
 pub(crate) use embeddings::parse_hash;
-pub use embeddings::{ENCODER_KEY, Embeddings};
+pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 
 /// A counter for sources that know how many they are.

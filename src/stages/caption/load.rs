@@ -26,6 +26,7 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
         embedding_dim: bundle.clip_config().projection_dim,
         encoder: bundle.embedding_fingerprint().into(),
         normalize: bundle.normalized(),
+        shares_cores: runtime.device().is_cpu(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `clipcap caption`: a caption table for every image under some folders.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -9,8 +10,8 @@ use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages, known_total};
 use crate::pipeline::{
-    Counter, Decode, Entry, Index, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings, Shelf,
-    WINDOW_IMAGES, WorkFolder, survey,
+    Counter, Decode, Entry, Existing, Index, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings,
+    Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
@@ -72,6 +73,8 @@ pub struct ModelInfo {
     pub encoder: String,
     /// The mapper was trained on embeddings of length 1.
     pub normalize: bool,
+    /// The model computes on the cores that decode images.
+    pub shares_cores: bool,
 }
 
 /// How a caption run ended.
@@ -104,15 +107,17 @@ pub fn run<C: Captioner>(
 ) -> Result<CaptionReport> {
     let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
+    let listed = Listed::open(settings, model, &output)?;
     let job = Job {
         output: output.clone(),
         format: FORMAT,
-        settings: fingerprinted(settings, model, takes_embeddings)?,
+        settings: fingerprinted(settings, model, &listed)?,
         recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
         done: WORDS.done,
         label: "captioning",
         unit: Some("captions/s"),
         reading_threads: settings.threads,
+        shares_cores: model.shares_cores,
         prefetch_images: settings.batch_size * 2 + settings.threads,
         window_images: window_images(&settings.decoding),
         overwrite: settings.overwrite,
@@ -121,7 +126,6 @@ pub fn run<C: Captioner>(
         reporter,
         interrupt,
     };
-    let listed = Listed::open(settings, model, &output)?;
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
@@ -143,12 +147,19 @@ pub fn dry_run<C: Captioner>(
     let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
     let listed = Listed::open(settings, model, &output)?;
-    let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted(settings, model, takes_embeddings)?)?;
+    let fingerprinted = fingerprinted(settings, model, &listed)?;
+    let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted)?;
     let index = Index::load(shards, |path, error| reporter.warn(&format!("{}: {error}", path.display())));
     let mut shelf = Shelf::<Captions>::default();
-    let is_known = |entry: &Entry| Ok(index.standing(entry, settings.retry_failed, &mut shelf)?.is_some());
+    let finished = if settings.overwrite { HashSet::new() } else { finished_images(settings, &output, &fingerprinted)? };
+    let is_known = |entry: &Entry| {
+        Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut shelf)?.is_some())
+    };
     let sample = settings.batch_size.min(16);
     let survey = survey(listed.entries(), &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    if survey.images + survey.known + survey.num_failed() == 0 {
+        bail!("no image found ({} files that are no images)", survey.skipped);
+    }
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let each = match survey.images {
@@ -156,6 +167,16 @@ pub fn dry_run<C: Captioner>(
         _ => summary::seconds_per_image(&survey, prepare, &mut Engine::new(load()?, takes_embeddings), settings.threads)?,
     };
     Ok(summary::before(&WORDS, &survey, each))
+}
+
+/// Images of the finished table; those whose content is still the same will not be computed again.
+fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &Settings) -> Result<HashSet<String>> {
+    let existing = output.existing(FORMAT)?;
+    check_replaceable(output, &existing, fingerprinted)?;
+    match existing {
+        Existing::Finished(_) => import::records(output, settings.format)?.map(|record| Ok(record?.image_path)).collect(),
+        _ => Ok(HashSet::new()),
+    }
 }
 
 impl CaptionSettings {
@@ -213,14 +234,17 @@ fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassE
     (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
 }
 
-fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, takes_embeddings: bool) -> Result<Settings> {
+fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed) -> Result<Settings> {
     let images = json!({
         "exif_rotate": settings.exif_rotate,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
         "preprocessing": model.preprocess.settings(),
     });
-    let input = if takes_embeddings { json!({"embeddings": true}) } else { json!({"images": images}) };
+    let input = match listed {
+        Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
+        _ => json!({"images": images}),
+    };
     Ok(Settings::new("caption", json!({"model": model.identity, "decoding": settings.decoding, "input": input})))
 }
 

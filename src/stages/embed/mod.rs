@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
-use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, StoredImages, known_total};
+use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, SETTINGS_KEY, StoredImages, known_total};
 use crate::pipeline::{
     Compute, Content, Decode, Failure, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
     concatenated,
@@ -115,6 +115,8 @@ pub struct EncoderInfo {
     pub preprocess: Preprocess,
     /// D
     pub embedding_dim: usize,
+    /// The model computes on the cores that decode images.
+    pub shares_cores: bool,
 }
 
 /// How an embedding run ended.
@@ -140,7 +142,12 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
     let mut identity = compute_identity(runtime);
     identity["fingerprint"] = bundle.embedding_fingerprint().into();
     let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
-    Ok(EncoderInfo { identity, preprocess, embedding_dim: bundle.clip_config().projection_dim })
+    Ok(EncoderInfo {
+        identity,
+        preprocess,
+        embedding_dim: bundle.clip_config().projection_dim,
+        shares_cores: runtime.device().is_cpu(),
+    })
 }
 
 /// Loads the image encoder.
@@ -169,6 +176,7 @@ pub fn run<E: ImageEncoder>(
         label: "embedding",
         unit: None,
         reading_threads: settings.threads,
+        shares_cores: model.shares_cores,
         prefetch_images: settings.batch_size * 2 + settings.threads,
         window_images: WINDOW_IMAGES,
         overwrite: settings.overwrite,
@@ -183,6 +191,7 @@ pub fn run<E: ImageEncoder>(
     let footer = vec![
         ("normalized", normalize.to_string()),
         (ENCODER_KEY, model.identity["fingerprint"].as_str().unwrap_or_default().to_string()),
+        (SETTINGS_KEY, numbers_made_with(settings, model)),
     ];
     let make_sink = |folder: &Path| {
         EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, settings.save_images)
@@ -225,6 +234,18 @@ fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
         "embedding_dim": model.embedding_dim,
     });
     Settings::new("embed", json!({"model": model.identity, "input": {"images": input}, "output": output}))
+}
+
+/// A fingerprint of what decides the numbers of an image's embedding.
+fn numbers_made_with(settings: &EmbedSettings, model: &EncoderInfo) -> String {
+    let numbers = json!({
+        "model": model.identity,
+        "exif_rotate": settings.exif_rotate,
+        "preprocessing": model.preprocess.settings(),
+        "dtype": settings.dtype.name(),
+        "normalized": settings.normalize,
+    });
+    Settings::new("embedding", numbers).fingerprint
 }
 
 /// The image encoder in the stream's terms.

@@ -32,7 +32,7 @@ pub(super) fn read(
             let row_split = Some(batch.get(row.split)).filter(|split| !split.is_empty());
             let row_split = row_split.or(coco.map(|(_, split)| split.as_str())).unwrap_or_default();
             any_split |= !row_split.is_empty();
-            if split.is_some_and(|wanted| wanted != row_split) {
+            if !builder.wants(Some(row_split), split) {
                 continue;
             }
             let alias = row.file.map(|file| batch.get(file)).or(coco.map(|(file, _)| file.as_str()));

@@ -1,6 +1,6 @@
 //! Captions by image, read from any of the layouts people keep them in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -55,6 +55,18 @@ pub struct CaptionSet {
     pub images: Vec<ImageCaptions>,
     /// Rows that hold no caption at all (null), left out.
     pub num_missing: usize,
+    /// Splits that were left out.
+    other_splits: BTreeSet<String>,
+}
+
+impl CaptionSet {
+    pub fn new(images: Vec<ImageCaptions>) -> Self {
+        Self { images, num_missing: 0, other_splits: BTreeSet::new() }
+    }
+
+    fn splits(&self) -> String {
+        self.other_splits.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A longer caption is a fault of the file; the comparison of two sequences takes time by the product of their lengths.
@@ -67,13 +79,28 @@ const MAX_JSON_BYTES: u64 = 2 << 30;
 /// Reads captions from a dataset or table folder, or from a file: Parquet; JSON (COCO results and annotations, Karpathy's, a map from
 /// id to captions); CSV, TSV and JSON lines; li-xirong's text. References in text come through the parsers of `prepare`.
 /// `split` keeps one split, where the file knows of any.
+///
+/// # Errors
+/// A file that is no table of captions, or has none (of that split).
 pub fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let set = read_all(path, role, split, reporter)?;
+    if set.images.is_empty() {
+        match split {
+            Some(split) => bail!("{} holds no captions of the split {split}; there are: {}", path.display(), set.splits()),
+            None => bail!("{} holds no captions", path.display()),
+        }
+    }
+    Ok(set)
+}
+
+/// As [`read`], also where there are no captions: every image of a run may have failed.
+pub fn read_all(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
     let mut builder = Builder::default();
     if path.is_dir() {
         for file in tables_of(path)? {
             parquet::read(&file, split, &mut builder)?;
         }
-        return builder.finish(path);
+        return Ok(builder.finish());
     }
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let written = role == Role::References;
@@ -101,7 +128,7 @@ pub fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporte
             path.display()
         ),
     }
-    builder.finish(path)
+    Ok(builder.finish())
 }
 
 pub(super) fn refuse_split(split: Option<&str>, path: &Path) -> Result<()> {
@@ -112,7 +139,7 @@ pub(super) fn refuse_split(split: Option<&str>, path: &Path) -> Result<()> {
 }
 
 /// A dataset's `captions.parquet`, or the numbered parts of a caption table.
-fn tables_of(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn tables_of(folder: &Path) -> Result<Vec<PathBuf>> {
     let captions = folder.join("captions.parquet");
     if captions.exists() {
         return Ok(vec![captions]);
@@ -187,9 +214,21 @@ pub(super) struct Builder {
     by_id: HashMap<String, usize>,
     images: Vec<(ImageCaptions, Vec<i64>)>,
     num_missing: usize,
+    other_splits: BTreeSet<String>,
 }
 
 impl Builder {
+    /// Whether a row of `found` is wanted; remembers the splits that are not.
+    pub fn wants(&mut self, found: Option<&str>, wanted: Option<&str>) -> bool {
+        if wanted.is_none() || found == wanted {
+            return true;
+        }
+        if let Some(found) = found.filter(|found| !self.other_splits.contains(*found)) {
+            self.other_splits.insert(found.to_string());
+        }
+        false
+    }
+
     pub fn add(&mut self, row: Row) -> Result<()> {
         let Row { id, alias, sha256, split, index, caption, details } = row;
         let Some(caption) = caption else {
@@ -199,6 +238,12 @@ impl Builder {
         if caption.len() > MAX_CAPTION_BYTES {
             bail!("the caption of {id} has {} bytes, and {MAX_CAPTION_BYTES} are the most: is the file damaged?", caption.len());
         }
+        // Two files of a folder may share an id: the second goes by its path.
+        let is_another = |slot: &usize| match (alias, &self.images[*slot].0.alias) {
+            (Some(alias), Some(known)) => alias != known,
+            _ => false,
+        };
+        let id = alias.filter(|_| self.by_id.get(id).is_some_and(is_another)).unwrap_or(id);
         let slot = match self.by_id.get(id) {
             Some(&slot) => slot,
             None => {
@@ -222,10 +267,7 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(self, path: &Path) -> Result<CaptionSet> {
-        if self.images.is_empty() {
-            bail!("{} holds no captions", path.display());
-        }
+    fn finish(self) -> CaptionSet {
         let sorted = |(mut image, order): (ImageCaptions, Vec<i64>)| {
             let captions = image.captions.into_iter().zip(image.details);
             let mut captions: Vec<(i64, (String, Details))> = order.into_iter().zip(captions).collect();
@@ -235,7 +277,7 @@ impl Builder {
         };
         let mut images: Vec<ImageCaptions> = self.images.into_iter().map(sorted).collect();
         images.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(CaptionSet { images, num_missing: self.num_missing })
+        CaptionSet { images, num_missing: self.num_missing, other_splits: self.other_splits }
     }
 }
 
@@ -331,6 +373,19 @@ mod tests {
         }
         let error = read_as(Role::Predictions, "t.csv", "image_id,caption,logprob\na,狗,much\n", None).unwrap_err();
         assert!(format!("{error:#}").contains("logprob"), "{error:#}");
+    }
+
+    #[test]
+    fn files_that_share_an_id_are_images_of_their_own() {
+        let text = "image_id,image_path,caption\na,a.jpg,甲\na,a.png,乙\na,a.jpg,丙\na,a.png,丁\n";
+        assert_eq!(lines(&read_as(Role::Predictions, "t.csv", text, None).unwrap()), ["a: 甲 | 丙", "a.png: 乙 | 丁"]);
+    }
+
+    #[test]
+    fn an_unknown_split_is_named_beside_those_there_are() {
+        let text = r#"{"images":[{"filename":"a.jpg","split":"test","sentences":[{"raw":"狗"}]}]}"#;
+        let error = read_as(Role::References, "t.json", text, Some("val")).unwrap_err();
+        assert!(format!("{error:#}").contains("split val; there are: test"), "{error:#}");
     }
 
     #[test]

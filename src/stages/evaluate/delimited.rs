@@ -36,7 +36,7 @@ pub(super) fn read_tsv(path: &Path, builder: &mut Builder) -> Result<()> {
 }
 
 /// Whether a file's first line starts with li-xirong's `ID#k` or `ID#lang#k`.
-pub(super) fn is_li_xirong(path: &Path) -> Result<bool> {
+pub fn is_li_xirong(path: &Path) -> Result<bool> {
     let mut head = Vec::new();
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     file.take(1 << 16).read_to_end(&mut head).with_context(|| format!("cannot read {}", path.display()))?;

@@ -40,7 +40,7 @@ fn read_batch(batch: &RecordBatch, path: &Path, split: Option<&str>, builder: &m
         let value = |column: &Option<StringArray>| column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_string());
         let number = |column: &Option<Int64Array>| column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row));
         let row_split = value(&splits);
-        if split.is_some() && row_split.as_deref() != split {
+        if !builder.wants(row_split.as_deref(), split) {
             continue;
         }
         if ids.is_null(row) {

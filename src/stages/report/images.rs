@@ -90,7 +90,7 @@ pub fn gather(tables: Vec<CaptionSet>, references: Option<CaptionSet>) -> Result
         in_one_table: images.iter().filter(|image| image.tables.iter().any(|table| table.captions.is_empty())).count(),
         ..Unmatched::default()
     };
-    if let Some(references) = references {
+    if let Some(references) = references.filter(|_| !images.is_empty()) {
         let matching = match_images(&keys, &references.images);
         if matching.pairs.is_empty() {
             bail!(
@@ -138,7 +138,7 @@ mod tests {
             details: vec![Details::default(); captions.len()],
             ..Default::default()
         };
-        CaptionSet { images: images.iter().map(image).collect(), num_missing: 0 }
+        CaptionSet::new(images.iter().map(image).collect())
     }
 
     #[test]

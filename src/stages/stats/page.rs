@@ -45,7 +45,7 @@ fn histograms(statistics: &Statistics) -> Vec<(String, String)> {
     let mut panels = Vec::new();
     for unit in statistics.lengths.units() {
         let Some(all) = statistics.lengths.all(unit) else { continue };
-        let bins: Vec<Bin> = all.histogram(statistics.bins).into_iter().map(bin).collect();
+        let bins: Vec<Bin> = all.bars(statistics.bins).into_iter().map(bin).collect();
         let marks = all.figures().map(|f| [("median", f.median), ("p95", f.p95)]);
         let chart =
             histogram(&bins, &format!("{} in a caption", unit.plural()), "captions", marks.as_ref().map_or(&[], |m| &m[..]));

@@ -10,7 +10,6 @@ use plotters::style::register_font;
 
 use super::Statistics;
 use super::lengths::Unit;
-use crate::dataset::distribution::Distribution;
 use crate::html::chart::{nice_step, number, thousands};
 
 /// Pictures that a run may draw, without their extension.
@@ -38,12 +37,12 @@ pub fn draw(statistics: &Statistics) -> Result<Vec<(String, Vec<u8>)>> {
             Unit::Word => "words in a caption",
             Unit::Token => "tokens in a caption",
         };
-        put(unit.plural(), &Chart::Histogram { bins: all.histogram(statistics.bins), title, x, y: "captions" })?;
+        put(unit.plural(), &Chart::Histogram { bins: all.bars(statistics.bins), title, x, y: "captions" })?;
     }
     let per_image = &statistics.lengths.per_image;
     if per_image.count() > 0 {
         let title = format!("Captions an image, {} images", thousands(per_image.count()));
-        put("captions_per_image", &Chart::Histogram { bins: whole_bins(per_image), title, x: "captions", y: "images" })?;
+        put("captions_per_image", &Chart::Histogram { bins: per_image.bars(100), title, x: "captions", y: "images" })?;
     }
     if let Some((n, top)) = statistics.phrases.openings.last()
         && !top.is_empty()
@@ -56,18 +55,6 @@ pub fn draw(statistics: &Statistics) -> Result<Vec<(String, Vec<u8>)>> {
         ));
     }
     Ok(files)
-}
-
-/// A bin for each whole number.
-fn whole_bins(distribution: &Distribution) -> Vec<(f64, f64, u64)> {
-    let Some(figures) = distribution.figures() else { return Vec::new() };
-    let bins = (figures.max - figures.min + 1).min(100) as usize;
-    if bins == 100 {
-        return distribution.histogram(bins);
-    }
-    let mut out: Vec<_> = (figures.min..=figures.max).map(|n| (n as f64 - 0.5, n as f64 + 0.5, 0)).collect();
-    distribution.counts().for_each(|(n, count)| out[(n - figures.min) as usize].2 = count);
-    out
 }
 
 enum Chart {

@@ -1,14 +1,17 @@
 //! What computes a run, and the artifacts it leaves.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 
-use super::folder::RunFolder;
+use super::folder::{ARTIFACTS_CHECKPOINT, RunFolder};
 use super::settings::Recipe;
 use crate::models::Bundle;
 use crate::onnx::DType;
+use crate::pipeline::Reporter;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::training::artifacts::{self, GraphOptions, Network};
-use crate::training::checkpoint::{self, Numbers, RunState};
+use crate::training::checkpoint::{self, Numbers, NumbersMut, RunState};
 use crate::training::host::{self, HostBackend, Options};
 use crate::training::objective::Objective;
 use crate::training::optimizer_graph::OptimizerOptions;
@@ -46,9 +49,40 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
     }
 }
 
+/// Goes back to the newest checkpoint that can be read; what came after it is computed again, to the same numbers.
+pub fn restore<'c>(
+    backend: &mut dyn Backend,
+    state: &mut RunState,
+    checkpoints: &'c [PathBuf],
+    reporter: &dyn Reporter,
+) -> Result<Option<&'c PathBuf>> {
+    let layout = backend.layout().clone();
+    for (at, path) in checkpoints.iter().enumerate() {
+        let restored = backend.restore(&mut |[parameters, exp_avg, exp_avg_sq]| {
+            *state = checkpoint::read(path, NumbersMut { layout: &layout, parameters, exp_avg, exp_avg_sq })?;
+            Ok(())
+        });
+        match restored {
+            Ok(()) => return Ok(Some(path)),
+            Err(error) if at + 1 < checkpoints.len() => {
+                reporter.warn(&format!("{error}; going on from the checkpoint before it"));
+            }
+            Err(error) => {
+                let folder = path.parent().unwrap_or(path).display();
+                return Err(error).with_context(|| format!("no checkpoint can be gone on from; remove {folder} to begin anew"));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Writes `artifacts/`: the graphs, frozen weights and the initial checkpoint.
 pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fingerprint: &str) -> Result<Layout> {
     let artifacts = folder.artifacts();
+    if artifacts.exists() {
+        // Others' would stay in part: weights that nothing names.
+        std::fs::remove_dir_all(&artifacts).with_context(|| format!("cannot remove {}", artifacts.display()))?;
+    }
     let network = network(bundle);
     let options = GraphOptions {
         objective: recipe.objective,
@@ -67,7 +101,7 @@ pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fin
     let (mut parameters, moments) = (layout.buffer(), layout.buffer());
     host::load_parameters(&network, &layout, &mut parameters)?;
     let numbers = Numbers { layout: &layout, parameters: &parameters, exp_avg: &moments, exp_avg_sq: &moments };
-    checkpoint::write(&artifacts.join("checkpoint"), &RunState::new(recipe.seed, fingerprint.into()), &numbers)
+    checkpoint::write(&artifacts.join(ARTIFACTS_CHECKPOINT), &RunState::new(recipe.seed, fingerprint.into()), &numbers)
         .with_context(|| format!("cannot write into {}", artifacts.display()))?;
     Ok(layout)
 }

@@ -20,6 +20,8 @@ pub struct RunFolder {
 
 const BEST: &str = "best";
 const LAST: &str = "last";
+/// The initial checkpoint, in `artifacts/`; it is written last.
+pub const ARTIFACTS_CHECKPOINT: &str = "checkpoint";
 const MANIFEST: &str = crate::models::bundle::MANIFEST;
 
 /// Everything a run makes, which `--overwrite` removes.
@@ -61,23 +63,24 @@ impl RunFolder {
     }
 
     /// Readies the folder for a run of `config`: continues one of the same settings and refuses one of others. With `overwrite`, a
-    /// finished run and one of other settings make way. Returns the checkpoint to go on from.
-    pub fn claim(&self, config: &Config, overwrite: bool, reporter: &dyn Reporter) -> Result<Option<PathBuf>> {
+    /// finished run and one of other settings make way. Returns the checkpoints to go on from, the newest first.
+    pub fn claim(&self, config: &Config, overwrite: bool, reporter: &dyn Reporter) -> Result<Vec<PathBuf>> {
         self.repair()?;
-        let mut last = checkpoint::list(&self.checkpoints())?.pop().map(|(_, path)| path);
-        let differences = match Config::read(&self.config())? {
-            Some(there) => config.differences(&there),
-            None if last.is_some() => vec!["config.toml is missing".to_string()],
-            None => vec![],
+        let mut checkpoints: Vec<PathBuf> = checkpoint::list(&self.checkpoints())?.into_iter().map(|(_, path)| path).collect();
+        checkpoints.reverse();
+        let differences = match Config::read(&self.config()) {
+            Ok(Some(there)) => config.differences(&there),
+            Ok(None) if !checkpoints.is_empty() => vec!["config.toml is missing".to_string()],
+            Ok(None) => vec![],
+            Err(error) if overwrite => vec![format!("{error:#}")],
+            Err(error) => return Err(error),
         };
-        let finished = match &last {
-            Some(path) => RunState::read(&path.join(checkpoint::STATE))?.finished,
-            None => false,
-        };
+        let finished = checkpoints.first().and_then(|path| RunState::read(&path.join(checkpoint::STATE)).ok());
+        let finished = finished.is_some_and(|state| state.finished);
         if overwrite && (finished || !differences.is_empty()) {
             self.clear()?;
-            last = None;
-        } else if !differences.is_empty() && last.is_some() {
+            checkpoints.clear();
+        } else if !differences.is_empty() && !checkpoints.is_empty() {
             bail!(
                 "{} holds a run of other settings ({}): go on with those, choose another --out, or begin anew with --overwrite",
                 self.path.display(),
@@ -88,7 +91,24 @@ impl RunFolder {
             self.clear()?;
         }
         config.write(&self.config())?;
-        Ok(last)
+        Ok(checkpoints)
+    }
+
+    /// Readies the folder for artifacts alone: those of a run are not replaced, unless the run is with `overwrite`.
+    pub fn claim_for_artifacts(&self, overwrite: bool) -> Result<()> {
+        if !self.config().exists() {
+            return Ok(());
+        }
+        if !overwrite {
+            bail!("{} holds a training run: choose another --out, or replace it with --overwrite", self.path.display());
+        }
+        self.clear()
+    }
+
+    /// Whether the artifacts are there, and those of a run or a model with this fingerprint.
+    pub fn has_artifacts_of(&self, fingerprint: &str) -> bool {
+        let state = RunState::read(&self.artifacts().join(ARTIFACTS_CHECKPOINT).join(checkpoint::STATE));
+        state.is_ok_and(|state| state.fingerprint == fingerprint)
     }
 
     fn clear(&self) -> Result<()> {
@@ -134,24 +154,10 @@ impl RunFolder {
         Ok(checkpoint::publish(&staging, &self.last())?)
     }
 
-    /// Makes `best/` what `last/` is; weight files are linked, for nobody edits them.
+    /// Makes `best/` what `last/` is.
     pub fn promote_last(&self) -> Result<()> {
         let staging = files::temporary_beside(&self.path.join("next"));
-        link_folder(&self.last(), &staging).with_context(|| format!("cannot write {}", staging.display()))?;
+        files::copy_folder(&self.last(), &staging, &|_| true).with_context(|| format!("cannot write {}", staging.display()))?;
         Ok(checkpoint::publish(&staging, &self.best())?)
     }
-}
-
-fn link_folder(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            link_folder(&entry.path(), &target)?
-        } else {
-            files::link_or_copy(&entry.path(), &target)?
-        }
-    }
-    Ok(())
 }

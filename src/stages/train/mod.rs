@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 mod backend;
 mod beside;
@@ -43,7 +43,7 @@ pub fn train(
     let bundle = Bundle::open(&settings.model)?;
     let mut settings = settings.clone();
     settings.recipe.normalize_prefix |= bundle.normalized();
-    settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle)?);
+    settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle).map_err(Error::msg)?);
     let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
     let dataset = Dataset::open(&settings.dataset)?;
     let beside = Beside::open(&settings, &bundle)?;
@@ -54,8 +54,8 @@ pub fn train(
     refuse_foreign(&settings.out)?;
     let _lock = WorkLock::acquire(&settings.out)?;
     let folder = RunFolder::new(&settings.out);
-    let checkpoint = folder.claim(&config, settings.overwrite, reporter)?;
-    if !folder.artifacts().join("checkpoint").exists() {
+    let checkpoints = folder.claim(&config, settings.overwrite, reporter)?;
+    if !folder.has_artifacts_of(&config.fingerprint()) {
         reporter.detail("writing training artifacts");
         backend::write_artifacts(&folder, &bundle, &settings.recipe, &config.fingerprint())?;
     }
@@ -63,21 +63,22 @@ pub fn train(
     if corpus.train.is_empty() {
         bail!("{}: no training captions to learn from", settings.dataset.display());
     }
-    Run::start(&config, folder, bundle, corpus, beside.images(), runtime, reporter, checkpoint.as_deref())?.finish(interrupt)
+    Run::start(&config, folder, bundle, corpus, beside.images(), runtime, reporter, &checkpoints)?.finish(interrupt)
 }
 
 /// Writes a model's training artifacts into `out`/artifacts and nothing else. Returns the number of trainable parameters.
-pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe) -> Result<usize> {
+pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe, overwrite: bool) -> Result<usize> {
     let bundle = Bundle::open(model)?;
     refuse_foreign(out)?;
     let _lock = WorkLock::acquire(out)?;
     let folder = RunFolder::new(out);
+    folder.claim_for_artifacts(overwrite)?;
     let fingerprint = settings::artifacts_fingerprint(&bundle, recipe);
     Ok(backend::write_artifacts(&folder, &bundle, recipe, &fingerprint)?.numel())
 }
 
-/// Positions of a sequence, where the prefix (or `[CLS]`) fits and the model has as many.
-fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize> {
+/// Positions of a sequence, where the prefix (or `[CLS]`) fits and the model has as many; else what is wrong with `--max-len`.
+pub fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize, String> {
     let prefix_len = recipe.objective.prefix_len(bundle.mapper_config()).max(1);
     let (reader, positions) = match (recipe.objective, &bundle.clip_config().text_config) {
         (Objective::Contrastive, Some(text)) => ("the text tower", text.max_position_embeddings),
@@ -85,7 +86,9 @@ fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize> {
     };
     let max_len = recipe.max_len.unwrap_or(positions.min(100));
     if max_len <= prefix_len || max_len > positions {
-        bail!("--max-len {max_len} must be above the {prefix_len} positions before a caption and at most {reader}'s {positions}");
+        return Err(format!(
+            "--max-len {max_len} must be above the {prefix_len} positions before a caption and at most {reader}'s {positions}"
+        ));
     }
     Ok(max_len)
 }

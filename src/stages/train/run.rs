@@ -1,6 +1,6 @@
 //! The loop: steps, evaluations, checkpoints.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,10 +16,11 @@ use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::training::batches::{Batch, Epoch, Images, Shape, buckets};
-use crate::training::checkpoint::{self, Numbers, NumbersMut, RunState};
+use crate::training::checkpoint::{self, Numbers, RunState};
 use crate::training::corpus::{Captions, Corpus};
 use crate::training::metrics::Metrics;
 use crate::training::objective::Objective;
+use crate::training::optimizer;
 use crate::training::schedule::Schedule;
 use crate::training::trainer::{self, Backend, Recipe, StepReport, TrainingError};
 
@@ -40,6 +41,8 @@ pub struct Run<'a> {
     spent: Spent,
     last_loss: Option<f64>,
     dev_loss: Option<f64>,
+    /// Of the last step, as numbers of training captions.
+    last_captions: Vec<u32>,
 }
 
 /// Said where a file cannot be written, as on a full disk.
@@ -65,19 +68,12 @@ impl<'a> Run<'a> {
         images: Images,
         runtime: &'a Runtime,
         reporter: &'a dyn Reporter,
-        checkpoint: Option<&Path>,
+        checkpoints: &[PathBuf],
     ) -> Result<Self> {
         let settings = &config.recipe;
         let mut backend = backend::make(&bundle, settings, runtime)?;
         let mut state = RunState::new(settings.seed, config.fingerprint());
-        if let Some(path) = checkpoint {
-            let layout = backend.layout().clone();
-            backend
-                .restore(&mut |[parameters, exp_avg, exp_avg_sq]| {
-                    state = checkpoint::read(path, NumbersMut { layout: &layout, parameters, exp_avg, exp_avg_sq })?;
-                    Ok(())
-                })
-                .with_context(|| format!("cannot go on from {}", path.display()))?;
+        if let Some(path) = backend::restore(backend.as_mut(), &mut state, checkpoints, reporter)? {
             if state.fingerprint != config.fingerprint() {
                 bail!("{}: a checkpoint of other settings; begin anew with --overwrite", path.display());
             }
@@ -117,6 +113,7 @@ impl<'a> Run<'a> {
             spent: Spent::default(),
             last_loss: None,
             dev_loss: None,
+            last_captions: vec![],
         };
         run.batches_per_epoch = run.pass(&run.corpus.train, 0).len().div_ceil(settings.batch_size);
         run.recipe.schedule.total_steps = run.total_steps();
@@ -145,6 +142,10 @@ impl<'a> Run<'a> {
     pub fn finish(mut self, interrupt: &Interrupt) -> Result<(Outcome, Summary)> {
         let total = self.total_steps();
         if self.state.finished {
+            let best = self.folder.best();
+            if !best.is_dir() {
+                bail!("the run is finished, and its {} is gone: --overwrite trains anew", best.display());
+            }
             self.reporter.note("this run is finished; another --out or --overwrite begins a new one");
             return Ok((Outcome::Complete, self.summary()));
         }
@@ -178,11 +179,12 @@ impl<'a> Run<'a> {
             let first = self.state.batch as usize;
             let numbers = first..(first + accumulation).min(epoch.num_batches());
             let batches: Vec<Batch> = numbers.clone().map(|n| self.batch(&self.corpus.train, epoch.batch(n))).collect();
+            self.last_captions = numbers.clone().flat_map(|n| epoch.batch(n).to_vec()).collect();
             let data = started.elapsed();
             let result = trainer::step(self.backend.as_mut(), &self.recipe, self.state.step, &batches);
             let report = match result {
                 Ok(report) => report,
-                Err(error) => return Err(self.explain(error, numbers.flat_map(|n| epoch.batch(n).to_vec()).collect())),
+                Err(error) => return Err(self.explain(error)),
             };
             let step_time = started.elapsed();
             self.spent.data += data;
@@ -264,6 +266,10 @@ impl<'a> Run<'a> {
         let batches = (0..plan.num_batches()).map(|n| Batch::new(&self.corpus, &self.corpus.dev, plan.batch(n), &self.shape));
         let dev_loss = trainer::evaluate(self.backend.as_mut(), batches)?;
         let step = self.state.step;
+        if let Some(value) = dev_loss.filter(|loss| !loss.is_finite()) {
+            return Err(self.explain(TrainingError::NotFinite { what: "dev loss", step, value }));
+        }
+        self.check_numbers()?;
         let mut best = false;
         if let Some(loss) = dev_loss {
             self.logs.dev_loss(step, loss);
@@ -313,6 +319,7 @@ impl<'a> Run<'a> {
     /// A checkpoint; older ones go once it is there.
     fn save(&mut self) -> Result<()> {
         let started = Instant::now();
+        self.check_numbers()?;
         self.logs.save().context(INTACT)?;
         let layout = self.backend.layout().clone();
         let [parameters, exp_avg, exp_avg_sq] = self.backend.numbers()?;
@@ -322,6 +329,16 @@ impl<'a> Run<'a> {
         checkpoint::prune(&folder, self.config.upkeep.keep)?;
         self.spent.saving += started.elapsed();
         Ok(())
+    }
+
+    /// What is no number any more is neither saved nor made a bundle: it would push out the last that is good.
+    fn check_numbers(&mut self) -> Result<()> {
+        let [parameters, exp_avg, exp_avg_sq] = self.backend.numbers()?.map(optimizer::global_norm);
+        let named = [("parameters' norm", parameters), ("first moments' norm", exp_avg), ("second moments' norm", exp_avg_sq)];
+        match named.into_iter().find(|(_, norm)| !norm.is_finite()) {
+            Some((what, value)) => Err(self.explain(TrainingError::NotFinite { what, step: self.state.step, value })),
+            None => Ok(()),
+        }
     }
 
     fn end(&mut self) -> Result<()> {
@@ -339,11 +356,11 @@ impl<'a> Run<'a> {
     }
 
     /// Names the captions of a step that went wrong.
-    fn explain(&self, error: TrainingError, numbers: Vec<u32>) -> anyhow::Error {
+    fn explain(&self, error: TrainingError) -> anyhow::Error {
         if !matches!(error, TrainingError::NotFinite { .. }) {
             return error.into();
         }
-        let names = self.corpus.name_training_captions(&numbers).unwrap_or_default();
+        let names = self.corpus.name_training_captions(&self.last_captions).unwrap_or_default();
         let names: Vec<String> = names.iter().map(|(image, caption)| format!("{image}#{caption}")).collect();
         let kept = match checkpoint::list(&self.folder.checkpoints()).ok().and_then(|found| found.last().map(|(step, _)| *step)) {
             Some(step) => format!("the checkpoint of step {step} is kept"),

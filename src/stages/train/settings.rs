@@ -112,6 +112,10 @@ impl Recipe {
             pairs <= (self.batch_size > 1),
             "--objective contrastive compares the pairs of a batch: --batch-size must be at least 2",
         )?;
+        check(
+            !self.normalize_prefix || self.objective == Objective::Caption,
+            "--normalize-prefix is about embeddings, which only --objective caption learns from",
+        )?;
         let one_row = self.captions_per_row == 1 || self.objective == Objective::LanguageModel;
         check(
             self.captions_per_row > 0 && one_row,
