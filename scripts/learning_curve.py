@@ -24,7 +24,7 @@ from run_corpus import RunCorpus
 from torch_clipcap import ClipCap
 
 HERE = pathlib.Path(__file__).parent
-BATCH, PEAK, WARMUP, IMAGES = 40, 2e-3, 40, 500
+BATCH, WARMUP, IMAGES = 40, 40, 500
 
 
 def prepare(arguments):
@@ -45,7 +45,7 @@ def prepare(arguments):
 def ours(arguments):
     """(epoch, mean loss) of our run."""
     out = arguments.out
-    flags = ["--finetune-gpt2", "--dropout", 0, "--batch-size", BATCH, "--epochs", arguments.epochs, "--lr", PEAK, "--warmup-steps", WARMUP]
+    flags = ["--finetune-gpt2", "--dropout", 0, "--batch-size", BATCH, "--epochs", arguments.epochs, "--lr", arguments.lr, "--warmup-steps", WARMUP]
     flags += ["--dev-size", 0, "--sample-images", 0, "--threads", arguments.threads, "--device", arguments.device]
     flags += ["--precision", arguments.precision, "--overwrite", "--quiet"]
     inputs = ["--dataset", out / "dataset", "--embeddings", out / "embeddings", "--model", out / "model", "--out", out / "run"]
@@ -65,7 +65,7 @@ def theirs(arguments, corpus, model):
     for epoch in range(arguments.epochs):
         for numbers in corpus.epoch(BATCH, 0, epoch):
             step = len(losses)
-            rate = PEAK * (step / WARMUP if step < WARMUP else (total - step) / (total - WARMUP))
+            rate = arguments.lr * (step / WARMUP if step < WARMUP else (total - step) / (total - WARMUP))
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             loss = model.loss(*(torch.from_numpy(x) for x in corpus.batch(numbers)))
@@ -107,6 +107,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--clipcap", type=lambda path: pathlib.Path(path).resolve(), default=HERE.parent / "target/release/clipcap")
     parser.add_argument("--epochs", type=int, default=60)
+    # Twice as high, both runs jump about once hardly anything is left to learn, each in its own way.
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")

@@ -70,6 +70,7 @@ pub fn global_norm(values: &[f32]) -> f64 {
     parts.iter().sum::<f64>().sqrt()
 }
 
+#[inline(always)]
 fn sum_of_squares(values: &[f32]) -> f64 {
     // Eight sums side by side; their number is part of the result, not of the machine.
     let mut sums = [0.0f64; 8];
@@ -108,7 +109,8 @@ struct Coefficients {
     beta2: f32,
     one_minus_beta2: f32,
     step_size: f32,
-    bias_correction2_sqrt: f32,
+    /// 1 over the square root of the second moment's bias correction: a product costs a fraction of a quotient.
+    one_over_bias_correction2_sqrt: f32,
     eps: f32,
 }
 
@@ -125,7 +127,7 @@ impl AdamW {
             beta2: self.beta2 as f32,
             one_minus_beta2: (1.0 - self.beta2) as f32,
             step_size: (learning_rate / bias_correction1) as f32,
-            bias_correction2_sqrt: bias_correction2.sqrt() as f32,
+            one_over_bias_correction2_sqrt: bias_correction2.sqrt().recip() as f32,
             eps: self.eps as f32,
         };
         let kernel = kernel();
@@ -138,11 +140,7 @@ impl AdamW {
             let exp_avg = state.exp_avg[range.clone()].par_chunks_mut(CHUNK);
             let exp_avg_sq = state.exp_avg_sq[range.clone()].par_chunks_mut(CHUNK);
             let chunks = parameters.zip(gradients).zip(exp_avg).zip(exp_avg_sq);
-            let update = chunks.map(|(((p, g), m), v)| {
-                let square = sum_of_squares(g);
-                kernel(p, g, m, v, &coefficients);
-                square
-            });
+            let update = chunks.map(|(((p, g), m), v)| kernel(p, g, m, v, &coefficients));
             // Summed in the chunks' order, whoever worked on them.
             squares += update.collect::<Vec<f64>>().iter().sum::<f64>();
         }
@@ -150,7 +148,8 @@ impl AdamW {
     }
 }
 
-type Kernel = fn(&mut [f32], &[f32], &mut [f32], &mut [f32], &Coefficients);
+/// Updates a chunk and returns the sum of its gradients' squares.
+type Kernel = fn(&mut [f32], &[f32], &mut [f32], &mut [f32], &Coefficients) -> f64;
 
 /// The widest vectors this machine has.
 fn kernel() -> Kernel {
@@ -174,27 +173,29 @@ mod wide {
     use super::{Coefficients, update};
 
     #[target_feature(enable = "avx512f")]
-    pub fn avx512(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) {
-        update(p, g, m, v, c);
+    pub fn avx512(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) -> f64 {
+        update(p, g, m, v, c)
     }
 
     #[target_feature(enable = "avx2")]
-    pub fn avx2(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) {
-        update(p, g, m, v, c);
+    pub fn avx2(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) -> f64 {
+        update(p, g, m, v, c)
     }
 }
 
 #[inline(always)]
-fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) {
+fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficients) -> f64 {
+    let squares = sum_of_squares(g);
     for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
         let g = g * c.gradient;
         let exp_avg = *m + c.one_minus_beta1 * (g - *m);
         let exp_avg_sq = *v * c.beta2 + c.one_minus_beta2 * g * g;
-        let denominator = exp_avg_sq.sqrt() / c.bias_correction2_sqrt + c.eps;
+        let denominator = exp_avg_sq.sqrt() * c.one_over_bias_correction2_sqrt + c.eps;
         *p = *p * c.decay - c.step_size * (exp_avg / denominator);
         *m = exp_avg;
         *v = exp_avg_sq;
     }
+    squares
 }
 
 #[cfg(test)]
@@ -244,7 +245,7 @@ mod tests {
                     beta2: 0.999,
                     one_minus_beta2: (1.0 - 0.999f64) as f32,
                     step_size: (1e-3 / (1.0 - 0.9f64.powi(7))) as f32,
-                    bias_correction2_sqrt: (1.0 - 0.999f64.powi(7)).sqrt() as f32,
+                    one_over_bias_correction2_sqrt: (1.0 - 0.999f64.powi(7)).sqrt().recip() as f32,
                     eps: 1e-8,
                 };
                 update(&mut p, &g, &mut m, &mut v, &c);
