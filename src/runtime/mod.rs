@@ -138,6 +138,8 @@ impl Runtime {
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| ort(e.into()))?;
         let builder = builder.with_intra_threads(self.threads).map_err(|e| ort(e.into()))?;
         let mut builder = builder.with_deterministic_compute(true).map_err(|e| ort(e.into()))?;
+        // Threads that wait for the next run by going round in circles take the cores from what comes between two runs.
+        builder = builder.with_config_entry("session.force_spinning_stop", "1").map_err(|e| ort(e.into()))?;
         if !(std::is_x86_feature_detected!("avx512vnni") || std::is_x86_feature_detected!("avxvnni")) {
             // 8-bit products would overflow in silence; this spelling is exact, and half as fast.
             builder = builder.with_precise_qmm().map_err(|e| ort(e.into()))?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut, Range};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A tensor's name, shape and place in a [`Buffer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,11 @@ impl Layout {
     }
 }
 
+/// Buffers that follow each other begin so many elements apart, modulo [`STAGGERED`] of them. At equal distances from their pages, the
+/// optimizer's four streams fall into the same sets of the caches, and it takes 1.7 times as long.
+const STAGGER: usize = 4096 + ALIGNMENT;
+const STAGGERED: usize = 8;
+
 /// Zero-initialized float32 numbers, aligned to 64 bytes.
 pub struct Buffer {
     data: Vec<f32>,
@@ -92,10 +98,12 @@ pub struct Buffer {
 
 impl Buffer {
     fn zeros(len: usize) -> Self {
-        let data = vec![0.0f32; len + ALIGNMENT];
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let stagger = MADE.fetch_add(1, Ordering::Relaxed) % STAGGERED * STAGGER;
+        let data = vec![0.0f32; len + stagger + ALIGNMENT];
         // The system may refuse to say (never in practice); an unaligned start is only slower.
-        let first = Some(data.as_ptr().align_offset(64)).filter(|&first| first <= ALIGNMENT).unwrap_or(0);
-        Self { data, first, len }
+        let aligned = Some(data.as_ptr().align_offset(64)).filter(|&first| first <= ALIGNMENT).unwrap_or(0);
+        Self { data, first: aligned + stagger, len }
     }
 }
 

@@ -109,8 +109,7 @@ fn panels(gathered: &Gathered) -> Vec<(String, String)> {
     let mut panels = Vec::new();
     for (at, table) in gathered.measured.tables.iter().enumerate() {
         let marks = table.lengths.figures().map(|f| [("median", f.median), ("p95", f.p95)]);
-        let bins: Vec<Bin> =
-            table.lengths.bars(BINS).into_iter().map(|(low, high, count)| Bin { low, high, count }).collect();
+        let bins: Vec<Bin> = table.lengths.bars(BINS).into_iter().map(|(low, high, count)| Bin { low, high, count }).collect();
         let chart = histogram(&bins, &format!("{unit} in a caption"), "captions", marks.as_ref().map_or(&[], |m| &m[..]));
         panels.push((format!("Length in {unit}{}", of(at)), chart));
     }
