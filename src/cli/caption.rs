@@ -32,8 +32,7 @@ pub struct CaptionArgs {
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path")]
     model: PathBuf,
-    /// Table to write: .parquet, .csv, .tsv (the original's layout, which holds too little to reuse rows of) or .jsonl; a folder gets numbered
-    /// Parquet parts
+    /// Table to write: .parquet, .csv, .jsonl or .tsv (the original's, of which nothing is reused); a folder gets numbered Parquet parts
     #[arg(long, value_name = "TABLE", alias = "output_path")]
     out: PathBuf,
     #[command(flatten)]

@@ -10,6 +10,7 @@ use crate::files;
 use crate::pipeline::Reporter;
 
 mod annotated;
+mod builder;
 pub mod captions;
 pub mod delimited;
 mod json;

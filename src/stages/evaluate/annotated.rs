@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::captions::{Builder, Row};
+use super::builder::{Builder, Row};
 use crate::dataset::captions::{Format, ReadOptions, read_captions};
 use crate::pipeline::Reporter;
 

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use super::captions::{Builder, Details, Row, for_each_line};
+use super::builder::{Builder, Row};
+use super::captions::{Details, for_each_line};
 use super::json::text_of;
 
 /// Names that mean an image's id, best first.

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use super::captions::{Builder, Role, Row, refuse_split};
+use super::builder::{Builder, Row};
+use super::captions::{Role, refuse_split};
 
 /// What a JSON file turned out to be.
 #[derive(Debug, PartialEq, Eq)]

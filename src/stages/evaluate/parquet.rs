@@ -8,7 +8,8 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 
-use super::captions::{Builder, Details, Row};
+use super::builder::{Builder, Row};
+use super::captions::Details;
 use super::delimited::{CAPTION_COLUMNS, ID_COLUMNS, INDEX_COLUMNS, missing_columns};
 use crate::table;
 
