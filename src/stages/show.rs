@@ -62,9 +62,17 @@ pub fn run(settings: &ShowSettings) -> Result<View> {
     let (mut total, mut matched) = (0, 0);
     let mut kept = DataFrame::empty();
     let mut counts: BTreeMap<String, (Value, u64)> = BTreeMap::new();
+    let only_first_rows = settings.count.is_none() && settings.sort.is_none() && settings.filters.is_empty();
     for path in &files {
         let mut offset = 0;
         loop {
+            if only_first_rows && kept.width() > 0 && kept.height() >= settings.rows {
+                // What is left to know is how many there are, and the file says so.
+                let rest = (num_rows(path)? - offset) as u64;
+                total += rest;
+                matched += rest;
+                break;
+            }
             let chunk = plan.read(path, offset)?;
             let height = chunk.height();
             let chunk =
@@ -158,10 +166,17 @@ impl Plan {
     }
 
     fn read(&self, path: &Path, offset: usize) -> Result<DataFrame> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let reader = ParquetReader::new(file).with_columns(Some(self.read.clone())).with_slice(Some((offset, CHUNK_ROWS)));
+        let reader = reader(path)?.with_columns(Some(self.read.clone())).with_slice(Some((offset, CHUNK_ROWS)));
         reader.finish().with_context(|| format!("cannot read {}", path.display()))
     }
+}
+
+fn reader(path: &Path) -> Result<ParquetReader<File>> {
+    Ok(ParquetReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
+}
+
+fn num_rows(path: &Path) -> Result<usize> {
+    reader(path)?.num_rows().with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Whether a cell is a word, a number or a truth value.
