@@ -145,8 +145,10 @@ fn match_images(named: Vec<(Cow<str>, Named)>, paths: &[&str]) -> (Images, Vec<u
 
 /// Images by id, each with its split; and from an old index to the new one.
 fn in_order(images: Images, splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
-    let mut order: Vec<u32> = (0..images.len() as u32).collect();
-    order.par_sort_unstable_by(|&a, &b| images[a as usize].0.id.cmp(&images[b as usize].0.id));
+    // A merge sort: caption files often have their images in order.
+    let mut order: Vec<(&str, u32)> = images.iter().zip(0..).map(|((image, _), at)| (image.id.as_str(), at)).collect();
+    order.par_sort();
+    let order: Vec<u32> = order.into_iter().map(|(_, at)| at).collect();
     let mut rank = vec![0; images.len()];
     for (new, &old) in order.iter().enumerate() {
         rank[old as usize] = new as u32;
@@ -162,29 +164,44 @@ fn in_order(images: Images, splits: &[String], rule: &SplitRule) -> (Vec<Image>,
     (sorted.into_par_iter().map(settle).collect(), rank)
 }
 
+/// Captions by image; those of an image by file, mark, number and line.
 fn places(captions: &Captions, runs: &[(u32, u32, u32)], rank: impl Fn(u32) -> u32 + Sync) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::with_capacity(captions.batches.iter().map(|(_, b)| b.rows.len()).sum());
-    for (at, &(batch_at, first, name)) in runs.iter().enumerate() {
-        let (file, batch) = &captions.batches[batch_at as usize];
-        let end = match runs.get(at + 1) {
-            Some(&(next_batch, next, _)) if next_batch == batch_at => next as usize,
-            _ => batch.rows.len(),
-        };
-        let image = rank(name);
-        for (row_at, row) in batch.rows.iter().enumerate().take(end).skip(first as usize) {
-            places.push(Place {
-                image,
-                file: *file,
-                mark: mark_bytes(batch.get(row.mark)),
-                number: row.number.unwrap_or(u32::MAX),
-                line: row.line,
-                batch: batch_at,
-                row: row_at as u32,
-            });
-        }
-    }
-    places.par_sort_unstable();
-    places
+    // Captions of an image come in runs, of which there are far fewer.
+    let mut order: Vec<(u32, u32)> = runs.iter().zip(0..).map(|(&(_, _, name), run)| (rank(name), run)).collect();
+    order.par_sort();
+    let of_images = order.par_chunk_by(|a, b| a.0 == b.0);
+    let parts: Vec<Vec<Place>> = of_images
+        .fold(Vec::new, |mut places, of_image| {
+            let start = places.len();
+            places.extend(of_image.iter().flat_map(|&(image, run)| places_of_run(captions, runs, run as usize, image)));
+            places[start..].sort_unstable();
+            places
+        })
+        .collect();
+    parts.concat()
+}
+
+fn places_of_run<'a>(
+    captions: &'a Captions,
+    runs: &[(u32, u32, u32)],
+    run: usize,
+    image: u32,
+) -> impl Iterator<Item = Place> + use<'a> {
+    let (batch_at, first, _) = runs[run];
+    let (file, batch) = &captions.batches[batch_at as usize];
+    let end = match runs.get(run + 1) {
+        Some(&(next_batch, next, _)) if next_batch == batch_at => next as usize,
+        _ => batch.rows.len(),
+    };
+    (first..end as u32).zip(&batch.rows[first as usize..end]).map(move |(row_at, row)| Place {
+        image,
+        file: *file,
+        mark: mark_bytes(batch.get(row.mark)),
+        number: row.number.unwrap_or(u32::MAX),
+        line: row.line,
+        batch: batch_at,
+        row: row_at,
+    })
 }
 
 /// A mark of at most 8 bytes as a number that sorts like its text.

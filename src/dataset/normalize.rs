@@ -50,51 +50,52 @@ pub fn normalize_caption(raw: &str, fold: FoldWidth, out: &mut String) {
 }
 
 /// The same for text of nothing but visible ASCII, spaces, unified ideographs and common Chinese punctuation, which nearly all captions
-/// are: bytes are moved together, and nothing is composed. False, with nothing appended, where there is something else.
+/// are. False, with nothing appended, where there is something else.
 fn join_common(raw: &str, fold: FoldWidth, out: &mut String) -> bool {
-    let bytes = raw.as_bytes();
+    if !is_common(raw.as_bytes(), fold) {
+        return false;
+    }
+    let is_space = |byte: u8| (byte == b' ') | (byte == b'\t');
+    let has_latin = raw.bytes().fold(false, |has, byte| has | byte.is_ascii_graphic());
     let start = out.len();
     let mut buffer = std::mem::take(out).into_bytes();
-    // Each step writes four bytes and keeps as many as the character has.
-    buffer.resize(start + bytes.len() + 4, 0);
-    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
-    let (mut at, mut end, mut common) = (0, start, true);
-    // The byte before the white space that was just met, if any.
-    let mut before_space = None;
-    while at < bytes.len() {
-        let (first, second, third) = (bytes[at], byte(at + 1), byte(at + 2));
-        let width = match first {
-            b' ' | b'\t' => {
-                before_space = (end > start).then(|| buffer[end - 1]);
-                at += 1;
-                continue;
-            }
-            0xe5..=0xe9 => 3,
-            b'!'..=b'~' => {
-                // A space stays between two of these: of the characters accepted here, the Chinese ones are those beyond ASCII.
-                if before_space.is_some_and(|before| before.is_ascii()) {
-                    buffer[end] = b' ';
-                    end += 1;
-                }
-                1
-            }
-            0xe4 if second >= 0xb8 => 3,
-            0xe3 if second == 0x80 && (0x81..=0xa9).contains(&third) => 3,
-            0xef if fold == FoldWidth::None && (second == 0xbc && third >= 0x81 || second == 0xbd && third <= 0x9e) => 3,
-            _ => {
-                common = false;
-                break;
-            }
-        };
-        before_space = None;
-        buffer[end..end + 4].copy_from_slice(&[first, second, third, 0]);
-        at += width;
-        end += width;
+    buffer.resize(start + raw.len() + 1, 0);
+    let (mut end, mut after_space) = (start, false);
+    for &byte in raw.as_bytes() {
+        // Of the characters accepted here the Chinese ones are those beyond ASCII.
+        if has_latin && after_space && byte.is_ascii_graphic() && end > start && buffer[end - 1].is_ascii() {
+            buffer[end] = b' ';
+            end += 1;
+        }
+        // Every byte is written, and white space gives its place to the next one: where words end cannot be guessed.
+        buffer[end] = byte;
+        end += usize::from(!is_space(byte));
+        after_space = is_space(byte);
     }
-    buffer.truncate(if common { end } else { start });
+    buffer.truncate(end);
     // SAFETY: the bytes of whole characters of `raw` and spaces stand behind the text that was there.
     *out = unsafe { String::from_utf8_unchecked(buffer) };
-    common
+    true
+}
+
+/// Whether UTF-8 text consists of the characters that [`join_common`] knows. Asked of every byte, without a branch: the compiler asks many
+/// at once.
+fn is_common(text: &[u8], fold: FoldWidth) -> bool {
+    let full_width = fold == FoldWidth::None;
+    let is_known = |first: u8, second: u8, third: u8| {
+        let ascii = (b' '..=b'~').contains(&first) | (first == b'\t');
+        // The rest of a character, which its first byte has answered for.
+        let rest = first & 0xc0 == 0x80;
+        let ideograph = (0xe5..=0xe9).contains(&first) | (first == 0xe4) & (second >= 0xb8);
+        let punctuation = (first == 0xe3) & (second == 0x80) & (0x81..=0xa9).contains(&third);
+        let wide = (second == 0xbc) & (third >= 0x81) | (second == 0xbd) & (third <= 0x9e);
+        ascii | rest | ideograph | punctuation | full_width & (first == 0xef) & wide
+    };
+    let inner = text.len().saturating_sub(2);
+    let (seconds, thirds) = (text.get(1..).unwrap_or_default(), text.get(2..).unwrap_or_default());
+    let all = text[..inner].iter().zip(seconds).zip(thirds).fold(true, |all, ((&a, &b), &c)| all & is_known(a, b, c));
+    // No character of three bytes begins in the last two.
+    all & text[inner..].iter().all(|&byte| is_known(byte, 0, 0))
 }
 
 /// Appends characters, with one space for white space between two that are not Chinese and none elsewhere.
@@ -227,6 +228,19 @@ mod tests {
     fn tags_come_off_and_times_stay() {
         assert_eq!(without_tags("一架:m 飞机:n ::w 在:p"), "一架 飞机 : 在");
         assert_eq!(without_tags("10:30 的"), "10:30 的");
+    }
+
+    #[test]
+    fn the_short_way_takes_the_characters_it_says_and_no_others() {
+        for c in '\0'..='\u{20fff}' {
+            let simple = matches!(c, ' '..='~' | '\t' | '\u{3001}'..='\u{3029}' | '\u{4e00}'..='\u{9fff}');
+            let wide = matches!(c, '\u{ff01}'..='\u{ff5e}');
+            for text in [format!("{c}"), format!("狗{c}"), format!("{c}狗 a狗b")] {
+                assert_eq!(is_common(text.as_bytes(), FoldWidth::None), simple || wide, "{c:?}");
+                assert_eq!(is_common(text.as_bytes(), FoldWidth::All), simple, "{c:?}");
+            }
+        }
+        assert!(is_common(b"", FoldWidth::None));
     }
 
     #[test]

@@ -51,9 +51,9 @@ pub fn write_groups(
     let (writer, factory) = writer.into_serialized_writer().map_err(parquet)?;
     let all: Vec<usize> = (0..groups).collect();
     // Appending waits for the disk: a thread of its own does it while the next groups are compressed.
-    let (built, groups) = sync_channel(GROUPS_IN_FLIGHT);
+    let (built, built_groups) = sync_channel(GROUPS_IN_FLIGHT);
     std::thread::scope(|scope| {
-        let appending = scope.spawn(move || append(writer, groups));
+        let appending = scope.spawn(move || append(writer, built_groups, groups));
         for wave in all.chunks(GROUPS_IN_FLIGHT) {
             let (factory, build) = (&factory, &build);
             rayon::scope_fifo(|scope| {
@@ -93,10 +93,14 @@ fn properties(format: &str, options: &GroupOptions) -> WriterProperties {
 type Built = (usize, Result<Vec<ArrowColumnChunk>, ParquetError>);
 
 /// Appends row groups in their order, whatever order they come in.
-fn append(mut writer: SerializedFileWriter<AtomicFile>, groups: Receiver<Built>) -> Result<AtomicFile, ParquetError> {
+fn append(
+    mut writer: SerializedFileWriter<AtomicFile>,
+    built: Receiver<Built>,
+    groups: usize,
+) -> Result<AtomicFile, ParquetError> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
-    for (group, chunks) in groups {
+    for (group, chunks) in built {
         waiting.insert(group, chunks?);
         while let Some(chunks) = waiting.remove(&next) {
             let mut group = writer.next_row_group()?;
@@ -104,9 +108,12 @@ fn append(mut writer: SerializedFileWriter<AtomicFile>, groups: Receiver<Built>)
                 chunk.append_to_row_group(&mut group)?;
             }
             group.close()?;
-            writer.flush()?;
-            writer.inner().sync_written()?;
             next += 1;
+            // What follows the last group is waited for when the file is committed.
+            if next < groups {
+                writer.flush()?;
+                writer.inner().sync_written()?;
+            }
         }
     }
     writer.into_inner()

@@ -104,8 +104,8 @@ fn groups(set: &Assembled) -> Vec<std::ops::Range<usize>> {
     let mut groups = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for at in 0..set.places.len() {
-        let (batch, row) = set.row(at);
-        bytes += batch.get(row.caption).len() + batch.get(row.raw).len();
+        let (_, row) = set.row(at);
+        bytes += row.caption.num_bytes() + row.raw.num_bytes();
         if at + 1 - start == GROUP_ROWS || bytes >= GROUP_BYTES {
             groups.push(start..at + 1);
             (start, bytes) = (at + 1, 0);
@@ -119,8 +119,7 @@ fn groups(set: &Assembled) -> Vec<std::ops::Range<usize>> {
 
 fn columns(set: &Assembled, rows: std::ops::Range<usize>, lint: Option<&[Lint]>) -> Vec<ArrayRef> {
     let image = |at: usize| &set.images[set.places[at].image as usize];
-    let text_bytes =
-        |span: fn(&Row) -> Span| rows.clone().map(|at| set.row(at)).map(|(batch, row)| batch.get(span(row)).len()).sum();
+    let text_bytes = |span: fn(&Row) -> Span| rows.clone().map(|at| span(set.row(at).1).num_bytes()).sum();
     let mut caption = StringBuilder::with_capacity(rows.len(), text_bytes(|row| row.caption));
     let mut raw = StringBuilder::with_capacity(rows.len(), text_bytes(|row| row.raw));
     for at in rows.clone() {

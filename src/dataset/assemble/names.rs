@@ -38,6 +38,7 @@ pub fn names(captions: &Captions) -> Names<'_> {
     for (at, (file, batch)) in captions.batches.iter().enumerate() {
         let implied = captions.files[*file as usize].split;
         let mut previous = None;
+        let mut previous_said: Option<(&str, u16)> = None;
         for (row_at, row) in batch.rows.iter().enumerate() {
             // Rows of one image share their spans: no need to look at the text again.
             let key = (row.image, row.file, row.split);
@@ -52,10 +53,13 @@ pub fn names(captions: &Captions) -> Names<'_> {
             let own = batch.get(row.split);
             let said = if own.is_empty() { coco_split } else { own };
             let said = if said.is_empty() { implied.unwrap_or_default() } else { said };
-            let said = (!said.is_empty()).then(|| names.split_index(said));
+            let said = (!said.is_empty()).then(|| match previous_said {
+                Some((name, index)) if name == said => index,
+                _ => previous_said.insert((said, names.split_index(said))).1,
+            });
             let file = row.file.map(|span| batch.get(span)).or(coco);
             let extension = match &reference[name.len()..] {
-                "" => file.map_or("", |file| extension_beyond(file, name)),
+                none if none.is_empty() => file.map_or(none, |file| extension_beyond(file, name)),
                 extension => extension,
             };
             let entry = *index.entry((name, extension)).or_insert_with(|| {
@@ -78,12 +82,17 @@ fn extension_beyond<'a>(file: &'a str, image: &str) -> &'a str {
     let stem = without_extension(file);
     let last = |path: &str| path.rsplit('/').next().unwrap_or(path).len();
     let same = stem[stem.len() - last(stem)..] == image[image.len() - last(image)..];
-    if same { &file[stem.len()..] } else { "" }
+    if same { &file[stem.len()..] } else { &file[..0] }
 }
 
 impl Names<'_> {
     /// `1.jpg`, `1.JPG` and `1` are one image; `1.png` beside them is another, which goes by its whole name.
     fn join_by_stem(&mut self) {
+        let Some((_, first)) = self.named.first() else { return };
+        // Different names with one extension have different stems.
+        if self.named.iter().all(|(_, entry)| entry.extension == first.extension) {
+            return;
+        }
         let mut joined: Vec<(Cow<str>, Named)> = Vec::with_capacity(self.named.len());
         let mut of_stem: HashMap<Cow<str>, Vec<u32>> = HashMap::with_capacity(self.named.len());
         let mut moved = Vec::with_capacity(self.named.len());

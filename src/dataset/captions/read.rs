@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rayon::prelude::*;
+
 use super::batch::{Bad, Batch};
 use super::detect::{detect, is_tagged};
 use super::elements::{Element, Scanner};
@@ -19,6 +21,8 @@ use crate::dataset::normalize::FoldWidth;
 /// Blocks (or runs of elements) parsed before more are read: what bounds the memory of a file on its way.
 const BLOCKS_IN_FLIGHT: usize = 32;
 const ELEMENTS_A_RUN: usize = 2048;
+/// Files read side by side: small ones need not wait for each other.
+const FILES_AT_ONCE: usize = 8;
 
 /// How caption files are read.
 #[derive(Debug, Clone, Default)]
@@ -73,13 +77,48 @@ pub fn read_captions(paths: &[PathBuf], options: &ReadOptions) -> Result<Caption
     let mut named: Vec<(String, &PathBuf)> = source_names(paths)?.into_iter().zip(paths).collect();
     named.sort();
     let mut captions = Captions::default();
-    for (source, path) in named {
-        read_file(&source, path, options, &mut captions)?;
+    for files in named.chunks(FILES_AT_ONCE) {
+        let read: Vec<_> = files.par_iter().map(|(source, path)| read_file(source, path, options)).collect();
+        for file in read {
+            captions.add(file?);
+        }
     }
     Ok(captions)
 }
 
-fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Captions) -> Result<(), CaptionError> {
+impl Captions {
+    fn add(&mut self, content: FileContent) {
+        let FileContent { mut report, batches, coco_files } = content;
+        let file = self.files.len() as u16;
+        // Elements of a document know their line; lines of blocks are counted on from block to block.
+        let counted = !matches!(report.format, Format::Karpathy | Format::Coco);
+        report.lines = report.header;
+        for mut batch in batches {
+            let before = if counted { report.lines } else { 0 };
+            batch.rows.iter_mut().for_each(|row| row.line += before);
+            self.bad.extend(batch.bad.drain(..).map(|(line, bad)| {
+                report.bad += 1;
+                BadLine { file, line: line + before, bad }
+            }));
+            report.lines += batch.lines;
+            report.blank += batch.blank;
+            report.continued += batch.continued;
+            report.captions += batch.rows.len() as u64;
+            self.batches.push((file, batch));
+        }
+        self.files.push(report);
+        self.coco_files.extend(coco_files);
+    }
+}
+
+/// What one file held, its batches not yet counted in the report.
+struct FileContent {
+    report: FileReport,
+    batches: Vec<Batch>,
+    coco_files: HashMap<String, (String, String)>,
+}
+
+fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileContent, CaptionError> {
     let io = |source| CaptionError::Io { path: path.into(), source };
     let layout_error = |message| CaptionError::Layout { path: path.into(), message };
     let mut blocks = Blocks::new(File::open(path).map_err(io)?);
@@ -107,6 +146,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Ca
     };
     let translation = options.translation.unwrap_or_else(|| implied_translation(source));
     let mut reader = FileReader { blocks, next: Some(head), path, batches: Vec::new() };
+    let mut coco_files = HashMap::new();
     match format {
         Format::FlickrCn | Format::CocoCn | Format::Tsv => {
             let tagged = format == Format::FlickrCn && is_tagged(reader.head());
@@ -126,30 +166,12 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions, captions: &mut Ca
         }
         Format::Karpathy | Format::Coco => {
             let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
-            reader.parse_document(format, &layout, &mut captions.coco_files)?;
+            reader.parse_document(format, &layout, &mut coco_files)?;
         }
     }
     let FileReader { blocks, batches, .. } = reader;
     report.sha256 = blocks.sha256();
-    let file = captions.files.len() as u16;
-    // Elements of a document know their line; lines of blocks are counted on from block to block.
-    let counted = !matches!(format, Format::Karpathy | Format::Coco);
-    report.lines = report.header;
-    for mut batch in batches {
-        let before = if counted { report.lines } else { 0 };
-        batch.rows.iter_mut().for_each(|row| row.line += before);
-        captions.bad.extend(batch.bad.drain(..).map(|(line, bad)| {
-            report.bad += 1;
-            BadLine { file, line: line + before, bad }
-        }));
-        report.lines += batch.lines;
-        report.blank += batch.blank;
-        report.continued += batch.continued;
-        report.captions += batch.rows.len() as u64;
-        captions.batches.push((file, batch));
-    }
-    captions.files.push(report);
-    Ok(())
+    Ok(FileContent { report, batches, coco_files })
 }
 
 struct FileReader<'a> {
