@@ -180,7 +180,8 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
         Field::new("num_captions", DataType::Int32, false),
     ]));
     let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
-    let options = GroupOptions { plain: &[&["sha256"]], without_range: &[&["sha256"]], ..GroupOptions::default() };
+    let plain: &[&[&str]] = &[&["image_id"], &["image_path"], &["sha256"]];
+    let options = GroupOptions { plain, without_range: &[&["sha256"]], ..GroupOptions::default() };
     write_groups(path, &schema, IMAGES_FORMAT, &options, groups.len(), |group| {
         let rows = groups[group];
         let strings = |f: for<'r> fn(&ImageRow<'r>) -> Option<&'r str>| -> ArrayRef {
@@ -236,7 +237,7 @@ pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, 
         Schema::new_with_metadata(fields, std::collections::HashMap::from([("huggingface".to_string(), features.to_string())]));
     let schema: SchemaRef = Arc::new(marked);
     let options = GroupOptions {
-        plain: &[&["sha256"], &["image", "bytes"]],
+        plain: &[&["image_id"], &["image_path"], &["sha256"], &["image", "bytes"], &["image", "path"]],
         without_range: &[&["sha256"], &["image", "bytes"]],
         ..GroupOptions::default()
     };
