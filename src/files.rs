@@ -97,6 +97,28 @@ pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()
     write_atomic(target, &text)
 }
 
+/// Opens a file without waiting for the other end of a pipe that may stand in its place.
+pub fn open_without_waiting(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        const O_NONBLOCK: i32 = 0o4000;
+        options.custom_flags(O_NONBLOCK);
+    }
+    options.open(path)
+}
+
+/// Opens a regular file; pipes, devices and folders are refused, and nothing is waited for.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = open_without_waiting(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
 /// Copies `source` to `target`, which is whole or not there. Replaces an existing target.
 ///
 /// Weights are never hard-linked: ONNX's own library refuses external data that has several names, and a source that its owner overwrites

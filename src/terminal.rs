@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,6 +16,7 @@ pub struct Terminal {
     verbose: u8,
     bar: Mutex<Option<ProgressBar>>,
     last_line: Mutex<Option<Instant>>,
+    is_result_lost: AtomicBool,
     interactive: bool,
 }
 
@@ -29,6 +31,7 @@ impl Terminal {
             verbose,
             bar: Mutex::new(None),
             last_line: Mutex::new(None),
+            is_result_lost: AtomicBool::new(false),
             interactive: std::io::stderr().is_terminal(),
         }
     }
@@ -42,8 +45,18 @@ impl Terminal {
         self.clear_bar();
         let mut out = std::io::stdout().lock();
         let written = if self.json { writeln!(out, "{json}") } else { writeln!(out, "{}", text.trim_end()) };
-        // A closed pipe (`| head`) is not an error of ours.
-        let _ = written.and_then(|()| out.flush());
+        if let Err(error) = written.and_then(|()| out.flush())
+            // A closed pipe (`| head`) is not an error of ours.
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            self.is_result_lost.store(true, Ordering::Relaxed);
+            self.error(&anyhow::anyhow!(error).context("cannot write the result to stdout"));
+        }
+    }
+
+    /// Whether a result could not be written, which is a failure of the whole command.
+    pub fn is_result_lost(&self) -> bool {
+        self.is_result_lost.load(Ordering::Relaxed)
     }
 
     /// The final error, with its chain of causes.

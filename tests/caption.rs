@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use clipcap::pipeline::npy::{NpyType, write_header};
 use common::{clipcap, columns, golden_bundle, joined, run, scenes, shared, tiny_bundle};
 use serde_json::Value;
 
@@ -243,6 +244,53 @@ fn embeddings_made_in_another_way_are_captioned_anew() {
     let refused = caption(&[], 1);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("other settings"));
     assert_eq!(computed(&caption(&["--overwrite"], 0)), 3);
+}
+
+#[test]
+fn an_embedding_beyond_all_numbers_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, vectors, table) = (folder.path().join("bert"), folder.path().join("v.npy"), folder.path().join("t.jsonl"));
+    let mut init = clipcap();
+    init.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "bert", "--seed", "3", "--quiet"]);
+    run(init.arg("--out").arg(&bundle), 0);
+    let width = clipcap::models::Bundle::open(&bundle).unwrap().clip_config().projection_dim;
+    let caption = |rows: &[f32], status: i32| {
+        let mut file = Vec::new();
+        write_header(&mut file, NpyType::F32, rows.len() as u64, width).unwrap();
+        for (row, value) in rows.iter().enumerate() {
+            // No row like another: equal ones would be captioned once.
+            file.extend((0..width).flat_map(|column| (value * (1.0 - (row + column) as f32 / 1e4)).to_le_bytes()));
+        }
+        fs::write(&vectors, file).unwrap();
+        let mut command = clipcap();
+        command.args(["caption", "--overwrite", "--device", "cpu", "--max-new-tokens", "4"]).arg("--embeddings").arg(&vectors);
+        let output = run(command.arg("--model").arg(&bundle).arg("--out").arg(&table), status);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    caption(&[0.1, 0.2, 3e38, 0.3], 3);
+    let lines = fs::read_to_string(&table).unwrap();
+    let named = |row: u32| lines.contains(&format!("\"image_path\":\"{row}\""));
+    assert_eq!([0, 1, 2, 3].map(named), [true, true, false, true], "{lines}");
+    let errors = folder.path().join("t.errors.parquet");
+    assert_eq!(columns(&errors, &["image_path", "reason"]), [["2", "corrupt"]]);
+    assert!(caption(&[3e38, 2e38], 1).contains("not one of 2 images can be captioned"));
+}
+
+#[test]
+fn pipes_in_the_place_of_files_are_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.npy");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let bundle = tiny_bundle(folder.path());
+    let mut commands = [clipcap(), clipcap()];
+    commands[0].args(["caption", "--embeddings"]).arg(&pipe).arg("--model").arg(&bundle);
+    commands[1].args(["model", "import", "--checkpoint"]).arg(&pipe).arg("--clip").arg(bundle.join("clip"));
+    commands[1].arg("--gpt2").arg(bundle.join("gpt2"));
+    for (mut command, out) in commands.into_iter().zip(["t.csv", "b"]) {
+        let output = run(command.arg("--out").arg(folder.path().join(out)), 1);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("pipe.npy") && said.contains("not a regular file"), "{said}");
+    }
 }
 
 #[test]

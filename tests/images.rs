@@ -184,6 +184,59 @@ fn sizes_are_checked_before_memory_is_taken() {
     }
 }
 
+/// A zlib stream of zeros: a literal, then as many repeats of 258 bytes.
+fn zeros(repeats: u32) -> Vec<u8> {
+    let (mut stream, mut bits, mut held) = (vec![0x78, 0x9c], 0u64, 0);
+    let mut put = |value: u64, width: u32, stream: &mut Vec<u8>| {
+        bits |= value << held;
+        held += width;
+        while held >= 8 {
+            stream.push(bits as u8);
+            (bits, held) = (bits >> 8, held - 8);
+        }
+    };
+    // The last block, of fixed codes; a zero. Codes come with their first bit lowest.
+    put(0b011, 3, &mut stream);
+    put(0b0000_1100, 8, &mut stream);
+    for _ in 0..repeats {
+        // Length 258, distance 1.
+        put(0b1010_0011, 8, &mut stream);
+        put(0, 5, &mut stream);
+    }
+    // The end of the block, and whole bytes.
+    put(0, 7 + 7, &mut stream);
+    let adler = ((1 + 258 * u64::from(repeats)) % 65_521) << 16 | 1;
+    stream.extend((adler as u32).to_be_bytes());
+    stream
+}
+
+#[test]
+fn a_colour_profile_that_inflates_without_end_takes_no_memory() {
+    let plain = written(RgbImage::from_pixel(4, 3, image::Rgb([9, 8, 7])), ImageFormat::Png);
+    let with_profile = |repeats: u32| {
+        let mut chunk = b"iCCPname\0\0".to_vec();
+        chunk.extend(zeros(repeats));
+        // Behind the header, which ends at byte 33.
+        let mut file = plain[..33].to_vec();
+        file.extend((chunk.len() as u32 - 4).to_be_bytes());
+        file.extend(&chunk);
+        file.extend(crc32(&chunk).to_be_bytes());
+        file.extend(&plain[33..]);
+        file
+    };
+    let peak_mib = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    };
+    for repeats in [3, 3_000_000] {
+        let image = decoded(&with_profile(repeats)).unwrap();
+        assert_eq!((image.dimensions(), image.get_pixel(3, 2).0), ((4, 3), [9, 8, 7]));
+        assert!(header(&with_profile(repeats), &Limits::default()).is_ok());
+    }
+    assert!(peak_mib() < 500, "{} MiB for a profile of 738", peak_mib());
+}
+
 /// An EXIF segment that says nothing but the orientation.
 fn exif(orientation: u8) -> Vec<u8> {
     let mut tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();

@@ -16,6 +16,10 @@ use crate::stages::caption::{self, CaptionSettings, Source, TableFormat};
 /// Every file is accounted for: it has a caption, a row in the errors table, or is no image. Killed or interrupted, the same command goes
 /// on from where it was and ends with the same bytes; given again after files were added or changed, it computes only those.
 ///
+/// Captions are greedy unless --temperature, --top-k or --top-p asks for samples or --num-beams for a beam search. Images are JPEG, PNG, GIF,
+/// WebP, BMP and TIFF, whatever they are called. The table has image_id, image_path, sha256, caption_index, caption, logprob, num_tokens and
+/// finish_reason; beside it lie NAME.errors.parquet and NAME.manifest.json.
+///
 /// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
 #[derive(clap::Args)]
@@ -40,7 +44,7 @@ pub struct CaptionArgs {
     #[command(flatten)]
     compute: ComputeArgs,
     /// Images encoded together, and captions decoded together (default: 32; on CUDA 64)
-    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
     images: ImageArgs,
@@ -56,34 +60,34 @@ pub struct CaptionArgs {
 /// How captions are chosen.
 #[derive(clap::Args)]
 struct DecodingArgs {
-    /// Captions an image: that many samples, or the best beams
+    /// Captions an image: that many samples, or the best beams (default: 1)
     #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
     num_captions: Option<usize>,
-    /// Sample, with scores divided by this (below 1: bolder; above: more varied)
-    #[arg(long, allow_negative_numbers = true, value_name = "T", help_heading = "Decoding")]
+    /// Sample, with scores divided by this (below 1: bolder; above: more varied; default where one samples: 1)
+    #[arg(long, value_name = "T", help_heading = "Decoding")]
     temperature: Option<f64>,
-    /// Sample from the K likeliest tokens (0: all)
+    /// Sample from the K likeliest tokens (0, the default: all)
     #[arg(long, value_name = "K", aliases = ["top_k", "topk"], help_heading = "Decoding")]
     top_k: Option<usize>,
-    /// Sample from the likeliest tokens that together have this probability (1: all)
-    #[arg(long, allow_negative_numbers = true, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
+    /// Sample from the likeliest tokens that together have this probability (1, the default: all)
+    #[arg(long, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
     top_p: Option<f64>,
-    /// Search with this many beams
+    /// Search with this many beams, at most 1000 (default: no beam search)
     #[arg(long, value_name = "N", alias = "num_beams", help_heading = "Decoding")]
     num_beams: Option<usize>,
-    /// Exponent of the length that a beam's score is divided by
-    #[arg(long, allow_negative_numbers = true, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
+    /// Exponent of the length that a beam's score is divided by (default: 1)
+    #[arg(long, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
     length_penalty: Option<f64>,
-    /// Tokens a caption has at least, [SEP] not among them
+    /// Tokens a caption has at least, [SEP] not among them (default: 0)
     #[arg(long, value_name = "N", alias = "min_new_tokens", help_heading = "Decoding")]
     min_new_tokens: Option<usize>,
     /// Tokens a caption has at most, [SEP] included (default: 67, or what the model has positions for)
     #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
     max_new_tokens: Option<usize>,
-    /// Make tokens that a caption already has less likely (1: no change)
-    #[arg(long, allow_negative_numbers = true, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
+    /// Make tokens that a caption already has less likely (1, the default: no change)
+    #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
     repetition_penalty: Option<f64>,
-    /// Forbid that N tokens in a row occur twice in a caption (0: allow)
+    /// Forbid that N tokens in a row occur twice in a caption (0, the default: allow)
     #[arg(long, value_name = "N", alias = "no_repeat_ngram_size", help_heading = "Decoding")]
     no_repeat_ngram_size: Option<usize>,
     /// Let a caption go on that repeats itself (otherwise the same 1 to 8 tokens four times in a row end it)

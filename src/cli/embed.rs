@@ -43,7 +43,7 @@ pub struct EmbedArgs {
     #[command(flatten)]
     compute: ComputeArgs,
     /// Images encoded together (default: 32; on CUDA 64)
-    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
     image: ImageArgs,

@@ -1,8 +1,9 @@
 //! The command line: flags become settings here, and a stage's outcome becomes an exit status.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::dataset::listing::ListingError;
 use crate::pipeline::{Interrupt, Reporter};
@@ -32,6 +33,22 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    /// Parses a command line, the program's name first.
+    fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let mut command = with_negative_numbers(Self::command());
+        let matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// A negative number behind a flag is its value, so that the message is about what the flag takes.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let has_value = |argument: &clap::Arg| argument.get_long().is_some() && argument.get_action().takes_values();
+    let allow = |argument: clap::Arg| if has_value(&argument) { argument.allow_negative_numbers(true) } else { argument };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
 }
 
 /// Flags that every command takes.
@@ -117,7 +134,7 @@ impl Context {
 
 /// Parses the command line, runs the command and returns the program's exit status.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let context = Context {
         terminal: Terminal::new(cli.global.quiet, cli.global.json, cli.global.verbose),
         interrupt: Interrupt::default(),
@@ -134,6 +151,7 @@ pub fn main() -> ExitCode {
         context.terminal.error(&anyhow::anyhow!(error).context("cannot listen for Ctrl-C"));
     }
     match dispatch(cli.command, &context) {
+        Ok(_) if context.terminal.is_result_lost() => ExitCode::FAILURE,
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             context.terminal.error(&error);

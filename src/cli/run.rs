@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use super::{BadUsage, Cli, Context, dispatch};
 use crate::pipeline::spec::SpecError;
@@ -40,7 +40,7 @@ struct CommandLine<'a>(&'a Context);
 impl CommandLine<'_> {
     fn parse(words: &[String]) -> anyhow::Result<Cli> {
         let words = std::iter::once("clipcap").chain(words.iter().map(String::as_str));
-        Cli::try_parse_from(words).map_err(|e| anyhow!(BadUsage(e.to_string().trim_end().to_string())))
+        Cli::of(words).map_err(|e| anyhow!(BadUsage(e.to_string().trim_end().to_string())))
     }
 }
 

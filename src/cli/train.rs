@@ -62,7 +62,7 @@ pub struct TrainArgs {
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     gradient_accumulation_steps: usize,
     /// Greatest learning rate
-    #[arg(long, allow_negative_numbers = true, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
+    #[arg(long, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
     lr: f64,
     /// What the learning rate does after the warm-up: linear, constant or cosine
     #[arg(long, default_value_t = Decay::Linear, help_heading = "Recipe")]
@@ -70,24 +70,29 @@ pub struct TrainArgs {
     /// Steps in which the learning rate rises from 0
     #[arg(long, default_value_t = 5000, alias = "warmup_steps", help_heading = "Recipe")]
     warmup_steps: u64,
-    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
+    /// Weight decay of AdamW, on every parameter
+    #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
     weight_decay: f64,
     /// Leave layer norms and biases without weight decay
     #[arg(long, help_heading = "Recipe")]
     no_decay_norm_bias: bool,
-    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
+    /// Decay of AdamW's mean of the gradients
+    #[arg(long, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
     beta1: f64,
-    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
+    /// Decay of AdamW's mean of their squares
+    #[arg(long, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
     beta2: f64,
-    #[arg(long, allow_negative_numbers = true, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
+    /// What AdamW adds to the root of that mean
+    #[arg(long, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
     eps: f64,
     /// Scale gradients of a greater global norm down to it (default: never)
-    #[arg(long, allow_negative_numbers = true, value_name = "NORM", help_heading = "Recipe")]
+    #[arg(long, value_name = "NORM", help_heading = "Recipe")]
     max_grad_norm: Option<f64>,
     /// Dropout probability everywhere (default: as the models' configurations say; a frozen GPT2 never drops)
-    #[arg(long, allow_negative_numbers = true, value_name = "P", help_heading = "Recipe")]
+    #[arg(long, value_name = "P", help_heading = "Recipe")]
     dropout: Option<f64>,
-    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0, help_heading = "Recipe")]
+    /// Share of the target that is spread over the whole vocabulary
+    #[arg(long, default_value_t = 0.0, help_heading = "Recipe")]
     label_smoothing: f32,
     /// Scale embeddings to unit length (always, where the model was trained so)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]

@@ -23,9 +23,6 @@ pub enum GenerationError {
     Prefix { index: u64, found: usize, prefix_len: usize, n_embd: usize },
     #[error("the decoder returned {found} logits, and {rows} x {vocab_size} are needed")]
     Logits { found: usize, rows: usize, vocab_size: usize },
-    #[error(
-        "image {index}: the decoder's logits are not finite after {num_tokens} tokens (an embedding or a weight that is not a number, \
-         or an overflow: try --precision fp32)"
-    )]
+    #[error("the decoder's logits are not finite after {num_tokens} tokens")]
     NotFinite { index: u64, num_tokens: usize },
 }

@@ -154,6 +154,8 @@ impl Settings {
         let positive = |value: f64| value.is_finite() && value > 0.0;
         // Sampling seeds and beam candidates are counted with u32; no image needs more.
         const MOST: usize = 100_000;
+        // Each beam has a row of the decoder.
+        const MOST_BEAMS: usize = 1000;
         if self.num_captions == 0 || self.num_captions > MOST {
             return bad(format!("--num-captions is {}, and may be 1 to {MOST}", self.num_captions));
         }
@@ -185,8 +187,8 @@ impl Settings {
                 Ok(())
             }
             Strategy::Beam { num_beams, length_penalty } => {
-                if *num_beams == 0 || *num_beams > MOST {
-                    return bad(format!("--num-beams is {num_beams}, and may be 1 to {MOST}"));
+                if *num_beams == 0 || *num_beams > MOST_BEAMS {
+                    return bad(format!("--num-beams is {num_beams}, and may be 1 to {MOST_BEAMS}"));
                 }
                 if self.num_captions > *num_beams {
                     return bad(format!(

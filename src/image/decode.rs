@@ -161,7 +161,7 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, Failure> {
 fn open<'a>(format: Format, bytes: &'a [u8]) -> Result<Box<dyn ImageDecoder + 'a>, Failure> {
     let cursor = Cursor::new(bytes);
     let decoder: Result<Box<dyn ImageDecoder + 'a>, ImageError> = match format {
-        Format::Png => PngDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Png => PngDecoder::with_limits(cursor, beside(bytes)).map(|decoder| Box::new(decoder) as _),
         Format::Gif => GifDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
         Format::WebP => WebPDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
@@ -169,6 +169,13 @@ fn open<'a>(format: Format, bytes: &'a [u8]) -> Result<Box<dyn ImageDecoder + 'a
         Format::Jpeg => image::codecs::jpeg::JpegDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
     };
     decoder.map_err(|error| failed(format, &error))
+}
+
+/// What a PNG may unpack before its pixels: colour profiles, which nothing here looks at, inflate a thousandfold.
+fn beside(bytes: &[u8]) -> image::Limits {
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(bytes.len() as u64 + (16 << 20));
+    limits
 }
 
 fn described(format: Format, decoder: &mut dyn ImageDecoder) -> Header {

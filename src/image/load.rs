@@ -1,6 +1,6 @@
 //! From a path to pixels: each file is read once, and hashed as it was read.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use image::RgbImage;
 use super::decode::{Header, Limits, decode, header};
 use super::failure::{Content, Failure, Reason};
 use super::sniff::{Format, SNIFFED_BYTES, called_an_image, sniff};
-use crate::files::sha256_hex;
+use crate::files::{open_without_waiting, sha256_hex};
 
 /// A decoded image and the hash of the file it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn examine(path: &Path, obstacle: Option<Reason>, limits: &Limits, exif: boo
 fn obstructed(reason: Reason) -> Failure {
     let message = match reason {
         Reason::Unreadable => "not a regular file, so it is not opened",
-        Reason::Vanished => "a symbolic link to nothing",
+        Reason::Vanished => "a symbolic link that leads to nothing, or to itself",
         _ => "not opened",
     };
     Failure::new(reason, message)
@@ -151,16 +151,8 @@ impl OpenError {
 /// Opens a regular file and nothing else: opening a pipe or a device can block for ever or set something going.
 fn open(path: &Path) -> Result<(File, Metadata), OpenError> {
     regular(&std::fs::metadata(path)?)?;
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(target_os = "linux")]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        // Should a pipe have taken the file's place since: do not wait for its other end.
-        const O_NONBLOCK: i32 = 0o4000;
-        options.custom_flags(O_NONBLOCK);
-    }
-    let file = options.open(path)?;
+    // A pipe may have taken the file's place since.
+    let file = open_without_waiting(path)?;
     let metadata = file.metadata()?;
     regular(&metadata)?;
     Ok((file, metadata))

@@ -52,6 +52,7 @@ impl CachedDecoder {
         // The last token is never fed, so it needs no room.
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(config.n_positions);
         let elements = max_rows * length * config.n_head * cached_head_dim(config);
+        check_room(elements * 2 * config.n_layer, max_rows)?;
         Ok(Self {
             session,
             tokens: TokenEmbedding::open(folder, config)?,
@@ -102,6 +103,14 @@ impl CachedDecoder {
         }
         self.session.run_in_place(&inputs, &mut outputs)
     }
+}
+
+/// Memory that is not there is told, in place of an end of the whole program.
+fn check_room(elements: usize, rows: usize) -> Result<(), RuntimeError> {
+    Vec::<f32>::new().try_reserve_exact(elements).map_err(|_| RuntimeError::Model {
+        model: MODEL.into(),
+        message: format!("no memory for the caches of {rows} rows ({} GiB): lower --batch-size or --num-beams", elements >> 28),
+    })
 }
 
 enum Target {

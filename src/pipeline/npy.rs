@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use crate::dataset::normalize::excerpt;
+
 /// Element types that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NpyType {
@@ -42,7 +44,7 @@ pub enum NpyError {
     Magic,
     #[error("its header is not understood: {0}")]
     Header(String),
-    #[error("its elements are {0}, and only little-endian float32 (<f4) and float16 (<f2) are read")]
+    #[error("its elements are {0}, and only little-endian float32 (<f4) and float16 (<f2) are read: save it.astype('float32')")]
     Type(String),
     #[error("its columns come first (fortran_order), and only row order is read: save numpy.ascontiguousarray(it)")]
     FortranOrder,
@@ -61,6 +63,9 @@ pub fn read_header(file: &mut impl Read, file_bytes: u64) -> Result<NpyHeader, N
     file.read_exact(&mut start).map_err(|_| NpyError::Magic)?;
     if &start[..6] != MAGIC {
         return Err(NpyError::Magic);
+    }
+    if !(1..=3).contains(&start[6]) {
+        return Err(NpyError::Header(format!("format version {}", start[6])));
     }
     let (header_bytes, before) = if start[6] == 1 {
         let mut length = [0; 2];
@@ -82,14 +87,16 @@ pub fn read_header(file: &mut impl Read, file_bytes: u64) -> Result<NpyHeader, N
         Some("<f2" | "=f2") => NpyType::F16,
         other => return Err(NpyError::Type(other.unwrap_or("structured").into())),
     };
-    if value_of(&header, "fortran_order")?.starts_with("True") {
-        return Err(NpyError::FortranOrder);
+    match value_of(&header, "fortran_order")? {
+        order if order.starts_with("False") => {}
+        order if order.starts_with("True") => return Err(NpyError::FortranOrder),
+        order => return Err(NpyError::Header(format!("fortran_order {}", excerpt(order.as_bytes(), 40)))),
     }
     let shape = value_of(&header, "shape")?;
     let inside = shape.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(inside, _)| inside);
     let numbers = inside.into_iter().flat_map(|inside| inside.split(',')).map(str::trim).filter(|part| !part.is_empty());
     let shape = numbers
-        .map(|part| part.parse().map_err(|_| NpyError::Header(format!("shape {shape}"))))
+        .map(|part| part.parse().map_err(|_| NpyError::Header(format!("shape {}", excerpt(shape.as_bytes(), 40)))))
         .collect::<Result<Vec<usize>, _>>()?;
     let data_offset = (before + header_bytes) as u64;
     let wanted = shape.iter().try_fold(kind.size() as u64, |bytes, &n| bytes.checked_mul(n as u64));
@@ -117,7 +124,7 @@ pub fn write_header(file: &mut impl Write, kind: NpyType, rows: u64, columns: us
 fn value_of<'a>(header: &'a str, key: &str) -> Result<&'a str, NpyError> {
     let found = [format!("'{key}'"), format!("\"{key}\"")].iter().find_map(|key| header.split_once(key.as_str()));
     let value = found.and_then(|(_, rest)| rest.trim_start().strip_prefix(':')).map(str::trim_start);
-    value.ok_or_else(|| NpyError::Header(format!("no {key} in {header:?}")))
+    value.ok_or_else(|| NpyError::Header(format!("no {key} in {}", excerpt(header.as_bytes(), 80))))
 }
 
 fn quoted(text: &str) -> Option<&str> {

@@ -1,11 +1,11 @@
 //! Reads `vocab.txt`: one piece a line, its id the line's number from 0.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use super::TextError;
+use crate::files::open_regular;
 
 /// bert-base-chinese has 110 kB; the largest multilingual vocabularies a few MB.
 const MAX_BYTES: u64 = 32 << 20;
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<String>, TextError> {
     let io = |source| TextError::Io { path: path.into(), source };
     let mut bytes = Vec::new();
     // One byte more than allowed tells a long file from one that just fits, and bounds what a pipe or device can pour in.
-    File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    open_regular(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > MAX_BYTES {
         let bytes = std::fs::metadata(path).map_err(io)?.len().max(MAX_BYTES + 1);
         return Err(TextError::TooLarge { path: path.into(), bytes, limit: MAX_BYTES });
@@ -98,7 +98,7 @@ mod tests {
         assert!(matches!(parse_text(&lines), Err(TextError::TooManyEntries { .. })));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vocab.txt");
-        File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert!(matches!(read(&path), Err(TextError::TooLarge { bytes, .. }) if bytes == MAX_BYTES + 1));
         assert!(matches!(read(folder.path().join("none").as_path()), Err(TextError::Io { .. })));
     }

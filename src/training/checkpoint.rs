@@ -1,7 +1,8 @@
 //! Checkpoints: everything a run needs to go on as if it had never stopped.
 //!
 //! `step-N/` holds `parameters.safetensors`, `optimizer.safetensors` (`NAME.exp_avg`, `NAME.exp_avg_sq`) and `state.json`. It is written
-//! under another name and renamed, so a folder called `step-N` is complete.
+//! under another name and renamed, so a folder called `step-N` is complete. `state.json` holds the checksums of the others' tensors: what a
+//! power cut or a bad disk made of them is seen before a run goes on from it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ pub enum CheckpointError {
     Version(#[from] TableError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    #[error("{}: damaged: its tensors do not have the checksum in {STATE}", path.display())]
+    Damaged { path: PathBuf },
     #[error("{}: {name} is {found:?} there and {wanted:?} in this model", path.display())]
     Shape { path: PathBuf, name: String, found: Vec<usize>, wanted: Vec<usize> },
 }
@@ -74,13 +77,38 @@ impl RunState {
 
     /// Reads a `state.json`; a newer format is refused.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let text = fs::read(path).map_err(io(path))?;
-        let json = |source| CheckpointError::State { path: path.into(), source };
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(json)?;
-        let format = value.get(table::FORMAT_KEY).and_then(|format| format.as_str()).unwrap_or("(nothing)");
-        table::check_format(path, format, FORMAT)?;
-        serde_json::from_value(value).map_err(json)
+        Ok(read_state(path)?.state)
     }
+}
+
+fn read_state(path: &Path) -> Result<Stored<RunState>, CheckpointError> {
+    let text = fs::read(path).map_err(io(path))?;
+    let json = |source| CheckpointError::State { path: path.into(), source };
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(json)?;
+    let format = value.get(table::FORMAT_KEY).and_then(|format| format.as_str()).unwrap_or("(nothing)");
+    table::check_format(path, format, FORMAT)?;
+    serde_json::from_value(value).map_err(json)
+}
+
+/// CRC-32C of the tensors of each file, in the layout's order.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Checksums {
+    parameters: u32,
+    optimizer: u32,
+}
+
+impl Checksums {
+    fn add(sum: &mut u32, values: &[f32]) {
+        *sum = crc32c::crc32c_append(*sum, bytemuck::cast_slice(values));
+    }
+}
+
+/// What `state.json` holds; of checkpoints made before there were checksums, none.
+#[derive(Serialize, Deserialize)]
+struct Stored<S> {
+    #[serde(flatten)]
+    state: S,
+    crc32c: Option<Checksums>,
 }
 
 /// The numbers of a run, in one layout.
@@ -112,7 +140,7 @@ pub fn write(folder: &Path, state: &RunState, numbers: &Numbers<'_>) -> Result<(
 fn write_into(folder: &Path, state: &RunState, numbers: &Numbers<'_>) -> Result<(), CheckpointError> {
     fs::create_dir_all(folder).map_err(io(folder))?;
     let slots = numbers.layout.slots();
-    write_tensors(
+    let parameters = write_tensors(
         &folder.join(PARAMETERS),
         slots.iter().map(|slot| (slot.name.clone(), slot, &numbers.parameters[slot.range()])),
     )?;
@@ -120,19 +148,23 @@ fn write_into(folder: &Path, state: &RunState, numbers: &Numbers<'_>) -> Result<
         [("exp_avg", numbers.exp_avg), ("exp_avg_sq", numbers.exp_avg_sq)]
             .map(|(moment, values)| (format!("{}.{moment}", slot.name), slot, &values[slot.range()]))
     });
-    write_tensors(&folder.join(OPTIMIZER), moments)?;
+    let optimizer = write_tensors(&folder.join(OPTIMIZER), moments)?;
     let path = folder.join(STATE);
-    files::write_json(&path, state).map_err(io(path))
+    files::write_json(&path, &Stored { state, crc32c: Some(Checksums { parameters, optimizer }) }).map_err(io(path))
 }
 
-fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Slot, &'a [f32])>) -> Result<(), CheckpointError> {
+/// Gives the checksum of what was written.
+fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Slot, &'a [f32])>) -> Result<u32, CheckpointError> {
     let tensors: Vec<_> = tensors.collect();
     let list = tensors.iter().map(|(name, slot, _)| (name.as_str(), Dtype::F32, slot.shape.as_slice()));
     let mut writer = SafetensorsWriter::create(path, list)?;
+    let mut sum = 0;
     for (name, _, values) in &tensors {
         writer.write_f32(name, values)?;
+        Checksums::add(&mut sum, values);
     }
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(sum)
 }
 
 /// Gives a finished folder its name. The folder that had it steps aside under a temporary name and is removed.
@@ -154,15 +186,27 @@ pub fn publish(staging: &Path, folder: &Path) -> Result<(), CheckpointError> {
     old.map_or(Ok(()), |old| fs::remove_dir_all(&old).map_err(io(old)))
 }
 
-/// Reads a checkpoint's numbers into buffers of the same layout. Every tensor of the layout must be there in its shape.
+/// Reads a checkpoint's numbers into buffers of the same layout. Every tensor of the layout must be there in its shape, as it was written.
 pub fn read(folder: &Path, numbers: NumbersMut<'_>) -> Result<RunState, CheckpointError> {
-    let state = RunState::read(&folder.join(STATE))?;
+    let Stored { state, crc32c: written } = read_state(&folder.join(STATE))?;
     let parameters = SafetensorsFile::open(folder.join(PARAMETERS))?;
     let optimizer = SafetensorsFile::open(folder.join(OPTIMIZER))?;
+    let mut found = Checksums::default();
     for slot in numbers.layout.slots() {
         read_slot(&parameters, &slot.name, slot, numbers.parameters)?;
         read_slot(&optimizer, &format!("{}.exp_avg", slot.name), slot, numbers.exp_avg)?;
         read_slot(&optimizer, &format!("{}.exp_avg_sq", slot.name), slot, numbers.exp_avg_sq)?;
+        Checksums::add(&mut found.parameters, &numbers.parameters[slot.range()]);
+        Checksums::add(&mut found.optimizer, &numbers.exp_avg[slot.range()]);
+        Checksums::add(&mut found.optimizer, &numbers.exp_avg_sq[slot.range()]);
+    }
+    let written = written.unwrap_or(found);
+    for (name, is_same) in
+        [(PARAMETERS, written.parameters == found.parameters), (OPTIMIZER, written.optimizer == found.optimizer)]
+    {
+        if !is_same {
+            return Err(CheckpointError::Damaged { path: folder.join(name) });
+        }
     }
     Ok(state)
 }
@@ -297,6 +341,26 @@ mod tests {
                 assert_eq!(RunState::read(&path).unwrap().best_dev_loss.map(f32::to_bits), Some(loss.to_bits()));
             }
         }
+    }
+
+    #[test]
+    fn damage_is_seen_and_checkpoints_without_checksums_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let (layout, folder) = (layout(), place(root.path(), 1));
+        for name in [PARAMETERS, OPTIMIZER] {
+            write_one(&folder, &layout, 1.0, &RunState::new(0, String::new())).unwrap();
+            let mut bytes = fs::read(folder.join(name)).unwrap();
+            let last = bytes.len() - 2;
+            bytes[last] ^= 1;
+            fs::write(folder.join(name), bytes).unwrap();
+            let error = read_one(&folder, &layout).unwrap_err();
+            assert!(matches!(&error, CheckpointError::Damaged { path } if path.ends_with(name)), "{error}");
+        }
+        let state = fs::read_to_string(folder.join(STATE)).unwrap();
+        let mut state: serde_json::Value = serde_json::from_str(&state).unwrap();
+        state.as_object_mut().unwrap().remove("crc32c").unwrap();
+        fs::write(folder.join(STATE), state.to_string()).unwrap();
+        read_one(&folder, &layout).unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Result;
 use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::{Limits, Preprocess};
-use clipcap::pipeline::{ContentHash, Interrupt, Reporter, Silent};
+use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, Silent};
 use clipcap::stages::caption::{
     CaptionReport, CaptionSettings, CaptionText, Captioner, Captions, ModelInfo, Source, TableFormat, run,
 };
@@ -55,7 +55,7 @@ impl Captioner for Fake {
         Ok(pixel_values.chunks_exact(64).map(|plane| plane.iter().sum::<f32>() / 64.0).collect())
     }
 
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Captions>> {
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
         assert_eq!(embeddings.len(), 3 * hashes.len());
         let window = hashes.iter().fold(Sha256::new(), |all, hash| all.chain_update(hash)).finalize();
         let mut all = self.captioned.lock().unwrap();
@@ -78,7 +78,7 @@ impl Captioner for Fake {
             }
         };
         let captions = embeddings.chunks_exact(3).zip(hashes).map(|(e, h)| Captions(vec![caption(e, h, 0), caption(e, h, 1)]));
-        Ok(captions.collect())
+        Ok(captions.map(Ok).collect())
     }
 }
 

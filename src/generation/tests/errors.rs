@@ -5,11 +5,15 @@ use crate::generation::{GenerationError, Generator, Request, Settings, SpecialTo
 
 const TOY: Toy = Toy { vocab_size: 20, seed: 1, memory: 100, sep_bias: -100 };
 
-fn run_with(settings: Settings, tokens: SpecialTokens, decoder: &mut ToyDecoder, request: Request) -> String {
+fn error_of(settings: Settings, tokens: SpecialTokens, decoder: &mut ToyDecoder, request: Request) -> GenerationError {
     let mut generator = Generator::new(settings, tokens).expect("valid settings");
     let mut requests = Some(vec![request]);
     let result = generator.run(decoder, || Ok::<_, GenerationError>(requests.take()), |_| Ok(()));
-    result.expect_err("this cannot work").to_string()
+    result.expect_err("this cannot work")
+}
+
+fn run_with(settings: Settings, tokens: SpecialTokens, decoder: &mut ToyDecoder, request: Request) -> String {
+    error_of(settings, tokens, decoder, request).to_string()
 }
 
 #[test]
@@ -34,8 +38,8 @@ fn what_does_not_fit_is_named() {
 fn logits_that_are_not_finite_name_the_image() {
     let mut decoder = ToyDecoder::new(20, 4, 67);
     decoder.broken_after = 2;
-    let message = run_with(Settings::default(), special_tokens(), &mut decoder, TOY.request(6));
-    assert!(message.contains("image 6") && message.contains("after 3 tokens"), "{message}");
+    let error = error_of(Settings::default(), special_tokens(), &mut decoder, TOY.request(6));
+    assert!(matches!(error, GenerationError::NotFinite { index: 6, num_tokens: 3 }), "{error}");
 }
 
 #[test]

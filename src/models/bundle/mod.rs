@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use super::config::{ClipConfig, ConfigError, Gpt2Config, MapperConfig, MapperKind, PreprocessorConfig, read_json};
 use super::graphs::BuildError;
-use super::import::ImportError;
-use super::part::{PartFacts, facts_of};
+use super::import::{ImportError, read_vocabulary};
+use super::part::facts_of;
 use super::tensors::{TensorSpec, clip_tensors, gpt2_tensors, mapper_tensors};
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
 use crate::table::{self, TableError};
@@ -152,6 +152,7 @@ impl Bundle {
             bundle.part(part)?;
             check_weights(&bundle.weights_path(part), part, &specs)?;
         }
+        bundle.check_fingerprint()?;
         Ok(bundle)
     }
 
@@ -246,21 +247,24 @@ impl Bundle {
                 return Err(BundleError::invalid(path, format!("its content no longer matches the fingerprint in {MANIFEST}")));
             }
         }
-        let facts = |part: &str| self.part(part).map(|record| record.facts.clone());
-        let facts: [PartFacts; 3] = [facts("clip")?, facts("mapper")?, facts("gpt2")?];
-        let vocabulary = std::fs::read(self.vocab_path()).map_err(BundleError::io(self.vocab_path()))?;
-        let [clip, mapper, gpt2] = &facts;
+        self.check_fingerprint()
+    }
+
+    /// Compares configurations and vocabulary, and what is recorded of the weights, with the recorded fingerprint.
+    fn check_fingerprint(&self) -> Result<(), BundleError> {
+        let facts = |part: &str| self.part(part).map(|record| &record.facts);
+        let vocabulary = read_vocabulary(&self.vocab_path())?;
         let fingerprints = manifest::Fingerprints {
             configs: &self.configs,
-            clip,
-            mapper,
-            gpt2,
+            clip: facts("clip")?,
+            mapper: facts("mapper")?,
+            gpt2: facts("gpt2")?,
             vocabulary: &vocabulary,
             lower_case: self.lower_case(),
             normalized: self.normalized(),
         };
         if fingerprints.whole() != self.fingerprint() || fingerprints.embedding() != self.embedding_fingerprint() {
-            let problem = "its configurations or vocabulary no longer match the fingerprint";
+            let problem = "the bundle's configurations or vocab.txt are not those it was made with: put them back, or make the bundle again";
             return Err(BundleError::invalid(self.folder.join(MANIFEST), problem));
         }
         Ok(())

@@ -56,7 +56,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     use std::io::Read;
     let io = |source| ConfigError::Io { path: path.into(), source };
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = crate::files::open_regular(path).map_err(io)?;
     file.take(MAX_CONFIG_BYTES + 1).read_to_string(&mut text).map_err(io)?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(ConfigError::Unsupported { path: path.into(), problem: "too large for a configuration file".into() });

@@ -1,5 +1,6 @@
 //! ClipCap checkpoints: a mapper, and the GPT2 it was trained with.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::gpt2::gpt2_part;
@@ -9,27 +10,32 @@ use crate::models::part::Part;
 use crate::models::tensors::mapper_tensors;
 use crate::models::weights::WeightSource;
 
-/// A checkpoint of ClipCap-Chinese (`clip_project.*`, `gpt2.*`) or of the original ClipCap (`gpt.*`), with or without the `module.` that
-/// parallel training puts in front.
+/// A checkpoint of ClipCap-Chinese (`clip_project.*`, `gpt2.*`) or of the original ClipCap (`gpt.*`), with or without what
+/// a training framework puts in front.
 pub struct CheckpointSource {
     weights: WeightSource,
-    prefix: &'static str,
+    prefix: String,
 }
 
 impl CheckpointSource {
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let weights = WeightSource::open(path)?;
-        let has = |prefix: &str| weights.tensors().keys().any(|name| name.starts_with(prefix));
-        let prefix = match (has("clip_project."), has("module.clip_project.")) {
-            (true, _) => "",
-            (false, true) => "module.",
-            (false, false) => {
-                let some: Vec<&str> = weights.tensors().keys().take(5).map(String::as_str).collect();
-                let problem =
-                    format!("no clip_project.* tensors, so this is no ClipCap checkpoint; it holds {} ...", some.join(", "));
-                return Err(ImportError::unusable(path, problem));
-            }
+        // What training frameworks put in front of every name: `module.`, `model.`, `_orig_mod.`.
+        let before = |name: &str| name.find("clip_project.").map(|at| name[..at].to_string());
+        let prefixes: BTreeSet<String> = weights.tensors().keys().filter_map(|name| before(name)).collect();
+        let Some(prefix) = prefixes.first().cloned() else {
+            let some: Vec<&str> = weights.tensors().keys().take(5).map(String::as_str).collect();
+            let holds = if some.is_empty() { "no tensors at all".into() } else { format!("{} ...", some.join(", ")) };
+            return Err(ImportError::unusable(
+                path,
+                format!("no clip_project.* tensors, so this is no ClipCap checkpoint; it holds {holds}"),
+            ));
         };
+        // Plain names count before copies of them (averaged weights, for instance).
+        if !prefix.is_empty() && prefixes.len() > 1 {
+            let all: Vec<String> = prefixes.iter().map(|prefix| format!("{prefix}clip_project.*")).collect();
+            return Err(ImportError::unusable(path, format!("it holds several models: {}", all.join(", "))));
+        }
         Ok(Self { weights, prefix })
     }
 
@@ -39,7 +45,7 @@ impl CheckpointSource {
 
     /// The name of a stored tensor inside `scope`, scope left out.
     fn within<'n>(&self, name: &'n str, scopes: &[&str]) -> Option<&'n str> {
-        let name = name.strip_prefix(self.prefix)?;
+        let name = name.strip_prefix(&self.prefix)?;
         scopes.iter().find_map(|scope| name.strip_prefix(scope))
     }
 
@@ -143,7 +149,7 @@ impl CheckpointSource {
             if self.within(name, &["gpt2.", "gpt."]).is_some() {
                 return None;
             }
-            let own = name.strip_prefix(self.prefix).unwrap_or(name);
+            let own = name.strip_prefix(&self.prefix).unwrap_or(name);
             let buffer = own.ends_with(".embeddings.position_ids") || own.ends_with(".embeddings.token_type_ids");
             (!buffer).then(|| own.to_owned())
         });

@@ -65,6 +65,10 @@ impl Gpt2Source {
                 format!("{lines} entries and the model's vocab_size is {}: they do not belong together", config.vocab_size);
             return Err(ImportError::unusable(vocabulary_path, problem));
         }
+        if lines < config.vocab_size {
+            let (path, size) = (vocabulary_path.display(), config.vocab_size);
+            notes.push(format!("{path}: {lines} entries, and the model has {size}: tokens without an entry are never chosen"));
+        }
         let weights = WeightSource::find_in(path).map(|found| WeightSource::open(&found)).transpose()?;
         let others = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
         let mut kept_files: Vec<PathBuf> = others.iter().map(|name| path.join(name)).filter(|path| path.is_file()).collect();
@@ -103,11 +107,12 @@ fn lower_case(tokenizer_config: &Path, vocabulary: &[u8]) -> Result<bool, Import
     Ok(!pieces.any(|piece| piece.iter().any(u8::is_ascii_uppercase)))
 }
 
-fn read_vocabulary(path: &Path) -> Result<Vec<u8>, ImportError> {
+/// The bytes of a `vocab.txt`.
+pub(crate) fn read_vocabulary(path: &Path) -> Result<Vec<u8>, ImportError> {
     use std::io::Read;
     let io = |source| ImportError::Config(crate::models::config::ConfigError::Io { path: path.into(), source });
     let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(MAX_VOCABULARY_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
+    crate::files::open_regular(path).map_err(io)?.take(MAX_VOCABULARY_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > MAX_VOCABULARY_BYTES {
         return Err(ImportError::unusable(path, "too large for a vocabulary"));
     }

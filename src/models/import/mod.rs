@@ -16,6 +16,7 @@ mod presets;
 pub use checkpoint::CheckpointSource;
 pub use clip::ClipSource;
 pub use gpt2::Gpt2Source;
+pub(crate) use gpt2::read_vocabulary;
 pub use presets::{clip_preset, gpt2_preset, made_vocabulary};
 
 /// What can be wrong with a model that is imported.

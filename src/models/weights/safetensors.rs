@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::{Dtype, WeightsError};
+use crate::files::open_regular;
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl SafetensorsFile {
     /// holes, and that together they fill the file to its end.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, WeightsError> {
         let path = path.into();
-        let mut file = File::open(&path).map_err(WeightsError::io(&path))?;
+        let mut file = open_regular(&path).map_err(WeightsError::io(&path))?;
         let file_bytes = file.metadata().map_err(WeightsError::io(&path))?.len();
         let invalid = |problem: String| WeightsError::invalid(&path, problem);
         if file_bytes < 8 {

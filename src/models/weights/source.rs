@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::place::{self, Region, View};
 use super::torch::{self, TorchTensor};
 use super::{Dtype, SafetensorsFile, WeightsError};
+use crate::files::open_regular;
 
 /// The layouts that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +183,7 @@ impl WeightSource {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<WeightFormat, WeightsError> {
-        let mut file = File::open(path).map_err(WeightsError::io(path))?;
+        let mut file = open_regular(path).map_err(WeightsError::io(path))?;
         let mut head = Vec::new();
         file.by_ref().take(16).read_to_end(&mut head).map_err(WeightsError::io(path))?;
         let index = self.files.len();

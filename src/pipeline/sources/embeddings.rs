@@ -1,6 +1,6 @@
 //! Embeddings in place of images: the parts that `embed` writes, a `.npy` file of vectors, or clip-retrieval's folder of both.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::parquet_info;
 use crate::dataset::listing::image_id;
-use crate::files;
+use crate::files::{self, open_regular};
 use crate::pipeline::npy::{self, NpyHeader, NpyType};
 use crate::pipeline::{Content, ContentHash, Entry};
 use crate::table;
@@ -254,7 +254,7 @@ pub(crate) fn parse_hash(text: &str) -> Option<ContentHash> {
 
 impl NpyFile {
     fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = open_regular(path).with_context(|| format!("cannot open {}", path.display()))?;
         let header = npy::read_header(&mut BufReader::new(&file), file.metadata()?.len())
             .with_context(|| format!("{}: not a .npy file of embeddings", path.display()))?;
         if header.shape.len() != 2 || header.shape[1] == 0 {
@@ -271,7 +271,7 @@ impl NpyFile {
     fn rows(&self) -> Result<impl Iterator<Item = Result<(Vec<f32>, ContentHash)>> + Send + use<>> {
         let Self { path, header } = self.clone();
         let context = || format!("cannot open {}", self.path.display());
-        let mut file = BufReader::with_capacity(1 << 18, File::open(&path).with_context(context)?);
+        let mut file = BufReader::with_capacity(1 << 18, open_regular(&path).with_context(context)?);
         std::io::copy(&mut file.by_ref().take(header.data_offset), &mut std::io::sink()).with_context(context)?;
         let mut bytes = vec![0; header.shape[1] * header.kind.size()];
         Ok((0..header.shape[0]).map(move |row| {

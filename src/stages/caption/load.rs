@@ -43,7 +43,10 @@ pub fn load(
     if decoding.max_new_tokens > limit {
         bail!("--max-new-tokens {}: this GPT2 has positions for {limit} after the prefix", decoding.max_new_tokens);
     }
-    let tokens = SpecialTokens { sep: tokenizer.sep_id(), banned: vec![tokenizer.unk_id()] };
+    // A vocabulary may end before the model's does: what has no entry stands for no text.
+    let without_entry = tokenizer.vocab_size() as u32..bundle.gpt2_config().vocab_size as u32;
+    let banned = std::iter::once(tokenizer.unk_id()).chain(without_entry).collect();
+    let tokens = SpecialTokens { sep: tokenizer.sep_id(), banned };
     let texts = tokenizer.clone();
     let generator = Generator::new(decoding.clone(), tokens)?.comparing(move |ids| texts.decode(ids));
     let encoder = match takes_embeddings {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::value::{CaptionText, Captions};
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
+use crate::image::Reason;
 use crate::models::{Decoder, ImageEncoder, Mapper};
 use crate::pipeline::{Compute, ContentHash, Failure, Input, concatenated};
 use crate::stages::loading::scale_to_length_1;
@@ -19,8 +20,8 @@ pub trait Captioner {
     /// pixel_values [num_images, 3, S, S] -> embeddings [num_images, D]
     fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>>;
 
-    /// embeddings [num_images, D] -> the captions of each image; `hashes` are the images' contents, which seed sampling.
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Captions>>;
+    /// embeddings [num_images, D] -> the captions of each image, or why it has none; `hashes` are the images' contents, which seed sampling.
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>>;
 }
 
 /// A captioner in the stream's terms.
@@ -58,7 +59,7 @@ impl<C: Captioner> Compute for Engine<C> {
         let captions = self.captioner.caption(&self.embeddings, &self.hashes)?;
         self.embeddings.clear();
         self.hashes.clear();
-        Ok(captions.into_iter().map(Ok).collect())
+        Ok(captions)
     }
 }
 
@@ -84,43 +85,75 @@ impl Captioner for ClipCap {
         Ok(encoder.encode(pixel_values, num_images)?)
     }
 
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Captions>> {
-        let embedding_dim = embeddings.len() / hashes.len().max(1);
-        if embedding_dim == 0 || embedding_dim * hashes.len() != embeddings.len() {
-            bail!("{} numbers are no embeddings of {} images", embeddings.len(), hashes.len());
-        }
-        let requests = self.requests(embeddings, embedding_dim, hashes)?;
-        let mut requests = Some(requests);
-        let mut finished: Vec<Option<Captions>> = vec![None; hashes.len()];
-        let tokenizer = &self.tokenizer;
-        let done = |image: FinishedImage| -> Result<(), GenerationError> {
-            let captions = image.captions.iter().map(|caption| told(caption, tokenizer)).collect();
-            if let Some(slot) = finished.get_mut(image.index as usize) {
-                *slot = Some(Captions(captions));
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
+        let prefixes = self.prefixes(embeddings, hashes.len())?;
+        let prefix =
+            |index: usize| &prefixes[index * (prefixes.len() / hashes.len())..(index + 1) * (prefixes.len() / hashes.len())];
+        let mut captions: Vec<Option<Result<Captions, Failure>>> = vec![None; hashes.len()];
+        for (index, slot) in captions.iter_mut().enumerate() {
+            if !prefix(index).iter().all(|value| value.is_finite()) {
+                *slot = Some(Err(beyond_numbers("the mapper's prefix is not finite")));
             }
-            Ok(())
-        };
-        self.generator.run(&mut *self.decoder, || Ok(requests.take()), done)?;
-        finished.into_iter().collect::<Option<Vec<_>>>().context("an image was given no captions")
+        }
+        // An image that leaves the range of numbers fails by itself: the others go on without it, and are none the worse for it.
+        loop {
+            let open = captions.iter().enumerate().filter(|(_, slot)| slot.is_none());
+            let request =
+                |index: usize| Request { index: index as u64, sha256: hashes[index], prefix_embeds: prefix(index).to_vec() };
+            let mut requests = Some(open.map(|(index, _)| request(index)).collect::<Vec<_>>());
+            let tokenizer = &self.tokenizer;
+            let done = |image: FinishedImage| -> Result<(), GenerationError> {
+                let texts = image.captions.iter().map(|caption| told(caption, tokenizer)).collect();
+                if let Some(slot) = captions.get_mut(image.index as usize) {
+                    *slot = Some(Ok(Captions(texts)));
+                }
+                Ok(())
+            };
+            match self.generator.run(&mut *self.decoder, || Ok(requests.take()), done) {
+                Ok(_) => break,
+                Err(error @ GenerationError::NotFinite { index, .. }) => {
+                    captions[index as usize] = Some(Err(beyond_numbers(&error.to_string())));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let captions = captions.into_iter().collect::<Option<Vec<_>>>().context("an image was given no captions")?;
+        match &captions[..] {
+            [Err(failure), others @ ..] if !others.is_empty() && others.iter().all(Result::is_err) => bail!(
+                "not one of {} images can be captioned ({}): is the model damaged (`clipcap model inspect BUNDLE --verify`), or are these \
+                 embeddings another model's?",
+                captions.len(),
+                failure.message
+            ),
+            _ => Ok(captions),
+        }
+    }
+}
+
+/// An image for which the model's arithmetic leaves the range of numbers.
+fn beyond_numbers(what: &str) -> Failure {
+    Failure {
+        reason: Reason::Corrupt.as_str().into(),
+        message: format!("{what}: an embedding out of the ordinary, or an overflow that --precision fp32 may not have"),
     }
 }
 
 impl ClipCap {
-    fn requests(&mut self, embeddings: &[f32], embedding_dim: usize, hashes: &[ContentHash]) -> Result<Vec<Request>> {
-        let mut requests = Vec::with_capacity(hashes.len());
-        let batches = embeddings.chunks(self.batch_size.max(1) * embedding_dim).zip(hashes.chunks(self.batch_size.max(1)));
-        for (embeddings, hashes) in batches {
+    /// embeddings [num_images, D] -> prefixes [num_images, P, C], one after the other.
+    fn prefixes(&mut self, embeddings: &[f32], num_images: usize) -> Result<Vec<f32>> {
+        let embedding_dim = embeddings.len() / num_images.max(1);
+        if embedding_dim == 0 || embedding_dim * num_images != embeddings.len() {
+            bail!("{} numbers are no embeddings of {num_images} images", embeddings.len());
+        }
+        let mut prefixes = Vec::new();
+        for embeddings in embeddings.chunks(self.batch_size.max(1) * embedding_dim) {
             let mut embeddings = embeddings.to_vec();
             if self.normalize {
                 embeddings.chunks_exact_mut(embedding_dim).for_each(scale_to_length_1);
             }
-            let prefixes = self.mapper.map(&embeddings, hashes.len())?;
-            let prefix = prefixes.len() / hashes.len();
-            for (prefix_embeds, sha256) in prefixes.chunks_exact(prefix.max(1)).zip(hashes) {
-                requests.push(Request { index: requests.len() as u64, sha256: *sha256, prefix_embeds: prefix_embeds.to_vec() });
-            }
+            prefixes.extend(self.mapper.map(&embeddings, embeddings.len() / embedding_dim)?);
         }
-        Ok(requests)
+        Ok(prefixes)
     }
 }
 

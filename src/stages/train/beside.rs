@@ -124,11 +124,11 @@ fn check_text_tower(bundle: &Bundle) -> Result<()> {
     let fits = text.vocab_size >= tokenizer.vocab_size() && text.eos_token_id == Some(tokenizer.sep_id());
     if !fits {
         bail!(
-            "{}: the text tower reads {} entries and ends at {:?}; the bundle's vocabulary has {} and [SEP] is {}. Make the bundle with a CLIP \
+            "{}: the text tower reads {} entries and ends at {}; the bundle's vocabulary has {} and [SEP] is {}. Make the bundle with a CLIP \
              whose text_config has that vocab_size and eos_token_id",
             config.display(),
             text.vocab_size,
-            text.eos_token_id,
+            text.eos_token_id.map_or("none of them".into(), |id| id.to_string()),
             tokenizer.vocab_size(),
             tokenizer.sep_id()
         );

@@ -87,6 +87,9 @@ impl Dataset {
             }
         }
         let wanted = dev_size.unwrap_or_else(|| 1000.min(total / 20));
+        if wanted > 0 && wanted >= total {
+            bail!("--dev-size {wanted}: the dataset has {total} captions to train on, and some must be left");
+        }
         let mut images: Vec<(u64, String, u64)> =
             counts.into_iter().map(|(id, count)| (key(&[seed, name_key(&id)]), id, count)).collect();
         images.sort();
@@ -152,7 +155,10 @@ pub fn corpus(
     let what = if recipe.objective == Objective::Contrastive { "readable image" } else { "embedding" };
     if report.captions_without_image > 0 {
         let (count, some) = (report.captions_without_image, report.examples.join(", "));
-        reporter.warn(&format!("{count} captions have no {what} and are left out (images {some} ..)"));
+        reporter.warn(&format!(
+            "{count} captions without {what} are left out (image_id {some}{})",
+            if report.examples.len() > 2 { ", ..." } else { "" }
+        ));
     }
     if report.repeated_images > 0 {
         reporter.warn(&format!("{} images have more than one {what}; the first is used", report.repeated_images));
