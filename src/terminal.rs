@@ -65,6 +65,14 @@ impl Terminal {
         self.line(&format!("error: {}", told(error)));
     }
 
+    /// An error that is all a command came to: with `--json` it is the result too.
+    pub fn failed(&self, error: &anyhow::Error, exit_status: u8) {
+        self.error(error);
+        if self.json {
+            self.result("", &serde_json::json!({"error": told(error), "exit_status": exit_status}));
+        }
+    }
+
     fn clear_bar(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(|e| e.into_inner()).take() {
             bar.finish_and_clear();

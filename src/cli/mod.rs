@@ -57,7 +57,7 @@ struct Global {
     /// Say only warnings and errors
     #[arg(long, global = true, help_heading = "Output")]
     quiet: bool,
-    /// Print a machine-readable summary on stdout
+    /// Print a machine-readable summary on stdout; of an error, {"error", "exit_status"}
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Say more (which nodes run on which provider, for instance)
@@ -154,10 +154,11 @@ pub fn main() -> ExitCode {
         Ok(_) if context.terminal.is_result_lost() => ExitCode::FAILURE,
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
-            context.terminal.error(&error);
             // Bad usage that clap cannot see (flags that exclude each other by value) is exit 2, like clap's own.
             let is_usage = error.is::<BadUsage>() || matches!(error.downcast_ref(), Some(ListingError::SameName { .. }));
-            ExitCode::from(if is_usage { 2 } else { 1 })
+            let status = if is_usage { 2 } else { 1 };
+            context.terminal.failed(&error, status);
+            ExitCode::from(status)
         }
     }
 }

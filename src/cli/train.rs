@@ -275,6 +275,11 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
 /// The closing summary.
 fn text(settings: &TrainSettings, summary: &Summary) -> String {
     let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.4}"));
+    if summary.finished && summary.seconds.steps == 0.0 {
+        let (steps, best, at) = (summary.steps, number(summary.best_dev_loss), summary.best_step.unwrap_or(0));
+        let model = settings.out.join("best");
+        return format!("finished before: {steps} steps, best dev loss {best} at step {at}\nmodel: {}", model.display());
+    }
     let seconds = &summary.seconds;
     let total = (seconds.data + seconds.steps + seconds.logging + seconds.evaluation + seconds.saving).max(1e-9);
     let share = |part: f64| format!("{:.1}%", 100.0 * part / total);
