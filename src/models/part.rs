@@ -51,6 +51,14 @@ impl Content<'_> {
         }
     }
 
+    /// The file the values come from.
+    fn origin(&self) -> Option<&Path> {
+        match self {
+            Self::Stored { source, .. } | Self::Rows { source, .. } | Self::Transposed { source, .. } => Some(source.path()),
+            Self::Random { .. } | Self::Values(_) => None,
+        }
+    }
+
     fn values(&self) -> Result<std::borrow::Cow<'_, [f32]>, WeightsError> {
         Ok(match self {
             Self::Stored { source, name } => source.read_f32(name)?.into(),
@@ -116,7 +124,7 @@ impl<'a> Part<'a> {
     pub fn write(&self, path: &Path) -> Result<PartFacts, WeightsError> {
         if let Some(source) = self.ready_made() {
             files::copy(&source, path).map_err(WeightsError::io(path))?;
-            return facts_of(path);
+            return read_facts(path)?.finish(&source);
         }
         let list = self.tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice()));
         let mut writer = SafetensorsWriter::create(path, list)?;
@@ -127,8 +135,9 @@ impl<'a> Part<'a> {
             let () = hashed;
             written?;
         }
+        let facts = facts.finish(self.tensors.iter().find_map(|tensor| tensor.content.origin()).unwrap_or(path))?;
         writer.finish()?;
-        Ok(facts.finish())
+        Ok(facts)
     }
 
     /// The one safetensors file that holds exactly these tensors, as float32, under these names.
@@ -152,18 +161,24 @@ impl<'a> Part<'a> {
 
 /// Reads a bundle's weight file through and says what it holds.
 pub fn facts_of(path: &Path) -> Result<PartFacts, WeightsError> {
+    read_facts(path)?.finish(path)
+}
+
+fn read_facts(path: &Path) -> Result<FactsBuilder, WeightsError> {
     let file = SafetensorsFile::open(path)?;
     let mut facts = FactsBuilder::default();
     for (name, entry) in file.tensors() {
         facts.add(name, &entry.shape, &file.read_f32(name)?);
     }
-    Ok(facts.finish())
+    Ok(facts)
 }
 
 #[derive(Default)]
 struct FactsBuilder {
     parameters: u64,
     hasher: Sha256,
+    /// The first tensor that holds something else than numbers.
+    not_finite: Option<String>,
 }
 
 impl FactsBuilder {
@@ -172,14 +187,23 @@ impl FactsBuilder {
         self.hasher.update(format!("{name}\0{shape:?}\0"));
         // Little-endian on every machine this is built for; see the writer.
         self.hasher.update(bytemuck::cast_slice(values));
+        if self.not_finite.is_none() && !values.iter().all(|value| value.is_finite()) {
+            self.not_finite = Some(name.into());
+        }
     }
 
-    fn finish(self) -> PartFacts {
-        PartFacts {
+    fn finish(self, path: &Path) -> Result<PartFacts, WeightsError> {
+        if let Some(name) = self.not_finite {
+            return Err(WeightsError::invalid(
+                path,
+                format!("{name} holds values that are not finite: its training or its file is damaged"),
+            ));
+        }
+        Ok(PartFacts {
             parameters: self.parameters,
             dtype: Dtype::F32.to_string(),
             bytes: 4 * self.parameters,
             fingerprint: files::hex(&self.hasher.finalize()),
-        }
+        })
     }
 }
