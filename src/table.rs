@@ -26,6 +26,8 @@ pub enum TableError {
     Arrow { path: PathBuf, source: arrow::error::ArrowError },
     #[error("{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one", path.display())]
     Version { path: PathBuf, found: String, wanted: String },
+    #[error("{}: this is {found} (`KIND/VERSION`), and not {wanted}", path.display())]
+    Kind { path: PathBuf, found: String, wanted: String },
     #[error("{}: the column {column} is missing; it has: {}", path.display(), present.join(", "))]
     MissingColumn { path: PathBuf, column: String, present: Vec<String> },
 }
@@ -94,6 +96,9 @@ pub fn check_format(path: &Path, found: &str, wanted: &str) -> Result<(), TableE
     let split = |text: &str| text.split_once('/').and_then(|(kind, major)| Some((kind.to_string(), major.parse::<u32>().ok()?)));
     match (split(found), split(wanted)) {
         (Some((a, m)), Some((b, n))) if a == b && m <= n => Ok(()),
+        (Some((a, _)), Some((b, _))) if a != b => {
+            Err(TableError::Kind { path: path.into(), found: found.into(), wanted: wanted.into() })
+        }
         _ => Err(TableError::Version { path: path.into(), found: found.into(), wanted: wanted.into() }),
     }
 }
@@ -134,7 +139,7 @@ mod tests {
         assert_eq!(back, std::slice::from_ref(&batch));
         assert!(column::<StringArray>(&back[0], "text", &path).is_ok());
         assert!(column::<StringArray>(&back[0], "id", &path).is_err());
-        assert!(matches!(open(&path, Some("embeddings/1")), Err(TableError::Version { .. })));
+        assert!(matches!(open(&path, Some("embeddings/1")), Err(TableError::Kind { .. })));
         assert!(check_format(&path, "captions/2", "captions/1").is_err());
     }
 }

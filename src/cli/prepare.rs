@@ -35,7 +35,7 @@ pub struct PrepareArgs {
     #[arg(long)]
     translation: Option<Translation>,
     /// Fold full-width forms to ASCII: letters (and digits) or all (punctuation too)
-    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "all", default_value = "none")]
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "all", default_value = "none")]
     fold_width: Fold,
     /// Splits by image: shares such as train=0.9,dev=0.05,test=0.05 (by a hash of the image_id, so that adding images moves none), or
     /// none (default: as the files say)
@@ -51,7 +51,7 @@ pub struct PrepareArgs {
     #[arg(long, requires = "images")]
     with_images: bool,
     /// Compare images by a perceptual hash and list pairs that differ in at most N of its 64 bits
-    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "3", requires = "images",
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", requires = "images",
           value_parser = clap::value_parser!(u32).range(0..=16))]
     near_duplicates: Option<u32>,
     /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates

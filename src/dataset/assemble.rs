@@ -79,7 +79,7 @@ pub fn assemble(mut captions: Captions, image_paths: Option<&[&str]>, rule: &Spl
         Some(paths) => match_images(named, paths),
     };
     let split_conflicts = images.iter().filter(|(_, said)| said.len() > 1).count() as u64;
-    let (mut images, rank) = in_order(images, &splits, rule);
+    let (mut images, rank) = in_order(images, image_paths.unwrap_or_default(), &splits, rule);
     let mut places = places(&captions, &runs, |name| rank[image_of[name as usize] as usize]);
     drop_repeated_numbers(&mut captions, &mut places);
     let caption_ids = number(&places, &mut images);
@@ -144,7 +144,7 @@ fn match_images(named: Vec<(Cow<str>, Named)>, paths: &[&str]) -> (Images, Vec<u
 }
 
 /// Images by id, each with its split; and from an old index to the new one.
-fn in_order(images: Images, splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
+fn in_order(images: Images, paths: &[&str], splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
     // A merge sort: caption files often have their images in order.
     let mut order: Vec<(&str, u32)> = images.iter().zip(0..).map(|((image, _), at)| (image.id.as_str(), at)).collect();
     order.par_sort();
@@ -158,7 +158,7 @@ fn in_order(images: Images, splits: &[String], rule: &SplitRule) -> (Vec<Image>,
         order.iter().map(|&old| slots[old as usize].take().expect("each index stands in the order once")).collect();
     let settle = |(mut image, said): (Image, Vec<u16>)| {
         let said: Vec<&str> = said.iter().map(|&at| splits[at as usize].as_str()).collect();
-        image.split = rule.split_of(&image.id, &said).map(str::to_string);
+        image.split = rule.split_of(&image.id, image.listed.map(|at| paths[at]), &said).map(str::to_string);
         image
     };
     (sorted.into_par_iter().map(settle).collect(), rank)
@@ -338,6 +338,23 @@ mod tests {
         let set = assemble(read(&files, &[0]), Some(&["val/1.jpg"]), &SplitRule::default());
         let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
         assert_eq!(images, [("train/1", None, 1), ("val/1", Some(0), 1)]);
+    }
+
+    #[test]
+    fn one_id_of_two_files_is_two_images() {
+        let coco = |file: &str, caption: &str| {
+            format!(
+                r#"{{"images": [{{"id": 1, "file_name": "{file}"}}], "annotations": [{{"image_id": 1, "caption": "{caption}"}}]}}"#
+            )
+        };
+        let documents = [("a.json", coco("x/a.jpg", "甲")), ("b.json", coco("x/b.jpg", "乙")), ("c.json", coco("a.jpg", "丙"))];
+        let files: Vec<(&str, &str)> = documents.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let images = |paths: Option<&[&str]>| {
+            let set = assemble(read(&files, &[0, 1, 2]), paths, &SplitRule::default());
+            set.images.iter().map(|i| (i.id.clone(), i.listed, i.captions)).collect::<Vec<_>>()
+        };
+        assert_eq!(images(None), [("1".into(), None, 2), ("x/b".into(), None, 1)]);
+        assert_eq!(images(Some(&["x/a.jpg", "x/b.jpg"])), [("1".into(), Some(0), 2), ("x/b".into(), Some(1), 1)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use foldhash::HashMap;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 use super::listing::image_id;
 
@@ -34,30 +35,46 @@ pub struct Matcher<'a> {
     by_stem: HashMap<&'a str, usize>,
     /// None where several files have the name.
     by_name: HashMap<&'a str, Option<usize>>,
+    /// Stems that are not in NFC (as a Mac writes file names), in it.
+    composed: HashMap<String, usize>,
 }
 
 impl<'a> Matcher<'a> {
     pub fn new(image_paths: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut by_path, mut by_stem, mut by_name) = (HashMap::default(), HashMap::default(), HashMap::default());
+        let mut composed = HashMap::default();
         for (at, path) in image_paths.into_iter().enumerate() {
             by_path.insert(path, at);
             let stem = without_extension(path);
             // a.jpg and a.png share a stem: the first in the list's order has it.
             by_stem.entry(stem).or_insert(at);
             by_stem.entry(image_id(path)).or_insert(at);
+            if !is_nfc(stem) {
+                composed.entry(stem.nfc().collect()).or_insert(at);
+            }
             let name = stem.rsplit('/').next().unwrap_or(stem);
             by_name.entry(name).and_modify(|slot| *slot = None).or_insert(Some(at));
         }
-        Self { by_path, by_stem, by_name }
+        Self { by_path, by_stem, by_name, composed }
     }
 
     /// The listed image that `reference` (an id, a file name or a path) means. Leading folders of it that the list does not
     /// know are dropped one by one; at last a name counts where only one file has it. It may be written as an image_path or as the
-    /// file is called.
+    /// file is called, its letters composed or not.
     pub fn find(&self, reference: &str) -> Option<Found> {
-        self.find_written(reference).or_else(|| match encoded(reference) {
-            Cow::Owned(encoded) => self.find_written(&encoded),
-            Cow::Borrowed(_) => None,
+        let as_written = |reference: &str| {
+            self.find_written(reference).or_else(|| match encoded(reference) {
+                Cow::Owned(encoded) => self.find_written(&encoded),
+                Cow::Borrowed(_) => None,
+            })
+        };
+        as_written(reference).or_else(|| {
+            if reference.is_ascii() {
+                return None;
+            }
+            let reference: String = reference.nfc().collect();
+            let composed = || self.composed.get(without_extension(&reference)).map(|&at| Found { at, is_certain: false });
+            as_written(&reference).or_else(composed)
         })
     }
 
@@ -121,6 +138,9 @@ mod tests {
         assert_eq!(find("3.png"), Some("3.png"));
         assert_eq!(find("c/100%25.jpg"), Some("c/100%25.jpg"), "as image_paths are written");
         assert_eq!(find("../../etc/passwd"), None);
+        let mac = Matcher::new(["a/cafe\u{301}.jpg"]);
+        assert_eq!(mac.find("a/caf\u{e9}.jpg"), Some(Found { at: 0, is_certain: false }));
+        assert_eq!(Matcher::new(["caf\u{e9}.jpg"]).find("cafe\u{301}").map(|found| found.at), Some(0));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Which split an image is in. Captions follow their image, so none of them straddles splits.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
+
+use super::matching::without_extension;
 
 /// `train=0.9,dev=0.05,test=0.05`: shares by a hash of the image's id, so that adding images moves none.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,11 +76,80 @@ pub fn canonical(name: &str) -> String {
     }
 }
 
+/// Official lists: what they call images, to the split. An image may be called by id, file name or path, with or without its extension.
+#[derive(Debug, Clone, Default)]
+pub struct SplitLists {
+    /// What lines say, and what they say without the extension of an image.
+    whole: HashMap<String, Listed>,
+    /// What lines say without their first folders; None where lines of several splits end so.
+    ends: HashMap<String, Option<String>>,
+    num_lines: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Listed {
+    /// None: lines of several splits, which differ in their extension.
+    split: Option<String>,
+    line: String,
+}
+
+impl SplitLists {
+    /// Takes a line of a split's list. The error names another split that has the same image.
+    pub fn add(&mut self, line: &str, split: &str) -> Result<(), String> {
+        let line = line.trim_start_matches("./").trim_start_matches('/');
+        let stem = without_extension(line);
+        for name in if stem == line { vec![line] } else { vec![line, stem] } {
+            match self.whole.entry(name.into()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Listed { split: Some(split.into()), line: line.into() });
+                }
+                Entry::Occupied(mut entry) if entry.get().split.as_deref() != Some(split) => {
+                    // One extension of the two would do to tell them apart.
+                    let is_same = entry.get().line == line || name == line || entry.get().line == name;
+                    if let (true, Some(other)) = (is_same, &entry.get().split) {
+                        return Err(other.clone());
+                    }
+                    entry.get_mut().split = None;
+                }
+                Entry::Occupied(_) => {}
+            }
+            for (at, _) in name.match_indices('/') {
+                let end = self.ends.entry(name[at + 1..].into()).or_insert_with(|| Some(split.into()));
+                if end.as_deref() != Some(split) {
+                    *end = None;
+                }
+            }
+        }
+        self.num_lines += 1;
+        Ok(())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.num_lines == 0
+    }
+
+    pub fn num_lines(&self) -> usize {
+        self.num_lines
+    }
+
+    /// The split of an image, by its path where a file is known and by its id: as a line calls it, as a line ends, or without folders that
+    /// no line has.
+    fn split_of(&self, image_id: &str, image_path: Option<&str>) -> Option<&str> {
+        let names = || image_path.into_iter().chain(image_path.map(without_extension)).chain([image_id]);
+        let whole = |name: &str| self.whole.get(name).and_then(|listed| listed.split.as_deref());
+        let bare = |name: &str| name.match_indices('/').find_map(|(at, _)| whole(&name[at + 1..]));
+        names()
+            .find_map(whole)
+            .or_else(|| names().find_map(|name| self.ends.get(name)?.as_deref()))
+            .or_else(|| names().find_map(bare))
+    }
+}
+
 /// Where splits come from.
 #[derive(Debug, Clone, Default)]
 pub struct SplitRule {
-    /// Official lists, image id to split; they come first.
-    pub lists: HashMap<String, String>,
+    /// Official lists; they come first.
+    pub lists: SplitLists,
     /// Shares for every image that no list names.
     pub ratios: Option<(Ratios, u64)>,
     /// Where neither is given: what the files say of the image. False: no split at all.
@@ -87,8 +159,8 @@ pub struct SplitRule {
 impl SplitRule {
     /// `said` are the splits that the captions of the image name. Where they differ the one held out counts: test, then dev,
     /// then train, so that nothing is trained on that is tested on.
-    pub fn split_of<'a>(&'a self, image_id: &str, said: &[&'a str]) -> Option<&'a str> {
-        if let Some(split) = self.lists.get(image_id) {
+    pub fn split_of<'a>(&'a self, image_id: &str, image_path: Option<&str>, said: &[&'a str]) -> Option<&'a str> {
+        if let Some(split) = self.lists.split_of(image_id, image_path) {
             return Some(split);
         }
         if let Some((ratios, seed)) = &self.ratios {
@@ -127,11 +199,34 @@ mod tests {
     fn lists_come_first_and_what_is_held_out_stays_so() {
         let said = ["train", "test"];
         let own = SplitRule { own: true, ..SplitRule::default() };
-        assert_eq!(own.split_of("1", &said), Some("test"));
-        assert_eq!(own.split_of("1", &[]), None);
-        let lists = SplitRule { lists: [("1".to_string(), "dev".to_string())].into(), own: true, ..SplitRule::default() };
-        assert_eq!(lists.split_of("1", &said), Some("dev"));
-        assert_eq!(lists.split_of("2", &said), None);
-        assert_eq!(SplitRule::default().split_of("1", &said), None);
+        assert_eq!(own.split_of("1", None, &said), Some("test"));
+        assert_eq!(own.split_of("1", None, &[]), None);
+        let lists = SplitRule { lists: listed(&[("1", "dev")]).unwrap(), own: true, ..SplitRule::default() };
+        assert_eq!(lists.split_of("1", None, &said), Some("dev"));
+        assert_eq!(lists.split_of("2", None, &said), None);
+        assert_eq!(SplitRule::default().split_of("1", None, &said), None);
+    }
+
+    fn listed(lines: &[(&str, &str)]) -> Result<SplitLists, String> {
+        let mut lists = SplitLists::default();
+        lines.iter().try_for_each(|(line, split)| lists.add(line, split)).map(|()| lists)
+    }
+
+    #[test]
+    fn lists_call_images_by_id_name_or_path() {
+        let lists =
+            listed(&[("a/1.jpg", "train"), ("b/1.jpg", "test"), ("2.png", "dev"), ("/data/c/3.jpg", "dev"), ("4.v2", "test")])
+                .unwrap();
+        let split = |id: &str, path: Option<&str>| lists.split_of(id, path);
+        assert_eq!((split("a/1", None), split("b/1", None)), (Some("train"), Some("test")));
+        assert_eq!(split("1", None), None, "two lines end so, in different splits");
+        assert_eq!(split("1", Some("b/1.jpg")), Some("test"));
+        assert_eq!((split("2", None), split("x/2", Some("x/2.png"))), (Some("dev"), Some("dev")));
+        assert_eq!((split("c/3", None), split("3", None), split("data/c/3", None)), (Some("dev"), Some("dev"), Some("dev")));
+        assert_eq!((split("4.v2", None), split("4", None), split("d/1", None)), (Some("test"), None, None));
+        assert_eq!(listed(&[("1.jpg", "train"), ("1.jpg", "test")]).unwrap_err(), "train");
+        assert_eq!(listed(&[("1.jpg", "train"), ("1", "test")]).unwrap_err(), "train");
+        let twins = listed(&[("1.jpg", "train"), ("1.png", "test")]).unwrap();
+        assert_eq!((twins.split_of("1", Some("1.jpg")), twins.split_of("1.png", Some("1.png"))), (Some("train"), Some("test")));
     }
 }

@@ -1,6 +1,6 @@
 //! Hashes of files and folders for a pipeline's fingerprints, remembered so that unchanged files are not read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,9 @@ use crate::files;
 struct Seen {
     bytes: u64,
     modified_ns: i128,
+    /// Moves even where a tool sets the modification time back.
+    #[serde(default)]
+    changed_ns: i128,
     inode: u64,
     sha256: String,
 }
@@ -24,39 +27,40 @@ pub struct ContentHashes {
     known: BTreeMap<PathBuf, Seen>,
     /// Read everything again (`--verify`).
     fresh: bool,
+    /// What the pipeline makes itself: no part of a folder that it lies in.
+    own: Vec<PathBuf>,
 }
 
 impl ContentHashes {
     /// Opens the memory at `path`; one that cannot be read is begun anew.
-    pub fn open(path: PathBuf, fresh: bool) -> Self {
+    pub fn open(path: PathBuf, fresh: bool, own: Vec<PathBuf>) -> Self {
         let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        Self { path, known, fresh }
+        Self { path, known, fresh, own }
     }
 
     /// One hash for a file, or for everything under a folder: names and contents, in the order of names. Work folders, locks, temporary
-    /// files and a stage's own records are left out.
+    /// files, a stage's own records and outputs are left out. What cannot be read counts as that: the stage will say so.
     pub fn of(&mut self, path: &Path) -> std::io::Result<String> {
-        let mut paths = vec![];
-        collect(path, &mut paths)?;
+        path.metadata()?;
+        let own: Vec<PathBuf> = self.own.iter().filter_map(|own| own.canonicalize().ok()).collect();
+        let mut walk = Walk { own: &own, found: vec![], entered: BTreeSet::new() };
+        walk.enter(path);
         let (known, fresh) = (&self.known, self.fresh);
-        let seen: Vec<(PathBuf, Seen)> = paths
+        let seen: Vec<(PathBuf, Option<Seen>)> = walk
+            .found
             .into_par_iter()
             .map(|file| {
-                let metadata = file.metadata()?;
-                let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-                let (bytes, inode) = (metadata.len(), metadata.ino());
-                let sha256 = match known.get(&file) {
-                    Some(k) if !fresh && (k.bytes, k.modified_ns, k.inode) == (bytes, modified_ns, inode) => k.sha256.clone(),
-                    _ => files::sha256_file(&file)?,
-                };
-                Ok((file, Seen { bytes, modified_ns, inode, sha256 }))
+                let seen = see(&file, known.get(&file).filter(|_| !fresh)).ok();
+                (file, seen)
             })
-            .collect::<std::io::Result<_>>()?;
+            .collect();
         let mut text = String::new();
         for (file, seen) in seen {
             let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
-            text += &format!("{}  {name}\n", seen.sha256);
-            self.known.insert(file, seen);
+            text += &format!("{}  {name}\n", seen.as_ref().map_or("unreadable", |seen| seen.sha256.as_str()));
+            if let Some(seen) = seen {
+                self.known.insert(file, seen);
+            }
         }
         Ok(files::sha256_hex(text.as_bytes()))
     }
@@ -66,22 +70,49 @@ impl ContentHashes {
     }
 }
 
-fn collect(path: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    if !path.is_dir() {
-        found.push(path.into());
-        return Ok(());
-    }
-    let mut entries = std::fs::read_dir(path)?.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    entries.sort();
-    for entry in entries {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let ours = name.ends_with(".work") || name.contains(".tmp-") || name.ends_with(".stage.json");
-        // A link in a folder may lead anywhere; what is a file or a folder counts.
-        if !ours && (entry.is_dir() && !entry.is_symlink() || entry.is_file()) {
-            collect(&entry, found)?;
+/// Hashes a file, or takes the hash of one that looks as it did.
+fn see(file: &Path, known: Option<&Seen>) -> std::io::Result<Seen> {
+    let metadata = file.metadata()?;
+    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let mut seen = Seen {
+        bytes: metadata.len(),
+        modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+        sha256: String::new(),
+    };
+    seen.sha256 = match known {
+        Some(known) if (Seen { sha256: known.sha256.clone(), ..seen.clone() }) == *known => known.sha256.clone(),
+        _ => files::sha256_file(file)?,
+    };
+    Ok(seen)
+}
+
+/// The files under a folder; links to folders are followed, and no folder is entered twice.
+struct Walk<'a> {
+    own: &'a [PathBuf],
+    found: Vec<PathBuf>,
+    entered: BTreeSet<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, path: &Path) {
+        let Some(metadata) = path.metadata().ok().filter(std::fs::Metadata::is_dir) else { return self.found.push(path.into()) };
+        if !self.entered.insert((metadata.dev(), metadata.ino())) {
+            return;
         }
+        let Ok(entries) = std::fs::read_dir(path) else { return self.found.push(path.into()) };
+        let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        entries.retain(|entry| self.counts(entry));
+        entries.sort();
+        entries.iter().for_each(|entry| self.enter(entry));
     }
-    Ok(())
+
+    fn counts(&self, entry: &Path) -> bool {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy();
+        let ours = name.ends_with(".work") || name.contains(".tmp-") || name.ends_with(".stage.json");
+        !ours && (entry.is_dir() || entry.is_file()) && !entry.canonicalize().is_ok_and(|entry| self.own.contains(&entry))
+    }
 }
 
 #[cfg(test)]
@@ -95,13 +126,44 @@ mod tests {
         std::fs::create_dir_all(data.join("sub")).unwrap();
         std::fs::write(data.join("sub/a"), "1").unwrap();
         let memory = folder.path().join("memory.json");
-        let mut hashes = ContentHashes::open(memory.clone(), false);
+        let mut hashes = ContentHashes::open(memory.clone(), false, vec![]);
         let first = hashes.of(&data).unwrap();
         hashes.save().unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), false).of(&data).unwrap(), first);
+        assert_eq!(ContentHashes::open(memory.clone(), false, vec![]).of(&data).unwrap(), first);
         std::fs::write(data.join("x.stage.json"), "record").unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), true).of(&data).unwrap(), first);
+        assert_eq!(ContentHashes::open(memory.clone(), true, vec![]).of(&data).unwrap(), first);
         std::fs::write(data.join("sub/a"), "22").unwrap();
-        assert_ne!(ContentHashes::open(memory, false).of(&data).unwrap(), first);
+        assert_ne!(ContentHashes::open(memory, false, vec![]).of(&data).unwrap(), first);
+    }
+    #[test]
+    fn links_are_followed_once_own_outputs_left_out_and_what_cannot_be_read_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, beside) = (folder.path().join("data"), folder.path().join("beside"));
+        std::fs::create_dir_all(data.join("out")).unwrap();
+        std::fs::create_dir(&beside).unwrap();
+        std::os::unix::fs::symlink("../beside", data.join("link")).unwrap();
+        std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
+        std::os::unix::fs::symlink("nowhere", data.join("broken")).unwrap();
+        let hash = || ContentHashes::open(folder.path().join("memory"), false, vec![data.join("out")]).of(&data).unwrap();
+        let first = hash();
+        std::fs::write(data.join("out/table"), "made").unwrap();
+        assert_eq!(hash(), first);
+        std::fs::write(beside.join("a"), "1").unwrap();
+        assert_ne!(hash(), first);
+        assert!(ContentHashes::open(folder.path().join("memory"), false, vec![]).of(&data.join("nowhere")).is_err());
+    }
+
+    #[test]
+    fn a_change_with_its_time_set_back_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, memory) = (folder.path().join("a"), folder.path().join("memory"));
+        std::fs::write(&file, "1").unwrap();
+        let mut hashes = ContentHashes::open(memory.clone(), false, vec![]);
+        let first = hashes.of(&file).unwrap();
+        hashes.save().unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        std::fs::write(&file, "2").unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+        assert_ne!(ContentHashes::open(memory, false, vec![]).of(&file).unwrap(), first);
     }
 }

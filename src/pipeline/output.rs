@@ -48,6 +48,18 @@ fn is_numbered_part(name: &str) -> bool {
     })
 }
 
+/// A path without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(path), ..) => path,
+        (Err(_), Some(parent), Some(name)) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            resolved(parent).join(name)
+        }
+        _ => path.components().collect(),
+    }
+}
+
 impl Output {
     /// A table file.
     pub fn file(path: &Path) -> Self {
@@ -56,8 +68,7 @@ impl Output {
 
     /// A folder. A symbolic link to one is followed, so that the work folder lies on the same file system.
     pub fn folder(path: &Path) -> Self {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.components().collect());
-        Self { path, is_folder: true }
+        Self { path: resolved(path), is_folder: true }
     }
 
     pub fn path(&self) -> &Path {

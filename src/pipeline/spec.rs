@@ -90,6 +90,11 @@ impl Spec {
                 return Err(section(&name, "a stage is a section".into()));
             };
             let stage = stage(&name, keys, &header.out, &stages).map_err(|message| section(&name, message))?;
+            if let Some(other) = stages.iter().find(|other| other.out == stage.out) {
+                let message =
+                    format!("it writes to {}, and so does [{}]: give one of them another out", stage.out.display(), other.name);
+                return Err(section(&name, message));
+            }
             stages.push(stage);
         }
         Ok(Self { out: header.out, stages })
@@ -241,6 +246,8 @@ out = "table.parquet"
     fn what_does_not_fit_is_refused_with_its_place() {
         let later = TEXT.replace("@prepare", "@caption");
         assert!(read(&later, &[]).unwrap_err().to_string().contains("[z-train]: @caption: no earlier stage"));
+        let same = TEXT.replace("table.parquet", "o/prepare");
+        assert!(read(&same, &[]).unwrap_err().to_string().contains("[caption]: it writes to o/prepare, and so does [prepare]"));
         assert!(read(TEXT, &["nope.x=1"]).unwrap_err().to_string().contains("no section [nope]"));
         assert!(read("[prepare]\n", &[]).unwrap_err().to_string().contains("[pipeline]"));
         assert!(read("[pipeline]\nout='o'\nwhat=1\n", &[]).unwrap_err().to_string().contains("what"));

@@ -1,6 +1,5 @@
 //! `clipcap prepare`: caption files and a folder of images become one dataset of Parquet tables.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +10,8 @@ use super::Outcome;
 use crate::dataset::assemble::{Assembled, assemble};
 use crate::dataset::captions::{BadLine, Columns, Format, ReadOptions, Translation, read_captions};
 use crate::dataset::lint::{Lint, lint};
-use crate::dataset::matching::without_extension;
 use crate::dataset::normalize::FoldWidth;
-use crate::dataset::splits::{Ratios, SplitRule};
+use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::files::{AtomicFile, write_json};
 use crate::image::Limits;
@@ -81,7 +79,7 @@ fn build(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<(Outcome, Summary)> {
-    let lists = SplitLists::read(&settings.splits)?;
+    let lists = ListFiles::read(&settings.splits)?;
     let options = ReadOptions {
         format: settings.format,
         columns: settings.columns.clone(),
@@ -92,8 +90,15 @@ fn build(
     for file in captions.files.iter().filter(|file| file.captions + file.bad == 0) {
         reporter.warn(&format!("{} holds no captions", file.source));
     }
-    if captions.files.iter().all(|file| file.captions + file.bad == 0) {
-        bail!("no captions to prepare");
+    if captions.files.iter().all(|file| file.captions == 0) {
+        match captions.bad.first() {
+            None => bail!("no captions to prepare"),
+            Some(BadLine { file, line, bad }) => bail!(
+                "no captions to prepare: all lines are bad; the first is line {line} of {} ({}). Is it another layout? See --format",
+                captions.files[*file as usize].source,
+                bad.message
+            ),
+        }
     }
     let folder = match &settings.images[..] {
         [] => None,
@@ -109,7 +114,7 @@ fn build(
     });
     let settled = Settings::new("prepare", recorded(settings, inputs));
     let paths: Option<Vec<&str>> = folder.as_ref().map(|f| f.iter().map(|image| image.image_path.as_str()).collect());
-    let num_listed = lists.splits.len();
+    let num_listed = lists.lists.num_lines();
     let set = assemble(captions, paths.as_deref(), &lists.rule(&settings.splits));
     let rows = image_rows(&set, folder.as_deref());
     let marks = settings.lint.then(|| lint_all(&set));
@@ -206,36 +211,32 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
     })
 }
 
-/// The official lists: an image a line, by id, file name or path.
+/// The official lists as files.
 #[derive(Default)]
-struct SplitLists {
-    /// Image to split.
-    splits: HashMap<String, String>,
+struct ListFiles {
+    lists: SplitLists,
     /// Content hash of each list, in the order given.
     sha256: Vec<String>,
 }
 
-impl SplitLists {
+impl ListFiles {
     fn read(splits: &Splits) -> Result<Self> {
-        let mut lists = Self::default();
+        let mut read = Self::default();
         for (split, path) in &splits.lists {
             let text = fs::read_to_string(path).with_context(|| format!("cannot read the split list {}", path.display()))?;
-            lists.sha256.push(crate::files::sha256_hex(text.as_bytes()));
+            read.sha256.push(crate::files::sha256_hex(text.as_bytes()));
             for line in text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()) {
-                let id = without_extension(line.rsplit('/').next().unwrap_or(line));
-                if let Some(other) = lists.splits.insert(id.to_string(), split.clone())
-                    && other != *split
-                {
-                    bail!("{}: the image {id} is in the list of {other} too: an image has one split", path.display());
+                if let Err(other) = read.lists.add(line, split) {
+                    bail!("{}: the image {line} is in the list of {other} too: an image has one split", path.display());
                 }
             }
         }
-        Ok(lists)
+        Ok(read)
     }
 
     fn rule(self, splits: &Splits) -> SplitRule {
         let ratios = splits.ratios.clone().map(|ratios| (ratios, splits.seed));
-        SplitRule { lists: self.splits, ratios, own: !splits.none }
+        SplitRule { lists: self.lists, ratios, own: !splits.none }
     }
 }
 

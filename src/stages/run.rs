@@ -83,9 +83,14 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         let [from, until] = [first, last].map(|at| &spec.stages[at].name);
         return Err(SpecError::Range(format!("--from {from} comes after --until {until}: nothing would run")).into());
     }
-    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify);
+    let own = spec.stages.iter().flat_map(outputs).chain([spec.out.clone()]).collect();
+    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify, own);
     if settings.verify {
-        return verify(&spec, &mut hashes);
+        let verdict = verify(&spec, &mut hashes)?;
+        if spec.out.is_dir() {
+            hashes.save().with_context(|| format!("cannot write into {}", spec.out.display()))?;
+        }
+        return Ok(verdict);
     }
     let (mut text, mut stages, mut outcome) = (String::new(), vec![], Outcome::Complete);
     let mut would_run: Vec<&str> = vec![];
@@ -99,7 +104,7 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         };
         let Some(reason) = reason else {
             let record = read_record(stage)?;
-            if record.some_failed {
+            if record.some_failed && !settings.dry_run {
                 outcome = Outcome::SomeFailed;
             }
             reporter.note(&format!("{}: unchanged, skipped", stage.name));
@@ -130,6 +135,11 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         }
     }
     Ok((outcome, text, json!({"stages": stages})))
+}
+
+/// What a stage makes: a folder, or a file and what lies beside it.
+fn outputs(stage: &StageSpec) -> Vec<PathBuf> {
+    if stage.out.is_dir() { vec![stage.out.clone()] } else { Output::file(&stage.out).own_paths() }
 }
 
 /// Why a stage has to run, or None where its output is up to date.
@@ -164,9 +174,13 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
     let reuses = !forced && stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
     let words = stage.words();
     let anew = [&words[..], &["--overwrite".to_string()]].concat();
+    let is_damaged = record.is_some_and(|record| hashes.of(&stage.out).ok() != Some(record.output));
     let outcome = match executor.execute(if replaces && !reuses { &anew } else { &words }) {
         // It looked for what is still right of its old output, and found it made with other settings or by another model.
-        Err(error) if replaces && reuses && error.chain().any(|cause| cause.is::<OtherSettings>()) => executor.execute(&anew),
+        // Or nothing is right of it any more.
+        Err(error) if replaces && reuses && (is_damaged || error.chain().any(|cause| cause.is::<OtherSettings>())) => {
+            executor.execute(&anew)
+        }
         outcome => outcome,
     };
     let outcome = outcome.with_context(|| format!("stage {}", stage.name))?;

@@ -37,6 +37,7 @@ pub fn names(captions: &Captions) -> Names<'_> {
     let mut index: HashMap<(&str, &str), u32> = HashMap::with_capacity(rows / 5);
     for (at, (file, batch)) in captions.batches.iter().enumerate() {
         let implied = captions.files[*file as usize].split;
+        let coco_files = &captions.coco_files[*file as usize];
         let mut previous = None;
         let mut previous_said: Option<(&str, u16)> = None;
         for (row_at, row) in batch.rows.iter().enumerate() {
@@ -48,8 +49,7 @@ pub fn names(captions: &Captions) -> Names<'_> {
             previous = Some(key);
             let reference = batch.get(row.image);
             let name = without_extension(reference);
-            let (coco, coco_split) =
-                captions.coco_files.get(reference).map_or((None, ""), |(f, s)| (Some(f.as_str()), s.as_str()));
+            let (coco, coco_split) = coco_files.get(reference).map_or((None, ""), |(f, s)| (Some(f.as_str()), s.as_str()));
             let own = batch.get(row.split);
             let said = if own.is_empty() { coco_split } else { own };
             let said = if said.is_empty() { implied.unwrap_or_default() } else { said };
@@ -62,11 +62,13 @@ pub fn names(captions: &Captions) -> Names<'_> {
                 none if none.is_empty() => file.map_or(none, |file| extension_beyond(file, name)),
                 extension => extension,
             };
-            let entry = *index.entry((name, extension)).or_insert_with(|| {
-                let entry = Named { reference, extension, file: None, said: Vec::new() };
-                names.named.push((name.into(), entry));
-                names.named.len() as u32 - 1
-            });
+            let mut entry = enter(&mut names.named, &mut index, name, extension, reference);
+            // Two files of one id are two images: the second goes by its file's name.
+            if let (Some(file), Some(known)) = (file, names.named[entry as usize].1.file)
+                && stem_of_name(file) != stem_of_name(known)
+            {
+                entry = enter(&mut names.named, &mut index, without_extension(file), extension, file);
+            }
             let known = &mut names.named[entry as usize].1;
             known.file = known.file.or(file);
             known.said.extend(said.filter(|said| !known.said.contains(said)));
@@ -75,6 +77,26 @@ pub fn names(captions: &Captions) -> Names<'_> {
     }
     names.join_by_stem();
     names
+}
+
+/// The entry of a name, made where there is none yet.
+fn enter<'a>(
+    named: &mut Vec<(Cow<'a, str>, Named<'a>)>,
+    index: &mut HashMap<(&'a str, &'a str), u32>,
+    name: &'a str,
+    extension: &'a str,
+    reference: &'a str,
+) -> u32 {
+    *index.entry((name, extension)).or_insert_with(|| {
+        named.push((name.into(), Named { reference, extension, file: None, said: Vec::new() }));
+        named.len() as u32 - 1
+    })
+}
+
+/// A file's name without folders and extension.
+fn stem_of_name(file: &str) -> &str {
+    let stem = without_extension(file);
+    stem.rsplit('/').next().unwrap_or(stem)
 }
 
 /// The extension of a file called like the image, such as `.png` of `a/1.png` for `1`; empty for another name.

@@ -107,7 +107,7 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
     let split = object.get(columns.split.as_deref().unwrap_or("split")).and_then(text).unwrap_or_default();
     let translation =
         object.get("translation").and_then(Value::as_str).and_then(|t| t.parse().ok()).unwrap_or(layout.translation);
-    push_captions(batch, captions.len(), |at, batch| {
+    push_captions(batch, line, captions.len(), |at, batch| {
         let fields = Fields {
             image,
             file: file.as_deref(),
@@ -120,24 +120,28 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
     })
 }
 
-/// Pushes several captions of one object. It is a bad one only where none of them is good.
-fn push_captions(batch: &mut Batch, count: usize, push: impl Fn(usize, &mut Batch) -> Result<(), Bad>) -> Result<(), Bad> {
-    let mut result = Ok(());
-    let mut good = 0;
-    for at in 0..count {
-        match push(at, batch) {
-            Ok(()) => good += 1,
-            Err(bad) => result = result.and(Err(bad)),
-        }
+/// Pushes several captions of one object. Where none of them is good the object is a bad one; else each bad caption is.
+fn push_captions(
+    batch: &mut Batch,
+    line: u64,
+    count: usize,
+    push: impl Fn(usize, &mut Batch) -> Result<(), Bad>,
+) -> Result<(), Bad> {
+    let mut bad: Vec<Bad> = (0..count).filter_map(|at| push(at, batch).err()).collect();
+    if count > 0 && bad.len() == count {
+        return Err(bad.swap_remove(0));
     }
-    if good > 0 { Ok(()) } else { result }
+    batch.bad.extend(bad.into_iter().map(|bad| (line, bad)));
+    Ok(())
 }
 
-/// A caption, a list of captions, or a list of objects that hold one.
+/// A caption, a list of captions, or a list of objects that hold one. What is no text in a list is a caption without any.
 fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
-        Value::Array(values) => values.iter().filter_map(|v| v.as_str().map(str::to_string).or_else(|| sentence(v))).collect(),
+        Value::Array(values) => {
+            values.iter().map(|v| v.as_str().map(str::to_string).or_else(|| sentence(v)).unwrap_or_default()).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -180,7 +184,7 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
     if sentences.is_empty() {
         return Err(if object.contains_key("sentences") { empty() } else { missing(object, "sentences") });
     }
-    push_captions(batch, sentences.len(), |at, batch| {
+    push_captions(batch, line, sentences.len(), |at, batch| {
         let fields = Fields {
             image: name,
             file: Some(&file),
@@ -218,6 +222,19 @@ mod tests {
 
     fn layout(columns: &Columns) -> ObjectLayout<'_> {
         ObjectLayout { columns, translation: Translation::Unknown, fold: FoldWidth::None }
+    }
+
+    #[test]
+    fn every_caption_of_a_list_is_accounted_for() {
+        let columns = Columns::default();
+        let block =
+            "{\"file_name\": \"7.jpg\", \"text\": [\"七\", \"\", 3]}\n{\"file_name\": \"8.jpg\", \"text\": [\"\", null]}\n";
+        let batch = parse_lines(block.as_bytes(), &layout(&columns));
+        let bad: Vec<(u64, Reason)> = batch.bad.iter().map(|(line, bad)| (*line, bad.reason)).collect();
+        assert_eq!(
+            (batch.rows.len(), bad),
+            (1, vec![(1, Reason::EmptyCaption), (1, Reason::EmptyCaption), (2, Reason::EmptyCaption)])
+        );
     }
 
     #[test]

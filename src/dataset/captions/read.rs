@@ -68,8 +68,8 @@ pub struct Captions {
     /// Batches with the index of their file.
     pub batches: Vec<(u16, Batch)>,
     pub bad: Vec<BadLine>,
-    /// COCO image id to (file name, split).
-    pub coco_files: HashMap<String, (String, String)>,
+    /// Of each file, COCO image id to (file name, split).
+    pub coco_files: Vec<HashMap<String, (String, String)>>,
 }
 
 /// Reads every file. The result does not depend on the order of `paths`: files are taken by name.
@@ -107,7 +107,7 @@ impl Captions {
             self.batches.push((file, batch));
         }
         self.files.push(report);
-        self.coco_files.extend(coco_files);
+        self.coco_files.push(coco_files);
     }
 }
 
@@ -125,6 +125,9 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
     let head = blocks.next_block().map_err(io)?.unwrap_or_default();
     if memchr::memchr(b'\n', &head).is_none() && head.trim_ascii_end().contains(&b'\r') {
         return Err(layout_error("its lines end in CR alone: convert it first (tr '\\r' '\\n' < FILE > NEW)".into()));
+    }
+    if head.starts_with(&[0x1f, 0x8b]) {
+        return Err(layout_error("it is compressed: unpack it first (gunzip FILE)".into()));
     }
     let columns_named = options.columns.image.is_some() || !options.columns.captions.is_empty();
     let format = match options.format {
@@ -342,7 +345,7 @@ mod tests {
         let text = r#"{"annotations": [{"image_id": 1, "id": 5, "caption": "狗"}, {"image_id": 1, "caption": "\ud800"}],
             "images": [{"id": 1, "file_name": "C_1.jpg"}], "licenses": [{}]}"#;
         let captions = read("c.json", text.as_bytes(), &ReadOptions::default());
-        assert_eq!(captions.coco_files["1"].0, "C_1.jpg");
+        assert_eq!(captions.coco_files[0]["1"].0, "C_1.jpg");
         assert_eq!((captions.files[0].captions, captions.files[0].bad, captions.files[0].lines), (1, 1, 2));
         let cut = read("c.json", &text.as_bytes()[..60], &ReadOptions { format: Some(Format::Coco), ..ReadOptions::default() });
         assert_eq!((cut.files[0].captions, cut.files[0].bad), (1, 1));

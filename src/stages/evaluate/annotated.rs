@@ -25,10 +25,10 @@ pub(super) fn read(
     }
     let segmented = found.files.iter().any(|file| file.format == Format::FlickrCn);
     let mut any_split = false;
-    for (_, batch) in &found.batches {
+    for (file, batch) in &found.batches {
         for row in &batch.rows {
             let id = batch.get(row.image);
-            let coco = found.coco_files.get(id);
+            let coco = found.coco_files[*file as usize].get(id);
             let row_split = Some(batch.get(row.split)).filter(|split| !split.is_empty());
             let row_split = row_split.or(coco.map(|(_, split)| split.as_str())).unwrap_or_default();
             any_split |= !row_split.is_empty();
