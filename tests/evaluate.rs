@@ -179,6 +179,13 @@ fn bad_input_ends_with_one_and_bad_usage_with_two() {
     assert_eq!(clipcap(folder.path(), &["--predictions", "pred.json"]).status.code(), Some(2));
     let args = ["--predictions", "pred.json", "--references", "refs.txt", "--tokens", "syllable"];
     assert_eq!(clipcap(folder.path(), &args).status.code(), Some(2));
+    // Scores do not replace what they were made from.
+    let references = fs::read(folder.path().join("refs.txt")).unwrap();
+    for output in ["--out", "--per-image"] {
+        let args = ["--predictions", "pred.json", "--references", "refs.txt", output, "./refs.txt"];
+        assert_eq!(clipcap(folder.path(), &args).status.code(), Some(2));
+    }
+    assert_eq!(fs::read(folder.path().join("refs.txt")).unwrap(), references);
 }
 
 #[test]

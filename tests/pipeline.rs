@@ -129,6 +129,45 @@ fn an_output_that_was_changed_is_found_and_made_again() {
     let ran = world.go(&["--until", "prepare"], 0);
     assert!(ran[0].1.contains("output was changed"), "{ran:?}");
     assert_eq!(fs::read(&table).unwrap(), whole);
+    // A stage that looks for what it can reuse finds nothing in this.
+    world.go(&[], 0);
+    let (part, manifest) = (world.out("embed/part-00000.parquet"), world.out("embed/manifest.json"));
+    let whole = fs::read(&part).unwrap();
+    for damage in [&|| fs::write(&part, &whole[..300]).unwrap(), &|| fs::remove_file(&part).unwrap(), &|| {
+        fs::write(&manifest, "{").unwrap()
+    }] as [&dyn Fn(); 3]
+    {
+        damage();
+        assert_eq!(world.names(&[]), ["embed"]);
+        assert_eq!(fs::read(&part).unwrap(), whole);
+        run(clipcap().arg("run").arg(&world.file).arg("--verify"), 0);
+    }
+}
+
+#[test]
+fn pictures_behind_links_count_and_outputs_among_them_do_not() {
+    let world = World::new();
+    let (beside, link) = (world.folder.path().join("beside"), world.images.join("more"));
+    fs::create_dir(&beside).unwrap();
+    std::os::unix::fs::symlink(&beside, &link).unwrap();
+    let out = world.images.join("out");
+    edit(&world.file, world.folder.path().join("out").to_str().unwrap(), out.to_str().unwrap());
+    edit(&world.file, "dataset = \"@prepare\"\n", "");
+    let first = fs::read_dir(&world.images).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_file()).unwrap();
+    assert_eq!(world.names(&[]), ["prepare", "embed", "stats"]);
+    assert!(world.go(&[], 0).is_empty());
+    fs::copy(first, beside.join("new.png")).unwrap();
+    let ran = world.go(&[], 0);
+    assert!(ran.iter().any(|(name, _)| name == "embed"), "{ran:?}");
+}
+
+#[test]
+fn a_key_may_have_the_value_that_its_flag_may_have() {
+    let world = World::new();
+    let flags = ["--until", "prepare", "--set", "prepare.near_duplicates=6", "--set", "prepare.fold_width=letters"];
+    assert_eq!(world.names(&flags), ["prepare"]);
+    let manifest: Value = serde_json::from_slice(&fs::read(world.out("prepare/manifest.json")).unwrap()).unwrap();
+    assert_eq!((&manifest["settings"]["near_duplicates"], &manifest["settings"]["fold_width"]), (&6.into(), &"letters".into()));
 }
 
 #[test]
