@@ -19,7 +19,8 @@ use crate::stages::prepare::{self, PrepareSettings, Splits};
 /// goes to errors.parquet with its file, line and reason, and never stops the run.
 #[derive(clap::Args)]
 pub struct PrepareArgs {
-    /// Folders of images; without one, captions are prepared alone and images are not looked for
+    /// Folders of images; without one, captions are prepared alone and images are not looked for. Of an image its bytes are hashed and its
+    /// header is read: damage further on is found where it is decoded (`embed`, `caption`, --near-duplicates)
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Caption files, in any order

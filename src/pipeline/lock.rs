@@ -15,7 +15,7 @@ pub struct WorkLock {
 pub enum LockError {
     #[error("{}: another run is working here ({holder}): wait for it, stop it, or choose another --out", path.display())]
     Held { path: PathBuf, holder: String },
-    #[error("{}: cannot lock ({source})", path.display())]
+    #[error("{}: cannot lock ({source}): is this a folder you may write to?", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 

@@ -75,6 +75,13 @@ impl DatasetFiles {
     pub fn open(dataset: &Path, roots: &[PathBuf]) -> Result<Self> {
         let table = dataset.join("images.parquet");
         let info = parquet_info(&table, None).with_context(|| format!("{} is no dataset", dataset.display()))?;
+        let names_files = |batch: RecordBatch| {
+            table::column::<StringArray>(&batch, "image_path", &table).map(|paths| paths.null_count() < paths.len())
+        };
+        let mut batches = table::open(&table, None)?.map(|batch| names_files(batch?).map_err(anyhow::Error::from));
+        if info.num_rows > 0 && !batches.any(|names| names.unwrap_or(true)) {
+            bail!("{} names no image file: prepare it again with --images", dataset.display());
+        }
         Ok(Self { table, roots: roots.to_vec(), num_rows: info.num_rows })
     }
 

@@ -38,14 +38,15 @@ impl std::str::FromStr for Filter {
 }
 
 impl Filter {
-    /// Which rows pass. An empty (null) cell passes `!=` alone.
+    /// Which rows pass. A null cell is like one without text: `COLUMN=` finds it, and `COLUMN!=` all others.
     pub fn mask(&self, frame: &DataFrame) -> Result<BooleanChunked> {
         let series = frame.column(&self.column)?.as_materialized_series();
         let is_text = *series.dtype() == PolarsType::String;
         if is_text && matches!(self.test, Test::Less | Test::Greater) {
             bail!("{} holds text: < and > compare numbers", self.column);
         }
-        if !is_text && series.dtype().is_numeric() && self.test != Test::Contains {
+        let is_test_of_null = self.value.is_empty() && matches!(self.test, Test::Equal | Test::NotEqual);
+        if !is_text && series.dtype().is_numeric() && self.test != Test::Contains && !is_test_of_null {
             let value: f64 =
                 self.value.parse().ok().with_context(|| format!("{} holds numbers, and {} is none", self.column, self.value))?;
             let test = |cell: Option<f64>| match self.test {
@@ -57,9 +58,9 @@ impl Filter {
             return Ok(series.cast(&PolarsType::Float64)?.f64()?.iter().map(test).collect());
         }
         let test = |cell: Option<&str>| match self.test {
-            Test::NotEqual => cell != Some(&self.value),
+            Test::NotEqual => cell.unwrap_or_default() != self.value,
             Test::Contains => cell.is_some_and(|cell| cell.contains(&self.value)),
-            _ => cell == Some(&self.value),
+            _ => cell.unwrap_or_default() == self.value,
         };
         Ok(series.cast(&PolarsType::String)?.str()?.iter().map(test).collect())
     }
