@@ -22,6 +22,8 @@ pub enum TableError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: not a readable Parquet file ({source})", path.display())]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    #[error("{}: cannot write it ({source})", path.display())]
+    Write { path: PathBuf, source: parquet::errors::ParquetError },
     #[error("{}: {source}", path.display())]
     Arrow { path: PathBuf, source: arrow::error::ArrowError },
     #[error("{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one", path.display())]
@@ -55,22 +57,22 @@ impl ParquetSink {
             .build();
         let file = AtomicFile::create(path).map_err(|source| TableError::Io { path: path.into(), source })?;
         let writer = ArrowWriter::try_new(file, schema, Some(properties))
-            .map_err(|source| TableError::Parquet { path: path.into(), source })?;
+            .map_err(|source| TableError::Write { path: path.into(), source })?;
         Ok(Self { path: path.into(), writer })
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        self.writer.write(batch).map_err(|source| TableError::Parquet { path: self.path.clone(), source })
+        self.writer.write(batch).map_err(|source| TableError::Write { path: self.path.clone(), source })
     }
 
     /// Ends the current row group, so that memory stays flat while a long table is written.
     pub fn flush(&mut self) -> Result<(), TableError> {
-        self.writer.flush().map_err(|source| TableError::Parquet { path: self.path.clone(), source })
+        self.writer.flush().map_err(|source| TableError::Write { path: self.path.clone(), source })
     }
 
     pub fn finish(self) -> Result<(), TableError> {
         let Self { path, writer } = self;
-        let file = writer.into_inner().map_err(|source| TableError::Parquet { path: path.clone(), source })?;
+        let file = writer.into_inner().map_err(|source| TableError::Write { path: path.clone(), source })?;
         file.commit().map_err(|source| TableError::Io { path, source })
     }
 }

@@ -186,6 +186,8 @@ fn bad_input_ends_with_one_and_bad_usage_with_two() {
         assert_eq!(clipcap(folder.path(), &args).status.code(), Some(2));
     }
     assert_eq!(fs::read(folder.path().join("refs.txt")).unwrap(), references);
+    let args = ["--predictions", "pred.json", "--references", "refs.txt", "--out", "s.json", "--per-image", "s.json"];
+    assert_eq!(clipcap(folder.path(), &args).status.code(), Some(2));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use super::{BadUsage, ComputeArgs, Context};
+use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::image::Limits;
 use crate::models::Bundle;
@@ -171,6 +171,7 @@ pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
         let out = args.out.display();
         BadUsage(format!("--out {out}: a table ends in .parquet, .csv, .tsv or .jsonl (for a folder of parts: {out}/)"))
     })?;
+    keep_inputs([args.out.as_path()], args.embeddings.iter().chain([&args.model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
     let bundle = open_bundle(&args.model)?;
     args.original.check(&bundle, &context.terminal)?;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::caption::{ImageArgs, ResumeArgs, default_batch_size, open_bundle, told};
-use super::{BadUsage, ComputeArgs, Context};
+use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
 use crate::pipeline::Reporter;
 use crate::pipeline::sources::StoredImages;
@@ -56,6 +56,7 @@ pub struct EmbedArgs {
 }
 
 pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
+    keep_inputs([args.out.as_path()], args.dataset.iter().chain([&args.model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
     if args.save_images && matches!(source, Source::Dataset(_)) {
         return Err(BadUsage("--save-images: the dataset stores its images already".into()).into());

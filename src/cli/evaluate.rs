@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::{BadUsage, Context};
+use super::{BadUsage, Context, keep_inputs};
 use crate::stages::Outcome;
 use crate::stages::evaluate::{self, Candidate, Level, Settings};
 
@@ -90,13 +90,11 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
         bootstrap: args.bootstrap,
         seed: args.seed,
     };
+    let outputs = || [&settings.out, &settings.per_image].into_iter().flatten().map(PathBuf::as_path);
     let inputs = [Some(&settings.predictions), Some(&settings.references), settings.compare.as_ref()];
-    for output in [&settings.out, &settings.per_image].into_iter().flatten() {
-        let is_same =
-            |input: &PathBuf| output.canonicalize().is_ok_and(|output| input.canonicalize().is_ok_and(|input| input == output));
-        if inputs.into_iter().flatten().any(is_same) {
-            return Err(BadUsage(format!("{} is an input: write the scores somewhere else", output.display())).into());
-        }
+    keep_inputs(outputs(), inputs.into_iter().flatten().map(PathBuf::as_path))?;
+    if settings.out.is_some() && settings.out == settings.per_image {
+        return Err(BadUsage("--out and --per-image are one file".into()).into());
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
     let evaluation = pool.install(|| evaluate::run(&settings, &context.terminal))?;

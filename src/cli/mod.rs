@@ -1,6 +1,7 @@
 //! The command line: flags become settings here, and a stage's outcome becomes an exit status.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -161,6 +162,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// Refuses outputs that would destroy an input: one that is there and is an input, or a file in a folder that is one.
+fn keep_inputs<'a>(
+    outputs: impl IntoIterator<Item = &'a Path>,
+    inputs: impl IntoIterator<Item = &'a Path> + Clone,
+) -> Result<(), BadUsage> {
+    for output in outputs {
+        let Ok(real) = output.canonicalize() else { continue };
+        let is_lost = |input: PathBuf| real == input || real.is_file() && real.starts_with(&input);
+        if inputs.clone().into_iter().filter_map(|input| input.canonicalize().ok()).any(is_lost) {
+            return Err(BadUsage(format!("{} is an input: choose another output", output.display())));
+        }
+    }
+    Ok(())
 }
 
 /// An error in how the command was called: exit status 2.

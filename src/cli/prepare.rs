@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::{BadUsage, Context};
+use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::{CaptionError, Columns, Format, Translation};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, canonical};
@@ -86,6 +86,8 @@ enum Fold {
 }
 
 pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let made = ["captions", "images", "errors", "duplicates"].map(|table| args.out.join(format!("{table}.parquet")));
+    keep_inputs(made.iter().map(PathBuf::as_path), args.captions.iter().map(PathBuf::as_path))?;
     let settings = PrepareSettings {
         splits: splits(&args)?,
         images: args.images,

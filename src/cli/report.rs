@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{BadUsage, Context};
+use super::{BadUsage, Context, keep_inputs};
 use crate::stages::Outcome;
 use crate::stages::evaluate::Level;
 use crate::stages::report::{self, ReportSettings};
@@ -69,6 +69,7 @@ enum Tokens {
 }
 
 pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {
+    keep_inputs([args.out.as_path()], args.tables.iter().chain(&args.references).map(PathBuf::as_path))?;
     if args.out.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("html")) {
         return Err(BadUsage(format!("--out {}: the name of a page ends in .html", args.out.display())).into());
     }

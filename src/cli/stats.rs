@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::{BadUsage, Context};
+use super::{BadUsage, Context, keep_inputs};
 use crate::models::Bundle;
 use crate::stages::Outcome;
 use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
@@ -53,6 +53,7 @@ enum UnitArg {
 }
 
 pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
+    keep_inputs([args.out.as_path()], [args.input.as_path()])?;
     let tokenizer = match (&args.model, &args.vocab) {
         (Some(model), _) => {
             let bundle = Bundle::open(model)?;

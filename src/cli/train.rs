@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ArgAction;
 
-use super::{BadUsage, ComputeArgs, Context};
+use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
@@ -231,6 +231,10 @@ impl OriginalArgs {
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     let recipe = args.recipe();
     recipe.validate().map_err(BadUsage)?;
+    keep_inputs(
+        [args.out.as_path()],
+        [&args.dataset, &args.embeddings].into_iter().flatten().chain([&args.model]).map(PathBuf::as_path),
+    )?;
     if args.save_steps == 0 || args.keep == 0 {
         return Err(BadUsage("--save-steps and --keep must be at least 1".into()).into());
     }

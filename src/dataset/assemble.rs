@@ -347,14 +347,14 @@ mod tests {
                 r#"{{"images": [{{"id": 1, "file_name": "{file}"}}], "annotations": [{{"image_id": 1, "caption": "{caption}"}}]}}"#
             )
         };
-        let documents = [("a.json", coco("x/a.jpg", "甲")), ("b.json", coco("x/b.jpg", "乙")), ("c.json", coco("a.jpg", "丙"))];
+        let documents = [("a.json", coco("x/a.jpg", "甲")), ("b.json", coco("y/a.jpg", "乙")), ("c.json", coco("a.jpg", "丙"))];
         let files: Vec<(&str, &str)> = documents.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let images = |paths: Option<&[&str]>| {
             let set = assemble(read(&files, &[0, 1, 2]), paths, &SplitRule::default());
             set.images.iter().map(|i| (i.id.clone(), i.listed, i.captions)).collect::<Vec<_>>()
         };
-        assert_eq!(images(None), [("1".into(), None, 2), ("x/b".into(), None, 1)]);
-        assert_eq!(images(Some(&["x/a.jpg", "x/b.jpg"])), [("1".into(), Some(0), 2), ("x/b".into(), Some(1), 1)]);
+        assert_eq!(images(None), [("1".into(), None, 2), ("y/a".into(), None, 1)]);
+        assert_eq!(images(Some(&["x/a.jpg", "y/a.jpg"])), [("1".into(), Some(0), 2), ("y/a".into(), Some(1), 1)]);
     }
 
     #[test]

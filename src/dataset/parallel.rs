@@ -45,7 +45,7 @@ pub fn write_groups(
     groups: usize,
     build: impl Fn(usize) -> Result<Vec<ArrayRef>, ArrowError> + Sync,
 ) -> Result<AtomicFile, TableError> {
-    let parquet = |source| TableError::Parquet { path: path.into(), source };
+    let parquet = |source| TableError::Write { path: path.into(), source };
     let file = AtomicFile::create(path).map_err(|source| TableError::Io { path: path.into(), source })?;
     let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties(format, options))).map_err(parquet)?;
     let (writer, factory) = writer.into_serialized_writer().map_err(parquet)?;

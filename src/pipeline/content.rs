@@ -1,6 +1,7 @@
 //! Hashes of files and folders for a pipeline's fingerprints, remembered so that unchanged files are not read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ struct Seen {
 /// File hashes by path, kept in one small file between runs.
 pub struct ContentHashes {
     path: PathBuf,
-    known: BTreeMap<PathBuf, Seen>,
+    /// By path, as text.
+    known: BTreeMap<String, Seen>,
     /// Read everything again (`--verify`).
     fresh: bool,
     /// What the pipeline makes itself: no part of a folder that it lies in.
@@ -50,16 +52,16 @@ impl ContentHashes {
             .found
             .into_par_iter()
             .map(|file| {
-                let seen = see(&file, known.get(&file).filter(|_| !fresh)).ok();
+                let seen = see(&file, known.get(&text_of(&file)).filter(|_| !fresh)).ok();
                 (file, seen)
             })
             .collect();
         let mut text = String::new();
         for (file, seen) in seen {
-            let name = file.strip_prefix(path).unwrap_or(&file).to_string_lossy().into_owned();
+            let name = text_of(file.strip_prefix(path).unwrap_or(&file));
             text += &format!("{}  {name}\n", seen.as_ref().map_or("unreadable", |seen| seen.sha256.as_str()));
             if let Some(seen) = seen {
-                self.known.insert(file, seen);
+                self.known.insert(text_of(&file), seen);
             }
         }
         Ok(files::sha256_hex(text.as_bytes()))
@@ -68,6 +70,12 @@ impl ContentHashes {
     pub fn save(&self) -> std::io::Result<()> {
         files::write_json(&self.path, &self.known)
     }
+}
+
+/// A path as text; bytes that are not UTF-8 are percent-encoded, and with them the others beyond ASCII.
+fn text_of(path: &Path) -> String {
+    let encode = || percent_encoding::percent_encode(path.as_os_str().as_bytes(), percent_encoding::CONTROLS).to_string();
+    path.to_str().map_or_else(encode, str::to_string)
 }
 
 /// Hashes a file, or takes the hash of one that looks as it did.
@@ -145,12 +153,16 @@ mod tests {
         std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", data.join("broken")).unwrap();
         let hash = || ContentHashes::open(folder.path().join("memory"), false, vec![data.join("out")]).of(&data).unwrap();
+        std::fs::write(data.join(std::ffi::OsStr::from_bytes(b"odd\xff")), "bytes").unwrap();
         let first = hash();
         std::fs::write(data.join("out/table"), "made").unwrap();
         assert_eq!(hash(), first);
         std::fs::write(beside.join("a"), "1").unwrap();
         assert_ne!(hash(), first);
-        assert!(ContentHashes::open(folder.path().join("memory"), false, vec![]).of(&data.join("nowhere")).is_err());
+        let mut hashes = ContentHashes::open(folder.path().join("memory"), false, vec![]);
+        assert!(hashes.of(&data.join("nowhere")).is_err());
+        hashes.of(&data).unwrap();
+        hashes.save().unwrap();
     }
 
     #[test]

@@ -142,6 +142,14 @@ fn outputs(stage: &StageSpec) -> Vec<PathBuf> {
     if stage.out.is_dir() { vec![stage.out.clone()] } else { Output::file(&stage.out).own_paths() }
 }
 
+/// One hash of all that a stage made.
+fn output_hash(stage: &StageSpec, hashes: &mut ContentHashes) -> std::io::Result<String> {
+    let whole = hashes.of(&stage.out)?;
+    let beside = outputs(stage).into_iter().filter(|path| *path != stage.out && path.is_file());
+    let beside = beside.map(|path| hashes.of(&path)).collect::<std::io::Result<Vec<_>>>()?;
+    Ok(if beside.is_empty() { whole } else { files::sha256_hex([whole, beside.concat()].concat().as_bytes()) })
+}
+
 /// Why a stage has to run, or None where its output is up to date.
 fn reason_to_run(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<Option<String>> {
     let path = record_path(stage);
@@ -162,7 +170,7 @@ fn reason_to_run(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Resul
     if record.fingerprint != fingerprint {
         return Ok(Some("inputs changed".into()));
     }
-    let output = hashes.of(&stage.out).with_context(|| format!("cannot read {}", stage.out.display()))?;
+    let output = output_hash(stage, hashes).with_context(|| format!("cannot read {}", stage.out.display()))?;
     Ok((output != record.output).then(|| "its output was changed or is incomplete".into()))
 }
 
@@ -174,7 +182,7 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
     let reuses = !forced && stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
     let words = stage.words();
     let anew = [&words[..], &["--overwrite".to_string()]].concat();
-    let is_damaged = record.is_some_and(|record| hashes.of(&stage.out).ok() != Some(record.output));
+    let is_damaged = record.is_some_and(|record| output_hash(stage, hashes).ok() != Some(record.output));
     let outcome = match executor.execute(if replaces && !reuses { &anew } else { &words }) {
         // It looked for what is still right of its old output, and found it made with other settings or by another model.
         // Or nothing is right of it any more.
@@ -192,7 +200,8 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
             words: stage.words(),
             fingerprint,
             inputs,
-            output: hashes.of(&stage.out).with_context(|| format!("stage {} left no {}", stage.name, stage.out.display()))?,
+            output: output_hash(stage, hashes)
+                .with_context(|| format!("stage {} left no {}", stage.name, stage.out.display()))?,
             some_failed: outcome == Outcome::SomeFailed,
         };
         files::write_json(&record_path(stage), &record)
@@ -274,7 +283,7 @@ fn verify(spec: &Spec, hashes: &mut ContentHashes) -> anyhow::Result<(Outcome, S
                 let changed =
                     |(path, hash): (&String, &String)| (now(hashes, path) != *hash).then(|| format!("input {path} changed"));
                 let mut found: Vec<String> = record.inputs.iter().filter_map(changed).collect();
-                if now(hashes, &stage.out.to_string_lossy()) != record.output {
+                if output_hash(stage, hashes).ok().as_ref() != Some(&record.output) {
                     found.push(format!("output {} changed", stage.out.display()));
                 }
                 found

@@ -243,6 +243,24 @@ fn what_cannot_be_done_says_so_and_leaves_nothing() {
 }
 
 #[test]
+fn what_a_command_reads_it_does_not_replace() {
+    let folder = Folder::new();
+    let captions = folder.write("c.tsv", "1\t狗\n");
+    let out = folder.path("set");
+    run(clipcap().arg("prepare").arg("--captions").arg(&captions).arg("--out").arg(&out), 0);
+    let table = fs::read(out.join("captions.parquet")).unwrap();
+    let mut commands = [clipcap(), clipcap(), clipcap()];
+    commands[0].arg("stats").arg(&out);
+    commands[1].args(["embed", "--model", "nowhere", "--dataset"]).arg(&out);
+    commands[2].args(["prepare", "--format", "tsv", "--captions"]).arg(out.join("captions.parquet"));
+    for command in &mut commands {
+        let said = run(command.arg("--overwrite").arg("--out").arg(&out), 2).stderr;
+        assert!(String::from_utf8_lossy(&said).contains("is an input: choose another output"));
+    }
+    assert_eq!(fs::read(out.join("captions.parquet")).unwrap(), table);
+}
+
+#[test]
 fn real_captions() {
     let (Some(flickr), Some(coco)) =
         (common::shared("data/captions/flickr30k_zh_1000.csv"), common::shared("data/captions/coco-cn_ext_3000.txt"))

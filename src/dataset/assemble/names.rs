@@ -65,7 +65,7 @@ pub fn names(captions: &Captions) -> Names<'_> {
             let mut entry = enter(&mut names.named, &mut index, name, extension, reference);
             // Two files of one id are two images: the second goes by its file's name.
             if let (Some(file), Some(known)) = (file, names.named[entry as usize].1.file)
-                && stem_of_name(file) != stem_of_name(known)
+                && are_apart(file, known)
             {
                 entry = enter(&mut names.named, &mut index, without_extension(file), extension, file);
             }
@@ -93,10 +93,11 @@ fn enter<'a>(
     })
 }
 
-/// A file's name without folders and extension.
-fn stem_of_name(file: &str) -> &str {
-    let stem = without_extension(file);
-    stem.rsplit('/').next().unwrap_or(stem)
+/// Whether two files can be no one file: neither is the end of the other's path.
+fn are_apart(a: &str, b: &str) -> bool {
+    let (a, b) = (without_extension(a), without_extension(b));
+    let ends = |path: &str, end: &str| path.strip_suffix(end).is_some_and(|folders| folders.is_empty() || folders.ends_with('/'));
+    !ends(a, b) && !ends(b, a)
 }
 
 /// The extension of a file called like the image, such as `.png` of `a/1.png` for `1`; empty for another name.
