@@ -45,12 +45,17 @@ impl TableLayout {
                 _ => return Err(format!("which column names the image? Say --columns image=A,caption=B; {}", list())),
             },
         };
+        // A name that several columns have is that of several captions.
+        let all = |name: &str| (0..names.len()).filter(|&at| names[at] == name).collect::<Vec<_>>();
         let captions = match &columns.captions[..] {
             [] => match known(&CAPTION_NAMES) {
-                Some(at) => vec![at],
+                Some(at) => all(&names[at]),
                 None => return Err(format!("which column is the caption? Say --columns image=A,caption=B; {}", list())),
             },
-            wanted => wanted.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
+            wanted => {
+                wanted.iter().try_for_each(|name| named(name).map(drop))?;
+                wanted.iter().flat_map(|name| all(name)).collect()
+            }
         };
         let split = columns.split.as_ref().map(|name| named(name)).transpose()?.or_else(|| known(&["split"]));
         Ok(Self {
@@ -240,6 +245,10 @@ mod tests {
         let columns = Columns { image: Some("similarity".into()), captions: vec!["en_caption".into()], split: None };
         let named = layout("image_path,en_caption,caption_zh,similarity", &columns);
         assert_eq!((named.image, &named.captions[..]), (3, &[1][..]));
+        let several = layout("image,caption,caption", &Columns::default());
+        assert_eq!(several.captions, [1, 2]);
+        let columns = Columns { image: Some("image".into()), captions: vec!["c".into()], split: None };
+        assert_eq!(layout("image,c,d,c", &columns).captions, [1, 3]);
         assert_eq!(layout("image_name| comment_number| comment", &Columns::default()).delimiter, b'|');
         let error = TableLayout::from_header("a,b", &Columns::default(), Translation::Unknown, FoldWidth::None).unwrap_err();
         assert!(error.contains("the columns are: a, b"), "{error}");
