@@ -1,6 +1,7 @@
 //! Hashes of files and folders for a pipeline's fingerprints, remembered so that unchanged files are not read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -43,10 +44,10 @@ impl ContentHashes {
     /// One hash for a file, or for everything under a folder: names and contents, in the order of names. Work folders, locks, temporary
     /// files, a stage's own records and outputs are left out. What cannot be read counts as that: the stage will say so.
     pub fn of(&mut self, path: &Path) -> std::io::Result<String> {
-        path.metadata()?;
-        let own: Vec<PathBuf> = self.own.iter().filter_map(|own| own.canonicalize().ok()).collect();
-        let mut walk = Walk { own: &own, found: vec![], entered: BTreeSet::new() };
-        walk.enter(path);
+        let metadata = path.metadata()?;
+        let own = self.own.iter().filter_map(|own| Some(identity(&own.metadata().ok()?))).collect();
+        let mut walk = Walk { own, found: vec![], entered: BTreeSet::new() };
+        walk.take(path, &metadata);
         let (known, fresh) = (&self.known, self.fresh);
         let seen: Vec<(PathBuf, Option<Seen>)> = walk
             .found
@@ -97,30 +98,46 @@ fn see(file: &Path, known: Option<&Seen>) -> std::io::Result<Seen> {
 }
 
 /// The files under a folder; links to folders are followed, and no folder is entered twice.
-struct Walk<'a> {
-    own: &'a [PathBuf],
+struct Walk {
+    own: BTreeSet<Identity>,
     found: Vec<PathBuf>,
-    entered: BTreeSet<(u64, u64)>,
+    entered: BTreeSet<Identity>,
 }
 
-impl Walk<'_> {
-    fn enter(&mut self, path: &Path) {
-        let Some(metadata) = path.metadata().ok().filter(std::fs::Metadata::is_dir) else { return self.found.push(path.into()) };
-        if !self.entered.insert((metadata.dev(), metadata.ino())) {
+/// Device and inode: what a file or folder is, by whatever path.
+type Identity = (u64, u64);
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Walk {
+    /// Takes a file, or what is in a folder. Every path is looked at once.
+    fn take(&mut self, path: &Path, metadata: &Metadata) {
+        if !metadata.is_dir() {
+            return self.found.push(path.into());
+        }
+        if !self.entered.insert(identity(metadata)) {
             return;
         }
         let Ok(entries) = std::fs::read_dir(path) else { return self.found.push(path.into()) };
         let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        entries.retain(|entry| self.counts(entry));
         entries.sort();
-        entries.iter().for_each(|entry| self.enter(entry));
+        for entry in entries.iter().filter(|entry| !is_ours(entry)) {
+            if let Ok(metadata) = entry.metadata()
+                && (metadata.is_dir() || metadata.is_file())
+                && !self.own.contains(&identity(&metadata))
+            {
+                self.take(entry, &metadata);
+            }
+        }
     }
+}
 
-    fn counts(&self, entry: &Path) -> bool {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy();
-        let ours = name.ends_with(".work") || name.contains(".tmp-") || name.ends_with(".stage.json");
-        !ours && (entry.is_dir() || entry.is_file()) && !entry.canonicalize().is_ok_and(|entry| self.own.contains(&entry))
-    }
+/// Work folders, temporary files and the records of stages.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.ends_with(".work") || name.contains(".tmp-") || name.ends_with(".stage.json")
 }
 
 #[cfg(test)]
@@ -143,6 +160,7 @@ mod tests {
         std::fs::write(data.join("sub/a"), "22").unwrap();
         assert_ne!(ContentHashes::open(memory, false, vec![]).of(&data).unwrap(), first);
     }
+
     #[test]
     fn links_are_followed_once_own_outputs_left_out_and_what_cannot_be_read_stops_nothing() {
         let folder = tempfile::tempdir().unwrap();

@@ -182,10 +182,9 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
     let reuses = !forced && stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
     let words = stage.words();
     let anew = [&words[..], &["--overwrite".to_string()]].concat();
-    let is_damaged = record.is_some_and(|record| output_hash(stage, hashes).ok() != Some(record.output));
+    let is_damaged = replaces && reuses && record.is_some_and(|record| output_hash(stage, hashes).ok() != Some(record.output));
     let outcome = match executor.execute(if replaces && !reuses { &anew } else { &words }) {
-        // It looked for what is still right of its old output, and found it made with other settings or by another model.
-        // Or nothing is right of it any more.
+        // It looked for what is still right of its old output: that was made with other settings or by another model, or is damaged.
         Err(error) if replaces && reuses && (is_damaged || error.chain().any(|cause| cause.is::<OtherSettings>())) => {
             executor.execute(&anew)
         }

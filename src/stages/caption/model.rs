@@ -87,8 +87,8 @@ impl Captioner for ClipCap {
 
     fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
         let prefixes = self.prefixes(embeddings, hashes.len())?;
-        let prefix =
-            |index: usize| &prefixes[index * (prefixes.len() / hashes.len())..(index + 1) * (prefixes.len() / hashes.len())];
+        let width = prefixes.len() / hashes.len();
+        let prefix = |index: usize| &prefixes[index * width..][..width];
         let mut captions: Vec<Option<Result<Captions, Failure>>> = vec![None; hashes.len()];
         for (index, slot) in captions.iter_mut().enumerate() {
             if !prefix(index).iter().all(|value| value.is_finite()) {
