@@ -22,6 +22,16 @@ declare -A package=(
   [cuda]="onnxruntime-gpu==1.31.1 --hash=sha256:e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6"
 )
 
+# libjpeg-turbo is built from source by a crate: CMake, and NASM for its SIMD.
+if ! command -v cmake >/dev/null || ! command -v nasm >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends cmake nasm >/dev/null
+  else
+    echo "setup.sh: cmake and nasm are needed to build (apt install cmake nasm)" >&2
+    exit 1
+  fi
+fi
+
 python=$(command -v python3) || { echo "setup.sh: python3 is needed to fetch the wheels (apt install python3 python3-venv)" >&2; exit 1; }
 
 work=$(mktemp -d)

@@ -1,0 +1,98 @@
+//! What the tests that drive the binary share.
+
+pub mod report;
+pub mod training;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arrow::array::{Array, StringArray};
+
+/// The checkout.
+pub fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The built program, set to find the checkout's ONNX Runtime wherever the target folder is.
+pub fn clipcap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipcap"));
+    command.env("CLIPCAP_RUNTIME", checkout().join("runtime")).env_remove("ORT_DYLIB_PATH");
+    command
+}
+
+/// Runs to the end and returns what was printed, with a panic that shows it where the exit status is another one.
+pub fn run(command: &mut Command, status: i32) -> Output {
+    let output = command.output().expect("the program starts");
+    assert_eq!(
+        output.status.code(),
+        Some(status),
+        "{command:?}\n--- stdout\n{}\n--- stderr\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// This process's peak memory.
+pub fn peak_memory_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+/// `../shared/PATH` beside the checkout. Absent, the test that asked skips loudly; in CI that is a failure.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let full = checkout().join("../shared").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    assert!(std::env::var_os("CI").is_none(), "{} is absent, and skipping in CI is a failure", full.display());
+    eprintln!("SKIPPED: {} is absent", full.display());
+    None
+}
+
+/// A small random bundle that needs no golden files.
+pub fn tiny_bundle(folder: &Path) -> PathBuf {
+    let bundle = folder.join("tiny");
+    let mut command = clipcap();
+    command.args(["model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", "3", "--quiet"]);
+    run(command.arg("--out").arg(&bundle), 0);
+    bundle
+}
+
+/// A folder of rendered pictures.
+pub fn scenes(folder: &Path, count: u32) -> PathBuf {
+    let out = folder.join("scenes");
+    run(clipcap().args(["scenes", "--quiet", "--num-images", &count.to_string(), "--out"]).arg(&out), 0);
+    out.join("images")
+}
+
+/// A bundle of one of the trained golden checkpoints.
+pub fn golden_bundle(kind: &str, folder: &Path) -> Option<PathBuf> {
+    let golden = shared("golden")?;
+    let bundle = folder.join(kind);
+    let mut command = clipcap();
+    command.args(["model", "import", "--quiet"]);
+    command.arg("--clip").arg(golden.join("clip_hf")).arg("--gpt2").arg(golden.join("gpt2"));
+    command.arg("--checkpoint").arg(golden.join(format!("clipcap_{kind}_trained.pt")));
+    command.arg("--bert-config").arg(golden.join("bert/config.json")).arg("--out").arg(&bundle);
+    run(&mut command, 0);
+    Some(bundle)
+}
+
+/// Text columns of a Parquet table, by row.
+pub fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
+    let mut rows = vec![];
+    for batch in clipcap::table::open(table, None).unwrap() {
+        let batch = batch.unwrap();
+        let arrays: Vec<&StringArray> =
+            names.iter().map(|n| batch.column_by_name(n).unwrap().as_any().downcast_ref().unwrap()).collect();
+        rows.extend((0..batch.num_rows()).map(|i| arrays.iter().map(|a| a.value(i).to_string()).collect::<Vec<_>>()));
+    }
+    rows
+}
+
+/// Pieces of a caption without the spaces between Latin words, as the golden texts are written.
+pub fn joined(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}

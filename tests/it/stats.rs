@@ -1,0 +1,166 @@
+//! `clipcap stats`, driven as a program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::{clipcap, run};
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, Int64Type};
+use serde_json::Value;
+
+fn prepared(folder: &Path) -> PathBuf {
+    let train: String = (0..40).map(|i| format!("{}#zhb#{} 一个 男人 在 {} 跑步\n", i / 5, i % 5, "很".repeat(i % 7))).collect();
+    let test: String = (0..10).map(|i| format!("9{}#zhm#{} 两只:m 狗:n 在:p 草地:n 上:f\n", i / 5, i % 5)).collect();
+    fs::write(folder.join("x-train.txt"), train).unwrap();
+    fs::write(folder.join("x-test.txt"), test).unwrap();
+    let out = folder.join("set");
+    run(
+        clipcap()
+            .arg("prepare")
+            .arg("--captions")
+            .args([folder.join("x-train.txt"), folder.join("x-test.txt")])
+            .arg("--out")
+            .arg(&out),
+        0,
+    );
+    out
+}
+
+fn figure(out: &Path, unit: &str, split: Option<&str>, column: &str) -> f64 {
+    let batch = clipcap::table::open(&out.join("lengths.parquet"), Some("stats/1")).unwrap().next().unwrap().unwrap();
+    let text = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+    let (units, splits, sources) = (text("unit"), text("split"), text("source"));
+    let value = |array: &arrow::array::StringArray, at: usize| {
+        arrow::array::Array::is_valid(array, at).then(|| array.value(at).to_string())
+    };
+    let at = (0..batch.num_rows())
+        .find(|&at| units.value(at) == unit && value(&splits, at).as_deref() == split && value(&sources, at).is_none())
+        .unwrap();
+    let values = batch.column_by_name(column).unwrap();
+    match values.as_primitive_opt::<Float64Type>() {
+        Some(floats) => floats.value(at),
+        None => values.as_primitive::<Int64Type>().value(at) as f64,
+    }
+}
+
+#[test]
+fn caption_tables_of_every_form_are_counted_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    // Two files of one stem: two images.
+    let rows = [("a.jpg", ["一只狗", "黑狗"]), ("a.png", ["猫", "一只猫"])];
+    let line = |(path, captions): &(&str, [&str; 2])| format!("{path}\t{}\n", captions.join("\t"));
+    let csv = |(path, captions): &(&str, [&str; 2])| captions.map(|caption| format!("a,{path},{caption}\n")).concat();
+    let header = "image_id,image_path,caption\n".to_string();
+    for (name, text) in
+        [("t.tsv", rows.iter().map(line).collect::<String>()), ("t.csv", header + &rows.iter().map(csv).collect::<String>())]
+    {
+        let (table, out) = (folder.path().join(name), folder.path().join(format!("{name}-stats")));
+        fs::write(&table, text).unwrap();
+        let output = run(clipcap().args(["stats", "--units", "char"]).arg(&table).arg("--out").arg(&out), 0);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with("4 captions of 2 images"), "{name}: {said}");
+    }
+    // The parts of a folder.
+    let set = prepared(folder.path());
+    let parts = folder.path().join("parts");
+    fs::create_dir(&parts).unwrap();
+    fs::copy(set.join("captions.parquet"), parts.join("part-00000.parquet")).unwrap();
+    fs::copy(set.join("captions.parquet"), parts.join("part-00001.parquet")).unwrap();
+    let output = run(clipcap().args(["stats", "--units", "char"]).arg(&parts).arg("--out").arg(folder.path().join("s")), 0);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("100 captions"));
+    let output =
+        run(clipcap().args(["stats", "--units", "char"]).arg(folder.path()).arg("--out").arg(folder.path().join("e")), 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("neither captions.parquet nor parts"));
+}
+
+#[test]
+fn lengths_pictures_and_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = prepared(folder.path());
+    let vocabulary = folder.path().join("vocab.txt");
+    fs::write(&vocabulary, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n一\n个\n男\n人\n在\n很\n跑\n步\n").unwrap();
+    let out = folder.path().join("stats");
+    let mut command = clipcap();
+    command.arg("stats").arg(&set).arg("--vocab").arg(&vocabulary).args(["--max-len", "10", "--out"]).arg(&out);
+    let output = run(&mut command, 0);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("50 captions of 10 images"), "{said}");
+    // 7 characters and 0 to 6 more: 40 captions in train; 7 characters each in test.
+    let lengths: Vec<usize> = (0..40).map(|i| 7 + i % 7).collect();
+    let mean = lengths.iter().sum::<usize>() as f64 / 40.0;
+    assert!((figure(&out, "char", Some("train"), "mean") - mean).abs() < 1e-9);
+    assert_eq!(figure(&out, "char", Some("test"), "std"), 0.0);
+    assert_eq!(
+        (figure(&out, "char", None, "min"), figure(&out, "char", None, "max"), figure(&out, "char", None, "count")),
+        (7.0, 13.0, 50.0)
+    );
+    assert_eq!(figure(&out, "token", None, "max"), 13.0);
+    let json: Value = serde_json::from_slice(&fs::read(out.join("stats.json")).unwrap()).unwrap();
+    // 两 只 狗 草 地 上 are not in the vocabulary: 6 of 7 tokens of the ten test captions.
+    assert_eq!(json["unknown_tokens"], 60);
+    let cut = lengths.iter().filter(|&&l| l + 1 > 10).count();
+    assert_eq!(json["cut"][0]["captions"].as_u64(), Some(cut as u64));
+    assert_eq!(json["histograms"]["char"].as_array().unwrap().len(), 20);
+    assert_eq!(json["openings"][0]["top"][0]["text"], "一个");
+    for name in ["characters", "words", "tokens", "captions_per_image"] {
+        let picture = image::open(out.join(format!("{name}.png"))).unwrap();
+        assert!(picture.width() > 800);
+        let svg = fs::read_to_string(out.join(format!("{name}.svg"))).unwrap();
+        assert!(svg.contains("captions") && svg.contains("<svg"), "{name}");
+    }
+    assert!(fs::read_to_string(out.join("openings.svg")).unwrap().contains("两只狗在"));
+    let page = fs::read_to_string(out.join("index.html")).unwrap();
+    assert!(
+        page.contains("两只") && page.contains("prefers-color-scheme") && !page.contains("<script") && !page.contains("src=")
+    );
+    for table in ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut"] {
+        assert!(clipcap::table::open(&out.join(format!("{table}.parquet")), Some("stats/1")).unwrap().count() > 0, "{table}");
+    }
+}
+
+#[test]
+fn the_same_bytes_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = prepared(folder.path());
+    let stats = |threads: &str| {
+        let out = folder.path().join(threads);
+        run(clipcap().arg("stats").arg(&set).args(["--threads", threads, "--out"]).arg(&out), 0);
+        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    assert_eq!(stats("1"), stats("3"));
+}
+
+#[test]
+fn caption_files_and_tables_of_others_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.tsv");
+    fs::write(&path, "1\t一只狗\n1\t<b>猫</b>\n2\t两个人\n").unwrap();
+    let out = folder.path().join("stats");
+    let output = run(clipcap().args(["--json", "stats"]).arg(&path).args(["--units", "char", "--out"]).arg(&out), 0);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((json["captions"].as_u64(), json["images"].as_u64()), (Some(3), Some(2)));
+    assert!(!fs::read_to_string(out.join("index.html")).unwrap().contains("<b>猫"));
+    assert!(!out.join("words.png").exists());
+}
+
+#[test]
+fn what_cannot_be_counted_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |args: &[&str], status: i32, text: &str| {
+        let output = run(clipcap().arg("stats").args(args).arg("--out").arg(folder.path().join("o")), status);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(text), "{said}");
+    };
+    says(&["/nowhere.parquet"], 1, "/nowhere.parquet");
+    let empty = folder.path().join("e.tsv");
+    fs::write(&empty, "\n\n").unwrap();
+    says(&[empty.to_str().unwrap()], 1, "e.tsv");
+    fs::write(&empty, "1\t狗\n").unwrap();
+    says(&[empty.to_str().unwrap(), "--units", "token"], 2, "--vocab");
+}
