@@ -3,16 +3,18 @@
 #
 #   scripts/setup.sh               runtime/cpu
 #   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
+#   scripts/setup.sh --chromium    Debian's Chromium too, for the tests that open reports in a browser
 #   scripts/setup.sh --cuda        runtime/cuda too (needs an NVIDIA driver, CUDA 13 and cuDNN 9 to run)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-want=(cpu)
+want=(cpu) chromium=
 for argument in "$@"; do
   case "$argument" in
     --openvino) want+=(openvino) ;;
     --cuda) want+=(cuda) ;;
-    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda)" >&2; exit 2 ;;
+    --chromium) chromium=yes ;;
+    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda, --chromium)" >&2; exit 2 ;;
   esac
 done
 
@@ -23,13 +25,18 @@ declare -A package=(
 )
 
 # libjpeg-turbo is built from source by a crate: CMake, and NASM for its SIMD.
-if ! command -v cmake >/dev/null || ! command -v nasm >/dev/null; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -qq && apt-get install -y -qq --no-install-recommends cmake nasm >/dev/null
-  else
-    echo "setup.sh: cmake and nasm are needed to build (apt install cmake nasm)" >&2
+missing=()
+command -v cmake >/dev/null || missing+=(cmake)
+command -v nasm >/dev/null || missing+=(nasm)
+if [ -n "$chromium" ] && ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then missing+=(chromium); fi
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "setup.sh: install first: ${missing[*]} (apt install ${missing[*]})" >&2
     exit 1
   fi
+  echo "installing ${missing[*]}" >&2
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
 python=$(command -v python3) || { echo "setup.sh: python3 is needed to fetch the wheels (apt install python3 python3-venv)" >&2; exit 1; }

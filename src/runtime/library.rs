@@ -10,7 +10,11 @@ use super::{Device, RuntimeError};
 const FILE_NAME: &str = "libonnxruntime.so";
 
 /// The library for a device, in this order: `ORT_DYLIB_PATH`; `CLIPCAP_RUNTIME/KIND/`; `runtime/KIND/` beside the executable or up to three
-/// folders above it (a checkout's `target/release`, and `target/release/deps` of its tests); the user's data folder; the system's. Never the working directory.
+/// folders above it (a checkout's `target/release`, and `target/release/deps` of its tests); the Python packages beside an executable that
+/// pip installed; the user's data folder; the system's. Never the working directory.
+///
+/// # Errors
+/// [`RuntimeError::LibraryNotFound`] with every place that was looked at.
 pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
     if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         return Ok(PathBuf::from(path));
@@ -21,25 +25,28 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
         Device::OpenVino => &["openvino"],
         Device::Cuda(_) => &["cuda"],
     };
+    let executable = std::env::current_exe().ok();
     let mut roots: Vec<PathBuf> = vec![];
     roots.extend(std::env::var_os("CLIPCAP_RUNTIME").map(PathBuf::from).filter(|p| p.is_absolute()));
-    if let Ok(executable) = std::env::current_exe() {
+    if let Some(executable) = &executable {
         roots.extend(executable.ancestors().skip(1).take(4).map(|folder| folder.join("runtime")));
     }
     // Unit tests run from wherever the target folder is.
     #[cfg(test)]
     roots.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime"));
+    let packages = executable.as_deref().map_or_else(Vec::new, python_packages);
     let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
-    roots.extend(data.map(|data| data.join("clipcap/runtime")));
+    let data = data.map(|data| data.join("clipcap/runtime"));
     let mut tried = vec!["ORT_DYLIB_PATH".to_string()];
     for kind in kinds.iter().filter(|kind| **kind != "cuda" || device != Device::Auto || cuda_driver_is_there()) {
-        for root in &roots {
-            let path = root.join(kind).join(FILE_NAME);
-            if path.is_file() {
-                return Ok(path);
+        let in_folder = |root: &PathBuf| Candidate { path: root.join(kind).join(FILE_NAME), usable: true };
+        let candidates = roots.iter().map(in_folder).chain(packages.iter().map(|folder| in_package(folder, kind)));
+        for candidate in candidates.chain(data.iter().map(in_folder)) {
+            if candidate.usable && candidate.path.is_file() {
+                return Ok(candidate.path);
             }
-            tried.push(path.display().to_string());
+            tried.push(candidate.path.display().to_string());
         }
     }
     if matches!(device, Device::Auto | Device::Cpu) {
@@ -52,6 +59,42 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
         }
     }
     Err(RuntimeError::LibraryNotFound { device, tried })
+}
+
+/// A place where the library may lie.
+struct Candidate {
+    path: PathBuf,
+    usable: bool,
+}
+
+/// The `onnxruntime` folders of the Python that pip installed the executable for: `ENV/bin/clipcap` looks at
+/// `ENV/lib/python3.N/{site,dist}-packages/onnxruntime/capi`.
+fn python_packages(executable: &Path) -> Vec<PathBuf> {
+    let Some(prefix) = executable.parent().filter(|bin| bin.ends_with("bin")).and_then(Path::parent) else { return vec![] };
+    let mut found = vec![];
+    for library in ["lib", "lib64"] {
+        let Ok(entries) = std::fs::read_dir(prefix.join(library)) else { continue };
+        let is_python = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with("python3"));
+        let pythons = entries.filter_map(Result::ok).filter(|entry| is_python(&entry.file_name()));
+        for python in pythons.map(|entry| entry.path()) {
+            found.extend(["site-packages", "dist-packages"].map(|packages| python.join(packages).join("onnxruntime/capi")));
+        }
+    }
+    found.retain(|folder| folder.is_dir());
+    found.sort();
+    found
+}
+
+/// The library of a Python package. Its name carries its version; all three packages (`onnxruntime`, `onnxruntime-openvino`,
+/// `onnxruntime-gpu`) unpack into the same folder and are told apart by the providers beside it.
+fn in_package(folder: &Path, kind: &str) -> Candidate {
+    let usable = kind == "cpu" || folder.join(format!("libonnxruntime_providers_{kind}.so")).is_file();
+    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    names.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(FILE_NAME)));
+    names.sort();
+    Candidate { path: names.pop().unwrap_or_else(|| folder.join(FILE_NAME)), usable }
 }
 
 /// An NVIDIA driver leaves this file wherever a device can be used.
@@ -96,5 +139,26 @@ fn version(path: &Path) -> Result<String, libloading::Error> {
         let library = libloading::Library::new(path)?;
         let base = library.get::<GetApiBase>(b"OrtGetApiBase")?();
         Ok(std::ffi::CStr::from_ptr(((*base).GetVersionString)()).to_string_lossy().into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_pip_installed_finds_the_package_beside_it() {
+        let environment = tempfile::tempdir().unwrap();
+        let executable = environment.path().join("bin/clipcap");
+        assert!(python_packages(&executable).is_empty());
+        let capi = environment.path().join("lib/python3.12/site-packages/onnxruntime/capi");
+        std::fs::create_dir_all(&capi).unwrap();
+        std::fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
+        std::fs::write(capi.join("libonnxruntime_providers_openvino.so"), "").unwrap();
+        assert_eq!(python_packages(&executable), [capi.clone()]);
+        for (kind, usable) in [("cpu", true), ("openvino", true), ("cuda", false)] {
+            let candidate = in_package(&capi, kind);
+            assert_eq!((candidate.usable, candidate.path), (usable, capi.join("libonnxruntime.so.1.31.1")), "{kind}");
+        }
     }
 }
