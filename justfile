@@ -1,0 +1,36 @@
+# What developers type: `just` lists it.
+
+default:
+    @just --list
+
+# ONNX Runtime, OpenVINO's provider and Chromium for the tests
+setup:
+    scripts/setup.sh --openvino --chromium
+
+# Formatted, linted, every test: what CI runs
+test:
+    scripts/test.sh
+
+# Compile errors only, in seconds
+check:
+    cargo check --release --locked --all-targets
+
+# Tests whose path contains FILTER, with the program itself compiled quickly
+one FILTER:
+    CLIPCAP_RUNTIME="$PWD/runtime" cargo test --release --locked --config profile.release.package.clipcap.opt-level=0 --lib --test it {{FILTER}}
+
+# The program at target/release/clipcap
+build:
+    scripts/build.sh
+
+# The demo, from drawing pictures to the report
+demo:
+    scripts/quickstart.sh
+
+# A wheel for pip, under target/wheels
+wheel:
+    scripts/wheel.sh --check
+
+# Licences, advisories and sources of all dependencies
+deny:
+    cargo deny check
