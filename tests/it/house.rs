@@ -40,6 +40,99 @@ fn floor(module: &str) -> usize {
     FLOORS.iter().position(|floor| floor.contains(&module)).unwrap_or_else(|| panic!("{module} has no floor: see tests/house.rs"))
 }
 
+/// The code of a file without its unit tests: what is behind `#[cfg(test)]` up to the end of the item, wherever it stands.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("#[cfg(test)]") {
+        kept.push_str(before);
+        let ends = after.find(['{', ';']).unwrap_or(after.len());
+        let mut depth = 0;
+        let mut end = after.len();
+        for (at, letter) in after[ends..].char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                end = ends + at + 1;
+                break;
+            }
+        }
+        rest = after.get(end..).unwrap_or("");
+    }
+    kept + rest
+}
+
+/// Top modules that a file names after `crate::`, in grouped imports (`use crate::{a::B, c}`) too.
+fn used_modules(code: &str) -> Vec<String> {
+    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut used = vec![];
+    for rest in code.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            used.push(name(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (0, 0);
+        for (at, letter) in group.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    used.push(name(group[start..at].trim_start()));
+                    start = at + 1;
+                    if letter == '}' {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    used.retain(|name| !name.is_empty() && !name.starts_with(char::is_uppercase));
+    used
+}
+
+/// Whether a file is compiled for tests alone: its parent says so, or `testing` itself.
+fn is_test_module(file: &Path, source: &Path) -> bool {
+    let stem = file.file_stem().unwrap().to_str().unwrap();
+    let folder = file.parent().unwrap();
+    if folder != source && folder.join("mod.rs").is_file() && stem == "mod" {
+        return is_declared_for_tests(folder.parent().unwrap(), folder.file_name().unwrap().to_str().unwrap());
+    }
+    let enclosing = folder != source
+        && folder
+            .ancestors()
+            .take_while(|f| *f != source)
+            .any(|f| is_declared_for_tests(f.parent().unwrap(), f.file_name().unwrap().to_str().unwrap()));
+    enclosing || is_declared_for_tests(folder, stem)
+}
+
+/// Whether the module file of `folder` (mod.rs, lib.rs or `folder.rs`) declares `module` behind `#[cfg(test)]`.
+fn is_declared_for_tests(folder: &Path, module: &str) -> bool {
+    let parents = [folder.join("mod.rs"), folder.join("lib.rs"), folder.with_extension("rs")];
+    parents.iter().filter_map(|parent| fs::read_to_string(parent).ok()).any(|text| {
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        lines.windows(2).any(|pair| {
+            let declares = ["mod", "pub mod", "pub(crate) mod"].iter().any(|word| pair[1] == format!("{word} {module};"));
+            pair[0] == "#[cfg(test)]" && declares
+        })
+    })
+}
+
+#[test]
+fn the_plan_sees_grouped_imports_and_code_behind_tests() {
+    let code = without_tests(
+        "use crate::{a::{B, C}, d};\n#[cfg(test)]\nmod tests { use crate::e; }\n#[cfg(test)]\nmod more;\nfn f() { crate::g::h() }",
+    );
+    assert_eq!(used_modules(&code), ["a", "d", "g"]);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    assert!(is_test_module(&source.join("testing.rs"), &source));
+    assert!(is_test_module(&source.join("generation/tests/toy.rs"), &source));
+    assert!(!is_test_module(&source.join("generation/search.rs"), &source));
+}
+
 #[test]
 fn modules_import_only_from_floors_below() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -51,11 +144,11 @@ fn modules_import_only_from_floors_below() {
         let module = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_string();
         let text = fs::read_to_string(file).unwrap();
         // Unit tests may stand on anything.
-        let is_test = relative.to_str().unwrap().contains("test");
-        let body = text.split("#[cfg(test)]").next().unwrap();
-        for used in body.split("crate::").skip(1).filter(|_| !is_test) {
-            let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if used.is_empty() || used == module || used == "testing" || used.starts_with(char::is_uppercase) {
+        if is_test_module(file, &source) {
+            continue;
+        }
+        for used in used_modules(&without_tests(&text)) {
+            if used == module {
                 continue;
             }
             let agreed = AGREED.iter().any(|(a, b, _)| *a == module && *b == used);
