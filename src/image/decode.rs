@@ -9,6 +9,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, RgbImage};
 use super::failure::{Failure, Reason};
 use super::guard::guarded;
 use super::jpeg;
+use super::orientation::orientation;
 use super::sniff::{Format, sniff_named};
 use super::structure::{declared_size, ends_early};
 
@@ -88,39 +89,79 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, Failure> {
 }
 
 fn read_header(format: Format, bytes: &[u8]) -> Result<Header, Failure> {
-    if format == Format::Jpeg {
-        return jpeg::header(bytes);
-    }
-    let mut decoder = open(format, bytes)?;
-    Ok(described(format, &mut *decoder))
+    let header = match format {
+        Format::Jpeg => jpeg::header(bytes)?,
+        _ => described(format, &*open(format, bytes)?),
+    };
+    Ok(Header { orientation: orientation(format, bytes), ..header })
+}
+
+/// A decoded picture, upright if that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    pub pixels: RgbImage,
+    /// Width and height of the whole picture, which may have been decoded smaller.
+    pub full: (u32, u32),
+    /// Where in `pixels` the picture lies: all of them, but for a fraction at two edges of one decoded smaller.
+    pub area: Area,
+    /// What is wrong with a file that has a picture all the same: why it would have failed.
+    pub damage: Option<Failure>,
+}
+
+/// A rectangle in pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Area {
+    pub left: f64,
+    pub top: f64,
+    pub width: f64,
+    pub height: f64,
 }
 
 /// Decodes a whole file into RGB, 8 bits a channel; animations give their first frame.
 ///
 /// Alpha is dropped, not blended, as Pillow's `convert("RGB")` does; of 16-bit channels the high byte is kept (Pillow does so for
 /// colour and clips grey, which would leave it white). CMYK is taken as Adobe writes it. With `exif`, the picture is turned as its
-/// orientation says.
+/// orientation says. A picture that is given with [`Decoded::damage`] is given.
 ///
 /// # Errors
 /// [`Reason::Empty`], [`Reason::UnsupportedFormat`], [`Reason::TooLarge`], [`Reason::Truncated`] or [`Reason::Corrupt`]. A decoder
 /// that panics is the last.
 pub fn decode(bytes: &[u8], limits: &Limits, exif: bool) -> Result<RgbImage, Failure> {
-    let format = recognise(bytes, limits)?;
-    let (image, orientation) = guarded(|| decode_as(format, bytes, limits)).unwrap_or_else(panicked)?;
-    if !exif || orientation == Orientation::NoTransforms {
-        return Ok(image);
-    }
-    let mut image = DynamicImage::ImageRgb8(image);
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(decode_at(bytes, limits, exif, &|_, _| 1)?.pixels)
 }
 
-fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Orientation), Failure> {
-    if format == Format::Jpeg {
-        let header = jpeg::header(bytes)?;
-        limits.check(&header)?;
-        return Ok((jpeg::decode(bytes, &header, limits)?, header.orientation));
+/// [`decode`], at a fraction of the size where the format can: `denominator` (1, 2, 4 or 8) of the upright width and height.
+///
+/// # Errors
+/// As [`decode`]'s.
+pub fn decode_at(bytes: &[u8], limits: &Limits, exif: bool, denominator: &dyn Fn(u32, u32) -> u32) -> Result<Decoded, Failure> {
+    let format = recognise(bytes, limits)?;
+    guarded(|| decode_as(format, bytes, limits, exif, denominator)).unwrap_or_else(panicked)
+}
+
+fn decode_as(
+    format: Format,
+    bytes: &[u8],
+    limits: &Limits,
+    exif: bool,
+    denominator: &dyn Fn(u32, u32) -> u32,
+) -> Result<Decoded, Failure> {
+    let orientation = if exif { orientation(format, bytes) } else { Orientation::NoTransforms };
+    if format != Format::Jpeg {
+        let pixels = decode_whole(format, bytes, limits)?;
+        let size = pixels.dimensions();
+        return Ok(upright(pixels, size, 1, orientation, None));
     }
+    let header = Header { orientation, ..jpeg::header(bytes)? };
+    limits.check(&header)?;
+    let (width, height) = header.upright();
+    let denominator = denominator(width, height);
+    let jpeg::Decoded { pixels, denominator, damage } = jpeg::decode(bytes, &header, limits, denominator)?;
+    let size = (header.width, header.height);
+    Ok(upright(pixels, size, denominator, orientation, damage))
+}
+
+fn decode_whole(format: Format, bytes: &[u8], limits: &Limits) -> Result<RgbImage, Failure> {
     let result = decode_other(format, bytes, limits);
     match result {
         Err(failure) if failure.reason == Reason::TooLarge => Err(failure),
@@ -129,16 +170,43 @@ fn decode_as(format: Format, bytes: &[u8], limits: &Limits) -> Result<(RgbImage,
     }
 }
 
-fn decode_other(format: Format, bytes: &[u8], limits: &Limits) -> Result<(RgbImage, Orientation), Failure> {
+/// Turns pixels decoded at `1 / denominator` of `size`.
+fn upright(pixels: RgbImage, size: (u32, u32), denominator: u32, orientation: Orientation, damage: Option<Failure>) -> Decoded {
+    let (stored_width, stored_height) = pixels.dimensions();
+    let mut image = DynamicImage::ImageRgb8(pixels);
+    image.apply_orientation(orientation);
+    let part = |side: u32| f64::from(side) / f64::from(denominator);
+    let (swapped, reversed_x, reversed_y) = match orientation {
+        Orientation::NoTransforms => (false, false, false),
+        Orientation::FlipHorizontal => (false, true, false),
+        Orientation::FlipVertical => (false, false, true),
+        Orientation::Rotate180 => (false, true, true),
+        Orientation::Rotate90FlipH => (true, false, false),
+        Orientation::Rotate90 => (true, true, false),
+        Orientation::Rotate270 => (true, false, true),
+        Orientation::Rotate270FlipH => (true, true, true),
+    };
+    let (mut full, mut stored) = (size, (stored_width, stored_height));
+    if swapped {
+        (full, stored) = ((full.1, full.0), (stored.1, stored.0));
+    }
+    let (width, height) = (part(full.0), part(full.1));
+    // The decoder rounds up: what is more than the picture lies behind its last stored column and row.
+    let left = if reversed_x { f64::from(stored.0) - width } else { 0.0 };
+    let top = if reversed_y { f64::from(stored.1) - height } else { 0.0 };
+    Decoded { pixels: image.into_rgb8(), full, area: Area { left, top, width, height }, damage }
+}
+
+fn decode_other(format: Format, bytes: &[u8], limits: &Limits) -> Result<RgbImage, Failure> {
     let mut decoder = open(format, bytes)?;
-    let header = described(format, &mut *decoder);
+    let header = described(format, &*decoder);
     let bytes_rgb = limits.rgb_bytes(&header)? as u64;
     let mut library = image::Limits::no_limits();
     // Room for what a decoder needs beside its output: tables, metadata, one frame of an animation.
     library.max_alloc = Some(decoder.total_bytes().max(bytes_rgb) * 2 + (64 << 20));
     decoder.set_limits(library).map_err(|error| failed(format, &error))?;
     let image = DynamicImage::from_decoder(decoder).map_err(|error| failed(format, &error))?;
-    Ok((rgb(image), header.orientation))
+    Ok(rgb(image))
 }
 
 /// The format, and no picture that already says it is too large.
@@ -166,7 +234,7 @@ fn open<'a>(format: Format, bytes: &'a [u8]) -> Result<Box<dyn ImageDecoder + 'a
         Format::WebP => WebPDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
         Format::Tiff => TiffDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
-        Format::Jpeg => image::codecs::jpeg::JpegDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
+        Format::Jpeg => return Err(Failure::new(Reason::Corrupt, "JPEG has a decoder of its own")),
     };
     decoder.map_err(|error| failed(format, &error))
 }
@@ -178,11 +246,9 @@ fn beside(bytes: &[u8]) -> image::Limits {
     limits
 }
 
-fn described(format: Format, decoder: &mut dyn ImageDecoder) -> Header {
+fn described(format: Format, decoder: &dyn ImageDecoder) -> Header {
     let (width, height) = decoder.dimensions();
-    // Broken metadata does not spoil a picture.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Header { format, width, height, orientation }
+    Header { format, width, height, orientation: Orientation::NoTransforms }
 }
 
 fn panicked<T>(message: String) -> Result<T, Failure> {

@@ -9,16 +9,15 @@ mod failure;
 mod golden;
 mod guard;
 mod jpeg;
-mod jpeg_entropy;
-mod jpeg_segments;
 mod load;
+mod orientation;
 mod preprocess;
 mod resize;
 mod sniff;
 mod structure;
 mod thumbnail;
 
-pub use self::decode::{Header, Limits, decode, header};
+pub use self::decode::{Area, Decoded, Header, Limits, decode, decode_at, header};
 pub use self::failure::{Content, Failure, Reason, UnknownReason};
 pub use self::load::{Examined, Loaded, examine, file_header, load, load_bytes, read};
 pub use self::preprocess::{Normalize, Preprocess, PreprocessError, Settings, Size};

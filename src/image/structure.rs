@@ -2,7 +2,7 @@
 //!
 //! Decoders want more than the size before they tell it, stop at the last pixel, or call a cut stream damaged.
 
-use super::jpeg_segments::next_segment;
+use super::jpeg::segments::next_segment;
 use super::sniff::Format;
 
 /// The size near the beginning of the file, for formats that have it in one place, however little follows it.

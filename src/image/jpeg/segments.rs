@@ -2,12 +2,11 @@
 
 pub(super) const SOI: u8 = 0xD8;
 pub(super) const EOI: u8 = 0xD9;
-pub(super) const SOS: u8 = 0xDA;
-pub(super) const DHT: u8 = 0xC4;
-pub(super) const DRI: u8 = 0xDD;
+pub(in crate::image) const SOS: u8 = 0xDA;
+pub(in crate::image) const APP1: u8 = 0xE1;
 
 /// A marker and what belongs to it.
-pub(super) struct Segment<'a> {
+pub(in crate::image) struct Segment<'a> {
     pub marker: u8,
     /// Without the two bytes of its length; empty where the marker stands alone.
     pub payload: &'a [u8],
@@ -17,10 +16,10 @@ pub(super) struct Segment<'a> {
 
 /// The first segment at or behind `from`. Bytes that belong to no segment are skipped, as decoders do (entropy-coded data among
 /// them). None where the file ends first.
-pub(super) fn next_segment(bytes: &[u8], from: usize) -> Option<Segment<'_>> {
+pub(in crate::image) fn next_segment(bytes: &[u8], from: usize) -> Option<Segment<'_>> {
     let mut at = from;
     loop {
-        at += bytes.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
+        at += memchr::memchr(0xFF, bytes.get(at..)?)?;
         let code = *bytes.get(at + 1)?;
         match code {
             0x00 => at += 2,
@@ -35,32 +34,29 @@ pub(super) fn next_segment(bytes: &[u8], from: usize) -> Option<Segment<'_>> {
     }
 }
 
-/// Whether the end marker of the first picture in the file is there.
-pub(super) fn has_end(bytes: &[u8]) -> bool {
+/// Where the end marker of the first picture in the file is.
+pub(super) fn end_marker(bytes: &[u8]) -> Option<usize> {
     let mut at = 2;
     // The picture's own end is looked for behind its header, where thumbnails with ends of their own live.
     loop {
-        match next_segment(bytes, at) {
-            None => return false,
-            Some(segment) if segment.marker == SOS => {
-                at = segment.end;
-                break;
-            }
-            Some(segment) => at = segment.end,
+        let segment = next_segment(bytes, at)?;
+        at = segment.end;
+        if segment.marker == SOS {
+            break;
         }
     }
     // Almost every file ends with its end marker, and the walk through the scans is saved.
     if bytes.len() >= at + 2 && bytes.ends_with(&[0xFF, EOI]) {
-        return true;
+        return Some(bytes.len() - 2);
     }
-    while let Some(segment) = next_segment(bytes, at) {
+    loop {
+        let segment = next_segment(bytes, at)?;
         match segment.marker {
-            EOI => return true,
-            SOI => return false,
+            EOI => return Some(segment.end - 2),
+            SOI => return None,
             _ => at = segment.end,
         }
     }
-    false
 }
 
 #[cfg(test)]
@@ -72,13 +68,14 @@ mod tests {
         let thumbnail = [0xFF, 0xD8, 0xFF, 0xD9];
         let mut file = vec![0xFF, SOI, 0xFF, 0xE1, 0, 6];
         file.extend(thumbnail);
-        assert!(!has_end(&file));
+        assert_eq!(end_marker(&file), None);
         file.extend([0xFF, SOS, 0, 2, 0x12, 0xFF, 0x00, 0x34, 0xFF, 0xD0]);
-        assert!(!has_end(&file));
+        assert_eq!(end_marker(&file), None);
+        let end = file.len();
         file.extend([0xFF, EOI]);
-        assert!(has_end(&file));
+        assert_eq!(end_marker(&file), Some(end));
         file.extend(b"trailer");
-        assert!(has_end(&file));
+        assert_eq!(end_marker(&file), Some(end));
     }
 
     #[test]
