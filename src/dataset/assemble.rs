@@ -1,14 +1,14 @@
 //! From captions as they were read to a dataset in order: images with their ids, captions with their numbers.
 
-use std::borrow::Cow;
-
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashSet;
 use rayon::prelude::*;
 
 use super::captions::{Bad, BadLine, Batch, Captions, Reason, Row};
-use super::listing::image_id;
-use super::matching::{Found, Matcher, without_extension};
+use super::matching::{Found, Level, Matcher};
+use super::naming::last_part;
 use super::splits::SplitRule;
+
+pub use super::matching::Listed;
 
 mod names;
 
@@ -18,8 +18,10 @@ use names::{Named, Names, names};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     pub id: String,
-    /// Index into the list of image paths; None where no listed file is it.
+    /// Index into the list of images; None where no listed file is it.
     pub listed: Option<usize>,
+    /// What captions call it beside its id, in the normal form, where there is no list.
+    pub reference: Option<String>,
     pub split: Option<String>,
     pub captions: u32,
 }
@@ -49,6 +51,8 @@ pub struct Assembled {
     pub caption_ids: Vec<i32>,
     /// Images whose captions stand in files of different splits.
     pub split_conflicts: u64,
+    /// Names of images that no file is, or that no file can be for certain, where they stand first.
+    pub unplaced: Vec<BadLine>,
 }
 
 impl Assembled {
@@ -65,86 +69,135 @@ impl Assembled {
     }
 }
 
-/// Puts captions and listed images together. `image_paths` are in listing order; None: there is no list, so nothing is matched.
+/// Puts captions and listed images together. `listed` are in listing order; None: there is no list, so nothing is matched.
 ///
 /// The result does not depend on the order in which files were given.
-pub fn assemble(mut captions: Captions, image_paths: Option<&[&str]>, rule: &SplitRule) -> Assembled {
-    let Names { named, runs, splits } = names(&captions);
-    let (images, image_of) = match image_paths {
-        None => {
-            let bare = |(name, entry): (Cow<str>, Named)| (Image::new(&name, None), entry.said);
-            let image_of = (0..named.len() as u32).collect();
-            (named.into_iter().map(bare).collect(), image_of)
-        }
-        Some(paths) => match_images(named, paths),
-    };
+pub fn assemble(mut captions: Captions, listed: Option<&[Listed]>, rule: &SplitRule) -> Assembled {
+    let names = names(&captions);
+    let ids = names.ids();
+    let Names { named, runs, splits } = names;
+    let (files, unplaced) = listed.map_or_else(|| (vec![None; named.len()], Vec::new()), |listed| place(&named, listed));
+    let (images, image_of) = images(named, ids, &files, listed);
     let split_conflicts = images.iter().filter(|(_, said)| said.len() > 1).count() as u64;
-    let (mut images, rank) = in_order(images, image_paths.unwrap_or_default(), &splits, rule);
+    let (mut images, rank) = in_order(images, listed.unwrap_or_default(), &splits, rule);
     let mut places = places(&captions, &runs, |name| rank[image_of[name as usize] as usize]);
     drop_repeated_numbers(&mut captions, &mut places);
     let caption_ids = number(&places, &mut images);
-    Assembled { captions, images, places, caption_ids, split_conflicts }
+    Assembled { captions, images, places, caption_ids, split_conflicts, unplaced }
 }
 
 impl Image {
-    fn new(id: &str, listed: Option<usize>) -> Self {
-        Self { id: id.into(), listed, split: None, captions: 0 }
+    fn new(id: String, listed: Option<usize>) -> Self {
+        Self { id, listed, reference: None, split: None, captions: 0 }
     }
 }
 
 /// Images with the splits said of them.
 type Images = Vec<(Image, Vec<u16>)>;
 
-/// Finds the file of each named image. Names may turn out to be the same image: also gives the image of each name.
-/// Listed images that nothing names follow.
-fn match_images(named: Vec<(Cow<str>, Named)>, paths: &[&str]) -> (Images, Vec<u32>) {
-    let matcher = Matcher::new(paths.iter().copied());
-    let find = |(_, entry): &(Cow<str>, Named)| {
-        let found = [entry.file, Some(entry.reference)].map(|reference| matcher.find(reference?));
-        found.into_iter().flatten().max_by_key(|found| found.is_certain)
+/// The file of each name: the one it agrees with best, if no other name agrees with that as well. What has none says why.
+fn place(named: &[Named], listed: &[Listed]) -> (Vec<Option<usize>>, Vec<BadLine>) {
+    let matcher = Matcher::new(listed);
+    let found: Vec<Option<Found>> = named.par_iter().map(|entry| matcher.find(entry.written)).collect();
+    let mut files: Vec<Option<usize>> = found.iter().map(|found| found.map(|found| found.at)).collect();
+    let mut unplaced = Vec::new();
+    let mut tell = |entry: &Named, reason: Reason, message: String| {
+        let (file, line) = entry.first;
+        unplaced.push(BadLine { file, line, bad: Bad::new(reason, message) });
     };
-    let found: Vec<Option<Found>> = named.iter().map(find).collect();
-    let mut is_meant = vec![false; paths.len()];
-    found.iter().flatten().filter(|found| found.is_certain).for_each(|found| is_meant[found.at] = true);
-    let mut by_id: HashMap<String, u32> = HashMap::with_capacity(named.len());
-    let mut by_file: Vec<Option<u32>> = vec![None; paths.len()];
-    let mut images: Images = Vec::with_capacity(named.len());
-    let image_of = named
-        .into_iter()
-        .zip(found)
-        .map(|((name, entry), found)| {
-            let listed = found.filter(|found| found.is_certain || !is_meant[found.at]).map(|found| found.at);
-            // An id that is a path becomes the path of the file it was found to be.
-            let id = listed.filter(|_| name.contains('/')).map_or(&*name, |at| without_extension(paths[at]));
-            let known = listed.and_then(|at| by_file[at]);
-            let image = known.unwrap_or_else(|| {
-                // Two files may share a stem: the second goes by its whole name.
-                let id = listed.filter(|_| by_id.contains_key(id)).map_or(id, |at| paths[at]);
-                *by_id.entry(id.to_string()).or_insert_with(|| {
-                    images.push((Image::new(id, listed), Vec::new()));
-                    images.len() as u32 - 1
-                })
-            });
-            if let Some(at) = listed {
-                by_file[at] = Some(image);
+    let mut claims: Vec<(usize, Level, usize)> =
+        found.iter().enumerate().filter_map(|(name, found)| found.map(|found| (found.at, found.level, name))).collect();
+    claims.par_sort_unstable();
+    for claims in claims.chunk_by(|a, b| a.0 == b.0).filter(|claims| claims.len() > 1) {
+        let (best, rest) = claims.split_at(claims.iter().take_while(|claim| claim.1 == claims[0].1).count());
+        let entry = |claim: &(usize, Level, usize)| &named[claim.2];
+        let path = listed[claims[0].0].path;
+        let agree = |a: &(usize, Level, usize), b: &(usize, Level, usize)| entry(a).may_be(entry(b));
+        let is_one = claims[0].1 == Level::Exact
+            || best.len() <= MOST_NAMES && best.iter().enumerate().all(|(at, a)| best[..at].iter().all(|b| agree(a, b)));
+        for claim in if is_one { rest } else { claims }.iter().filter(|claim| !is_one || !agree(claim, &best[0])) {
+            files[claim.2] = None;
+            let other = entry(if claim.2 == best[0].2 { &claims[1] } else { &best[0] }).written;
+            let written = entry(claim).written;
+            let message = match is_one {
+                true => format!("{written} is not {path}, which is the file that {other} names: no other file is it"),
+                false => format!("{written} and {other} could both be {path}, so neither is: write more of the path"),
+            };
+            tell(entry(claim), Reason::ImageConflict, message);
+        }
+    }
+    for (entry, _) in named.iter().zip(&found).filter(|(_, found)| found.is_none()) {
+        let written = entry.written;
+        match &matcher.rivals(entry.written)[..] {
+            [one, other, ..] => {
+                tell(entry, Reason::ImageConflict, format!("{written} could be {one} or {other}: write more of the path"));
             }
-            let said = &mut images[image as usize].1;
-            said.extend(entry.said.iter().filter(|split| !said.contains(split)).copied().collect::<Vec<_>>());
-            image
-        })
-        .collect();
-    for (at, path) in paths.iter().enumerate().filter(|(at, _)| by_file[*at].is_none()) {
-        let stem = image_id(path);
-        // Two files may share a stem: the second goes by its whole name.
-        let id = if by_id.contains_key(stem) { path } else { stem };
-        by_id.insert(id.to_string(), images.len() as u32);
+            _ => tell(entry, Reason::MissingImage, format!("no image file is {written}")),
+        }
+    }
+    unplaced.sort_by_key(|line| (line.file, line.line));
+    (files, unplaced)
+}
+
+/// Names of one file that are compared with each other.
+const MOST_NAMES: usize = 8;
+
+/// The image of each name, each with an id of its own. Listed images that nothing names follow.
+fn images(named: Vec<Named>, ids: Vec<String>, files: &[Option<usize>], listed: Option<&[Listed]>) -> (Images, Vec<u32>) {
+    let mut taken: HashSet<String> = HashSet::with_capacity_and_hasher(named.len(), Default::default());
+    let mut by_file: Vec<Option<u32>> = vec![None; listed.map_or(0, <[Listed]>::len)];
+    let mut images: Images = Vec::with_capacity(named.len());
+    let mut image_of = vec![0; named.len()];
+    // Ids that files say come first, then those of files that are there.
+    let rank = |at: usize| (named[at].own_id.is_none(), files[at].is_none());
+    let mut order: Vec<usize> = (0..named.len()).collect();
+    if order.windows(2).any(|pair| rank(pair[0]) > rank(pair[1])) {
+        order.sort_by_key(|&at| rank(at));
+    }
+    for at in order {
+        let entry = &named[at];
+        let image = files[at].and_then(|file| by_file[file]).unwrap_or_else(|| {
+            let own = entry.own_id.as_deref();
+            let (base, whole) = match files[at].zip(listed) {
+                None => (ids[at].as_str(), &*entry.reference),
+                // A bare name stays one, though its file lies deeper.
+                Some((file, listed)) if entry.reference.contains('/') => (listed[file].id, listed[file].path),
+                Some((file, listed)) => (last_part(listed[file].id), listed[file].id),
+            };
+            let id = own.into_iter().chain([base, whole, &*entry.reference]).find(|id| !taken.contains(*id));
+            let id = id.map_or_else(|| numbered(&entry.reference, &taken), str::to_string);
+            taken.insert(id.clone());
+            let reference = (listed.is_none() && entry.reference != id).then(|| entry.reference.to_string());
+            images.push((Image { reference, ..Image::new(id, files[at]) }, Vec::new()));
+            images.len() as u32 - 1
+        });
+        if let Some(file) = files[at] {
+            by_file[file] = Some(image);
+        }
+        image_of[at] = image;
+        let said = &mut images[image as usize].1;
+        entry.said.iter().for_each(|split| {
+            if !said.contains(split) {
+                said.push(*split)
+            }
+        });
+    }
+    for (at, file) in listed.unwrap_or_default().iter().enumerate().filter(|(at, _)| by_file[*at].is_none()) {
+        let id = [file.id, file.path].into_iter().find(|id| !taken.contains(*id));
+        let id = id.map_or_else(|| numbered(file.path, &taken), str::to_string);
+        taken.insert(id.clone());
         images.push((Image::new(id, Some(at)), Vec::new()));
     }
     (images, image_of)
 }
 
+/// Where everything else is taken.
+fn numbered(name: &str, taken: &HashSet<String>) -> String {
+    (2u64..).map(|number| format!("{name}~{number}")).find(|id| !taken.contains(id)).unwrap_or_default()
+}
+
 /// Images by id, each with its split; and from an old index to the new one.
-fn in_order(images: Images, paths: &[&str], splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
+fn in_order(images: Images, listed: &[Listed], splits: &[String], rule: &SplitRule) -> (Vec<Image>, Vec<u32>) {
     // A merge sort: caption files often have their images in order.
     let mut order: Vec<(&str, u32)> = images.iter().zip(0..).map(|((image, _), at)| (image.id.as_str(), at)).collect();
     order.par_sort();
@@ -158,7 +211,7 @@ fn in_order(images: Images, paths: &[&str], splits: &[String], rule: &SplitRule)
         order.iter().map(|&old| slots[old as usize].take().expect("each index stands in the order once")).collect();
     let settle = |(mut image, said): (Image, Vec<u16>)| {
         let said: Vec<&str> = said.iter().map(|&at| splits[at as usize].as_str()).collect();
-        image.split = rule.split_of(&image.id, image.listed.map(|at| paths[at]), &said).map(str::to_string);
+        image.split = rule.split_of(&image.id, image.listed.map(|at| listed[at].path), &said).map(str::to_string);
         image
     };
     (sorted.into_par_iter().map(settle).collect(), rank)
@@ -307,12 +360,17 @@ mod tests {
         assert_eq!(one.captions.bad[0].line, 4);
     }
 
+    fn with(captions: Captions, paths: &[&str]) -> Assembled {
+        let ids = crate::dataset::naming::ids_of(paths.iter().copied());
+        let listed: Vec<Listed> = paths.iter().zip(&ids).map(|(path, id)| Listed { path, id }).collect();
+        assemble(captions, Some(&listed), &SplitRule::default())
+    }
+
     #[test]
     fn images_are_matched_and_those_without_captions_stay() {
         let files =
             [("c.jsonl", "{\"file_name\": \"x/1.jpg\", \"text\": \"狗\"}\n{\"file_name\": \"9.jpg\", \"text\": \"猫\"}\n")];
-        let paths = ["1.jpg", "2.jpg", "2.png"];
-        let set = assemble(read(&files, &[0]), Some(&paths), &SplitRule::default());
+        let set = with(read(&files, &[0]), &["1.jpg", "2.jpg", "2.png"]);
         let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
         assert_eq!(images, [("1", Some(0), 1), ("2", Some(1), 0), ("2.png", Some(2), 0), ("9", None, 1)]);
     }
@@ -321,7 +379,11 @@ mod tests {
     fn files_that_share_a_stem_are_images_of_their_own() {
         let files = [("c.csv", "image,caption\ns/1.jpg,甲\ns/1.png,乙\n"), ("d.tsv", "s/1\t丙\n")];
         let captions = |paths: Option<&[&str]>| {
-            let set = assemble(read(&files, &[0, 1]), paths, &SplitRule::default());
+            let captions = read(&files, &[0, 1]);
+            let set = match paths {
+                None => assemble(captions, None, &SplitRule::default()),
+                Some(paths) => with(captions, paths),
+            };
             let images: Vec<_> = set.images.iter().map(|i| (i.id.clone(), i.listed, i.captions)).collect();
             images
         };
@@ -335,7 +397,7 @@ mod tests {
     #[test]
     fn a_file_that_another_name_means_for_certain_is_not_taken() {
         let files = [("c.csv", "image,caption\ntrain/1.jpg,训\nval/1.jpg,验\n")];
-        let set = assemble(read(&files, &[0]), Some(&["val/1.jpg"]), &SplitRule::default());
+        let set = with(read(&files, &[0]), &["val/1.jpg"]);
         let images: Vec<_> = set.images.iter().map(|i| (i.id.as_str(), i.listed, i.captions)).collect();
         assert_eq!(images, [("train/1", None, 1), ("val/1", Some(0), 1)]);
     }
@@ -350,7 +412,11 @@ mod tests {
         let documents = [("a.json", coco("x/a.jpg", "甲")), ("b.json", coco("y/a.jpg", "乙")), ("c.json", coco("a.jpg", "丙"))];
         let files: Vec<(&str, &str)> = documents.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let images = |paths: Option<&[&str]>| {
-            let set = assemble(read(&files, &[0, 1, 2]), paths, &SplitRule::default());
+            let captions = read(&files, &[0, 1, 2]);
+            let set = match paths {
+                None => assemble(captions, None, &SplitRule::default()),
+                Some(paths) => with(captions, paths),
+            };
             set.images.iter().map(|i| (i.id.clone(), i.listed, i.captions)).collect::<Vec<_>>()
         };
         assert_eq!(images(None), [("1".into(), None, 2), ("y/a".into(), None, 1)]);
@@ -360,7 +426,63 @@ mod tests {
     #[test]
     fn a_path_and_an_id_may_be_one_image() {
         let files = [("c.csv", "image,caption\nset/1.jpg,狗\n"), ("d.tsv", "1\t猫\n")];
-        let set = assemble(read(&files, &[0, 1]), Some(&["1.jpg"]), &SplitRule::default());
+        let set = with(read(&files, &[0, 1]), &["1.jpg"]);
         assert_eq!((set.images.len(), set.images[0].captions), (1, 2));
+    }
+
+    /// Who is whose: `id file captions` of each image, and why names have no file.
+    fn of(captions: &[(&str, &str)], paths: &[&str]) -> (Vec<String>, Vec<String>) {
+        let set = with(read(captions, &(0..captions.len()).collect::<Vec<_>>()), paths);
+        let file = |image: &Image| image.listed.map_or("-", |at| paths[at]).to_string();
+        let images = set.images.iter().map(|image| format!("{} {} {}", image.id, file(image), image.captions)).collect();
+        let unplaced = set.unplaced.iter().map(|line| format!("{} {}", line.bad.reason.name(), line.bad.message)).collect();
+        (images, unplaced)
+    }
+
+    #[test]
+    fn names_that_could_both_be_a_file_are_told_and_have_none() {
+        let (images, told) = of(&[("c.tsv", "001/1.png\t狗\n002/1.png\t猫\n")], &["1.png", "2.png"]);
+        assert_eq!(images, ["001/1 - 1", "002/1 - 1", "1 1.png 0", "2 2.png 0"]);
+        assert!(told.len() == 2 && told.iter().all(|t| t.starts_with("image_conflict") && t.contains("001/1.png")), "{told:?}");
+        assert!(told[0].contains("002/1.png") && told[1].contains("002/1.png"));
+        // In files of their own, too.
+        let (images, _) = of(&[("a.tsv", "001/1.png\t狗\n"), ("b.tsv", "002/1.png\t猫\n")], &["1.png"]);
+        assert_eq!(images, ["001/1 - 1", "002/1 - 1", "1 1.png 0"]);
+        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\ntest/1.png\t猫\n")], &["val/1.png"]);
+        assert_eq!((images.len(), told.len()), (3, 2));
+    }
+
+    #[test]
+    fn a_name_that_is_the_files_own_comes_before_others() {
+        let (images, told) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.JPG", "b.jpg"]);
+        assert_eq!((images, told.len()), (vec!["b b.JPG 1".into(), "b.jpg b.jpg 1".into()], 0));
+        let (images, told) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.jpg"]);
+        assert_eq!((images, told.len()), (vec!["b b.jpg 1".to_string(), "b.JPG - 1".into()], 1));
+        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\n1.png\t猫\n")], &["1.png"]);
+        assert_eq!((images, told.len()), (vec!["1 1.png 1".to_string(), "train/1 - 1".into()], 1));
+    }
+
+    #[test]
+    fn what_no_file_is_says_so() {
+        let (_, told) = of(&[("c.tsv", "9.png\t狗\n1.png\t猫\n")], &["a/1.png", "b/1.png"]);
+        assert_eq!(
+            told,
+            ["missing_image no image file is 9.png", "image_conflict 1.png could be a/1.png or b/1.png: write more of the path"]
+        );
+    }
+
+    #[test]
+    fn a_file_name_decides_over_an_id() {
+        let swapped = r#"{"images":[{"id":1,"file_name":"2.png"},{"id":2,"file_name":"1.png"}],"annotations":[{"id":1,"image_id":1,"caption":"二"},{"id":2,"image_id":2,"caption":"一"}]}"#;
+        let two = ["1.png", "2.png"];
+        assert_eq!(of(&[("c.json", swapped)], &two).0, ["1 2.png 1", "2 1.png 1"]);
+        let csv = "image_id,file_name,caption\n1,2.png,二\n2,1.png,一\n";
+        assert_eq!(of(&[("c.csv", csv)], &two).0, ["1 2.png 1", "2 1.png 1"]);
+        let zero = r#"{"images":[{"id":0,"file_name":"1.png"},{"id":1,"file_name":"2.png"}],"annotations":[{"id":1,"image_id":0,"caption":"一"},{"id":2,"image_id":1,"caption":"二"}]}"#;
+        assert_eq!(of(&[("c.json", zero)], &two).0, ["0 1.png 1", "1 2.png 1"]);
+        let folders = zero.replace("1.png", "001/1.png").replace("2.png", "002/1.png");
+        assert_eq!(of(&[("c.json", &folders)], &two).0, ["0 - 1", "1 - 1", "1.png 1.png 0", "2 2.png 0"]);
+        let bare = "id,filename,caption\n1,2.png,二\n2,1.png,一\n";
+        assert_eq!(of(&[("c.csv", bare)], &two).0, ["1 1.png 1", "2 2.png 1"]);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Memory holds the names of the folders on the way down, never those of the whole tree. Nothing is opened but folders.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType};
@@ -10,6 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::naming::FolderIds;
+
 /// Something found under a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -17,14 +20,9 @@ pub struct Entry {
     pub path: PathBuf,
     /// Its name in every table; see [`image_path`].
     pub image_path: String,
+    /// Its id in every table; see [`naming`](super::naming).
+    pub image_id: String,
     pub kind: Kind,
-}
-
-impl Entry {
-    /// The image_path without its extension.
-    pub fn image_id(&self) -> &str {
-        image_id(&self.image_path)
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +63,8 @@ pub enum ListingError {
 /// entered once, however many symbolic links lead to it (so loops end), under the first of its names in that order.
 pub struct Listing {
     roots: Vec<Root>,
+    /// Ids of the roots that are single files.
+    ids: FolderIds,
     excluded: HashMap<PathBuf, Vec<OsString>>,
 }
 
@@ -97,7 +97,8 @@ impl Listing {
             let name = image_path(&a.prefix);
             return Err(ListingError::SameName { first: a.path.clone(), second: b.path.clone(), name });
         }
-        Ok(Self { roots: named, excluded: by_folder(exclude) })
+        let names: Vec<String> = named.iter().map(|root| image_path(&root.prefix)).collect();
+        Ok(Self { roots: named, ids: FolderIds::new(names.iter().map(String::as_str)), excluded: by_folder(exclude) })
     }
 
     /// Walks the folders from the beginning.
@@ -167,6 +168,7 @@ struct Folder {
     prefix: Vec<u8>,
     /// Last first.
     names: Vec<(OsString, Option<FileType>)>,
+    ids: FolderIds,
 }
 
 impl Iterator for Walk<'_> {
@@ -216,7 +218,9 @@ impl Walk<'_> {
                 Err(_) => Kind::BrokenLink,
             }
         };
-        Some(Entry { image_path: image_path(&relative), path, kind })
+        let image_path = image_path(&relative);
+        let ids = self.open.last().map_or(&self.listing.ids, |folder| &folder.ids);
+        Some(Entry { image_id: ids.of(&image_path), image_path, path, kind })
     }
 
     fn enter(&mut self, path: PathBuf, mut prefix: Vec<u8>, inode: (u64, u64)) -> Option<Entry> {
@@ -228,7 +232,8 @@ impl Walk<'_> {
                 if !prefix.is_empty() {
                     prefix.push(b'/');
                 }
-                self.open.push(Folder { path, prefix, names });
+                let ids = ids_of(&names);
+                self.open.push(Folder { path, prefix, names, ids });
                 None
             }
             Err(error) => Some(unreadable(path, prefix, &error)),
@@ -252,7 +257,19 @@ impl Walk<'_> {
 
 fn unreadable(path: PathBuf, relative: Vec<u8>, error: &io::Error) -> Entry {
     let image_path = if relative.is_empty() { "./".to_owned() } else { image_path(&relative) + "/" };
-    Entry { path, image_path, kind: Kind::UnreadableFolder(error.kind()) }
+    Entry { path, image_id: image_path.clone(), image_path, kind: Kind::UnreadableFolder(error.kind()) }
+}
+
+/// The ids of a folder's files; its folders have none.
+fn ids_of(names: &[(OsString, Option<FileType>)]) -> FolderIds {
+    let files = names.iter().rev().filter(|(_, kind)| !kind.is_some_and(|kind| kind.is_dir()));
+    let texts: Vec<Cow<str>> = files
+        .map(|(name, _)| match name.to_str() {
+            Some(text) if !text.contains(|c: char| c.is_control() || matches!(c, '\\' | '%')) => text.into(),
+            _ => image_path(name.as_bytes()).into(),
+        })
+        .collect();
+    FolderIds::new(texts.iter().map(|text| &**text))
 }
 
 /// The text of a relative path: bytes that are not UTF-8, control characters, `\` and `%` are percent-encoded.
@@ -279,15 +296,6 @@ pub fn relative_path(image_path: &str) -> PathBuf {
     PathBuf::from(OsString::from_vec(percent_encoding::percent_decode_str(image_path).collect()))
 }
 
-/// An image_path without its extension: `a/b.c.jpg` is `a/b.c`. A name that only begins with a dot keeps it.
-pub fn image_id(image_path: &str) -> &str {
-    let name = image_path.rfind('/').map_or(0, |slash| slash + 1);
-    match image_path[name..].rfind('.') {
-        Some(dot) if dot > 0 && &image_path[name..] != ".." => &image_path[..name + dot],
-        _ => image_path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -301,15 +309,6 @@ mod tests {
         assert_eq!(image_path(b"\xFF\xFEx\\y%41.gif"), "%FF%FEx%5Cy%2541.gif");
         assert_eq!(image_path("\u{85}\u{7f}".as_bytes()), "%C2%85%7F");
         assert_eq!(relative_path("%FF%FEx%5Cy%2541.gif").as_os_str().as_bytes(), b"\xFF\xFEx\\y%41.gif");
-    }
-
-    #[test]
-    fn an_id_is_a_path_without_its_extension() {
-        for (path, id) in
-            [("a/b.c.jpg", "a/b.c"), ("a.b/c", "a.b/c"), ("a/.jpg", "a/.jpg"), ("x.", "x"), ("..", ".."), ("猫.png", "猫")]
-        {
-            assert_eq!(image_id(path), id);
-        }
     }
 
     proptest! {

@@ -2,21 +2,30 @@
 
 use std::borrow::Cow;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashMapExt};
+use rayon::prelude::*;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use super::listing::image_id;
+use super::naming::{last_part, spellings, without_extension};
 
-/// The extensions of images, which are not part of an image's id.
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "jfif"];
+/// A listed file: its path and its id; see [`naming`](super::naming).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
+    pub path: &'a str,
+    pub id: &'a str,
+}
 
-/// A path or file name without the extension of an image; other dots stay.
-pub fn without_extension(reference: &str) -> &str {
-    let dot = memchr::memrchr(b'.', reference.as_bytes());
-    match dot.map(|dot| (&reference[..dot], &reference[dot + 1..])) {
-        Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
-        _ => reference,
-    }
+/// How well a reference and a file agree, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The file's path or id.
+    Exact,
+    /// The end of the reference is the file's path, or the reference is the end of that.
+    End,
+    /// So, but for the extension: the file was converted since, or it is another image.
+    Converted,
+    /// The name alone: the file lies in another folder than the reference says.
+    Elsewhere,
 }
 
 /// A listed image that a reference means.
@@ -24,139 +33,178 @@ pub fn without_extension(reference: &str) -> &str {
 pub struct Found {
     /// Index into the list.
     pub at: usize,
-    /// False where the file has another extension than the reference, or lies in another folder than it says: then the file is meant only
-    /// where nothing else means it for certain.
-    pub is_certain: bool,
+    pub level: Level,
 }
 
-/// Finds listed images by what caption files call them. Made from image paths in listing order.
+/// Finds listed images by what caption files call them.
 pub struct Matcher<'a> {
-    by_path: HashMap<&'a str, usize>,
-    by_stem: HashMap<&'a str, usize>,
-    /// None where several files have the name.
-    by_name: HashMap<&'a str, Option<usize>>,
-    /// Stems that are not in NFC (as a Mac writes file names), in it.
-    composed: HashMap<String, usize>,
+    listed: &'a [Listed<'a>],
+    by_path: HashMap<&'a str, u32>,
+    by_id: HashMap<&'a str, u32>,
+    /// Paths that are not in NFC (as a Mac writes file names), in it.
+    composed: HashMap<String, u32>,
+    /// Every file's name without folders and extension, in NFC, sorted.
+    names: Vec<(Cow<'a, str>, u32)>,
 }
 
 impl<'a> Matcher<'a> {
-    pub fn new(image_paths: impl IntoIterator<Item = &'a str>) -> Self {
-        let (mut by_path, mut by_stem, mut by_name) = (HashMap::default(), HashMap::default(), HashMap::default());
-        let mut composed = HashMap::default();
-        for (at, path) in image_paths.into_iter().enumerate() {
-            by_path.insert(path, at);
-            let stem = without_extension(path);
-            // a.jpg and a.png share a stem: the first in the list's order has it.
-            by_stem.entry(stem).or_insert(at);
-            by_stem.entry(image_id(path)).or_insert(at);
-            if !is_nfc(stem) {
-                composed.entry(stem.nfc().collect()).or_insert(at);
+    /// From a list in its order.
+    pub fn new(listed: &'a [Listed<'a>]) -> Self {
+        let (mut by_path, mut by_id) = (HashMap::with_capacity(listed.len()), HashMap::with_capacity(listed.len()));
+        let mut composed = HashMap::new();
+        let mut names = Vec::with_capacity(listed.len());
+        for (file, at) in listed.iter().zip(0u32..) {
+            by_path.insert(file.path, at);
+            by_id.entry(file.id).or_insert(at);
+            let name = without_extension(last_part(file.path));
+            if file.path.is_ascii() || is_nfc(file.path) {
+                names.push((Cow::Borrowed(name), at));
+            } else {
+                composed.entry(file.path.nfc().collect()).or_insert(at);
+                names.push((Cow::Owned(name.nfc().collect()), at));
             }
-            let name = stem.rsplit('/').next().unwrap_or(stem);
-            by_name.entry(name).and_modify(|slot| *slot = None).or_insert(Some(at));
         }
-        Self { by_path, by_stem, by_name, composed }
+        names.par_sort();
+        Self { listed, by_path, by_id, composed, names }
     }
 
     /// The listed image that `reference` (an id, a file name or a path) means. Leading folders of it that the list does not
     /// know are dropped one by one; at last a name counts where only one file has it. It may be written as an image_path or as the
     /// file is called, its letters composed or not.
     pub fn find(&self, reference: &str) -> Option<Found> {
-        let as_written = |reference: &str| {
-            self.find_written(reference).or_else(|| match encoded(reference) {
-                Cow::Owned(encoded) => self.find_written(&encoded),
-                Cow::Borrowed(_) => None,
+        let found = |at: u32, level: Level| Found { at: at as usize, level };
+        let exact = || spellings(reference).find_map(|written| self.exact(&written));
+        let end = || {
+            let dropped = spellings(reference).find_map(|written| ends(&written).find_map(|end| self.exact(end)));
+            dropped.or_else(|| spellings(reference).find_map(|written| self.ending_with(&written, true)))
+        };
+        let converted = || {
+            let stem = |text: &str| self.by_id.get(&*composed(without_extension(text))).copied();
+            let whole = spellings(reference).find_map(|written| stem(&written).or_else(|| ends(&written).find_map(stem)));
+            whole.or_else(|| spellings(reference).find_map(|written| self.ending_with(&written, false)))
+        };
+        let elsewhere = || {
+            spellings(reference).find_map(|written| match self.of_name(&composed(last_part(&written))) {
+                [(_, one)] => Some(*one),
+                _ => None,
             })
         };
-        as_written(reference).or_else(|| {
-            if reference.is_ascii() {
-                return None;
-            }
-            let reference: String = reference.nfc().collect();
-            let composed = || self.composed.get(without_extension(&reference)).map(|&at| Found { at, is_certain: false });
-            as_written(&reference).or_else(composed)
-        })
+        exact()
+            .map(|at| found(at, Level::Exact))
+            .or_else(|| end().map(|at| found(at, Level::End)))
+            .or_else(|| converted().map(|at| found(at, Level::Converted)))
+            .or_else(|| elsewhere().map(|at| found(at, Level::Elsewhere)))
     }
 
-    fn find_written(&self, reference: &str) -> Option<Found> {
-        let mut rest = reference.trim_start_matches("./").trim_start_matches('/');
-        loop {
-            if let Some(&at) = self.by_path.get(rest) {
-                return Some(Found { at, is_certain: true });
-            }
-            let stem = without_extension(rest);
-            // Another extension: the file was converted since, or it is another image.
-            if let Some(&at) = self.by_stem.get(stem).or_else(|| self.by_stem.get(rest)) {
-                return Some(Found { at, is_certain: stem == rest });
-            }
-            match rest.split_once('/') {
-                Some((_, tail)) => rest = tail,
-                None => break,
-            }
+    /// Files that have the reference's name, of which none was found to be it.
+    pub fn rivals(&self, reference: &str) -> Vec<&'a str> {
+        let rivals = spellings(reference).map(|written| self.of_name(&composed(last_part(&written)))).find(|of| !of.is_empty());
+        rivals.unwrap_or_default().iter().map(|(_, at)| self.listed[*at as usize].path).collect()
+    }
+
+    fn exact(&self, written: &str) -> Option<u32> {
+        let text = composed(written);
+        let by_id = || if without_extension(&text).len() == text.len() { self.by_id.get(&*text).copied() } else { None };
+        self.by_path
+            .get(written)
+            .or_else(|| self.by_path.get(&*text))
+            .or_else(|| self.composed.get(&*text))
+            .copied()
+            .or_else(by_id)
+    }
+
+    /// The one file whose path ends with the reference, its extension being the same (or not said) or another.
+    fn ending_with(&self, written: &str, with_extension: bool) -> Option<u32> {
+        let reference = composed(written);
+        let stem = without_extension(&reference);
+        let extension = &reference[stem.len()..];
+        let fits = |path: &str| {
+            let path = composed(path);
+            let path_stem = without_extension(&path);
+            let same = extension.is_empty() || path[path_stem.len()..] == *extension;
+            (same || !with_extension)
+                && path_stem.strip_suffix(stem).is_some_and(|folders| folders.is_empty() || folders.ends_with('/'))
+        };
+        let mut fitting = self.of_name(last_part(&reference)).iter().filter(|(_, at)| fits(self.listed[*at as usize].path));
+        match (fitting.next(), fitting.next()) {
+            (Some((_, at)), None) => Some(*at),
+            _ => None,
         }
-        let at = self.by_name.get(without_extension(rest)).copied().flatten()?;
-        Some(Found { at, is_certain: !reference.contains('/') })
+    }
+
+    /// The files whose name is that of `name`, extensions aside.
+    fn of_name(&self, name: &str) -> &[(Cow<'a, str>, u32)] {
+        let name = without_extension(name);
+        let start = self.names.partition_point(|(known, _)| **known < *name);
+        let count = self.names[start..].partition_point(|(known, _)| **known == *name);
+        &self.names[start..start + count]
     }
 }
 
-/// A reference as image paths are written: `\`, `%` and control characters percent-encoded.
-fn encoded(reference: &str) -> Cow<'_, str> {
-    if !reference.bytes().any(|b| b == b'\\' || b == b'%' || b.is_ascii_control()) {
-        return reference.into();
-    }
-    const SET: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'\\').add(b'%');
-    // CONTROLS covers non-ASCII bytes too only when bytes are encoded one by one; text keeps its letters.
-    let mut out = String::with_capacity(reference.len() + 8);
-    for c in reference.chars() {
-        if c.is_ascii() {
-            out.extend(percent_encoding::utf8_percent_encode(c.encode_utf8(&mut [0; 4]), SET));
-        } else {
-            out.push(c);
-        }
-    }
-    out.into()
+/// A path without its first folder, without its first two, and so on.
+fn ends(path: &str) -> impl Iterator<Item = &str> {
+    memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| &path[slash + 1..])
+}
+
+fn composed(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() || is_nfc(text) { text.into() } else { text.nfc().collect() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::naming::ids_of;
     use super::*;
+
+    fn find(paths: &[&str], reference: &str) -> Option<(String, Level)> {
+        let ids = ids_of(paths.iter().copied());
+        let listed: Vec<Listed> = paths.iter().zip(&ids).map(|(path, id)| Listed { path, id }).collect();
+        Matcher::new(&listed).find(reference).map(|found| (paths[found.at].to_string(), found.level))
+    }
 
     #[test]
     fn images_are_found_by_path_end_of_path_and_name() {
-        let paths = ["a/1.jpg", "a/2.png", "b/1.jpg", "b/x y.JPG", "c/100%25.jpg", "3.jpg", "3.png"];
-        let matcher = Matcher::new(paths);
-        let find = |reference| matcher.find(reference).map(|found| paths[found.at]);
-        assert_eq!(find("a/1.jpg"), Some("a/1.jpg"));
-        assert_eq!(find("b/1"), Some("b/1.jpg"));
-        assert_eq!(find("/data/set/a/1.jpg"), Some("a/1.jpg"));
-        assert_eq!(find("1.jpg"), None, "two files have the name");
-        assert_eq!(find("2"), Some("a/2.png"));
-        assert_eq!(find("2.jpg"), Some("a/2.png"), "converted since");
-        assert_eq!(find("x y.jpg"), Some("b/x y.JPG"));
-        assert_eq!(find("c/100%.jpg"), Some("c/100%25.jpg"));
-        assert_eq!(find("3"), Some("3.jpg"));
-        assert_eq!(find("3.png"), Some("3.png"));
-        assert_eq!(find("c/100%25.jpg"), Some("c/100%25.jpg"), "as image_paths are written");
-        assert_eq!(find("../../etc/passwd"), None);
-        let mac = Matcher::new(["a/cafe\u{301}.jpg"]);
-        assert_eq!(mac.find("a/caf\u{e9}.jpg"), Some(Found { at: 0, is_certain: false }));
-        assert_eq!(Matcher::new(["caf\u{e9}.jpg"]).find("cafe\u{301}").map(|found| found.at), Some(0));
+        let paths = ["3.jpg", "3.png", "a/1.jpg", "a/2.png", "b/1.jpg", "b/x y.JPG", "c/100%25.jpg", "d/e/1.jpg"];
+        let is =
+            |reference: &str, path: &str, level| assert_eq!(find(&paths, reference), Some((path.into(), level)), "{reference}");
+        is("a/1.jpg", "a/1.jpg", Level::Exact);
+        is("b/1", "b/1.jpg", Level::Exact);
+        is("/data/set/a/1.jpg", "a/1.jpg", Level::End);
+        assert_eq!(find(&paths, "1.jpg"), None, "several files have the name");
+        is("e/1.jpg", "d/e/1.jpg", Level::End);
+        is("2", "a/2.png", Level::End);
+        is("2.jpg", "a/2.png", Level::Converted);
+        is("x y.jpg", "b/x y.JPG", Level::Converted);
+        is("c/100%.jpg", "c/100%25.jpg", Level::Exact);
+        is("c/100%25.jpg", "c/100%25.jpg", Level::Exact);
+        is("3", "3.jpg", Level::Exact);
+        is("3.png", "3.png", Level::Exact);
+        is("b/2.png", "a/2.png", Level::Elsewhere);
+        is("imgs\\a\\1.jpg", "a/1.jpg", Level::End);
+        is("D:\\x\\b\\1.jpg", "b/1.jpg", Level::End);
+        is("https://example.org/c/100%25.jpg?size=1", "c/100%25.jpg", Level::Exact);
+        is("file:///data/b/x%20y.JPG", "b/x y.JPG", Level::End);
+        assert_eq!(find(&paths, "../../etc/passwd"), None);
     }
 
     #[test]
-    fn what_contradicts_the_reference_is_not_certain() {
-        let matcher = Matcher::new(["a/1.jpg", "b/2.jpg", "v1.2"]);
-        let certain = |reference| matcher.find(reference).map(|found| found.is_certain);
-        for reference in ["a/1.jpg", "a/1", "/data/a/1.jpg", "2", "2.jpg", "v1", "v1.2"] {
-            assert_eq!(certain(reference), Some(true), "{reference}");
+    fn letters_may_be_composed_or_not() {
+        let mac = ["cafe\u{301}.png", "sub/\u{30ab}\u{3099}.png"];
+        for (reference, at, level) in [
+            ("caf\u{e9}.png", 0, Level::Exact),
+            ("data/imgs/caf\u{e9}.png", 0, Level::End),
+            ("sub/\u{30ac}.png", 1, Level::Exact),
+            ("\u{30ac}.png", 1, Level::End),
+            ("\u{30ab}\u{3099}.png", 1, Level::End),
+            ("caf\u{e9}.jpg", 0, Level::Converted),
+        ] {
+            assert_eq!(find(&mac, reference), Some((mac[at].into(), level)), "{reference}");
         }
-        assert_eq!((certain("a/1.png"), certain("a/2.jpg")), (Some(false), Some(false)));
+        assert_eq!(find(&["caf\u{e9}.jpg"], "cafe\u{301}").unwrap().1, Level::Exact);
     }
 
     #[test]
-    fn only_extensions_of_images_come_off() {
-        assert_eq!(without_extension("a.b/1.v2.JPEG"), "a.b/1.v2");
-        assert_eq!(without_extension("v1.2"), "v1.2");
-        assert_eq!(without_extension(".jpg"), ".jpg");
+    fn a_backslash_may_be_part_of_a_name() {
+        assert_eq!(find(&["a%5Cb.png", "a/b.png"], "a\\b.png").unwrap().0, "a%5Cb.png");
+        assert_eq!(find(&["a/b.png"], "a\\b.png").unwrap().0, "a/b.png");
     }
 }

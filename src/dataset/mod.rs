@@ -8,6 +8,7 @@ pub mod duplicates;
 pub mod lint;
 pub mod listing;
 pub mod matching;
+pub mod naming;
 pub mod normalize;
 mod parallel;
 pub mod scenes;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use super::matching::without_extension;
+use super::naming::without_extension;
 
 /// `train=0.9,dev=0.05,test=0.05`: shares by a hash of the image's id, so that adding images moves none.
 #[derive(Debug, Clone, PartialEq)]

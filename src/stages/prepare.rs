@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
-use crate::dataset::assemble::{Assembled, assemble};
+use crate::dataset::assemble::{Assembled, Listed, assemble};
 use crate::dataset::captions::{BadLine, Columns, Format, ReadOptions, Translation, read_captions};
 use crate::dataset::lint::{Lint, lint};
 use crate::dataset::normalize::FoldWidth;
@@ -113,9 +113,11 @@ fn build(
         "split_lists": lists.sha256,
     });
     let settled = Settings::new("prepare", recorded(settings, inputs));
-    let paths: Option<Vec<&str>> = folder.as_ref().map(|f| f.iter().map(|image| image.image_path.as_str()).collect());
+    let listed: Option<Vec<Listed>> = folder
+        .as_ref()
+        .map(|folder| folder.iter().map(|image| Listed { path: &image.image_path, id: &image.image_id }).collect());
     let num_listed = lists.lists.num_lines();
-    let set = assemble(captions, paths.as_deref(), &lists.rule(&settings.splits));
+    let set = assemble(captions, listed.as_deref(), &lists.rule(&settings.splits));
     let rows = image_rows(&set, folder.as_deref());
     let marks = settings.lint.then(|| lint_all(&set));
     let folder = folder.as_deref().unwrap_or_default();
@@ -272,9 +274,10 @@ fn lint_all(set: &Assembled) -> Vec<Lint> {
 }
 
 fn error_rows(set: &Assembled) -> Vec<ErrorRow<'_>> {
-    let lines: &[BadLine] = &set.captions.bad;
+    let mut lines: Vec<&BadLine> = set.captions.bad.iter().chain(&set.unplaced).collect();
+    lines.sort_by_key(|line| (line.file, line.line));
     lines
-        .iter()
+        .into_iter()
         .map(|line| ErrorRow {
             file: &set.captions.files[line.file as usize].source,
             line: line.line as i64,

@@ -16,6 +16,10 @@ pub enum Reason {
     BadRecord,
     MissingField,
     DuplicateId,
+    /// Names an image that another name or file may be as well.
+    ImageConflict,
+    /// Names an image that no file is.
+    MissingImage,
 }
 
 impl Reason {
@@ -31,6 +35,8 @@ impl Reason {
             Self::BadRecord => "bad_record",
             Self::MissingField => "missing_field",
             Self::DuplicateId => "duplicate_id",
+            Self::ImageConflict => "image_conflict",
+            Self::MissingImage => "missing_image",
         }
     }
 }

@@ -59,6 +59,9 @@ pub struct FileReport {
     pub captions: u64,
     /// The split the file's name implies.
     pub split: Option<&'static str>,
+    /// Its ids are those of a finished dataset: two that differ are two images.
+    #[serde(skip)]
+    pub exact_ids: bool,
 }
 
 /// All captions of all files, not yet sorted.
@@ -146,6 +149,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
         bad: 0,
         captions: 0,
         split,
+        exact_ids: false,
     };
     let translation = options.translation.unwrap_or_else(|| implied_translation(source));
     let mut reader = FileReader { blocks, next: Some(head), path, batches: Vec::new() };

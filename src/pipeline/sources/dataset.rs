@@ -10,7 +10,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::folder::file_entry;
 use super::parquet_info;
-use crate::dataset::listing::{image_id, relative_path};
+use crate::dataset::listing::relative_path;
+use crate::dataset::naming::image_id;
 use crate::image::Reason;
 use crate::pipeline::{Content, Entry, Failure};
 use crate::table;
@@ -160,7 +161,7 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
     for row in 0..batch.num_rows() {
         let image_path = paths.value(row).to_string();
         let id =
-            ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).into());
+            ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).into());
         let content: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
             (Some(bytes), _) => bytes.value(row).into(),
             (_, Some(bytes)) => bytes.value(row).into(),

@@ -11,7 +11,7 @@ use half::f16;
 use sha2::{Digest, Sha256};
 
 use super::parquet_info;
-use crate::dataset::listing::image_id;
+use crate::dataset::naming::image_id;
 use crate::files::{self, open_regular};
 use crate::pipeline::npy::{self, NpyHeader, NpyType};
 use crate::pipeline::{Content, ContentHash, Entry};
@@ -316,7 +316,7 @@ fn names_of(batch: &RecordBatch, path: &Path) -> Result<Vec<(String, String, Opt
     let hashes = table::column::<StringArray>(batch, "sha256", path).ok();
     let name = |row: usize| {
         let image_path = paths.value(row).to_string();
-        let id = ids.map_or_else(|| image_id(&image_path).to_string(), |ids| ids.value(row).to_string());
+        let id = ids.map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).to_string());
         (id, image_path, hashes.and_then(|hashes| parse_hash(hashes.value(row))))
     };
     Ok((0..batch.num_rows()).map(name).collect())

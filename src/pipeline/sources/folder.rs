@@ -41,7 +41,7 @@ impl Folder {
 }
 
 fn entry(found: listing::Entry) -> Entry {
-    let image_id = found.image_id().to_string();
+    let image_id = found.image_id;
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };
     let content = match found.kind {

@@ -16,6 +16,8 @@ use crate::pipeline::{Interrupt, Reporter, Tick};
 pub struct Found {
     pub path: PathBuf,
     pub image_path: String,
+    /// As every command has it; see [`naming`](crate::dataset::naming).
+    pub image_id: String,
     /// None where the file could not be read.
     pub content: Option<Content>,
     /// Width and height as stored, before EXIF's orientation.
@@ -70,11 +72,12 @@ pub fn fingerprint(found: &[Found]) -> String {
 }
 
 fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
-    let Entry { path, image_path, kind } = entry;
+    let Entry { path, image_path, image_id, kind } = entry;
     let called = image::called_an_image(&path);
     let failed = |failure: Failure| Found {
         path: path.clone(),
         image_path: image_path.clone(),
+        image_id: image_id.clone(),
         content: failure.content.clone(),
         size: None,
         failure: Some(failure),
@@ -96,7 +99,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
         Ok(header) => (Some((header.width, header.height)), None),
         Err(failure) => (None, Some(failure)),
     };
-    Some(Found { content: Some(content), size, failure, path, image_path })
+    Some(Found { content: Some(content), size, failure, path, image_path, image_id })
 }
 
 /// A regular file under another name that is an image all the same.

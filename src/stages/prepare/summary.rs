@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::PrepareSettings;
 use crate::dataset::assemble::Assembled;
-use crate::dataset::captions::FileReport;
+use crate::dataset::captions::{FileReport, Reason};
 use crate::dataset::lint::{LINT_COLUMNS, Lint};
 use crate::dataset::tables::{DuplicateRow, ImageRow};
 use crate::pipeline::Reporter;
@@ -26,6 +26,8 @@ pub struct Summary {
     /// Images and captions by split; the empty name holds those in none.
     pub splits: BTreeMap<String, (u64, u64)>,
     pub split_conflicts: u64,
+    /// Names of images that may be two files, or that share a file with another name.
+    pub image_conflicts: u64,
     /// Images that the official lists name and the dataset lacks.
     pub listed_and_absent: u64,
     pub lint: BTreeMap<&'static str, u64>,
@@ -47,6 +49,7 @@ impl Summary {
             files: set.captions.files.clone(),
             captions: set.places.len() as u64,
             split_conflicts: set.split_conflicts,
+            image_conflicts: set.unplaced.iter().filter(|line| line.bad.reason == Reason::ImageConflict).count() as u64,
             images_given: !settings.images.is_empty(),
             ..Self::default()
         };
@@ -141,6 +144,7 @@ impl Summary {
                 "bad": self.bad(),
                 "bad_by_reason": self.bad_by_reason,
                 "split_conflicts": self.split_conflicts,
+                "image_conflicts": self.image_conflicts,
                 "listed_and_absent": self.listed_and_absent,
             },
             "splits": splits,
@@ -165,7 +169,13 @@ impl Summary {
         } else if self.status("missing") > 0 {
             let (images, captions) = (self.status("missing"), self.captions_without_image);
             reporter.warn(&format!(
-                "{images} images with {captions} captions were not found in the folder: status missing in images.parquet"
+                "{images} images with {captions} captions were not found in the folder: status missing in images.parquet, and why in errors.parquet"
+            ));
+        }
+        if self.image_conflicts > 0 {
+            reporter.warn(&format!(
+                "{} names of images are not matched because two names or two files would be one: image_conflict in errors.parquet",
+                self.image_conflicts
             ));
         }
         if self.status("failed") > 0 {
