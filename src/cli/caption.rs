@@ -36,7 +36,7 @@ pub struct CaptionArgs {
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path")]
     model: PathBuf,
-    /// Table to write: .parquet, .csv, .jsonl or .tsv (the original's, of which nothing is reused); a folder gets numbered Parquet parts
+    /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts
     #[arg(long, value_name = "TABLE", alias = "output_path")]
     out: PathBuf,
     #[command(flatten)]
@@ -60,43 +60,43 @@ pub struct CaptionArgs {
 /// How captions are chosen.
 #[derive(clap::Args)]
 struct DecodingArgs {
-    /// Captions an image: that many samples, or the best beams (default: 1)
+    /// Captions per image; needs sampling or --num-beams (default: 1)
     #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
     num_captions: Option<usize>,
-    /// Sample, with scores divided by this (below 1: bolder; above: more varied; default where one samples: 1)
+    /// Sampling temperature: below 1 safer, above 1 more varied (default when sampling: 1)
     #[arg(long, value_name = "T", help_heading = "Decoding")]
     temperature: Option<f64>,
-    /// Sample from the K likeliest tokens (0, the default: all)
+    /// Sample from the K likeliest tokens (default: 0, all)
     #[arg(long, value_name = "K", aliases = ["top_k", "topk"], help_heading = "Decoding")]
     top_k: Option<usize>,
-    /// Sample from the likeliest tokens that together have this probability (1, the default: all)
+    /// Sample from the likeliest tokens that together have this probability (default: 1, all)
     #[arg(long, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
     top_p: Option<f64>,
-    /// Search with this many beams, at most 1000 (default: no beam search)
+    /// Beam search with this many beams, at most 1000 (default: no beam search)
     #[arg(long, value_name = "N", alias = "num_beams", help_heading = "Decoding")]
     num_beams: Option<usize>,
-    /// Exponent of the length that a beam's score is divided by (default: 1)
+    /// Length penalty of beam search: score / length^X (default: 1)
     #[arg(long, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
     length_penalty: Option<f64>,
-    /// Tokens a caption has at least, [SEP] not among them (default: 0)
+    /// Minimum tokens per caption, not counting [SEP] (default: 0)
     #[arg(long, value_name = "N", alias = "min_new_tokens", help_heading = "Decoding")]
     min_new_tokens: Option<usize>,
-    /// Tokens a caption has at most, [SEP] included (default: 67, or what the model has positions for)
+    /// Maximum tokens per caption, counting [SEP] (default: 67, or what the model has positions for)
     #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
     max_new_tokens: Option<usize>,
-    /// Make tokens that a caption already has less likely (1, the default: no change)
+    /// Make tokens that the caption already has less likely (default: 1, no change)
     #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
     repetition_penalty: Option<f64>,
-    /// Forbid that N tokens in a row occur twice in a caption (0, the default: allow)
+    /// Never repeat N tokens in a row within a caption (default: 0, allowed)
     #[arg(long, value_name = "N", alias = "no_repeat_ngram_size", help_heading = "Decoding")]
     no_repeat_ngram_size: Option<usize>,
-    /// Let a caption go on that repeats itself (otherwise the same 1 to 8 tokens four times in a row end it)
+    /// Do not stop looping captions (default: stop when 1-8 tokens repeat four times)
     #[arg(long, alias = "no_loop_guard", help_heading = "Decoding")]
     no_loop_guard: bool,
-    /// No caption twice for an image: draw again, at most N times more, then write fewer
+    /// Distinct captions per image; resample up to N times, then write fewer
     #[arg(long, help_heading = "Decoding")]
     distinct: bool,
-    /// Seed of sampling; with the same seed an image has the same captions in whatever folder
+    /// Seed of sampling; the same image and seed give the same captions in any folder
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
     seed: u64,
 }
@@ -104,7 +104,7 @@ struct DecodingArgs {
 /// How image files are read.
 #[derive(clap::Args)]
 pub(super) struct ImageArgs {
-    /// Leave images as they are stored, whatever their EXIF orientation says
+    /// Ignore EXIF orientation
     #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
     pub no_exif_rotate: bool,
     /// Images above this many pixels fail
@@ -118,16 +118,16 @@ pub(super) struct ImageArgs {
 /// What happens to earlier work and to failures.
 #[derive(clap::Args)]
 pub(super) struct ResumeArgs {
-    /// Replace what is there, whatever made it, and begin anew (interrupted and given again, it goes on)
+    /// Overwrite the output and start over (if interrupted, the same command resumes)
     #[arg(long, help_heading = "Running")]
     pub overwrite: bool,
-    /// Keep OUT.work after success: unchanged files need not even be read then when the command is given again
+    /// Keep the work folder after success, so that a rerun need not read unchanged files
     #[arg(long, alias = "keep_work", help_heading = "Running")]
     pub keep_work: bool,
-    /// Try images again that failed before the run was interrupted (a finished run's failures are always tried again)
+    /// Retry images that failed before an interruption (a finished run's failures are always retried)
     #[arg(long, alias = "retry_failed", help_heading = "Running")]
     pub retry_failed: bool,
-    /// Exit with 1 where more than this share of the images failed
+    /// Exit with status 1 if more than this share of the images failed
     #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share, help_heading = "Running")]
     pub max_error_rate: f64,
 }

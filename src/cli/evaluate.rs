@@ -31,7 +31,7 @@ pub struct EvaluateArgs {
     /// Count Han characters and Latin words, or words as jieba cuts them
     #[arg(long, value_enum, default_value = "both")]
     tokens: Tokens,
-    /// Of several captions an image: the first by caption_index, or the best by CIDEr (an upper bound, not a score)
+    /// Which of several captions per image to score: the first by caption_index, or the best by CIDEr (an upper bound, not a score)
     #[arg(long, value_enum, default_value = "first")]
     candidate: CandidateArg,
     /// Only references of this split of a dataset

@@ -55,13 +55,13 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 /// Flags that every command takes.
 #[derive(Args)]
 struct Global {
-    /// Say only warnings and errors
+    /// Print warnings and errors only
     #[arg(long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Print a machine-readable summary on stdout; of an error, {"error", "exit_status"}
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
-    /// Say more (which nodes run on which provider, for instance)
+    /// Print more, such as which nodes run on which provider
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Output")]
     verbose: u8,
 }
@@ -72,7 +72,7 @@ pub struct ComputeArgs {
     /// Where to compute: auto, cpu, openvino, cuda or cuda:N (auto: CUDA if it is usable, else the CPU)
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     pub device: Device,
-    /// Arithmetic of the models: fp32, bf16, fp16 or int8; refused where the device lacks it
+    /// Precision of the models: fp32, bf16, fp16 or int8; refused if the device lacks it
     #[arg(long, default_value = "fp32", help_heading = "Compute")]
     pub precision: Precision,
     /// Threads to compute with (default: every core)
@@ -92,7 +92,7 @@ fn threads(text: &str) -> Result<usize, String> {
 enum Command {
     /// Import, make, inspect or quantize a model bundle
     Model(model::ModelArgs),
-    /// Say which ONNX Runtime and providers there are, and whether they compute the right thing
+    /// Check the ONNX Runtime installation and run a self-test
     Doctor(doctor::DoctorArgs),
     /// Read captions and images into a dataset of Parquet tables
     Prepare(prepare::PrepareArgs),

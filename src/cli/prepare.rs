@@ -19,8 +19,8 @@ use crate::stages::prepare::{self, PrepareSettings, Splits};
 /// goes to errors.parquet with its file, line and reason, and never stops the run.
 #[derive(clap::Args)]
 pub struct PrepareArgs {
-    /// Folders of images; without one, captions are prepared alone and images are not looked for. Of an image its bytes are hashed and its
-    /// header is read: damage further on is found where it is decoded (`embed`, `caption`, --near-duplicates)
+    /// Folders of images; without one, captions are prepared alone and images are not looked for. Reads
+    /// headers only; damaged pixels are reported later, by `embed` or `caption`
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Caption files, in any order
@@ -67,7 +67,7 @@ pub struct PrepareArgs {
     /// Exit with 1 where more than this share of lines and images is bad
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = super::caption::share)]
     max_error_rate: f64,
-    /// Replace what other settings or inputs made, and write into a folder that holds other files
+    /// Overwrite the output, even if other settings made it or the folder holds other files
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)

@@ -26,10 +26,10 @@ pub struct RunArgs {
     /// Run this stage even if nothing changed (repeatable)
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
-    /// Say what would run and why
+    /// Print what would run and why, without running it
     #[arg(long)]
     dry_run: bool,
-    /// Hash every input and output again and say what no longer matches
+    /// Hash every input and output again and report what no longer matches
     #[arg(long, conflicts_with_all = ["dry_run", "force", "from", "until"])]
     verify: bool,
 }

@@ -4,7 +4,7 @@ use super::{BadUsage, Context};
 use crate::stages::Outcome;
 use crate::stages::scenes::{self, CheckSettings, ScenesSettings};
 
-/// Render a small world of captioned scenes to try everything on; or, with --check, say how many captions of scenes are right.
+/// Render a small set of captioned scenes to try everything on; or, with --check, say how many captions of scenes are right.
 #[derive(clap::Args)]
 pub struct ScenesArgs {
     /// Folder to make: images/ and captions/ (with --check: a JSON file, which may be left out)

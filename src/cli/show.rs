@@ -11,7 +11,7 @@ const MORE_HELP: &str = "\
   clipcap show captions.parquet --sort logprob --columns image_path,caption,logprob
   clipcap show dataset --where split=test --json";
 
-/// Look into a Parquet table: some of its rows, or how many there are of each value.
+/// Print, filter, sort or count the rows of a table.
 #[derive(clap::Args)]
 #[command(after_long_help = MORE_HELP)]
 pub struct ShowArgs {
@@ -21,19 +21,19 @@ pub struct ShowArgs {
     /// Only these columns, in this order
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     columns: Vec<String>,
-    /// Only rows of which this holds: COLUMN=VALUE, or != < > and ~ for text that contains VALUE (all, where given several times)
+    /// Only rows where COLUMN=VALUE; also != < > and ~ (contains); repeat to combine
     #[arg(long = "where", value_name = "CONDITION")]
     filters: Vec<Filter>,
-    /// How many rows there are of each value of this column, most first
+    /// Count the rows per value of this column, most frequent first
     #[arg(long, value_name = "COLUMN", conflicts_with_all = ["columns", "sort"])]
     count: Option<String>,
-    /// Sort by this column, smallest first
+    /// Sort by this column, ascending
     #[arg(long, value_name = "COLUMN")]
     sort: Option<String>,
-    /// Largest first
+    /// Sort descending
     #[arg(long, requires = "sort")]
     descending: bool,
-    /// The most rows shown
+    /// Maximum number of rows to print
     #[arg(long, value_name = "N", default_value_t = 20)]
     rows: usize,
 }

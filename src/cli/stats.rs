@@ -34,7 +34,7 @@ pub struct StatsArgs {
     /// Entries of each list of the most frequent
     #[arg(long, default_value_t = 50)]
     top: usize,
-    /// Replace what other settings or another input made, and write into a folder that holds other files
+    /// Overwrite the output, even if other settings made it or the folder holds other files
     #[arg(long)]
     overwrite: bool,
     /// Threads to work with (default: every core)

@@ -45,65 +45,65 @@ pub struct TrainArgs {
     /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
     #[arg(long)]
     artifacts_only: bool,
-    /// Begin anew where RUN holds a finished run or one of other settings
+    /// Start over, even if RUN holds a finished run or one with other settings
     #[arg(long)]
     overwrite: bool,
 
     /// Passes over the training captions
     #[arg(long, default_value_t = 10, help_heading = "Recipe")]
     epochs: u64,
-    /// End after this many optimizer steps, and the schedule with it
+    /// Stop after this many optimizer steps; the schedule ends there too
     #[arg(long, value_name = "N", help_heading = "Recipe")]
     max_steps: Option<u64>,
-    /// Captions of a batch
+    /// Captions per batch
     #[arg(long, default_value_t = 40, aliases = ["bs-train", "bs_train"], help_heading = "Recipe")]
     batch_size: usize,
-    /// Batches of an optimizer step; the loss is a mean over the tokens of all of them
+    /// Batches per optimizer step; the loss is the mean over the tokens of all of them
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     gradient_accumulation_steps: usize,
-    /// Greatest learning rate
+    /// Peak learning rate
     #[arg(long, default_value_t = 2e-5, aliases = ["learning-rate", "learning_rate"], help_heading = "Recipe")]
     lr: f64,
-    /// What the learning rate does after the warm-up: linear, constant or cosine
+    /// Learning rate after the warm-up: linear, constant or cosine
     #[arg(long, default_value_t = Decay::Linear, help_heading = "Recipe")]
     schedule: Decay,
-    /// Steps in which the learning rate rises from 0
+    /// Steps over which the learning rate rises from 0
     #[arg(long, default_value_t = 5000, alias = "warmup_steps", help_heading = "Recipe")]
     warmup_steps: u64,
     /// Weight decay of AdamW, on every parameter
     #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
     weight_decay: f64,
-    /// Leave layer norms and biases without weight decay
+    /// No weight decay on layer norms and biases
     #[arg(long, help_heading = "Recipe")]
     no_decay_norm_bias: bool,
-    /// Decay of AdamW's mean of the gradients
+    /// AdamW beta1
     #[arg(long, default_value_t = AdamW::default().beta1, help_heading = "Recipe")]
     beta1: f64,
-    /// Decay of AdamW's mean of their squares
+    /// AdamW beta2
     #[arg(long, default_value_t = AdamW::default().beta2, help_heading = "Recipe")]
     beta2: f64,
-    /// What AdamW adds to the root of that mean
+    /// AdamW epsilon
     #[arg(long, default_value_t = AdamW::default().eps, help_heading = "Recipe")]
     eps: f64,
-    /// Scale gradients of a greater global norm down to it (default: never)
+    /// Clip gradients to this global norm (default: no clipping)
     #[arg(long, value_name = "NORM", help_heading = "Recipe")]
     max_grad_norm: Option<f64>,
     /// Dropout probability everywhere (default: as the models' configurations say; a frozen GPT2 never drops)
     #[arg(long, value_name = "P", help_heading = "Recipe")]
     dropout: Option<f64>,
-    /// Share of the target that is spread over the whole vocabulary
+    /// Label smoothing
     #[arg(long, default_value_t = 0.0, help_heading = "Recipe")]
     label_smoothing: f32,
     /// Scale embeddings to unit length (always, where the model was trained so)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
     normalize_prefix: bool,
-    /// Positions of a sequence, the prefix included; longer captions are cut (default: 100, or as many as GPT2 has)
+    /// Maximum sequence length, prefix included; longer captions are cut (default: 100, or what GPT2 allows)
     #[arg(long, value_name = "N", alias = "max_len", help_heading = "Recipe")]
     max_len: Option<usize>,
     /// Count padding up to --max-len in the loss, as the original does
     #[arg(long, help_heading = "Recipe")]
     loss_on_padding: bool,
-    /// Captions of an image in a row, one after the other, so that each is read with the others before it (for the language model)
+    /// Captions of the same image per row, one after another (language-model objective)
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     captions_per_row: usize,
     /// Seed of shuffling, dropout and the held-out images
@@ -119,7 +119,7 @@ pub struct TrainArgs {
     /// Stop after this many evaluations without a better dev loss
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     patience: Option<u32>,
-    /// Images that are captioned at each evaluation
+    /// Images to caption at each evaluation
     #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Evaluation")]
     sample_images: usize,
 

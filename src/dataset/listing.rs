@@ -49,7 +49,7 @@ impl Kind {
 pub enum ListingError {
     #[error("no file or folder to list was given")]
     NoRoots,
-    #[error("cannot list {}: {source}", path.display())]
+    #[error("{}", unlisted(path, source))]
     Root { path: PathBuf, source: io::Error },
     #[error("{} has no name of its own, which image paths of several folders start with", path.display())]
     Nameless { path: PathBuf },
@@ -73,6 +73,15 @@ struct Root {
     path: PathBuf,
     /// Raw parts in front of every relative path: the root's last part where there are several roots, or the file's name.
     prefix: Vec<u8>,
+}
+
+/// A path that does not lead anywhere is the commonest fault, and needs no operating system's words.
+fn unlisted(path: &Path, source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::NotFound => format!("no such file or folder: {}", path.display()),
+        io::ErrorKind::PermissionDenied => format!("cannot read {}: permission denied", path.display()),
+        _ => format!("cannot list {}: {source}", path.display()),
+    }
 }
 
 impl Listing {

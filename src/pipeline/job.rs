@@ -151,7 +151,7 @@ impl Job<'_> {
             self.reporter.warn(&format!("{}: ignored, and computed again: {error}", path.display()));
         });
         if !index.is_empty() {
-            self.reporter.note(&format!("going on from {} known results", index.len()));
+            self.reporter.note(&format!("Resuming: {} results are there already", index.len()));
         }
         let staging = work.staging();
         let sink = Both { output: (parts.make_sink)(&staging)?, errors: ErrorsTable::create(&staging.join("errors.parquet"))? };

@@ -74,13 +74,13 @@ impl Timings {
     pub fn bottleneck(&self) -> &'static str {
         let model_s = self.encoding_s + self.decoding_s;
         if self.waiting_for_output_s > model_s && self.waiting_for_output_s > self.waiting_for_input_s {
-            "writing"
+            "writing the output"
         } else if self.waiting_for_input_s > model_s {
-            "reading"
+            "reading images"
         } else if self.decoding_s > self.encoding_s {
-            "decoding"
+            "writing captions"
         } else {
-            "encoding"
+            "encoding images"
         }
     }
 }
@@ -101,9 +101,9 @@ mod tests {
             waiting_for_input_s: 0.5,
             waiting_for_output_s: 0.0,
         };
-        assert_eq!(base.bottleneck(), "decoding");
-        assert_eq!(Timings { encoding_s: 6.0, ..base }.bottleneck(), "encoding");
-        assert_eq!(Timings { waiting_for_input_s: 20.0, ..base }.bottleneck(), "reading");
-        assert_eq!(Timings { waiting_for_output_s: 20.0, ..base }.bottleneck(), "writing");
+        assert_eq!(base.bottleneck(), "writing captions");
+        assert_eq!(Timings { encoding_s: 6.0, ..base }.bottleneck(), "encoding images");
+        assert_eq!(Timings { waiting_for_input_s: 20.0, ..base }.bottleneck(), "reading images");
+        assert_eq!(Timings { waiting_for_output_s: 20.0, ..base }.bottleneck(), "writing the output");
     }
 }

@@ -8,6 +8,8 @@ use anyhow::Result;
 use crossbeam_channel::Receiver;
 use serde::Serialize;
 
+use crate::image::Reason;
+
 use super::entry::{Content, Entry};
 use super::record::{Record, Value};
 use super::reporter::{Reporter, Tick};
@@ -30,6 +32,8 @@ pub struct Counts {
     /// Images with a result.
     pub succeeded: u64,
     pub failed: u64,
+    /// `failed` by reason, in the order of [`Reason::ALL`].
+    pub failed_by_reason: [u64; Reason::ALL.len()],
     pub skipped: u64,
     /// Folders whose content cannot be listed; they are not `found`.
     pub unlisted: u64,
@@ -46,6 +50,11 @@ impl Counts {
 
     pub fn reused(&self) -> u64 {
         self.succeeded - self.computed
+    }
+
+    /// Failed images of each reason that occurred.
+    pub fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(self.failed_by_reason).filter(|(_, number)| *number > 0)
     }
 
     /// Failed images as a share of all images; 0 where there are none.
@@ -143,7 +152,13 @@ impl<'a, S> Writer<'a, S> {
                 }
             }
             Err(_) if matches!(entry.content, Content::Unlisted(_)) => self.counts.unlisted += 1,
-            Err(_) => self.counts.failed += 1,
+            Err(failure) => {
+                self.counts.failed += 1;
+                let known = failure.reason.parse::<Reason>().ok();
+                if let Some(at) = known.and_then(|known| Reason::ALL.iter().position(|reason| *reason == known)) {
+                    self.counts.failed_by_reason[at] += 1;
+                }
+            }
         }
         self.sink.add(entry, record)
     }

@@ -155,7 +155,7 @@ mod tests {
         std::fs::create_dir_all(&capi).unwrap();
         std::fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
         std::fs::write(capi.join("libonnxruntime_providers_openvino.so"), "").unwrap();
-        assert_eq!(python_packages(&executable), [capi.clone()]);
+        assert_eq!(python_packages(&executable), std::slice::from_ref(&capi));
         for (kind, usable) in [("cpu", true), ("openvino", true), ("cuda", false)] {
             let candidate = in_package(&capi, kind);
             assert_eq!((candidate.usable, candidate.path), (usable, capi.join("libonnxruntime.so.1.31.1")), "{kind}");

@@ -99,7 +99,7 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         let forced = settings.force.contains(&stage.name);
         let reason = match (forced, upstream) {
             (true, _) => Some("forced".to_string()),
-            (false, Some(name)) if settings.dry_run => Some(format!("where {name} makes something else")),
+            (false, Some(name)) if settings.dry_run => Some(format!("if {name}'s output changes")),
             _ => reason_to_run(stage, &mut hashes)?,
         };
         let Some(reason) = reason else {
@@ -115,8 +115,8 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         would_run.push(&stage.name);
         if settings.dry_run {
             let depends = upstream.is_some() && !forced;
-            let verb = if depends { "may run" } else { "would run" };
-            text += &format!("{:<12}  {verb} ({reason}): clipcap {}\n", stage.name, stage.words().join(" "));
+            let verb = if depends { "runs" } else { "would run:" };
+            text += &format!("{:<12}  {verb} {reason}: clipcap {}\n", stage.name, stage.words().join(" "));
             stages.push(json!({"stage": stage.name, "would_run": true, "depends": depends, "reason": reason}));
             continue;
         }

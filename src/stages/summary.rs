@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::Outcome;
+use crate::html::chart::thousands;
 use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey};
 
 /// Names of what a run did.
@@ -22,15 +23,27 @@ pub(super) struct Words {
 pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output) -> (String, Json) {
     let Report { counts, timings, complete } = report;
     let Words { command, done, results } = words;
-    let mut text = format!("{done} {} of {} files found", counts.succeeded, counts.found());
-    for (number, what) in [(counts.failed, "failed"), (counts.skipped, "are no images"), (counts.reused(), "were known")] {
-        if number > 0 {
-            text += &format!(", {number} {what}");
-        }
+    let mut text = format!("{}: {} {done}", plural(counts.found(), "file"), thousands(counts.succeeded));
+    if counts.reused() > 0 && counts.reused() == counts.succeeded {
+        text += " (all reused)";
+    } else if counts.reused() > 0 {
+        text += &format!(" ({} reused)", thousands(counts.reused()));
+    }
+    if counts.failed > 0 {
+        let reasons: Vec<String> = counts
+            .reasons()
+            .map(|(reason, number)| format!("{} {}", thousands(number), reason.to_string().replace('_', " ")))
+            .collect();
+        text += &format!(", {} failed ({})", thousands(counts.failed), reasons.join(", "));
+    }
+    match counts.skipped {
+        0 => {}
+        1 => text += ", 1 not an image",
+        skipped => text += &format!(", {} not images", thousands(skipped)),
     }
     text.push('\n');
     if counts.unlisted > 0 {
-        text += &format!("{} folders could not be listed: what they hold is missing\n", counts.unlisted);
+        text += &format!("{} could not be listed: what they hold is missing\n", plural(counts.unlisted, "folder"));
     }
     if *complete {
         text += &format!("output   {}\n", output.path().display());
@@ -39,7 +52,7 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         }
     } else {
         text += &format!(
-            "interrupted: all of it is kept in {}, and the same command goes on from there\n",
+            "interrupted: nothing done is lost (it is kept in {}); run the same command again to resume\n",
             output.work_folder().display()
         );
     }
@@ -47,11 +60,11 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));
     let rates = results_rate.map_or(String::new(), |(results, rate)| format!(", {rate:.1} {results}/s"));
     text += &format!(
-        "time     {:.1} s, {rate:.1} images/s{rates}: reading {:.1} s on {} threads beside encoding {:.1} s, decoding {:.1} s; writing {:.1} s; \
-         the bottleneck was {}\n",
+        "time     {:.1} s, {rate:.1} images/s{rates} (reading {:.1} s on {}, beside it encoding {:.1} s, captions {:.1} s, writing {:.1} s; \
+         slowest part: {})\n",
         timings.wall_s,
         timings.reading_s,
-        timings.reading_threads,
+        plural(timings.reading_threads as u64, "thread"),
         timings.encoding_s,
         timings.decoding_s,
         timings.writing_s,
@@ -66,6 +79,7 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "reused": counts.reused(),
         "images_per_second": rate,
         "timings": timings,
+        "failed_by_reason": counts.reasons().map(|(reason, number)| (reason.to_string(), number.into())).collect::<serde_json::Map<_, _>>(),
         "bottleneck": timings.bottleneck(),
         "out": output.path(),
         "errors": output.errors(),
@@ -117,14 +131,14 @@ pub(super) fn seconds_per_image<C: Compute>(
 
 /// What a run would meet.
 pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f64>) -> (String, Json) {
-    let known = if survey.known > 0 { format!(" ({} more are known from before)", survey.known) } else { String::new() };
+    let reused = if survey.known > 0 { format!(" ({} more are done already)", thousands(survey.known)) } else { String::new() };
     let mut text = format!(
-        "{} files found: {} images to be {}{known}, {} that fail, {} that are no images\n",
-        survey.found(),
-        survey.images,
+        "{}: {} to be {}{reused}, {} will fail, {}\n",
+        plural(survey.found(), "file"),
+        thousands(survey.images),
         words.done,
-        survey.num_failed(),
-        survey.skipped
+        thousands(survey.num_failed()),
+        if survey.skipped == 1 { "1 is not an image".into() } else { format!("{} are not images", thousands(survey.skipped)) },
     );
     for (path, reason, message) in &survey.failures {
         text += &format!("  {path}: {reason}: {message}\n");
@@ -157,6 +171,11 @@ pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f
         "estimated_seconds": seconds,
     });
     (text, json)
+}
+
+/// `1 file`, `3,000 files`
+fn plural(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
 }
 
 fn duration(seconds: f64) -> String {

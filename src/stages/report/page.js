@@ -165,7 +165,7 @@
     }
     if (known(caption[LOGPROB])) {
       const each = caption[TOKENS] > 0 ? ` (${fixed(caption[LOGPROB] / caption[TOKENS], 2)} a token)` : '';
-      add(`log p ${fixed(caption[LOGPROB], 2)}${each}`, 'span', 'log-probability of the caption');
+      add(`log-probability ${fixed(caption[LOGPROB], 2)}${each}`, 'span', 'log-probability of the caption');
     }
     if (known(caption[TOKENS])) add(`${caption[TOKENS]} tokens`);
     const finish = facts.finish_reasons[caption[FINISH]];
@@ -222,7 +222,7 @@
     const base64 = picture(image);
     if (!base64) {
       const why = known(image.missing) ? image.missing.replaceAll('_', ' ') : 'not shown';
-      return element('div', { className: 'picture none' }, 'no picture', element('br'), why);
+      return element('div', { className: 'picture none' }, 'image not found', element('br'), why);
     }
     const shown = element('img', { alt: image.path, src: `data:image/jpeg;base64,${base64}`, decoding: 'async' });
     const button = element('button', { className: 'picture', type: 'button', tabIndex: -1, 'aria-label': 'Enlarge or reduce the picture' }, shown);

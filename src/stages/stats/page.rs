@@ -108,7 +108,7 @@ fn coverage_table(statistics: &Statistics) -> Table {
             continue;
         }
         let share =
-            |known: Option<u64>, of: u64| known.map_or("not asked".into(), |known| percent(known as f64 / of.max(1) as f64));
+            |known: Option<u64>, of: u64| known.map_or("needs --vocab".into(), |known| percent(known as f64 / of.max(1) as f64));
         table.row(vec![
             unit.plural().into(),
             thousands(coverage.distinct),

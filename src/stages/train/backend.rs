@@ -36,7 +36,7 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
     let network = network(bundle);
     match (runtime.device(), runtime.precision()) {
         (Device::OpenVino, _) if recipe.objective == Objective::Contrastive => {
-            bail!("the contrastive objective is not there on openvino: use --device cpu or cuda")
+            bail!("the contrastive objective is not supported on openvino; use --device cpu or cuda")
         }
         (Device::Cpu | Device::Auto, Precision::Fp32) | (Device::OpenVino, Precision::Fp32 | Precision::Bf16) => {
             Ok(Box::new(HostBackend::new(runtime, &network, options)?))
@@ -44,7 +44,7 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
         (Device::Cuda(_), Precision::Fp32) => Ok(Box::new(ResidentBackend::new(runtime, &network, &options, DType::F32)?)),
         (Device::Cuda(_), Precision::Bf16) => Ok(Box::new(ResidentBackend::new(runtime, &network, &options, DType::BF16)?)),
         (device, precision) => {
-            bail!("training in {precision} is not there on {device}: fp32 is everywhere, bf16 on openvino and cuda")
+            bail!("{precision} training is not supported on {device}; use --precision fp32 (or bf16 on openvino and cuda)")
         }
     }
 }

@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
             if state.fingerprint != config.fingerprint() {
                 bail!("{}: a checkpoint of other settings; begin anew with --overwrite", path.display());
             }
-            reporter.note(&format!("going on from step {}", state.step));
+            reporter.note(&format!("Resuming from step {}", state.step));
         }
         let tokens = settings.max_tokens(&bundle);
         let shape = Shape {
