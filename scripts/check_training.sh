@@ -32,7 +32,7 @@ JSON
  "max_position_embeddings": $((2 * $7 + 3))}
 JSON
   "$clipcap" model init --clip "$folder/clip" --gpt2 "$folder/gpt2" --mapper "$2" --bert-config "$folder/bert.json" --prefix-len "$7" \
-    --seed 3 --out "$folder/model" --quiet
+    --random --seed 3 --out "$folder/model" --quiet
 }
 
 # Runs a script, whose remarks are only of interest where it fails.

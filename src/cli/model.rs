@@ -19,7 +19,7 @@ pub struct ModelArgs {
 enum ModelCommand {
     /// Make a bundle of published weights: a CLIP, a Chinese GPT2 and a ClipCap checkpoint
     Import(ImportArgs),
-    /// Make a bundle with a new mapper, for training (and random weights where none are given)
+    /// Make a bundle with a new mapper, for training
     Init(InitArgs),
     /// Say what a bundle holds and where it came from
     Inspect(InspectArgs),
@@ -31,7 +31,8 @@ enum ModelCommand {
 
 #[derive(Args)]
 struct ImportArgs {
-    /// OpenAI's ViT-B-32.pt (or another ViT), or a Hugging Face CLIP folder
+    /// OpenAI's .pt file (ViT or ResNet), or a folder of Hugging Face (clip, chinese_clip, siglip; its cache's models--ORG--NAME too) or of
+    /// open_clip
     #[arg(long, value_name = "PATH")]
     clip: PathBuf,
     /// Folder of the GPT2 the checkpoint was trained with: config.json and vocab.txt
@@ -62,10 +63,11 @@ enum MapperArg {
 
 #[derive(Args)]
 struct InitArgs {
-    /// vit-b-32 or vit-tiny (random), a .pt file, or a Hugging Face CLIP folder (random where it holds only config.json)
+    /// vit-b-32 or vit-tiny (random), OpenAI's .pt file (ViT or ResNet), or a folder of Hugging Face (clip, chinese_clip, siglip; its cache's
+    /// models--ORG--NAME too) or of open_clip
     #[arg(long, value_name = "PATH|PRESET")]
     clip: PathBuf,
-    /// gpt2-base-zh or gpt2-tiny (random, with a character vocabulary), or a folder with config.json (and vocab.txt and weights)
+    /// gpt2-base-zh or gpt2-tiny (random, with a character vocabulary), or a folder with config.json, weights and vocab.txt
     #[arg(long, value_name = "DIR|PRESET", alias = "gpt2_path")]
     gpt2: PathBuf,
     /// The new mapper: an MLP, or a BERT over constant positions
@@ -80,6 +82,9 @@ struct InitArgs {
     /// The mapper is to be trained on embeddings of unit length
     #[arg(long, alias = "normalize_prefix")]
     normalize_prefix: bool,
+    /// Make random weights where a folder holds a configuration and no weights
+    #[arg(long)]
+    random: bool,
     /// Seed of random weights: the same seed makes the same bytes on every machine
     #[arg(long, default_value_t = 42)]
     seed: u64,
@@ -158,6 +163,7 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
                 prefix_len: args.prefix_len,
                 bert_config: args.bert_config,
                 normalized: args.normalize_prefix,
+                random: args.random,
                 seed: args.seed,
                 out: args.out,
                 overwrite: args.overwrite,

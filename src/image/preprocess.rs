@@ -6,6 +6,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::resize::Filter;
 use super::resize::{self, Axis};
 
 /// How large a picture is made before the crop.
@@ -14,6 +15,8 @@ use super::resize::{self, Axis};
 pub enum Size {
     /// The short side gets this length, the long one keeps the proportion (rounded down).
     ShortestEdge(u32),
+    /// The long side gets this length, the short one keeps the proportion (rounded); the crop then pads with black.
+    LongestEdge(u32),
     /// Both sides, whatever the proportion.
     Exact { width: u32, height: u32 },
 }
@@ -21,8 +24,9 @@ pub enum Size {
 /// The steps and their numbers. A step that is off is None.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Bicubic, with antialias.
+    /// With antialias.
     pub resize: Option<Size>,
+    pub filter: Filter,
     /// Width and height.
     pub center_crop: Option<(u32, u32)>,
     pub rescale_factor: Option<f64>,
@@ -83,7 +87,7 @@ impl Preprocess {
             }
         };
         let resized = match settings.resize {
-            Some(Size::ShortestEdge(edge)) => (edge, edge),
+            Some(Size::ShortestEdge(edge) | Size::LongestEdge(edge)) => (edge, edge),
             Some(Size::Exact { width, height }) => (width, height),
             None => output,
         };
@@ -103,7 +107,7 @@ impl Preprocess {
     /// missing has CLIP's usual value.
     ///
     /// # Errors
-    /// Names the file and the key: unreadable, not JSON, another filter than bicubic, a form of size that is not known.
+    /// Names the file and the key: unreadable, not JSON, a filter or a form of size that is not known.
     pub fn from_file(path: &Path) -> Result<Self, PreprocessError> {
         let read = |source| PreprocessError::Read { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(read)?;
@@ -114,10 +118,14 @@ impl Preprocess {
     pub fn from_json(text: &str) -> Result<Self, PreprocessError> {
         let file: File = serde_json::from_str(text)?;
         let on = |switch: Option<bool>| switch.unwrap_or(true);
-        if let Some(found) = file.resample.filter(|value| on(file.do_resize) && value.as_i64() != Some(3)) {
-            let found = found.to_string();
-            return Err(PreprocessError::Value { key: "resample", found, expected: "3 (bicubic), the only filter there is" });
-        }
+        let filter = match (&file.resample, on(file.do_resize)) {
+            (Some(number), true) => Filter::of_pillow(number).ok_or_else(|| PreprocessError::Value {
+                key: "resample",
+                found: number.to_string(),
+                expected: "1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box) or 5 (Hamming)",
+            })?,
+            _ => Filter::Bicubic,
+        };
         let numbers = |key, numbers: Option<Vec<f32>>, usual| match numbers.as_deref() {
             None => Ok(usual),
             Some(&[r, g, b]) => Ok([r, g, b]),
@@ -136,11 +144,13 @@ impl Preprocess {
         let size = match file.size {
             None => Size::ShortestEdge(224),
             Some(Sides { shortest_edge: Some(edge), height: None, width: None, longest_edge: None }) => Size::ShortestEdge(edge),
+            Some(Sides { longest_edge: Some(edge), height: None, width: None, shortest_edge: None }) => Size::LongestEdge(edge),
             Some(Sides { height: Some(height), width: Some(width), shortest_edge: None, .. }) => Size::Exact { width, height },
             Some(other) => return Err(other.unknown("size")),
         };
         Self::new(Settings {
             resize: on(file.do_resize).then_some(size),
+            filter,
             center_crop: on(file.do_center_crop).then_some(crop),
             rescale_factor: on(file.do_rescale).then_some(file.rescale_factor.unwrap_or(1.0 / 255.0)),
             normalize: on(file.do_normalize).then_some(normalize),
@@ -156,7 +166,7 @@ impl Preprocess {
         self.output
     }
 
-    /// Resizes (Pillow's bicubic: antialiased, width first, 8 bits in between) and cuts out the middle; what a picture lacks to
+    /// Resizes (as Pillow: antialiased, width first, 8 bits in between) and cuts out the middle; what a picture lacks to
     /// the crop is black around it.
     pub fn resize_and_crop(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
@@ -167,8 +177,14 @@ impl Preprocess {
                 let long = |side: u32, short: u32| u64::from(edge) * u64::from(side) / u64::from(short.max(1));
                 if width <= height { (edge.into(), long(height, width)) } else { (long(width, height), edge.into()) }
             }
+            Some(Size::LongestEdge(edge)) => {
+                let ratio = f64::from(width.max(height)) / f64::from(edge);
+                let side = |side: u32| (f64::from(side) / ratio).round_ties_even().max(1.0) as u64;
+                (side(width), side(height))
+            }
         };
-        resize::resize_and_crop(image, Axis::new(width, wide, self.output.0), Axis::new(height, high, self.output.1))
+        let (across, down) = (Axis::new(width, wide, self.output.0), Axis::new(height, high, self.output.1));
+        resize::resize_and_crop(image, across, down, self.settings.filter)
     }
 
     /// Rescales and normalizes into `out`: [3, height, width], float32.
@@ -282,9 +298,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused_by_name() {
         let message = |text: &str| Preprocess::from_json(text).unwrap_err().to_string();
-        assert!(message(r#"{"resample": 2}"#).contains("resample is 2"));
+        assert!(message(r#"{"resample": 0}"#).contains("resample is 0"));
         assert!(message(r#"{"resample": "lanczos"}"#).contains("lanczos"));
-        assert!(message(r#"{"size": {"longest_edge": 224}}"#).contains("size"));
         assert!(message(r#"{"size": {"shortest_edge": 224, "longest_edge": 300}}"#).contains("size"));
         assert!(message(r#"{"size": 0}"#).contains("size is 0"));
         assert!(message(r#"{"crop_size": 4000000000}"#).contains("crop_size"));
@@ -299,8 +314,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("preprocessor_config.json");
         assert!(Preprocess::from_file(&path).unwrap_err().to_string().contains("preprocessor_config.json"));
-        std::fs::write(&path, r#"{"resample": 1}"#).unwrap();
+        std::fs::write(&path, r#"{"resample": 7}"#).unwrap();
         let text = Preprocess::from_file(&path).unwrap_err().to_string();
-        assert!(text.contains("preprocessor_config.json") && text.contains("resample is 1"), "{text}");
+        assert!(text.contains("preprocessor_config.json") && text.contains("resample is 7"), "{text}");
     }
 }

@@ -8,6 +8,43 @@ use std::cell::RefCell;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// How pixels of a resized picture are made from their neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    Lanczos,
+    Bilinear,
+    #[default]
+    Bicubic,
+    Box,
+    Hamming,
+}
+
+impl Filter {
+    /// By Pillow's number.
+    pub(super) fn of_pillow(number: &serde_json::Value) -> Option<Self> {
+        Some(match number.as_i64()? {
+            1 => Self::Lanczos,
+            2 => Self::Bilinear,
+            3 => Self::Bicubic,
+            4 => Self::Box,
+            5 => Self::Hamming,
+            _ => return None,
+        })
+    }
+
+    fn kind(self) -> FilterType {
+        match self {
+            Self::Lanczos => FilterType::Lanczos3,
+            Self::Bilinear => FilterType::Bilinear,
+            Self::Bicubic => FilterType::CatmullRom,
+            Self::Box => FilterType::Box,
+            Self::Hamming => FilterType::Hamming,
+        }
+    }
+}
 
 /// One direction of a resize and crop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +88,8 @@ impl Axis {
         if !self.is_resized() {
             return (self.first as u32, self.count);
         }
-        let reach = 2.0 * self.scale().max(1.0) + 2.0;
+        // No filter reaches further than Lanczos, 3 pixels of the resized picture.
+        let reach = 3.0 * self.scale().max(1.0) + 2.0;
         let begin = (self.first as f64 * self.scale() - reach).floor().max(0.0) as u32;
         let end = ((self.first as f64 + f64::from(self.count)) * self.scale() + reach).ceil() as u32;
         (begin, end.min(self.source) - begin)
@@ -78,7 +116,7 @@ thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::default();
 }
 
-pub(super) fn resize_and_crop(image: &RgbImage, across: Axis, down: Axis) -> RgbImage {
+pub(super) fn resize_and_crop(image: &RgbImage, across: Axis, down: Axis, filter: Filter) -> RgbImage {
     if across.count == 0 || down.count == 0 || image.is_empty() {
         return RgbImage::new(across.output, down.output);
     }
@@ -92,13 +130,13 @@ pub(super) fn resize_and_crop(image: &RgbImage, across: Axis, down: Axis) -> Rgb
         }
         let between = &mut between[..needed];
         let (left, length) = across.window((0, across.source));
-        pass(resizer, (source, image.width(), rows.1), (between, across.count, rows.1), |o| {
+        pass(resizer, filter, (source, image.width(), rows.1), (between, across.count, rows.1), |o| {
             o.crop(left, 0.0, length, f64::from(rows.1))
         });
 
         let mut kept = vec![0; down.count as usize * across.count as usize * 3];
         let (top, length) = down.window(rows);
-        pass(resizer, (between, across.count, rows.1), (&mut kept, across.count, down.count), |o| {
+        pass(resizer, filter, (between, across.count, rows.1), (&mut kept, across.count, down.count), |o| {
             o.crop(0.0, top, f64::from(across.count), length)
         });
         place(kept, across, down)
@@ -109,8 +147,8 @@ pub(super) fn resize_and_crop(image: &RgbImage, across: Axis, down: Axis) -> Rgb
 type Source<'a> = (&'a [u8], u32, u32);
 type Target<'a> = (&'a mut [u8], u32, u32);
 
-fn pass(resizer: &mut Resizer, from: Source, to: Target, crop: impl Fn(ResizeOptions) -> ResizeOptions) {
-    let options = crop(ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)));
+fn pass(resizer: &mut Resizer, filter: Filter, from: Source, to: Target, crop: impl Fn(ResizeOptions) -> ResizeOptions) {
+    let options = crop(ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter.kind())));
     let source = ImageRef::new(from.1, from.2, from.0, PixelType::U8x3).expect("three bytes a pixel were cut out");
     let mut target = Image::from_slice_u8(to.1, to.2, to.0, PixelType::U8x3).expect("three bytes a pixel were reserved");
     resizer.resize(&source, &mut target, &options).expect("one pixel type, and a window within the source");
@@ -148,8 +186,12 @@ mod tests {
     /// The whole resized picture, then the crop.
     fn in_full(image: &RgbImage, across: Axis, down: Axis) -> RgbImage {
         let (wide, high) = (across.resized as u32, down.resized as u32);
-        let resized =
-            resize_and_crop(image, Axis::new(image.width(), wide.into(), wide), Axis::new(image.height(), high.into(), high));
+        let resized = resize_and_crop(
+            image,
+            Axis::new(image.width(), wide.into(), wide),
+            Axis::new(image.height(), high.into(), high),
+            Filter::Bicubic,
+        );
         RgbImage::from_fn(across.output, down.output, |x, y| {
             let at = |axis: &Axis, i: u32| i.checked_sub(axis.before).filter(|i| *i < axis.count).map(|i| i + axis.first as u32);
             match (at(&across, x), at(&down, y)) {
@@ -174,7 +216,7 @@ mod tests {
     #[test]
     fn a_picture_smaller_than_the_crop_lies_on_black() {
         let image = RgbImage::from_pixel(3, 9, image::Rgb([200, 100, 50]));
-        let out = resize_and_crop(&image, Axis::new(3, 3, 6), Axis::new(9, 9, 4));
+        let out = resize_and_crop(&image, Axis::new(3, 3, 6), Axis::new(9, 9, 4), Filter::Bicubic);
         let row: Vec<u8> = out.rows().next().unwrap().map(|p| p.0[0]).collect();
         assert_eq!(row, [0, 200, 200, 200, 0, 0]);
         assert!(out.rows().all(|mut row| row.nth(2).unwrap().0 == [200, 100, 50]));
@@ -183,10 +225,10 @@ mod tests {
     #[test]
     fn a_ribbon_costs_no_more_than_its_middle() {
         let image = noise(1, 60_000);
-        let out = resize_and_crop(&image, Axis::new(1, 224, 224), Axis::new(60_000, 224 * 60_000, 224));
+        let out = resize_and_crop(&image, Axis::new(1, 224, 224), Axis::new(60_000, 224 * 60_000, 224), Filter::Bicubic);
         assert_eq!(out.dimensions(), (224, 224));
         let image = noise(60_000, 1);
-        let out = resize_and_crop(&image, Axis::new(60_000, 224 * 60_000, 224), Axis::new(1, 224, 224));
+        let out = resize_and_crop(&image, Axis::new(60_000, 224 * 60_000, 224), Axis::new(1, 224, 224), Filter::Bicubic);
         assert_eq!(out.dimensions(), (224, 224));
     }
 
@@ -197,7 +239,7 @@ mod tests {
             let (wide, high) = if w <= h { (edge, edge * h / w) } else { (edge * w / h, edge) };
             let (across, down) = (Axis::new(w, wide.into(), crop_w), Axis::new(h, high.into(), crop_h));
             let image = noise(w, h);
-            let (early, late) = (resize_and_crop(&image, across, down), in_full(&image, across, down));
+            let (early, late) = (resize_and_crop(&image, across, down, Filter::Bicubic), in_full(&image, across, down));
             prop_assert!(early.iter().zip(late.iter()).all(|(a, b)| a.abs_diff(*b) <= 2));
         }
     }

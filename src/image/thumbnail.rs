@@ -3,7 +3,7 @@
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 
-use super::resize::{Axis, resize_and_crop};
+use super::resize::{Axis, Filter, resize_and_crop};
 
 /// How large a thumbnail may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ fn scaled(picture: &RgbImage, edge: u32) -> RgbImage {
     }
     let scale = |length: u32| (((f64::from(length) * f64::from(edge)) / f64::from(longer)).round() as u32).max(1);
     let axis = |length: u32| Axis::new(length, scale(length).into(), scale(length));
-    resize_and_crop(picture, axis(width), axis(height))
+    resize_and_crop(picture, axis(width), axis(height), Filter::Bicubic)
 }
 
 fn encode(picture: &RgbImage, quality: u8) -> Vec<u8> {

@@ -46,7 +46,7 @@ impl ClipEncoder {
         let fixed = runtime.device() == Device::OpenVino;
         let dimensions: &[(&str, i64)] = if fixed { &[("batch", max_batch as i64)] } else { &[] };
         let session = Session::new(runtime, "image_encoder", &model.to_bytes(), folder, dimensions)?;
-        let image_size = config.vision_config.image_size;
+        let image_size = config.vision_config.image_size();
         Ok(Self {
             session,
             image_size,

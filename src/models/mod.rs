@@ -1,5 +1,6 @@
 //! CLIP, mappers and GPT2 as graphs; their weights; model bundles.
 
+mod block;
 pub mod bundle;
 mod cached;
 pub mod clip;
@@ -15,6 +16,7 @@ pub mod mapper;
 pub mod part;
 mod resident;
 pub mod tensors;
+pub mod vision;
 pub mod weights;
 
 pub use bundle::{Bundle, BundleError};

@@ -22,7 +22,7 @@ macro_rules! binary {
 
 impl Graph {
     binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul }
-    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, erf Erf, round Round, identity Identity, detach Detach }
+    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, relu Relu, erf Erf, round Round, identity Identity, detach Detach }
 
     pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
         self.apply(Op::Where, &[condition, a, b])
@@ -94,7 +94,22 @@ impl Graph {
     }
 
     pub fn conv(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64) -> Value {
-        self.apply_many(Op::Conv { stride }, &[Some(x), Some(kernel), bias])[0]
+        self.conv_padded(x, kernel, bias, stride, 0)
+    }
+
+    /// With `pad` zeros on every side.
+    pub fn conv_padded(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64, pad: i64) -> Value {
+        self.apply_many(Op::Conv { stride, pad }, &[Some(x), Some(kernel), bias])[0]
+    }
+
+    /// The mean of each square of this side, [B, C, H, W] -> [B, C, H / size, W / size].
+    pub fn average_pool(&self, x: Value, size: i64) -> Value {
+        self.apply(Op::AveragePool { size }, &[x])
+    }
+
+    /// By channel, with fixed statistics: scale, bias, mean, variance.
+    pub fn batch_normalization(&self, x: Value, [scale, bias, mean, variance]: [Value; 4], epsilon: f32) -> Value {
+        self.apply(Op::BatchNormalization { epsilon }, &[x, scale, bias, mean, variance])
     }
 
     /// Over the last dimension: (y, mean, inverse deviation).

@@ -211,7 +211,10 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         Op::FusedMatMul { trans_a, trans_b, alpha } => {
             vec![int("transA", (*trans_a).into()), int("transB", (*trans_b).into()), float("alpha", *alpha)]
         }
-        Op::Conv { stride } => vec![ints("strides", vec![*stride, *stride])],
+        Op::Conv { stride, pad: 0 } => vec![ints("strides", vec![*stride, *stride])],
+        Op::Conv { stride, pad } => vec![ints("strides", vec![*stride, *stride]), ints("pads", vec![*pad; 4])],
+        Op::AveragePool { size } => vec![ints("kernel_shape", vec![*size, *size]), ints("strides", vec![*size, *size])],
+        Op::BatchNormalization { epsilon } => vec![float("epsilon", *epsilon)],
         Op::LayerNormalization { epsilon } => vec![int("axis", -1), float("epsilon", *epsilon)],
         Op::ReduceSum { keep, .. } | Op::ReduceMean { keep, .. } | Op::ReduceMax { keep, .. } => {
             vec![int("keepdims", (*keep).into())]
@@ -245,6 +248,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Reciprocal
         | Op::Tanh
         | Op::Sigmoid
+        | Op::Relu
         | Op::Erf
         | Op::Round
         | Op::Clip

@@ -32,6 +32,7 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
         | Op::Reciprocal
         | Op::Tanh
         | Op::Sigmoid
+        | Op::Relu
         | Op::Erf
         | Op::Round
         | Op::Clip
@@ -74,7 +75,7 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             }
             one(a.dtype, shape)
         }
-        Op::Conv { stride } => {
+        Op::Conv { stride, pad } => {
             let (x, w) = (input(0)?, input(1)?);
             let ([b, c, height, width], [out, c2, kh, kw]) = (x.shape.as_slice(), w.shape.as_slice()) else {
                 return Err("Conv takes [B, C, H, W] and [O, C, kH, kW]".into());
@@ -83,10 +84,30 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
                 return Err(format!("{c} channels and a kernel for {c2}"));
             }
             let reach = |size: &Dim, kernel: &Dim| match (size.as_fixed(), kernel.as_fixed()) {
-                (Some(s), Some(k)) if s >= k && *stride > 0 => Ok(Dim::from((s - k) / stride + 1)),
+                (Some(s), Some(k)) if s + 2 * pad >= k && *stride > 0 => Ok(Dim::from((s + 2 * pad - k) / stride + 1)),
                 _ => Err("Conv needs fixed sizes at least as large as the kernel".to_string()),
             };
             one(x.dtype, vec![b.clone(), out.clone(), reach(height, kh)?, reach(width, kw)?])
+        }
+        Op::AveragePool { size } => {
+            let x = input(0)?;
+            let [b, c, height, width] = x.shape.as_slice() else { return Err("AveragePool takes [B, C, H, W]".into()) };
+            let (Some(height), Some(width)) = (height.as_fixed(), width.as_fixed()) else {
+                return Err("AveragePool needs fixed sizes".into());
+            };
+            if *size < 1 || height < *size || width < *size {
+                return Err(format!("squares of {size} in {height} x {width}"));
+            }
+            one(x.dtype, vec![b.clone(), c.clone(), (height / size).into(), (width / size).into()])
+        }
+        Op::BatchNormalization { .. } => {
+            let x = input(0)?;
+            for i in 1..5 {
+                if input(i)?.shape.as_slice() != x.shape.get(1..2).unwrap_or_default() {
+                    return Err("scale, bias, mean and variance must have the length of the channels".into());
+                }
+            }
+            one(x.dtype, x.shape.clone())
         }
         Op::LayerNormalization { .. } => {
             let (x, w) = (input(0)?, input(1)?);

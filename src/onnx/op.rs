@@ -66,6 +66,7 @@ pub enum Op {
     Reciprocal,
     Tanh,
     Sigmoid,
+    Relu,
     Erf,
     Round,
     Clip,
@@ -103,8 +104,18 @@ pub enum Op {
     },
     /// Inputs a [M, K] uint8, b [K, N] int8, a's scale, b's scales [N], a's zero point (com.microsoft)
     MatMulIntegerToFloat,
+    /// `pad` zeros on every side
     Conv {
         stride: i64,
+        pad: i64,
+    },
+    /// Squares of this side, next to each other
+    AveragePool {
+        size: i64,
+    },
+    /// With fixed statistics; inputs x, scale, bias, mean, variance
+    BatchNormalization {
+        epsilon: f32,
     },
     // Normalization; outputs y, mean, inverse deviation
     LayerNormalization {
@@ -195,6 +206,7 @@ impl Op {
             Self::Reciprocal => ("", "Reciprocal"),
             Self::Tanh => ("", "Tanh"),
             Self::Sigmoid => ("", "Sigmoid"),
+            Self::Relu => ("", "Relu"),
             Self::Erf => ("", "Erf"),
             Self::Round => ("", "Round"),
             Self::Clip => ("", "Clip"),
@@ -209,6 +221,8 @@ impl Op {
             Self::QuantizeLinear { .. } => ("", "QuantizeLinear"),
             Self::MatMulIntegerToFloat => (MS, "MatMulIntegerToFloat"),
             Self::Conv { .. } => ("", "Conv"),
+            Self::AveragePool { .. } => ("", "AveragePool"),
+            Self::BatchNormalization { .. } => ("", "BatchNormalization"),
             Self::LayerNormalization { .. } => ("", "LayerNormalization"),
             Self::ReduceSum { .. } => ("", "ReduceSum"),
             Self::ReduceMean { .. } => ("", "ReduceMean"),

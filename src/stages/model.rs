@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::models::Bundle;
 use crate::models::bundle::{self, BundlePlan, Configs, PartPlan, Source};
 use crate::models::config::{BertConfig, Gpt2Config, MapperConfig, MapperKind};
-use crate::models::import::{CheckpointSource, ClipSource, Gpt2Source};
+use crate::models::import::{CheckpointSource, ClipSource, Gpt2Source, gpt2_preset};
 use crate::models::part::Part;
 use crate::models::tensors::mapper_tensors;
 use crate::models::weights::WeightSource;
@@ -37,6 +37,8 @@ pub struct InitSettings {
     pub prefix_len: usize,
     pub bert_config: Option<PathBuf>,
     pub normalized: bool,
+    /// Whether a folder without weights gets random ones.
+    pub random: bool,
     pub seed: u64,
     pub out: PathBuf,
     pub overwrite: bool,
@@ -49,7 +51,7 @@ pub fn import(settings: &ImportSettings, reporter: &dyn Reporter) -> anyhow::Res
     let checkpoint = CheckpointSource::open(&settings.checkpoint).context("cannot import the checkpoint")?;
     notes(&clip, &gpt2, reporter);
     if clip.weights.is_none() {
-        bail!("{} holds no CLIP weights; `clipcap model init` makes random ones", settings.clip.display());
+        bail!("{} holds no CLIP weights; `clipcap model init --random` makes random ones", settings.clip.display());
     }
     let kind = checkpoint.mapper_kind()?;
     let bert = match (&settings.bert_config, kind) {
@@ -82,6 +84,14 @@ pub fn init(settings: &InitSettings, reporter: &dyn Reporter) -> anyhow::Result<
     let clip = ClipSource::open(&settings.clip).context("cannot read CLIP")?;
     let gpt2 = Gpt2Source::open(&settings.gpt2, true).context("cannot read GPT2")?;
     notes(&clip, &gpt2, reporter);
+    let gpt2_is_preset = gpt2_preset(&settings.gpt2).is_some();
+    for (given, has_weights, is_preset) in
+        [(&settings.clip, clip.weights.is_some(), clip.is_preset), (&settings.gpt2, gpt2.weights.is_some(), gpt2_is_preset)]
+    {
+        if !(has_weights || is_preset || settings.random) {
+            bail!("{} holds no weights; --random makes random ones from its config.json", given.display());
+        }
+    }
     let (clip_size, n_embd) = (clip.config.projection_dim, gpt2.config.n_embd);
     let mapper = match (settings.mapper, &settings.bert_config) {
         (MapperKind::Mlp, given) => {
@@ -207,16 +217,15 @@ pub fn describe(bundle: &Bundle, verified: bool) -> String {
             }
         }
     }
-    let vision = &bundle.clip_config().vision_config;
+    let clip = bundle.clip_config();
     let gpt2 = bundle.gpt2_config();
     let normalized = if bundle.normalized() { ", embeddings of unit length" } else { "" };
     text += &format!(
-        "\nimage    {side} x {side}, patches of {patch}, {layers} layers of {width}, embeddings of {dim}\n",
-        side = vision.image_size,
-        patch = vision.patch_size,
-        layers = vision.num_hidden_layers,
-        width = vision.hidden_size,
-        dim = bundle.clip_config().projection_dim,
+        "\nimage    {family}: {side} x {side}, {layers}, embeddings of {dim}\n",
+        family = clip.family(),
+        side = clip.vision_config.image_size(),
+        layers = clip.vision_config.tower().layers(),
+        dim = clip.projection_dim,
     );
     text += &format!("mapper   {}, prefix of {}{normalized}\n", bundle.mapper_kind(), manifest.prefix_len);
     text += &format!(

@@ -15,12 +15,12 @@ const GREATEST_SCALE: f32 = 100.0;
 /// [batch * tokens] states at a caption's last token) to the mean, over pairs and both directions, of the cross-entropy of finding the partner
 /// (InfoNCE). A gradient reaches both towers and `logit_scale`, a logarithm.
 pub fn forward(g: &Graph, style: Style, config: &ClipConfig) -> Loss {
-    let side = config.vision_config.image_size;
+    let side = config.vision_config.image_size();
     let pixels = g.input("pixel_values", DType::F32, &["batch".into(), 3.into(), side.into(), side.into()]);
     let ids = g.input("caption_ids", DType::I64, &["batch".into(), "tokens".into()]);
     let ends = g.input("caption_ends", DType::I64, &["batch".into()]);
     let images = clip::image_embeds(g, style, config, g.cast(pixels, style.dtype));
-    let captions = match &config.text_config {
+    let captions = match config.clip_text() {
         Some(text) => clip::text_embeds(g, style, config, text, ids, ends),
         None => {
             g.fail("this CLIP has no text tower");

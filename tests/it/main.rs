@@ -6,6 +6,7 @@ mod common;
 mod devices;
 mod embed_stage;
 mod evaluate;
+mod families;
 mod finished;
 mod house;
 mod image_speed;

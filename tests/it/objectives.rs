@@ -57,7 +57,7 @@ impl World {
         fs::write(gpt2.join("config.json"), config.to_string()).unwrap();
         fs::copy(demo("gpt2/vocab.txt"), gpt2.join("vocab.txt")).unwrap();
         let mut init = clipcap();
-        init.args(["model", "init", "--mapper", "mlp", "--prefix-len", "2", "--quiet", "--overwrite"]);
+        init.args(["model", "init", "--mapper", "mlp", "--prefix-len", "2", "--random", "--quiet", "--overwrite"]);
         run(init.arg("--clip").arg(clip).arg("--gpt2").arg(gpt2).arg("--out").arg(&out), 0);
         out
     }

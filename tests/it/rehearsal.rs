@@ -30,7 +30,7 @@ impl Home {
         write(&configs.join("gpt2/config.json"), &gpt2.to_string());
         fs::copy(checkout().join("models/demo/gpt2/vocab.txt"), configs.join("gpt2/vocab.txt")).unwrap();
         let mut init = clipcap();
-        init.args(["model", "init", "--mapper", "mlp", "--quiet", "--out"]).arg(&bundle);
+        init.args(["model", "init", "--mapper", "mlp", "--random", "--quiet", "--out"]).arg(&bundle);
         run(init.arg("--clip").arg(configs.join("clip")).arg("--gpt2").arg(configs.join("gpt2")), 0);
         let mut export = clipcap();
         run(export.args(["model", "export", "--part", "gpt2", "--out"]).arg(self.at("models/gpt2-chinese")).arg(&bundle), 0);
@@ -39,7 +39,7 @@ impl Home {
                 fs::copy(checkpoint, self.at("models/ViT-B-32.pt")).unwrap();
                 vec![]
             }
-            None => vec!["model.clip=configs/clip".into()],
+            None => vec!["model.clip=configs/clip".into(), "model.random=true".into()],
         }
     }
 

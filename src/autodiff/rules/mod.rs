@@ -74,7 +74,7 @@ pub(super) fn apply(
             parts.extend(c.map(|_| d));
             dense(parts)
         }
-        Op::Conv { stride } => dense(products::conv(g, a, b, c, *stride, d).ok_or(NotDifferentiable)?),
+        Op::Conv { stride, pad: 0 } => dense(products::conv(g, a, b, c, *stride, d).ok_or(NotDifferentiable)?),
         Op::FusedMatMul { trans_a, trans_b, alpha } => {
             let product = |a, b, ta, tb| g.fused_matmul(a, b, ta, tb, *alpha);
             dense(products::both_sides(a, b, d, *trans_a, *trans_b, product))
@@ -111,6 +111,10 @@ pub(super) fn apply(
         | Op::Split { .. }
         | Op::Gather { .. }
         | Op::Shape
+        | Op::Relu
+        | Op::Conv { .. }
+        | Op::AveragePool { .. }
+        | Op::BatchNormalization { .. }
         | Op::Range { .. }
         | Op::MultiHeadAttention { .. }
         | Op::GroupQueryAttention { .. } => Err(NotDifferentiable),

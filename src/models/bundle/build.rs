@@ -131,7 +131,9 @@ impl Bundle {
         let entries =
             fs::read_dir(&folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
         let mut entries = entries.map_err(BundleError::io(folder))?;
-        entries.retain(|path| path.is_file() && path.file_name().is_some_and(|name| name != WEIGHTS && name != "vocab.txt"));
+        entries.retain(|path| {
+            path.is_file() && path.file_name().is_some_and(|name| name != WEIGHTS && (part != "gpt2" || name != "vocab.txt"))
+        });
         entries.sort();
         Ok(entries)
     }
@@ -231,17 +233,10 @@ fn write_part(folder: &Path, name: &str, plan: &PartPlan) -> Result<PartRecord, 
 /// Configurations, vocabulary and kept files.
 fn write_files(folder: &Path, plan: &BundlePlan) -> Result<(), BundleError> {
     let Configs { clip, preprocessor, mapper, gpt2 } = &plan.configs;
-    let clip_json = match &clip.text_config {
-        Some(_) => with_keys(clip, json!({"model_type": "clip", "architectures": ["CLIPModel"]})),
-        None => {
-            let vision = with_keys(&clip.vision_config, json!({"projection_dim": clip.projection_dim}));
-            with_keys(&vision, json!({"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"]}))
-        }
-    };
     let gpt2_names = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tokenizer_class": "BertTokenizer"});
     let written = [
-        ("clip/config.json", clip_json),
-        ("clip/preprocessor_config.json", with_keys(preprocessor, json!({"image_processor_type": "CLIPImageProcessor"}))),
+        ("clip/config.json", clip.to_json()),
+        ("clip/preprocessor_config.json", with_keys(preprocessor, json!({"image_processor_type": clip.image_processor_type()}))),
         ("mapper/config.json", with_keys(mapper, json!({}))),
         ("gpt2/config.json", with_keys(gpt2, gpt2_names)),
     ];

@@ -97,11 +97,8 @@ impl Configs {
             mapper.prefix_len < gpt2.n_positions,
             format!("a prefix of {} leaves no room in GPT2's {} positions", mapper.prefix_len, gpt2.n_positions),
         )?;
-        let side = clip.vision_config.image_size;
-        fits(
-            preprocessor.crop_size == side,
-            format!("preprocessing cuts squares of {} and CLIP takes {side}", preprocessor.crop_size),
-        )
+        let side = clip.vision_config.image_size();
+        fits(preprocessor.side() == side, format!("preprocessing makes squares of {} and CLIP takes {side}", preprocessor.side()))
     }
 
     /// The tensors of each part: (part, tensors).

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::build::{Staging, check_place};
 use super::{Bundle, BundleError, Int8Record, MANIFEST};
 use crate::files;
+use crate::models::block::Product;
 use crate::models::graphs::{INT8_WEIGHTS, Part, build};
 use crate::models::layers::{Style, int8_names};
 use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
@@ -78,18 +79,14 @@ impl Bundle {
     }
 
     fn int8_weights(&self) -> Vec<Weight> {
-        let (vision, gpt2) = (&self.clip_config().vision_config, self.gpt2_config());
-        let (width, inner) = (vision.hidden_size, vision.intermediate_size);
-        let mut weights = vec![];
-        for layer in 0..vision.num_hidden_layers {
-            let attention = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|name| (format!("self_attn.{name}"), width, width));
-            for (name, outputs, inputs) in
-                attention.into_iter().chain([("mlp.fc1".into(), inner, width), ("mlp.fc2".into(), width, inner)])
-            {
-                let name = format!("vision_model.encoder.layers.{layer}.{name}.weight");
-                weights.push(Weight { part: "clip", name, outputs, inputs, transposed: false });
-            }
-        }
+        let gpt2 = self.gpt2_config();
+        let products = self.clip_config().vision_config.tower().products().into_iter();
+        let mut weights: Vec<Weight> = products
+            .map(|product| {
+                let Product { name, outputs, inputs } = product;
+                Weight { part: "clip", name, outputs, inputs, transposed: false }
+            })
+            .collect();
         let (width, inner) = (gpt2.n_embd, gpt2.inner_size());
         for layer in 0..gpt2.n_layer {
             let products = [

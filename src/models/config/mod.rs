@@ -14,11 +14,12 @@ mod gpt2;
 mod mapper;
 mod preprocessor;
 
+pub use super::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
 pub use bert::BertConfig;
-pub use clip::{ClipConfig, ClipTextConfig, ClipVisionConfig};
+pub use clip::{ClipConfig, ClipTextConfig, TextConfig};
 pub use gpt2::Gpt2Config;
 pub use mapper::{MapperConfig, MapperKind};
-pub use preprocessor::PreprocessorConfig;
+pub use preprocessor::{PreprocessorConfig, Resize};
 
 /// What can be wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
@@ -69,23 +70,23 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigErr
     serde_json::from_str(&read_text(path)?).map_err(|source| ConfigError::Json { path: path.into(), source })
 }
 
-fn check(path: &Path, holds: bool, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
+pub(super) fn check(path: &Path, holds: bool, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds { Ok(()) } else { Err(ConfigError::Unsupported { path: path.into(), problem: problem() }) }
 }
 
-fn check_sizes(path: &Path, sizes: &[(&str, usize)]) -> Result<(), ConfigError> {
+pub(super) fn check_sizes(path: &Path, sizes: &[(&str, usize)]) -> Result<(), ConfigError> {
     sizes.iter().try_for_each(|&(name, size)| {
         check(path, (1..=MAX_SIZE).contains(&size), || format!("{name} is {size}; it must be from 1 to {MAX_SIZE}"))
     })
 }
 
-fn check_heads(path: &Path, width: (&str, usize), heads: (&str, usize)) -> Result<(), ConfigError> {
+pub(super) fn check_heads(path: &Path, width: (&str, usize), heads: (&str, usize)) -> Result<(), ConfigError> {
     check(path, width.1.is_multiple_of(heads.1), || {
         format!("{} ({}) is not a multiple of {} ({})", width.0, width.1, heads.0, heads.1)
     })
 }
 
-fn check_probabilities(path: &Path, probabilities: &[(&str, f64)]) -> Result<(), ConfigError> {
+pub(super) fn check_probabilities(path: &Path, probabilities: &[(&str, f64)]) -> Result<(), ConfigError> {
     probabilities.iter().try_for_each(|&(name, p)| {
         check(path, (0.0..1.0).contains(&p), || format!("{name} is {p}; it must be at least 0 and below 1"))
     })

@@ -43,6 +43,7 @@ impl Gpt2Source {
             };
             return Ok(source);
         }
+        let path = &super::hub::resolve(path)?;
         if !path.is_dir() {
             return Err(ImportError::unusable(path, "a folder with config.json and vocab.txt is expected, or a preset's name"));
         }
@@ -69,7 +70,15 @@ impl Gpt2Source {
             let (path, size) = (vocabulary_path.display(), config.vocab_size);
             notes.push(format!("{path}: {lines} entries, and the model has {size}: tokens without an entry are never chosen"));
         }
-        let weights = WeightSource::find_in(path).map(|found| WeightSource::open(&found)).transpose()?;
+        let found = match WeightSource::find_in(path) {
+            // The checkpoint may hold the weights.
+            Err(error) if !make_vocabulary => {
+                notes.push(error.to_string());
+                None
+            }
+            found => found?,
+        };
+        let weights = found.map(|found| WeightSource::open(&found)).transpose()?;
         let others = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json"];
         let mut kept_files: Vec<PathBuf> = others.iter().map(|name| path.join(name)).filter(|path| path.is_file()).collect();
         // The head is tied in a bundle, whatever the file says; one that says otherwise is written anew.

@@ -11,6 +11,9 @@ use super::weights::{WeightSource, WeightsError};
 mod checkpoint;
 mod clip;
 mod gpt2;
+mod hub;
+mod open_clip;
+mod openai;
 mod presets;
 
 pub use checkpoint::CheckpointSource;

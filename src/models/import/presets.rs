@@ -8,7 +8,7 @@ use crate::models::config::{ClipConfig, ClipTextConfig, ClipVisionConfig, Gpt2Co
 pub fn clip_preset(name: &Path) -> Option<ClipConfig> {
     match name.to_str()? {
         "vit-b-32" => Some(ClipConfig {
-            text_config: Some(ClipTextConfig::default()),
+            text_config: Some(ClipTextConfig::default().into()),
             ..ClipConfig::vision_only(ClipVisionConfig::default())
         }),
         "vit-tiny" => Some(ClipConfig::vision_only(ClipVisionConfig {

@@ -28,7 +28,7 @@ fn torch_linear(list: &mut List, name: &str, inputs: usize, outputs: usize) {
     list.add(format!("{name}.bias"), &[outputs], init);
 }
 
-fn bert_tensors(list: &mut List, scope: &str, bert: &BertConfig) {
+pub(super) fn bert_tensors(list: &mut List, scope: &str, bert: &BertConfig) {
     let (width, inner) = (bert.hidden_size, bert.intermediate_size);
     let init = Init::Normal(bert.initializer_range);
     let embeddings = format!("{scope}.embeddings");

@@ -43,29 +43,35 @@ pub enum Init {
 
 /// A list of tensors under construction, with scopes like Hugging Face's.
 #[derive(Default)]
-struct List(Vec<TensorSpec>);
+pub struct List(Vec<TensorSpec>);
 
 impl List {
-    fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) {
+    /// A tensor.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize], init: Init) {
         self.0.push(TensorSpec { name: name.into(), shape: shape.to_vec(), init, optional: false });
     }
 
     /// `NAME.weight` of ones and `NAME.bias` of zeros.
-    fn layer_norm(&mut self, name: &str, width: usize) {
+    pub fn layer_norm(&mut self, name: &str, width: usize) {
         self.add(format!("{name}.weight"), &[width], Init::Constant(1.0));
         self.add(format!("{name}.bias"), &[width], Init::Constant(0.0));
     }
 
     /// `NAME.weight` of this shape, and `NAME.bias` of zeros as wide as the output.
-    fn dense(&mut self, name: &str, shape: [usize; 2], outputs: usize, init: Init) {
+    pub fn dense(&mut self, name: &str, shape: [usize; 2], outputs: usize, init: Init) {
         self.add(format!("{name}.weight"), &shape, init);
         self.add(format!("{name}.bias"), &[outputs], Init::Constant(0.0));
     }
 
     /// PyTorch's Linear, [out, in].
-    fn linear(&mut self, name: &str, inputs: usize, outputs: usize, init: Init) {
+    pub fn linear(&mut self, name: &str, inputs: usize, outputs: usize, init: Init) {
         self.dense(name, [outputs, inputs], outputs, init);
     }
+}
+
+/// One over the root of a size.
+pub fn inverse_root(size: usize) -> f64 {
+    1.0 / (size as f64).sqrt()
 }
 
 #[cfg(test)]
@@ -81,7 +87,7 @@ mod tests {
     fn published_models_have_the_published_number_of_parameters() {
         let mut clip = ClipConfig::vision_only(ClipVisionConfig::default());
         assert_eq!(parameters(&clip_tensors(&clip)), 87_849_216);
-        clip.text_config = Some(ClipTextConfig::default());
+        clip.text_config = Some(ClipTextConfig::default().into());
         assert_eq!(parameters(&clip_tensors(&clip)), 151_277_313, "OpenAI's ViT-B/32, whole");
         assert_eq!(parameters(&gpt2_tensors(&Gpt2Config::default())), 124_439_808, "GPT2 small");
         let bert = BertConfig { vocab_size: 21128, ..BertConfig::default() };

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 mod dtype;
+mod folder;
 mod pickle;
 mod place;
 mod safetensors;

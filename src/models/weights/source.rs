@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use serde::Deserialize;
 
+use super::folder;
 use super::place::{self, Region, View};
 use super::torch::{self, TorchTensor};
 use super::{Dtype, SafetensorsFile, WeightsError};
@@ -65,15 +66,26 @@ const FOLDER_NAMES: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 impl WeightSource {
-    /// The weight file (or the index of several) in a folder, if there is one.
-    pub fn find_in(folder: &Path) -> Option<PathBuf> {
-        FOLDER_NAMES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+    /// The weight file (or the index of several) in a Hugging Face folder; None where nothing there looks like weights.
+    ///
+    /// # Errors
+    /// What looks like weights and is unfinished, a pointer, a link to nothing or of another name, is told.
+    pub fn find_in(folder: &Path) -> Result<Option<PathBuf>, WeightsError> {
+        folder::find(folder, &FOLDER_NAMES)
+    }
+
+    /// As [`find_in`](Self::find_in), under other names.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find_named(folder: &Path, names: &[&str]) -> Result<Option<PathBuf>, WeightsError> {
+        folder::find(folder, names)
     }
 
     /// Opens a weight file, the index of a sharded one, or a Hugging Face folder. The layout is found from the content.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         if path.is_dir() {
-            let found = Self::find_in(path).ok_or_else(|| {
+            let found = Self::find_in(path)?.ok_or_else(|| {
                 WeightsError::invalid(
                     path,
                     format!("no weights in this folder; it should hold one of {}", FOLDER_NAMES.join(", ")),
@@ -207,6 +219,8 @@ impl WeightSource {
                 add(name.clone(), entry.dtype, entry.shape.clone(), view);
             }
             WeightFormat::Safetensors
+        } else if folder::is_pointer(path) {
+            return Err(WeightsError::invalid(path, "a git-lfs pointer, not the file itself: `git lfs pull` fetches it"));
         } else {
             let problem = "not a weight file: neither safetensors, nor a PyTorch zip, legacy or TorchScript file";
             return Err(WeightsError::invalid(path, problem));

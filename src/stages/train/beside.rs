@@ -117,7 +117,7 @@ fn check_embeddings(embeddings: &Embeddings, bundle: &Bundle, recipe: &Recipe) -
 /// The text tower must read the ids of the bundle's own vocabulary, and find a caption's end by `[SEP]`.
 fn check_text_tower(bundle: &Bundle) -> Result<()> {
     let config = bundle.path().join("clip/config.json");
-    let Some(text) = &bundle.clip_config().text_config else {
+    let Some(text) = bundle.clip_config().clip_text() else {
         bail!("{}: there is no text tower (text_config), and the contrastive objective trains one", config.display());
     };
     let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;

@@ -80,7 +80,7 @@ pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe, overwrite: boo
 /// Positions of a sequence, where the prefix (or `[CLS]`) fits and the model has as many; else what is wrong with `--max-len`.
 pub fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize, String> {
     let prefix_len = recipe.objective.prefix_len(bundle.mapper_config()).max(1);
-    let (reader, positions) = match (recipe.objective, &bundle.clip_config().text_config) {
+    let (reader, positions) = match (recipe.objective, bundle.clip_config().clip_text()) {
         (Objective::Contrastive, Some(text)) => ("the text tower", text.max_position_embeddings),
         _ => ("GPT2", bundle.gpt2_config().n_positions),
     };

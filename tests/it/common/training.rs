@@ -37,7 +37,7 @@ pub fn model(folder: &Path, mapper: &str) -> PathBuf {
     fs::write(gpt2.join("config.json"), config.to_string()).unwrap();
     fs::write(gpt2.join("vocab.txt"), pieces.join("\n") + "\n").unwrap();
     let mut init = clipcap();
-    init.args(["model", "init", "--mapper", mapper, "--prefix-len", "3", "--seed", "5", "--quiet", "--overwrite"]);
+    init.args(["model", "init", "--mapper", mapper, "--prefix-len", "3", "--seed", "5", "--random", "--quiet", "--overwrite"]);
     run(init.arg("--clip").arg(clip).arg("--gpt2").arg(gpt2).arg("--out").arg(&out), 0);
     out
 }

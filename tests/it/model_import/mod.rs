@@ -135,7 +135,7 @@ fn every_golden_layout_imports_and_says_what_it_is() {
             let text = String::from_utf8_lossy(&text.stdout).into_owned();
             assert!(text.contains(&format!("mapper   {kind}, prefix of 4")) && text.contains("1,105,200"), "{text}");
             let bundle = Bundle::open(Path::new(&out)).unwrap();
-            assert_eq!((bundle.clip_config().vision_config.image_size, bundle.preprocessor().crop_size), (96, 96));
+            assert_eq!((bundle.clip_config().vision_config.image_size(), bundle.preprocessor().crop_size), (96, 96));
             for graph in [bundle.image_encoder_path(), bundle.mapper_path(), bundle.decoder_path()] {
                 assert!(graph.is_file());
             }
@@ -278,7 +278,9 @@ fn init_keeps_weights_where_there_are_any_and_makes_them_from_a_bare_configurati
     let init =
         |gpt2: &str, out: &str| made(&["init", "--clip", &clip, "--gpt2", gpt2, "--mapper", "mlp", "--out", &setup.here(out)]);
     let kept = init(&setup.golden("gpt2"), "kept");
-    let random = init(&bare, "random");
+    let args = ["init", "--clip", &clip, "--gpt2", &bare, "--mapper", "mlp", "--out", &setup.here("random")];
+    assert!(refused(&args).contains("--random makes random ones"));
+    let random = made(&[&args[..], &["--random"]].concat());
     assert_eq!(kept["parts"]["gpt2"]["source"]["how"], "imported");
     assert_eq!(random["parts"]["gpt2"]["source"]["how"], "random");
     assert_eq!(fingerprint(&kept, "clip"), fingerprint(&random, "clip"));
