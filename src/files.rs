@@ -90,11 +90,49 @@ pub fn write_atomic(target: &Path, bytes: &[u8]) -> io::Result<()> {
     file.commit()
 }
 
-/// Writes pretty-printed JSON with a final newline, atomically.
-pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()> {
+/// Writes a whole file where none of that name is there. False: somebody else's is there, and it stays as it is.
+///
+/// Of several that try at once, on one machine or on several that share the folder, one succeeds, and nobody sees half a file.
+pub fn put_if_absent(target: &Path, bytes: &[u8]) -> io::Result<bool> {
+    if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    let temporary = temporary_beside(target);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    // A second name fails where the name is taken, which a rename would not.
+    let put = match written.and_then(|()| fs::hard_link(&temporary, target)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        // A file system without second names: the name is taken first, and the content follows.
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+            match File::create_new(target) {
+                Ok(mut file) => file.write_all(bytes).and_then(|()| file.sync_all()).map(|()| true),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    let _ = fs::remove_file(&temporary);
+    if matches!(put, Ok(true)) {
+        sync_parent(target);
+    }
+    put
+}
+
+/// Pretty-printed JSON with a final newline.
+pub fn json_text(value: &impl serde::Serialize) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
-    write_atomic(target, &text)
+    Ok(text)
+}
+
+/// Writes pretty-printed JSON with a final newline, atomically.
+pub fn write_json(target: &Path, value: &impl serde::Serialize) -> io::Result<()> {
+    write_atomic(target, &json_text(value)?)
 }
 
 /// Opens a file without waiting for the other end of a pipe that may stand in its place.
@@ -192,6 +230,26 @@ mod tests {
         write_atomic(&target, b"whole").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path().join("sub")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_many_that_put_a_file_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("sub/record");
+        let puts: Vec<bool> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8u8)
+                .map(|i| {
+                    let target = &target;
+                    scope.spawn(move || put_if_absent(target, &[i; 1000]).unwrap())
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(puts.iter().filter(|put| **put).count(), 1);
+        let winner = puts.iter().position(|put| *put).unwrap() as u8;
+        assert_eq!(fs::read(&target).unwrap(), vec![winner; 1000]);
+        assert!(!put_if_absent(&target, b"late").unwrap());
+        assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]

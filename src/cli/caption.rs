@@ -1,15 +1,19 @@
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::image::Limits;
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
+use crate::pipeline::jobfolder::{JobFolder, Plan};
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::caption::{self, CaptionSettings, Source, TableFormat};
+use crate::stages::job::{ShardEnd, Shards, Worker};
 
 /// Write a caption table for every image under some folders.
 ///
@@ -20,10 +24,13 @@ use crate::stages::caption::{self, CaptionSettings, Source, TableFormat};
 /// WebP, BMP and TIFF, whatever they are called. The table has image_id, image_path, sha256, caption_index, caption, logprob, num_tokens and
 /// finish_reason; beside it lie NAME.errors.parquet and NAME.manifest.json.
 ///
+/// With --job it is one worker of a job that `plan` cut into shards: it captions the shards it is told (--shard), or takes what nobody works
+/// on (--next). Killed, the same command goes on; a finished shard ends it at once with 0. `merge` makes the table.
+///
 /// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings", "job"]).required(true).multiple(true))]
 pub struct CaptionArgs {
     /// Folders of images, image files, or one dataset made with `prepare --with-images`
     #[arg(value_name = "PATH", conflicts_with = "embeddings")]
@@ -34,11 +41,20 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "EMBEDDINGS|FILE.npy")]
     embeddings: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
-    #[arg(long, value_name = "BUNDLE", alias = "model_path")]
-    model: PathBuf,
+    #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
+    model: Option<PathBuf>,
     /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts
-    #[arg(long, value_name = "TABLE", alias = "output_path")]
-    out: PathBuf,
+    #[arg(long, value_name = "TABLE", alias = "output_path", required_unless_present = "job")]
+    out: Option<PathBuf>,
+    /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "keep_work", "dry_run"], help_heading = "Job")]
+    job: Option<PathBuf>,
+    /// The job's shard to caption, from 0, or a range such as 0-9 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX)
+    #[arg(long, value_name = "K|K-L", requires = "job", help_heading = "Job")]
+    shard: Option<Shards>,
+    /// Take a shard that nobody works on, or whose worker died; --next=all: until there is none
+    #[arg(long, value_name = "all", requires = "job", conflicts_with = "shard", num_args = 0..=1, require_equals = true, default_missing_value = "one", value_parser = ["one", "all"], help_heading = "Job")]
+    next: Option<String>,
     #[command(flatten)]
     decoding: DecodingArgs,
     #[command(flatten)]
@@ -59,7 +75,7 @@ pub struct CaptionArgs {
 
 /// How captions are chosen.
 #[derive(clap::Args)]
-struct DecodingArgs {
+pub(super) struct DecodingArgs {
     /// Captions per image; needs sampling or --num-beams (default: 1)
     #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
     num_captions: Option<usize>,
@@ -165,22 +181,103 @@ pub(super) fn default_batch_size(device: Device) -> usize {
 }
 
 pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    match (&args.job, &args.model, &args.out) {
+        (Some(job), ..) => work_on(&JobFolder::new(job), &args, context),
+        (None, Some(model), Some(out)) => caption_all(model.clone(), out.clone(), args, context),
+        _ => Err(BadUsage("--model and --out are needed, or --job".into()).into()),
+    }
+}
+
+/// One worker of a job.
+fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let plan = job.plan()?;
+    let shards = shards(args, &plan)?;
+    let (reporter, interrupt) = (&context.terminal, &context.interrupt);
+    let worker = Worker { job, plan: &plan, again: args.resume.overwrite, reporter, interrupt };
+    if worker.open_shards(&shards).is_empty() {
+        let told = if matches!(shards, Shards::Range(..)) { "finished before" } else { "every shard is finished" };
+        reporter
+            .result(told, &json!({"command": "caption", "job": job.root(), "shards": [], "complete": true, "exit_status": 0}));
+        return Ok(Outcome::Complete);
+    }
+    let bundle = open_bundle(args.model.as_deref().unwrap_or(&plan.model))?;
+    let parsed = |what: Result<Device, String>| what.map_err(|message| anyhow::anyhow!("{}: {message}", job.root().display()));
+    let device = match args.compute.device {
+        Device::Auto => parsed(plan.device.parse())?,
+        device => device,
+    };
+    let precision = plan.precision.parse().map_err(|message: String| anyhow::anyhow!("{}: {message}", job.root().display()))?;
+    let runtime = Runtime::start(device, precision, args.compute.threads)?;
+    let batch_size = args.batch_size.map(|n| n as usize).or(plan.batch_size);
+    let batch_size = batch_size.unwrap_or_else(|| default_batch_size(runtime.device()));
+    let settings = worker.caption_settings(runtime.threads(), batch_size)?;
+    told(&runtime, reporter);
+    let model = caption::info(&bundle, &runtime)?;
+    let load = || {
+        let loaded = caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, false);
+        context.tell_placements(&runtime);
+        loaded
+    };
+    let ends = worker.run(&shards, &settings, &model, load)?;
+    let is_interrupted = ends.iter().any(|end| matches!(end, ShardEnd::Interrupted(_)));
+    let outcome = if is_interrupted { Outcome::Interrupted } else { Outcome::Complete };
+    let mut text: String = ends.iter().map(|end| end.text() + "\n").collect();
+    if ends.is_empty() {
+        text = "no shard to take: other workers have those that are not finished".into();
+    }
+    let shards: Vec<_> = ends.iter().map(ShardEnd::json).collect();
+    let json = json!({"command": "caption", "job": job.root(), "shards": shards, "complete": !is_interrupted,
+                      "exit_status": outcome.exit_code()});
+    reporter.result(&text, &json);
+    Ok(outcome)
+}
+
+/// The shards that the flags, or the engine that started this worker, ask for.
+fn shards(args: &CaptionArgs, plan: &Plan) -> anyhow::Result<Shards> {
+    const ENGINES: [&str; 2] = ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"];
+    let told = ENGINES.iter().find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
+    let (name, shards) = match (&args.shard, args.next.as_deref(), told) {
+        (_, Some("all"), _) => return Ok(Shards::AllNext),
+        (_, Some(_), _) => return Ok(Shards::Next),
+        (Some(shards), ..) => ("--shard", shards.clone()),
+        (.., Some((name, value))) => {
+            let number: u64 =
+                value.parse().map_err(|_| BadUsage(format!("{name}={value} is no number of a shard: give --shard")))?;
+            (name, Shards::Range(number, number))
+        }
+        _ => return Err(BadUsage("which shard? Give --shard K (or a range K-L), or --next".into()).into()),
+    };
+    if let Shards::Range(_, to) = shards
+        && to >= plan.num_shards
+    {
+        let last = plan.num_shards.saturating_sub(1);
+        return Err(BadUsage(format!("{name} {to}: this job's shards are 0 to {last}")).into());
+    }
+    Ok(shards)
+}
+
+/// What kind of table a name asks for.
+pub(super) fn table_format(out: &Path) -> Result<TableFormat, BadUsage> {
+    TableFormat::of(out).ok_or_else(|| {
+        let out = out.display();
+        BadUsage(format!("--out {out}: a table ends in .parquet, .csv, .tsv or .jsonl (for a folder of parts: {out}/)"))
+    })
+}
+
+fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
-    let format = TableFormat::of(&args.out).ok_or_else(|| {
-        let out = args.out.display();
-        BadUsage(format!("--out {out}: a table ends in .parquet, .csv, .tsv or .jsonl (for a folder of parts: {out}/)"))
-    })?;
-    keep_inputs([args.out.as_path()], args.embeddings.iter().chain([&args.model]).map(PathBuf::as_path))?;
+    let format = table_format(&out)?;
+    keep_inputs([out.as_path()], args.embeddings.iter().chain([&model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
-    let bundle = open_bundle(&args.model)?;
+    let bundle = open_bundle(&model)?;
     args.original.check(&bundle, &context.terminal)?;
     let decoding = within_positions(decoding, &flags, &bundle)?;
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = Runtime::start(device, precision, threads)?;
     let settings = CaptionSettings {
         source,
-        out: args.out,
+        out,
         format,
         decoding,
         limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
@@ -253,7 +350,7 @@ fn source(args: &CaptionArgs) -> anyhow::Result<Source> {
 }
 
 /// The default length gives way to what the model can; a length that was asked for does not.
-fn within_positions(
+pub(super) fn within_positions(
     mut decoding: generation::Settings,
     flags: &generation::Flags,
     bundle: &Bundle,
@@ -271,7 +368,7 @@ fn within_positions(
 }
 
 impl DecodingArgs {
-    fn flags(&self) -> generation::Flags {
+    pub(super) fn flags(&self) -> generation::Flags {
         generation::Flags {
             temperature: self.temperature,
             top_k: self.top_k,

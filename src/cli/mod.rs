@@ -16,6 +16,7 @@ mod caption;
 mod doctor;
 mod embed;
 mod evaluate;
+mod job;
 mod manual;
 mod model;
 mod prepare;
@@ -39,7 +40,7 @@ struct Cli {
 impl Cli {
     /// Parses a command line, the program's name first.
     fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = with_negative_numbers(Self::command());
+        let mut command = with_planned_settings(with_negative_numbers(Self::command()));
         let matches = command.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
@@ -50,6 +51,15 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let has_value = |argument: &clap::Arg| argument.get_long().is_some() && argument.get_action().takes_values();
     let allow = |argument: clap::Arg| if has_value(&argument) { argument.allow_negative_numbers(true) } else { argument };
     command.mut_args(allow).mut_subcommands(with_negative_numbers)
+}
+
+/// A job's settings are its plan's: its workers take none.
+fn with_planned_settings(command: clap::Command) -> clap::Command {
+    let is_planned = |argument: &clap::Arg| {
+        matches!(argument.get_help_heading(), Some("Decoding" | "Images")) || argument.get_id() == "precision"
+    };
+    let settle = |argument: clap::Arg| if is_planned(&argument) { argument.conflicts_with("job") } else { argument };
+    command.mut_subcommand("caption", |caption| caption.mut_args(settle))
 }
 
 /// Flags that every command takes.
@@ -104,6 +114,12 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Write a caption table for every image under a folder
     Caption(Box<caption::CaptionArgs>),
+    /// Cut the files under some folders into shards, for many workers
+    Plan(Box<job::PlanArgs>),
+    /// Make one caption table of a job's finished shards
+    Merge(job::MergeArgs),
+    /// Show how far a job of many workers is
+    Job(job::JobArgs),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
     /// Show a caption table, or two side by side, as one HTML page
@@ -193,6 +209,9 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Stats(args) => stats::run(args, context),
         Command::Train(args) => train::run(*args, context),
         Command::Caption(args) => caption::run(*args, context),
+        Command::Plan(args) => job::plan(*args, context),
+        Command::Merge(args) => job::merge(args, context),
+        Command::Job(args) => job::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Report(args) => report::run(*args, context),
         Command::Show(args) => show::run(args, context),

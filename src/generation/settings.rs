@@ -1,10 +1,10 @@
 //! How captions are made: flags as a user gives them, and the settings they become once they are known to make sense together.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How captions are made. [`Settings::from_flags`] makes valid ones; they serialize into manifests and fingerprints, and hold nothing
 /// that does not change a caption (a seed only where something is drawn).
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     pub strategy: Strategy,
     /// Captions an image.
@@ -22,7 +22,7 @@ pub struct Settings {
     pub loop_guard: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Strategy {
     /// The likeliest token each time; of equals, the lowest id.
@@ -38,7 +38,7 @@ pub enum Strategy {
 }
 
 /// Temperature, then top-k, then top-p, as transformers orders them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     pub temperature: f64,
     /// Keep the k likeliest tokens (and those equal to the last of them). 0: all.

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
 use super::record::Failure;
-use crate::table::ParquetSink;
+use crate::table::{self, ParquetSink};
 
 const FORMAT: &str = "errors/1";
 const ROWS_AT_ONCE: usize = 4096;
@@ -49,4 +49,26 @@ impl ErrorsTable {
         }
         Ok(self.sink.finish()?)
     }
+}
+
+/// The rows of an errors table: image_path and failure, in order.
+///
+/// # Errors
+/// A file that is no such table.
+pub fn errors_in(path: &Path) -> Result<impl Iterator<Item = Result<(String, Failure)>> + use<>> {
+    let batches = table::open(path, Some(FORMAT))?;
+    let path = path.to_path_buf();
+    let rows_of = move |batch: RecordBatch| -> Result<Vec<(String, Failure)>> {
+        let text = |name| table::column::<StringArray>(&batch, name, &path);
+        let (paths, reasons, messages) = (text("image_path")?, text("reason")?, text("message")?);
+        let row = |row: usize| {
+            let failure = Failure { reason: reasons.value(row).into(), message: messages.value(row).into() };
+            (paths.value(row).to_string(), failure)
+        };
+        Ok((0..batch.num_rows()).map(row).collect())
+    };
+    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(&rows_of) {
+        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error)],
+    }))
 }

@@ -45,6 +45,8 @@ pub struct Job<'a> {
     pub overwrite: bool,
     pub keep_work: bool,
     pub retry_failed: bool,
+    /// Nothing but skipped files is no error: others have the images.
+    pub may_be_empty: bool,
     pub reporter: &'a dyn Reporter,
     pub interrupt: &'a Interrupt,
 }
@@ -172,7 +174,7 @@ impl Job<'_> {
         let Some(sink) = finished.sink else {
             return Ok(Report { counts, timings, complete: false });
         };
-        if counts.succeeded + counts.failed == 0 {
+        if counts.succeeded + counts.failed == 0 && !self.may_be_empty {
             let unlisted = match counts.unlisted {
                 0 => String::new(),
                 folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
@@ -181,7 +183,7 @@ impl Job<'_> {
         }
         let staged = sink.output.finish()?;
         sink.errors.finish()?;
-        let manifest = self.manifest_text(&counts)?;
+        let manifest = manifest(self.format, &self.settings, &self.output, self.done, &counts, self.recorded.clone())?;
         write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
         work.save()?;
@@ -224,16 +226,20 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
 
-    fn manifest_text(&self, counts: &Counts) -> Result<Json> {
-        let mut manifest = manifest_head(self.format, &self.settings, &self.output)?;
-        let mut numbers =
-            json!({"found": counts.found(), self.done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped});
-        if counts.unlisted > 0 {
-            numbers["unlisted_folders"] = counts.unlisted.into();
-        }
-        manifest.insert("counts".into(), numbers);
-        manifest.insert("recorded".into(), self.recorded.clone());
-        Ok(Json::Object(manifest))
+/// An output's manifest: `done` is what a successful image is called, and `recorded` is of no influence on results.
+///
+/// # Errors
+/// Settings that are no JSON.
+pub fn manifest(format: &str, settings: &Settings, output: &Output, done: &str, counts: &Counts, recorded: Json) -> Result<Json> {
+    let mut manifest = manifest_head(format, settings, output)?;
+    let mut numbers =
+        json!({"found": counts.found(), done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped});
+    if counts.unlisted > 0 {
+        numbers["unlisted_folders"] = counts.unlisted.into();
     }
+    manifest.insert("counts".into(), numbers);
+    manifest.insert("recorded".into(), recorded);
+    Ok(Json::Object(manifest))
 }

@@ -7,6 +7,7 @@ mod errors;
 mod gate;
 mod index;
 mod job;
+pub mod jobfolder;
 mod lock;
 pub mod npy;
 mod output;
@@ -27,8 +28,9 @@ mod writer;
 
 pub use compute::{Compute, Input, concatenated};
 pub use entry::{Content, Entry, Prepare, Prepared};
+pub use errors::{ErrorsTable, errors_in};
 pub use index::{Index, Shelf};
-pub use job::{Build, Job, Parts, Report};
+pub use job::{Build, Job, Parts, Report, manifest};
 pub use lock::{LockError, WorkLock};
 pub use output::{Existing, OtherSettings, Output, check_replaceable, manifest_head};
 pub use prepare::{Decode, PassEmbeddings};

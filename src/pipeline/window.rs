@@ -18,8 +18,9 @@ use super::workfolder::WorkFolder;
 pub const WINDOW_IMAGES: usize = 64;
 
 /// A window also ends at every so many list positions, so that what waits for it in list order stays bounded. The ends are list
-/// positions and counts of computed images, both the same when an interrupted run goes on: it meets the same windows.
-const WINDOW_POSITIONS: u64 = 1024;
+/// positions and counts of computed images, both the same when an interrupted run goes on: it meets the same windows. A job's shards of
+/// any number of thousands begin at such ends, and so they meet them too.
+const WINDOW_POSITIONS: u64 = 1000;
 
 /// Windows that may be on their way to the disk; their results are looked up here.
 pub const WINDOWS_UNDERWAY: usize = 4;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use crossbeam_channel::Receiver;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::image::Reason;
 
@@ -27,7 +27,7 @@ pub trait Sink<V>: Send {
 }
 
 /// What became of everything listed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Images with a result.
     pub succeeded: u64,

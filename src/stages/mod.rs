@@ -4,6 +4,7 @@ pub mod caption;
 pub mod doctor;
 pub mod embed;
 pub mod evaluate;
+pub mod job;
 mod loading;
 pub mod model;
 pub mod prepare;

@@ -11,6 +11,7 @@ mod finished;
 mod house;
 mod image_speed;
 mod images;
+mod jobs_cli;
 mod listing;
 mod manual;
 mod model_import;

@@ -40,7 +40,7 @@ fn every_flag_of_the_original_is_understood() {
     let words: Vec<&str> = ORIGINAL.iter().flat_map(|(flag, value)| [Some(*flag), *value]).flatten().collect();
     let args = parse(&words);
     assert_eq!(args.image_path, [PathBuf::from("datasets/test")]);
-    assert_eq!((args.model, args.out, args.batch_size), ("bundle".into(), "output".into(), Some(4)));
+    assert_eq!((args.model, args.out, args.batch_size), (Some("bundle".into()), Some("output".into()), Some(4)));
     let decoding = generation::Settings::from_flags(&args.decoding.flags()).unwrap();
     assert_eq!((decoding.num_captions, decoding.max_new_tokens), (2, 100));
     let generation::Strategy::Sample(sampling) = decoding.strategy else { panic!("no sampling") };

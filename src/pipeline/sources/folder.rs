@@ -40,7 +40,8 @@ impl Folder {
     }
 }
 
-fn entry(found: listing::Entry) -> Entry {
+/// What a stage is given of something that was found.
+pub(super) fn entry(found: listing::Entry) -> Entry {
     let image_id = found.image_id;
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };

@@ -14,11 +14,13 @@ use crate::table::{FORMAT_KEY, TableError, check_format};
 mod dataset;
 mod embeddings;
 mod folder;
+mod planned;
 
 pub use dataset::{DatasetFiles, StoredImages};
 pub(crate) use embeddings::parse_hash;
 pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
+pub use planned::PlannedFiles;
 
 /// A counter for sources that know how many they are.
 pub fn known_total(rows: u64) -> Option<Counter<'static>> {

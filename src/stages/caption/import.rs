@@ -17,7 +17,14 @@ type Rows = Box<dyn Iterator<Item = Result<Row<'static>>>>;
 
 /// The records of a finished table. A `.tsv` holds too little to go on from.
 pub(super) fn records(output: &Output, format: TableFormat) -> Result<impl Iterator<Item = Result<Record<Captions>>> + use<>> {
-    let path = output.path();
+    Ok(images(output.path(), format)?.map(|image| Ok(image?.1)))
+}
+
+/// The images of a table, in its order, with their ids.
+pub(in crate::stages) fn images(
+    path: &Path,
+    format: TableFormat,
+) -> Result<impl Iterator<Item = Result<(String, Record<Captions>)>> + use<>> {
     let rows: Rows = match format {
         TableFormat::Parquet => Box::new(parquet_rows(path.into())?),
         TableFormat::Parts => {
@@ -42,16 +49,17 @@ pub(super) fn records(output: &Output, format: TableFormat) -> Result<impl Itera
     Ok(std::iter::from_fn(move || {
         let first = rows.next()?;
         let record = first.and_then(|first| {
-            let image_path = first.image_path.to_string();
+            let (image_id, image_path) = (first.image_id.to_string(), first.image_path.to_string());
             let sha256 = parse_hash(&first.sha256).context("a sha256 that is not 64 hex digits")?;
             let mut captions = vec![caption(&first)?];
             while let Some(Ok(next)) = rows.peek()
                 && next.image_path == image_path
+                && next.caption_index > 0
             {
                 captions.push(caption(next)?);
                 rows.next();
             }
-            Ok(Record { image_path, stat: None, sha256: Some(sha256), result: Ok(Captions(captions)) })
+            Ok((image_id, Record { image_path, stat: None, sha256: Some(sha256), result: Ok(Captions(captions)) }))
         });
         Some(record.with_context(|| format!("{}: cannot go on from this table; --overwrite makes it anew", path.display())))
     }))

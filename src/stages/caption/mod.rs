@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use crate::generation;
 use crate::image::{Limits, Preprocess};
-use crate::pipeline::sources::{Embeddings, Folder, StoredImages, known_total};
+use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
     Counter, Decode, Entry, Existing, Index, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings,
     Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, survey,
@@ -16,10 +16,10 @@ use crate::pipeline::{
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
 
-mod import;
+pub(in crate::stages) mod import;
 mod load;
 mod model;
-mod tables;
+pub(in crate::stages) mod tables;
 mod value;
 
 pub use load::{info, load, max_new_tokens};
@@ -39,6 +39,8 @@ pub enum Source {
     Dataset(PathBuf),
     /// An embeddings folder, a Parquet file of one, or a `.npy` file.
     Embeddings(PathBuf),
+    /// One shard of a job: its listing, and how many files that holds.
+    Planned(PathBuf, u64),
 }
 
 /// A caption run.
@@ -123,6 +125,7 @@ pub fn run<C: Captioner>(
         overwrite: settings.overwrite,
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
+        may_be_empty: matches!(settings.source, Source::Planned(..)),
         reporter,
         interrupt,
     };
@@ -179,12 +182,17 @@ fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &
     }
 }
 
+/// Where a table goes, and what lies beside it.
+pub(in crate::stages) fn output_of(out: &Path, format: TableFormat) -> Output {
+    match format {
+        TableFormat::Parts => Output::folder(out),
+        _ => Output::file(out),
+    }
+}
+
 impl CaptionSettings {
     fn output(&self) -> Output {
-        match self.format {
-            TableFormat::Parts => Output::folder(&self.out),
-            _ => Output::file(&self.out),
-        }
+        output_of(&self.out, self.format)
     }
 
     fn takes_embeddings(&self) -> bool {
@@ -195,6 +203,7 @@ impl CaptionSettings {
 /// An opened source.
 enum Listed {
     Files(Folder),
+    Planned(PlannedFiles, u64),
     Stored(StoredImages),
     Embedded(Embeddings),
 }
@@ -203,6 +212,7 @@ impl Listed {
     fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
         Ok(match &settings.source {
             Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths())?),
+            Source::Planned(listing, found) => Self::Planned(PlannedFiles::open(listing.clone()), *found),
             Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
             Source::Embeddings(path) => {
                 let embeddings = Embeddings::open(path)?;
@@ -215,6 +225,10 @@ impl Listed {
     fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry>> + Send + '_> {
         match self {
             Self::Files(folder) => Box::new(folder.entries()),
+            Self::Planned(files, _) => match files.entries() {
+                Ok(entries) => Box::new(entries),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            },
             Self::Stored(images) => Box::new(images.entries()),
             Self::Embedded(embeddings) => embeddings.entries(),
         }
@@ -223,6 +237,7 @@ impl Listed {
     fn counter(&self) -> Option<Counter<'_>> {
         match self {
             Self::Files(folder) => Some(Box::new(|total, stop| folder.count(total, stop))),
+            Self::Planned(_, found) => known_total(*found),
             Self::Stored(images) => known_total(images.num_rows),
             Self::Embedded(embeddings) => known_total(embeddings.num_rows),
         }
@@ -235,17 +250,21 @@ fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassE
 }
 
 fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed) -> Result<Settings> {
-    let images = json!({
+    let input = match listed {
+        Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
+        _ => json!({"images": how_images_are_read(settings, &model.preprocess)}),
+    };
+    Ok(Settings::new("caption", json!({"model": model.identity, "decoding": settings.decoding, "input": input})))
+}
+
+/// What the pixels of an image depend on.
+pub(in crate::stages) fn how_images_are_read(settings: &CaptionSettings, preprocess: &Preprocess) -> Json {
+    json!({
         "exif_rotate": settings.exif_rotate,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
-        "preprocessing": model.preprocess.settings(),
-    });
-    let input = match listed {
-        Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
-        _ => json!({"images": images}),
-    };
-    Ok(Settings::new("caption", json!({"model": model.identity, "decoding": settings.decoding, "input": input})))
+        "preprocessing": preprocess.settings(),
+    })
 }
 
 /// Fewer images a window where each has many captions, so that a commit is never far away.

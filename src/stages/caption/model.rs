@@ -24,6 +24,21 @@ pub trait Captioner {
     fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>>;
 }
 
+/// One captioner may serve several runs, one after the other.
+impl<C: Captioner + ?Sized> Captioner for &mut C {
+    fn batch_size(&self) -> usize {
+        (**self).batch_size()
+    }
+
+    fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>> {
+        (**self).encode(pixel_values, num_images)
+    }
+
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
+        (**self).caption(embeddings, hashes)
+    }
+}
+
 /// A captioner in the stream's terms.
 pub(super) struct Engine<C> {
     captioner: C,

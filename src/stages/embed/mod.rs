@@ -182,6 +182,7 @@ pub fn run<E: ImageEncoder>(
         overwrite: settings.overwrite,
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
+        may_be_empty: false,
         reporter,
         interrupt,
     };

@@ -3,6 +3,7 @@
 mod crash;
 mod fake;
 mod formats;
+mod jobs;
 mod memory;
 mod reuse;
 

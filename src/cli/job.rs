@@ -1,0 +1,178 @@
+//! `plan`, `merge` and `job`: a job over many workers.
+
+use std::path::PathBuf;
+
+use super::caption::{DecodingArgs, ImageArgs, open_bundle, share, table_format, within_positions};
+use super::{BadUsage, Context, keep_inputs};
+use crate::generation;
+use crate::image::{Limits, Preprocess};
+use crate::pipeline::sources::StoredImages;
+use crate::runtime::{Device, Precision};
+use crate::stages::Outcome;
+use crate::stages::job::{self, MergeSettings, PlanSettings, images_of, settings_of};
+
+/// What `--help` of `plan` says below the flags.
+const PLAN_HELP: &str = "\
+  clipcap plan photos/ --model models/clipcap --job /shared/job
+  clipcap caption --job /shared/job --shard 3         # on any machine, in any order, killed and given again as often as you like
+  clipcap caption --job /shared/job --next=all        # or: whatever is left, until nothing is
+  clipcap job status /shared/job
+  clipcap merge /shared/job --out captions.parquet
+
+A Slurm array (SLURM_ARRAY_TASK_ID) or a Kubernetes indexed Job (JOB_COMPLETION_INDEX) needs no --shard. docs/engines.md has launchers.";
+
+/// Cut the files under some folders into shards for many workers.
+///
+/// The job folder must be one that all workers see, and so must the inputs and the model under the paths given here. However many workers
+/// there are, in whatever order, however often killed: `merge` writes the bytes that one `caption` over everything would have written.
+#[derive(clap::Args)]
+#[command(after_long_help = PLAN_HELP)]
+pub struct PlanArgs {
+    /// Folders of images, or image files
+    #[arg(value_name = "PATH", required = true)]
+    inputs: Vec<PathBuf>,
+    /// Model bundle (from `model import`, `model init` or `train`)
+    #[arg(long, value_name = "BUNDLE")]
+    model: PathBuf,
+    /// Folder of the job, which all workers share
+    #[arg(long, value_name = "JOB")]
+    job: PathBuf,
+    /// Files of a shard; a number of thousands keeps the batches of a single run
+    #[arg(long, value_name = "N", alias = "shard_size", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    shard_size: u64,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+    /// Device of workers that are not told another one: auto, cpu, openvino, cuda or cuda:N
+    #[arg(long, default_value = "auto", help_heading = "Compute")]
+    device: Device,
+    /// Arithmetic of the models: fp32, bf16, fp16 or int8
+    #[arg(long, default_value = "fp32", help_heading = "Compute")]
+    precision: Precision,
+    /// Images encoded together by workers that are not told another number
+    #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch_size: Option<u32>,
+    #[command(flatten)]
+    images: ImageArgs,
+    /// Discard the job that is there, with all its results
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Lists the inputs and writes the plan.
+///
+/// # Errors
+/// Bad usage, or a folder that cannot be listed or written.
+pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
+    if let Some(dataset) = args.inputs.iter().find(|path| StoredImages::is_dataset(path)) {
+        return Err(BadUsage(format!(
+            "{}: a dataset is captioned by one worker; plan the folder of its images",
+            dataset.display()
+        ))
+        .into());
+    }
+    keep_inputs([args.job.as_path()], args.inputs.iter().chain([&args.model]).map(PathBuf::as_path))?;
+    let flags = args.decoding.flags();
+    let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
+    let bundle = open_bundle(&args.model)?;
+    let decoding = within_positions(decoding, &flags, &bundle)?;
+    let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
+    let images = images_of(limits, !args.images.no_exif_rotate, &Preprocess::from_file(&bundle.preprocessor_path())?);
+    let precision = args.precision.to_string();
+    let planned = job::plan(
+        &PlanSettings {
+            inputs: args.inputs,
+            job: args.job,
+            shard_size: args.shard_size,
+            model: args.model,
+            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, images),
+            device: args.device.to_string(),
+            precision,
+            batch_size: args.batch_size.map(|n| n as usize),
+            overwrite: args.overwrite,
+        },
+        &context.terminal,
+        &context.interrupt,
+    )?;
+    let (text, json) = planned.summary();
+    context.terminal.result(&text, &json);
+    Ok(planned.outcome)
+}
+
+/// Make one caption table of a job's finished shards.
+///
+/// The table and its errors have the bytes that one `caption` over everything would have written. Every shard's files are compared with what
+/// its worker recorded, and found = captioned + failed + skipped is checked shard by shard.
+///
+/// Exit status: 0 all good, 3 some images failed or shards were left out, 1 could not finish (or more failed than --max-error-rate allows).
+#[derive(clap::Args)]
+pub struct MergeArgs {
+    /// Folder of the job
+    #[arg(value_name = "JOB")]
+    job: PathBuf,
+    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts
+    #[arg(long, value_name = "TABLE")]
+    out: PathBuf,
+    /// Leave out shards that are not finished
+    #[arg(long, alias = "allow_missing")]
+    allow_missing: bool,
+    /// Put results of several devices, ONNX Runtimes or CPU types into one table
+    #[arg(long, alias = "allow_mixed")]
+    allow_mixed: bool,
+    /// Replace what is there, whatever made it
+    #[arg(long)]
+    overwrite: bool,
+    /// Exit with 1 where more than this share of the images failed
+    #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share)]
+    max_error_rate: f64,
+}
+
+/// Merges, and says what came of it.
+///
+/// # Errors
+/// See [`job::merge`].
+pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let format = table_format(&args.out)?;
+    let merged = job::merge(
+        &MergeSettings {
+            job: args.job,
+            out: args.out,
+            format,
+            allow_missing: args.allow_missing,
+            allow_mixed: args.allow_mixed,
+            overwrite: args.overwrite,
+            max_error_rate: args.max_error_rate,
+        },
+        &context.terminal,
+        &context.interrupt,
+    )?;
+    let (text, json) = merged.summary();
+    context.terminal.result(&text, &json);
+    Ok(merged.outcome)
+}
+
+#[derive(clap::Args)]
+pub struct JobArgs {
+    #[command(subcommand)]
+    command: JobCommand,
+}
+
+#[derive(clap::Subcommand)]
+enum JobCommand {
+    /// Show how far a job is, who works on it, and how long the rest takes
+    Status {
+        /// Folder of the job
+        #[arg(value_name = "JOB")]
+        job: PathBuf,
+    },
+}
+
+/// Looks at a job.
+///
+/// # Errors
+/// No job is there.
+pub fn run(args: JobArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let JobCommand::Status { job } = args.command;
+    let (text, json) = job::status(&job)?.summary();
+    context.terminal.result(&text, &json);
+    Ok(Outcome::Complete)
+}

@@ -1,0 +1,246 @@
+//! A job over many workers: `plan` cuts what is found into shards, workers caption them in any order, `merge` makes one table of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+
+use crate::dataset::listing::{Entry, Listing};
+use crate::files::{hex, sha256_file};
+use crate::image::{Limits, Preprocess};
+use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
+use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
+use crate::stages::caption::{CaptionSettings, ModelInfo, how_images_are_read};
+use crate::{generation, stages::Outcome};
+
+mod merge;
+mod status;
+mod worker;
+
+pub use merge::{MergeSettings, Merged, merge};
+pub use status::{ShardState, Status, status};
+pub use worker::{ShardEnd, Shards, Worker};
+
+/// What is to be planned.
+#[derive(Debug, Clone)]
+pub struct PlanSettings {
+    pub inputs: Vec<PathBuf>,
+    pub job: PathBuf,
+    pub shard_size: u64,
+    pub model: PathBuf,
+    /// All that results depend on and that is known without a device.
+    pub settings: Settings,
+    pub device: String,
+    pub precision: String,
+    pub batch_size: Option<usize>,
+    /// Discard the job that is there.
+    pub overwrite: bool,
+}
+
+/// How planning ended.
+#[derive(Debug)]
+pub struct Planned {
+    pub outcome: Outcome,
+    pub plan: Option<Plan>,
+    pub job: PathBuf,
+}
+
+/// What a job's results depend on, but for the device, its runtime and the CPU's type.
+pub fn settings_of(fingerprint: &Json, precision: &str, decoding: &generation::Settings, images: Json) -> Settings {
+    let model = json!({"fingerprint": fingerprint, "precision": precision});
+    Settings::new("caption", json!({"model": model, "decoding": decoding, "input": {"images": images}}))
+}
+
+/// As [`settings_of`], for a run and its model.
+pub(super) fn settings_of_run(settings: &CaptionSettings, model: &ModelInfo) -> Settings {
+    let precision = model.identity["precision"].as_str().unwrap_or("fp32");
+    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, how_images_are_read(settings, &model.preprocess))
+}
+
+/// How images are read, as a plan keeps it.
+pub fn images_of(limits: Limits, exif_rotate: bool, preprocess: &Preprocess) -> Json {
+    json!({
+        "exif_rotate": exif_rotate,
+        "max_pixels": limits.max_pixels,
+        "max_bytes": limits.max_bytes,
+        "preprocessing": preprocess.settings(),
+    })
+}
+
+/// Lists the inputs and cuts what is found into shards.
+///
+/// A shard of files is in memory at a time, and the names of the folders on the way down.
+///
+/// # Errors
+/// Nothing to list; or a job with other settings is there.
+pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Planned> {
+    let job = JobFolder::new(&settings.job);
+    let planned = |outcome, plan| Planned { outcome, plan, job: settings.job.clone() };
+    let lock = WorkLock::acquire(&settings.job)?;
+    let inputs = settings.inputs.iter().map(|input| absolute(input)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<String> = inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect();
+    if let Some(there) = job.find_plan()?.filter(|_| !settings.overwrite) {
+        let mut differences = there.settings.differences(&settings.settings);
+        if there.shard_size != settings.shard_size {
+            differences.push(format!("--shard-size: {} there, {} now", there.shard_size, settings.shard_size));
+        }
+        if there.inputs != names {
+            differences.push(format!("inputs: {} there, {} now", there.inputs.join(" "), names.join(" ")));
+        }
+        if !differences.is_empty() {
+            let job = settings.job.display();
+            let message = format!(
+                "{job}: another job is planned here ({}): choose another --job, or give --overwrite to discard it with its results",
+                differences.join("; ")
+            );
+            return Err(OtherSettings(message).into());
+        }
+        lock.remove()?;
+        reporter.note("this job was planned before: its listing stands (--overwrite lists again)");
+        return Ok(planned(Outcome::Complete, Some(there)));
+    }
+    job.clear()?;
+    let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job))?;
+    let mut cut = Cut { job: &job, shards: Vec::new(), id: Sha256::new(), counts: PlannedCounts::default() };
+    let mut shard: Vec<Entry> = Vec::new();
+    for entry in listing.iter() {
+        if interrupt.is_set() {
+            return Ok(planned(Outcome::Interrupted, None));
+        }
+        shard.push(entry);
+        if shard.len() as u64 == settings.shard_size {
+            cut.shard(&mut shard)?;
+            reporter.tick(&Tick { label: "listing", done: cut.counts.found, ..Tick::default() });
+        }
+    }
+    if !shard.is_empty() {
+        cut.shard(&mut shard)?;
+    }
+    if cut.counts.found == 0 {
+        let folders = cut.counts.unlisted_folders;
+        job.clear()?;
+        lock.remove()?;
+        let _ = std::fs::remove_dir(&settings.job);
+        match folders {
+            0 => bail!("no file found in {}", names.join(" ")),
+            _ => bail!(
+                "no file found in {}; {folders} folders could not be listed: is there permission to read them?",
+                names.join(" ")
+            ),
+        }
+    }
+    let mut id = cut.id;
+    id.update(settings.settings.fingerprint.as_bytes());
+    let plan = Plan {
+        format: Plan::format(),
+        id: hex(&id.finalize()),
+        num_shards: cut.shards.len() as u64,
+        shard_size: settings.shard_size,
+        counts: cut.counts,
+        settings: settings.settings.clone(),
+        inputs: names,
+        model: absolute(&settings.model)?,
+        device: settings.device.clone(),
+        precision: settings.precision.clone(),
+        batch_size: settings.batch_size,
+        shards: cut.shards,
+    };
+    job.save_plan(&plan)?;
+    lock.remove()?;
+    Ok(planned(Outcome::Complete, Some(plan)))
+}
+
+/// A listing being cut.
+struct Cut<'a> {
+    job: &'a JobFolder,
+    shards: Vec<PlannedShard>,
+    id: Sha256,
+    counts: PlannedCounts,
+}
+
+impl Cut<'_> {
+    fn shard(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        let path = self.job.listing(self.shards.len() as u64);
+        write_listing(&path, entries)?;
+        let found = entries.iter().filter(|entry| entry.kind.is_found()).count() as u64;
+        self.counts.found += found;
+        self.counts.unlisted_folders += entries.len() as u64 - found;
+        let sha256 = sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.id.update(sha256.as_bytes());
+        self.shards.push(PlannedShard { found, sha256 });
+        entries.clear();
+        Ok(())
+    }
+}
+
+/// A path that means the same in every worker's folder.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
+}
+
+impl Planned {
+    /// The closing summary, as text and as JSON.
+    pub fn summary(&self) -> (String, Json) {
+        let job = self.job.display();
+        let Some(plan) = &self.plan else {
+            return (
+                "interrupted: nothing is planned; give the command again\n".into(),
+                json!({"command": "plan", "complete": false}),
+            );
+        };
+        let PlannedCounts { found, unlisted_folders } = plan.counts;
+        let last = plan.num_shards.saturating_sub(1);
+        let mut text = format!("{found} files in {} shards of up to {}\n", plan.num_shards, plan.shard_size);
+        if unlisted_folders > 0 {
+            text += &format!("{unlisted_folders} folders could not be listed: what they hold is missing\n");
+        }
+        text += &format!(
+            "caption  clipcap caption --job {job} --shard K   for K from 0 to {last}, anywhere, in any order; or --next\n\
+             merge    clipcap merge {job} --out captions.parquet\n"
+        );
+        let json = json!({
+            "command": "plan",
+            "exit_status": self.outcome.exit_code(),
+            "complete": true,
+            "job": self.job,
+            "num_shards": plan.num_shards,
+            "counts": plan.counts,
+            "fingerprint": plan.settings.fingerprint,
+            "id": plan.id,
+        });
+        (text, json)
+    }
+}
+
+/// Shard numbers for people: `0, 3, 7-9`, and how many more there are.
+fn ranges(shards: &[u64]) -> String {
+    const MOST: usize = 12;
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for &shard in shards {
+        match found.last_mut() {
+            Some((_, to)) if *to + 1 == shard => *to = shard,
+            _ => found.push((shard, shard)),
+        }
+    }
+    let more = found.len().saturating_sub(MOST);
+    let told = found.iter().take(MOST).map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") });
+    let mut text = told.collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        text += " and more";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_in_a_row_are_told_as_one() {
+        assert_eq!(ranges(&[0, 3, 7, 8, 9]), "0, 3, 7-9");
+        assert_eq!(ranges(&[]), "");
+        let every_other: Vec<u64> = (0..40).map(|i| 2 * i).collect();
+        assert!(ranges(&every_other).ends_with("22 and more"));
+    }
+}

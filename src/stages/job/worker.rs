@@ -1,0 +1,360 @@
+//! A worker: captions one shard of a job, or several, and puts their results where `merge` finds them.
+
+use std::fs;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value as Json, json};
+
+use super::settings_of_run;
+use crate::files::sha256_file;
+use crate::generation;
+use crate::image::Limits;
+use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
+use crate::pipeline::{Counts, Interrupt, LockError, Reporter, Settings, Tick, WorkLock};
+use crate::stages::caption::{self, CaptionReport, CaptionSettings, Captioner, ModelInfo, Source, TableFormat};
+
+/// Which shards a worker takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shards {
+    /// From the first to the last, both included.
+    Range(u64, u64),
+    /// One that nobody has begun, or whose worker died.
+    Next,
+    /// Such ones until there are none.
+    AllNext,
+}
+
+impl FromStr for Shards {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no shard: use a number from 0, or a range such as 0-9");
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let (from, to) = (from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?);
+        if from <= to { Ok(Self::Range(from, to)) } else { Err(wrong()) }
+    }
+}
+
+/// How a worker's shard ended.
+#[derive(Debug)]
+pub enum ShardEnd {
+    /// It was finished before.
+    WasDone(u64),
+    /// It is finished; boxed, since it is large.
+    Done(Box<Record>),
+    /// Ctrl-C: what is done is kept.
+    Interrupted(u64),
+}
+
+impl ShardEnd {
+    /// For people.
+    pub fn text(&self) -> String {
+        match self {
+            Self::WasDone(shard) => format!("shard {shard}: finished before"),
+            Self::Interrupted(shard) => {
+                format!("shard {shard}: interrupted; what is done is kept, and the same command goes on from there")
+            }
+            Self::Done(record) => {
+                let Counts { succeeded, failed, skipped, .. } = record.counts;
+                format!("shard {}: {succeeded} captioned, {failed} failed, {skipped} not images", record.shard)
+            }
+        }
+    }
+
+    /// For the summary.
+    pub fn json(&self) -> Json {
+        match self {
+            Self::WasDone(shard) => json!({"shard": shard, "state": "was_finished"}),
+            Self::Interrupted(shard) => json!({"shard": shard, "state": "interrupted"}),
+            Self::Done(record) => json!({
+                "shard": record.shard,
+                "state": "finished",
+                "counts": record.counts,
+                "seconds": record.seconds,
+            }),
+        }
+    }
+}
+
+/// A job, as one worker sees it.
+pub struct Worker<'a> {
+    pub job: &'a JobFolder,
+    pub plan: &'a Plan,
+    /// Do finished shards again.
+    pub again: bool,
+    pub reporter: &'a dyn Reporter,
+    pub interrupt: &'a Interrupt,
+}
+
+/// How often a shard is looked at on which another worker of this machine is at work.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+impl Worker<'_> {
+    /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
+    ///
+    /// # Errors
+    /// A plan of another version, which says things differently.
+    pub fn caption_settings(&self, threads: usize, batch_size: usize) -> Result<CaptionSettings> {
+        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let settings = &self.plan.settings.settings;
+        let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
+        let images = &settings["input"]["images"];
+        let number = |name: &str| images[name].as_u64().with_context(context);
+        Ok(CaptionSettings {
+            source: Source::Planned(Default::default(), 0),
+            out: Default::default(),
+            format: TableFormat::Parquet,
+            decoding,
+            limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
+            exif_rotate: images["exif_rotate"].as_bool().with_context(context)?,
+            threads,
+            batch_size,
+            overwrite: false,
+            keep_work: false,
+            retry_failed: false,
+            max_error_rate: 1.0,
+        })
+    }
+
+    /// Refuses a model that is not the plan's.
+    ///
+    /// # Errors
+    /// [`crate::pipeline::OtherSettings`].
+    pub fn check(&self, settings: &CaptionSettings, model: &ModelInfo) -> Result<()> {
+        let ours = settings_of_run(settings, model);
+        if ours != self.plan.settings {
+            bail!(
+                "{}: this worker's results would be other ones than were planned ({}): use the model and the clipcap that the job was planned \
+                 with, or plan it again",
+                self.job.root().display(),
+                self.plan.settings.differences(&ours).join("; ")
+            );
+        }
+        Ok(())
+    }
+
+    /// The shards of `wanted` that are not finished, without a look at claims; all of them with `again`.
+    pub fn open_shards(&self, wanted: &Shards) -> Vec<u64> {
+        let (from, to) = match wanted {
+            Shards::Range(from, to) => (*from, (*to).min(self.plan.num_shards.saturating_sub(1))),
+            Shards::Next | Shards::AllNext => (0, self.plan.num_shards.saturating_sub(1)),
+        };
+        (from..=to).filter(|shard| self.again || !self.job.is_done(*shard)).collect()
+    }
+
+    /// Captions the shards. The model is loaded when it is first needed, and once.
+    ///
+    /// # Errors
+    /// See [`caption::run`]. What was finished before stays finished.
+    pub fn run<C: Captioner>(
+        &self,
+        shards: &Shards,
+        settings: &CaptionSettings,
+        model: &ModelInfo,
+        load: impl FnOnce() -> Result<C>,
+    ) -> Result<Vec<ShardEnd>> {
+        self.check(settings, model)?;
+        let (mut loaded, mut load) = (None, Some(load));
+        let mut ends = Vec::new();
+        let mut take = |shard: u64, claim: Claim| -> Result<bool> {
+            let (loaded, load) = (&mut loaded, &mut load);
+            let load = move || {
+                // Moved in, so that the captioner may be lent beyond this closure.
+                let (loaded, load) = (loaded, load);
+                if let Some(load) = load.take() {
+                    *loaded = Some(load()?);
+                }
+                loaded.as_mut().context("the model could not be loaded")
+            };
+            let end = self.shard(shard, claim, settings, model, load)?;
+            let goes_on = !matches!(end, ShardEnd::Interrupted(_));
+            ends.push(end);
+            Ok(goes_on)
+        };
+        match shards {
+            Shards::Range(..) => {
+                for shard in self.open_shards(shards) {
+                    if !take(shard, self.job.claim(shard)?)? {
+                        break;
+                    }
+                }
+            }
+            Shards::Next => {
+                if let Some((shard, claim)) = self.job.claim_next(self.plan.num_shards)? {
+                    take(shard, claim)?;
+                }
+            }
+            Shards::AllNext => {
+                while let Some((shard, claim)) = self.job.claim_next(self.plan.num_shards)? {
+                    if !take(shard, claim)? {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(ends)
+    }
+
+    fn shard<C: Captioner>(
+        &self,
+        shard: u64,
+        claim: Claim,
+        settings: &CaptionSettings,
+        model: &ModelInfo,
+        load: impl FnOnce() -> Result<C>,
+    ) -> Result<ShardEnd> {
+        let attempt = self.job.attempt(shard);
+        let Some(lock) = self.lock(shard, &attempt)? else { return Ok(ShardEnd::Interrupted(shard)) };
+        // Another worker may have finished it while this one waited.
+        if !self.again && self.job.record(self.plan, shard)?.is_some() {
+            lock.remove()?;
+            let _ = fs::remove_dir_all(&attempt);
+            return Ok(ShardEnd::WasDone(shard));
+        }
+        let listing = self.job.listing(shard);
+        let planned = &self.plan.shards[shard as usize];
+        let is_whole = sha256_file(&listing).with_context(|| format!("cannot read {}", listing.display()))? == planned.sha256;
+        if !is_whole {
+            bail!(
+                "{}: not what was planned: it is damaged, or another plan's; plan the job again (--overwrite)",
+                listing.display()
+            );
+        }
+        let settings = CaptionSettings {
+            source: Source::Planned(listing, planned.found),
+            out: attempt.join("captions.parquet"),
+            ..settings.clone()
+        };
+        let start = Instant::now();
+        let watching = Watching { reporter: self.reporter, claim: &claim };
+        let report = caption::run(&settings, model, load, &watching, self.interrupt)?;
+        if !report.report.complete {
+            return Ok(ShardEnd::Interrupted(shard));
+        }
+        let record = self.record(shard, &report, start.elapsed())?;
+        let end = self.put(record)?;
+        drop(claim);
+        self.job.clear_claims(shard);
+        lock.remove()?;
+        let _ = fs::remove_dir_all(&attempt);
+        Ok(end)
+    }
+
+    /// Locks this machine's folder of the shard; waits for another worker that has it, and takes over where that one is killed.
+    /// None after an interrupt.
+    fn lock(&self, shard: u64, attempt: &std::path::Path) -> Result<Option<WorkLock>> {
+        let mut has_told = false;
+        loop {
+            match WorkLock::acquire(attempt) {
+                Err(LockError::Held { holder, .. }) => {
+                    if !has_told {
+                        self.reporter.note(&format!("shard {shard}: another worker is at it ({holder}): waiting for it"));
+                        has_told = true;
+                    }
+                }
+                locked => return Ok(Some(locked?)),
+            }
+            if self.interrupt.is_set() {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Moves the finished tables among the results, and says what they are.
+    fn record(&self, shard: u64, report: &CaptionReport, time: Duration) -> Result<Record> {
+        let manifest = report.output.manifest();
+        let text = fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
+        let settings: Settings = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", manifest.display()))?;
+        let identity = settings.settings["model"].clone();
+        Ok(Record {
+            format: Record::format(),
+            plan: self.plan.id.clone(),
+            shard,
+            counts: report.report.counts,
+            captions: self.job.keep_result(shard, report.output.path(), "captions.parquet")?,
+            errors: self.job.keep_result(shard, &report.output.errors(), "errors.parquet")?,
+            settings,
+            identity,
+            seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
+            host: host(),
+        })
+    }
+
+    /// Puts the record there. Where another worker was first, that one's stands.
+    fn put(&self, record: Record) -> Result<ShardEnd> {
+        let shard = record.shard;
+        let before = self.job.record(self.plan, shard)?;
+        let is_ours = self.job.put_record(&record, self.again)?;
+        let stands = if is_ours { record.clone() } else { self.job.record(self.plan, shard)?.context("a record is there")? };
+        let others = if is_ours { before } else { Some(record.clone()) };
+        for file in others.iter().flat_map(|other| [&other.captions, &other.errors]) {
+            self.drop_result(file, &stands)?;
+        }
+        if is_ours {
+            return Ok(ShardEnd::Done(Box::new(stands)));
+        }
+        if stands.captions != record.captions || stands.errors != record.errors {
+            self.reporter.warn(&format!(
+                "shard {shard}: {} finished it first, with other bytes than this worker's: is that machine of another type?",
+                stands.host
+            ));
+        }
+        Ok(ShardEnd::WasDone(shard))
+    }
+
+    /// Removes a file of results that no record speaks of.
+    fn drop_result(&self, file: &ResultFile, stands: &Record) -> Result<()> {
+        if file.name != stands.captions.name && file.name != stands.errors.name {
+            let path = self.job.result(&file.name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the claim how far the shard is.
+struct Watching<'a> {
+    reporter: &'a dyn Reporter,
+    claim: &'a Claim,
+}
+
+impl Reporter for Watching<'_> {
+    fn note(&self, message: &str) {
+        self.reporter.note(message);
+    }
+
+    fn warn(&self, message: &str) {
+        self.reporter.warn(message);
+    }
+
+    fn detail(&self, message: &str) {
+        self.reporter.detail(message);
+    }
+
+    fn tick(&self, tick: &Tick) {
+        self.claim.set_done(tick.done);
+        self.reporter.tick(tick);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_or_a_range_is_understood() {
+        assert_eq!("7".parse(), Ok(Shards::Range(7, 7)));
+        assert_eq!("0-9".parse(), Ok(Shards::Range(0, 9)));
+        for wrong in ["", "-1", "3-1", "a", "1-", "0,1"] {
+            assert!(wrong.parse::<Shards>().is_err(), "{wrong}");
+        }
+    }
+}
