@@ -133,3 +133,87 @@ fn an_index_names_only_files_beside_it() {
         assert!(WeightSource::open(folder.path()).unwrap_err().to_string().contains(word), "{bad}");
     }
 }
+
+/// A zip file of stored entries, as `torch.save` lays it out.
+fn zip_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    use std::io::Write;
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        writer.start_file(*name, options).unwrap();
+        writer.write_all(bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+/// A state_dict (or a dictionary of them under `outer` names) with `w`, two float32 of storage 0. `tail` follows the tensor's hooks.
+fn pickle_of(outer: &[&str], tail: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let tensor = [
+        b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text("0"),
+        text("cpu"),
+        b"K\x02tQK\x00K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)R".to_vec(),
+        tail.to_vec(),
+        b"tR".to_vec(),
+    ];
+    let state = [b"}".to_vec(), text("w"), tensor.concat(), b"s".to_vec()].concat();
+    if outer.is_empty() {
+        return [b"\x80\x02".to_vec(), state, b".".to_vec()].concat();
+    }
+    let items: Vec<u8> = outer.iter().flat_map(|name| [text(name), state.clone(), b"s".to_vec()].concat()).collect();
+    [b"\x80\x02}".to_vec(), items, b".".to_vec()].concat()
+}
+
+#[test]
+fn a_zip_file_that_could_mean_two_models_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.pt");
+    let opened = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        WeightSource::open(&path).map(|source| source.read_f32("w").unwrap()).map_err(|error| error.to_string())
+    };
+    let (plain, numbers, others) = (pickle_of(&[], b""), [0, 0, 128, 63, 0, 0, 0, 64], [0; 8]);
+    let one = zip_of(&[("m/data.pkl", &plain), ("m/data/0", &numbers)]);
+    assert_eq!(opened(&one), Ok(vec![1.0, 2.0]));
+    assert_eq!(opened(&zip_of(&[("m/data.pkl", &pickle_of(&["model"], b"")), ("m/data/0", &numbers)])), Ok(vec![1.0, 2.0]));
+    let other = zip_of(&[("m/data.pkl", &plain), ("m/data/0", &others)]);
+    // Two roots, two state_dicts, two archives in a row, an archive and something more.
+    let roots = zip_of(&[("m/data.pkl", &plain), ("m/data/0", &numbers), ("n/data.pkl", &plain), ("n/data/0", &others)]);
+    assert!(opened(&roots).unwrap_err().contains("m/data.pkl, n/data.pkl"));
+    let dictionaries = zip_of(&[("m/data.pkl", &pickle_of(&["model", "state_dict"], b"")), ("m/data/0", &numbers)]);
+    assert!(opened(&dictionaries).unwrap_err().contains("both \"state_dict\" and \"model\""));
+    assert!(opened(&[&one[..], &other].concat()).unwrap_err().contains("two files in one"));
+    assert!(opened(&[&one[..], b"more"].concat()).is_err());
+    // Two entries of one name: the second, of a name as long, is renamed in its header and in the directory.
+    let mut twice = zip_of(&[("m/data.pkl", &plain), ("m/data/0", &numbers), ("m/data/1", &others)]);
+    for at in 0..twice.len() - 8 {
+        if twice[at..].starts_with(b"m/data/1") {
+            twice[at + 7] = b'0';
+        }
+    }
+    assert!(opened(&twice).unwrap_err().contains("same name"));
+    // One bit of the numbers, or of the pickle.
+    for name in ["m/data.pkl", "m/data/0"] {
+        let mut bent = one.clone();
+        let at = bent.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+        bent[at + name.len() + 5] ^= 1;
+        assert!(opened(&bent).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_tensor_whose_numbers_are_not_yet_themselves_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.pt");
+    let opened = |tail: &[u8]| {
+        std::fs::write(&path, zip_of(&[("m/data.pkl", &pickle_of(&[], tail)), ("m/data/0", &[0; 8])])).unwrap();
+        WeightSource::open(&path).map(drop).map_err(|error| error.to_string())
+    };
+    assert!(opened(b"}X\x03\x00\x00\x00neg\x88s").unwrap_err().contains("resolve_neg"));
+    assert!(opened(b"}X\x04\x00\x00\x00conj\x88s").unwrap_err().contains("resolve_conj"));
+    assert_eq!(opened(b"}X\x03\x00\x00\x00neg\x89s"), Ok(()));
+    assert_eq!(opened(b"N"), Ok(()));
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::pickle::{self, Arena, Id, Object, PickleReader, Tensor};
@@ -30,13 +31,24 @@ pub(super) fn open_zip(path: &Path, file: &mut File) -> Result<(TorchTensors, bo
     let invalid = |problem: String| WeightsError::invalid(path, problem);
     let zip_error = |error: zip::result::ZipError| invalid(format!("not a readable zip file: {error}"));
     let file_bytes = file.metadata().map_err(WeightsError::io(path))?.len();
+    let handle = file.try_clone().map_err(WeightsError::io(path))?;
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
     let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
-    let mut pickles = names.iter().filter_map(|name| name.strip_suffix("data.pkl"));
-    let root = match (pickles.find(|root| root.is_empty() || root.find('/') == Some(root.len() - 1)), names.len()) {
-        (Some(root), ..=MAX_ZIP_ENTRIES) => root,
-        (Some(_), entries) => return Err(invalid(format!("{entries} entries are more than any model has"))),
-        (None, _) => return Err(invalid("a zip file without data.pkl: not one of PyTorch's".into())),
+    if names.len() > MAX_ZIP_ENTRIES {
+        return Err(invalid(format!("{} entries are more than any model has", names.len())));
+    }
+    if archive.offset() != 0 {
+        return Err(invalid("something stands before the zip archive in this file: is it two files in one?".into()));
+    }
+    check_single(&handle, path, archive.len(), archive.central_directory_start(), archive.comment().len())?;
+    let pickles = names.iter().filter_map(|name| name.strip_suffix("data.pkl"));
+    let roots: Vec<&str> = pickles.filter(|root| root.is_empty() || root.find('/') == Some(root.len() - 1)).collect();
+    let root = match roots[..] {
+        [root] => root,
+        [] => return Err(invalid("a zip file without data.pkl: not one of PyTorch's".into())),
+        [first, second, ..] => {
+            return Err(invalid(format!("holds several models ({first}data.pkl, {second}data.pkl): keep one of them in a file")));
+        }
     };
     let script =
         names.iter().any(|name| name.strip_prefix(root).is_some_and(|name| name == "constants.pkl" || name.starts_with("code/")));
@@ -83,7 +95,65 @@ pub(super) fn open_zip(path: &Path, file: &mut File) -> Result<(TorchTensors, bo
         };
         storages.insert(key.to_owned(), region);
     }
-    Ok((locate_all(path, &arena, top, &storages)?, script))
+    let tensors = locate_all(path, &arena, top, &storages)?;
+    for (index, name) in names.iter().enumerate() {
+        let is_storage = name.strip_prefix(root).and_then(|name| name.strip_prefix("data/")).is_some();
+        if is_storage {
+            check_stored(&mut archive, index, path, name)?;
+        }
+    }
+    Ok((tensors, script))
+}
+
+/// Refuses a file in which a second archive, or a second entry of one name, could be meant: readers differ in which they take.
+fn check_single(file: &File, path: &Path, entries: usize, start: u64, comment_bytes: usize) -> Result<(), WeightsError> {
+    let invalid = |problem: &str| WeightsError::invalid(path, problem);
+    let cut = WeightsError::io(path);
+    let read = |position: u64, bytes: &mut [u8]| file.read_exact_at(bytes, position);
+    let scan = || -> std::io::Result<(usize, bool)> {
+        // The directory, from its start: every entry has a record there, those whose name comes again too.
+        let (mut counted, mut position, mut record) = (0, start, [0; 46]);
+        loop {
+            read(position, &mut record[..4])?;
+            if record[..4] != *b"PK\x01\x02" {
+                break;
+            }
+            read(position, &mut record)?;
+            let field = |at: usize| u64::from(u16::from_le_bytes([record[at], record[at + 1]]));
+            position += record.len() as u64 + field(28) + field(30) + field(32);
+            counted += 1;
+        }
+        // Behind it perhaps ZIP64's two records, then the end record with its comment, which end the file.
+        let left = file.metadata()?.len().saturating_sub(position);
+        let end = position + left.saturating_sub(22 + comment_bytes as u64);
+        read(end, &mut record[..4])?;
+        Ok((counted, record[..4] == *b"PK\x05\x06" && left <= 76 + 22 + comment_bytes as u64))
+    };
+    let (counted, ends) = scan().map_err(cut)?;
+    if counted != entries {
+        return Err(invalid("two entries of the zip archive have the same name: it is not one of PyTorch's"));
+    }
+    if !ends {
+        return Err(invalid("something follows the zip archive in this file: is it two files in one, or damaged?"));
+    }
+    Ok(())
+}
+
+/// Reads a stored entry once and compares its CRC-32, unless the file was written without one (PyTorch can leave it out).
+fn check_stored<R: Read + Seek>(
+    archive: &mut zip::ZipArchive<R>,
+    index: usize,
+    path: &Path,
+    name: &str,
+) -> Result<(), WeightsError> {
+    let invalid = |problem: String| WeightsError::invalid(path, problem);
+    let mut entry = archive.by_index(index).map_err(|error| invalid(format!("{name} inside cannot be read: {error}")))?;
+    if entry.compression() != zip::CompressionMethod::Stored || entry.crc32() == 0 {
+        return Ok(());
+    }
+    std::io::copy(&mut entry, &mut std::io::sink())
+        .map_err(|error| invalid(format!("{name} inside is damaged ({error}): fetch the file again")))?;
+    Ok(())
 }
 
 /// A model has hundreds.
@@ -98,10 +168,13 @@ pub(super) fn inflate(path: &Path, file: &mut File, index: usize, bytes: usize) 
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
     let mut inflated = Vec::new();
     let entry = archive.by_index(index).map_err(zip_error)?;
-    entry.take(bytes as u64).read_to_end(&mut inflated).map_err(WeightsError::io(path))?;
+    // To its end, where its CRC-32 is compared; its size was checked when the file was opened.
+    let whole = entry.size();
+    entry.take(whole.saturating_add(1)).read_to_end(&mut inflated).map_err(WeightsError::io(path))?;
     if inflated.len() < bytes {
         return Err(WeightsError::invalid(path, "a deflated entry is shorter than it claims"));
     }
+    inflated.truncate(bytes);
     Ok(inflated)
 }
 
@@ -176,7 +249,7 @@ const MAX_TENSORS: usize = 1 << 16;
 
 /// Every tensor under `top` with its path of attribute names, joined by dots.
 fn named_tensors(arena: &Arena, top: Id) -> Result<Vec<(String, &Tensor)>, String> {
-    let top = unwrap_checkpoint(arena, top);
+    let top = unwrap_checkpoint(arena, top)?;
     let mut found = Vec::new();
     let mut visits = 0;
     let mut open = vec![(String::new(), top, 0)];
@@ -202,15 +275,21 @@ fn named_tensors(arena: &Arena, top: Id) -> Result<Vec<(String, &Tensor)>, Strin
     Ok(found)
 }
 
-/// Training scripts often wrap the state_dict in a dictionary with the epoch and the like.
-fn unwrap_checkpoint(arena: &Arena, top: Id) -> Id {
-    let Object::Dict(items) = arena.get(top) else { return top };
+/// Training scripts often wrap the state_dict in a dictionary with the epoch and the like. Two of them in one file are refused: which was
+/// meant is not ours to guess.
+fn unwrap_checkpoint(arena: &Arena, top: Id) -> Result<Id, String> {
+    let Object::Dict(items) = arena.get(top) else { return Ok(top) };
     if items.iter().any(|(_, value)| matches!(arena.get(*value), Object::Tensor(_))) {
-        return top;
+        return Ok(top);
     }
-    let wrapped = |wanted: &str| {
+    let wrapped = |wanted: &'static str| {
         let (_, value) = items.iter().rev().find(|(key, _)| arena.text(*key) == Some(wanted))?;
-        matches!(arena.get(*value), Object::Dict(_)).then_some(*value)
+        matches!(arena.get(*value), Object::Dict(_)).then_some((wanted, *value))
     };
-    ["state_dict", "model_state_dict", "model"].iter().find_map(|key| wrapped(key)).unwrap_or(top)
+    let found: Vec<(&str, Id)> = ["state_dict", "model_state_dict", "model"].into_iter().filter_map(wrapped).collect();
+    match found[..] {
+        [] => Ok(top),
+        [(_, one)] => Ok(one),
+        [(first, _), (second, _), ..] => Err(format!("holds both {first:?} and {second:?}: save the one that is wanted alone")),
+    }
 }

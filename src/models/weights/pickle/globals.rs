@@ -6,7 +6,8 @@ use crate::models::weights::Dtype;
 /// A name on the list.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::models::weights) enum Global {
-    /// `torch._utils._rebuild_tensor`, `_v2` and `_v3`: (storage, offset, size, stride, ..., dtype at index 6 for v3).
+    /// `torch._utils._rebuild_tensor`, `_v2` and `_v3`: (storage, offset, size, stride, requires_grad, hooks, then `v3`'s dtype, then a
+    /// dictionary with the bits `neg` and `conj`).
     RebuildTensor,
     /// `torch._utils._rebuild_parameter`: (tensor, ...).
     RebuildParameter,
@@ -112,6 +113,16 @@ pub(super) fn call(arena: &Arena, global: &Global, arguments: &[Id]) -> Result<O
                 Some(Object::Global(Global::Dtype(dtype))) => Some(*dtype),
                 _ => None,
             };
+            // Bits that say the stored numbers are not yet what the tensor is.
+            for &id in arguments.iter().skip(6) {
+                for (key, value) in arena.items(id).unwrap_or_default() {
+                    if let Some(bit @ ("neg" | "conj")) = arena.text(*key)
+                        && !matches!(arena.get(*value), Object::Bool(false) | Object::None)
+                    {
+                        return Err(format!("a tensor with PyTorch's {bit} bit: save it with .resolve_{bit}() first"));
+                    }
+                }
+            }
             let dtype = explicit.or(storage.dtype).ok_or("a tensor without an element type")?;
             let offset = u64::try_from(*offset).map_err(|_| format!("a tensor at offset {offset}"))?;
             let storage = Storage::clone(storage);
