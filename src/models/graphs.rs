@@ -6,8 +6,8 @@ use std::path::Path;
 use super::config::{ClipConfig, Gpt2Config, MapperConfig};
 use super::layers::Style;
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
-use super::{clip, gpt2, mapper};
-use crate::onnx::{DType, ExternalTensor, Graph, GraphError, Model, ParameterMode};
+use super::{clip, gpt2, int8, mapper};
+use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
 
 /// Weight files of a bundle, relative to it.
 pub const CLIP_WEIGHTS: &str = "clip/model.safetensors";
@@ -73,14 +73,26 @@ impl Part<'_> {
     }
 }
 
-/// Builds one graph over the weights of the bundle at `folder`, to lie in that folder.
+/// Builds one graph over the weights of the bundle at `folder`, to lie in that folder. In 8 bits it has the static scales of `model quantize
+/// --calibrate` where there are any for the part, else a scale for each row of the activations.
 pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, BuildError> {
     let mut table = external_tensors(folder, part.weights())?;
     if style.int8 {
-        if !folder.join(INT8_WEIGHTS).is_file() {
+        let path = folder.join(INT8_WEIGHTS);
+        if !path.is_file() {
             return Err(BuildError::NotQuantized { folder: folder.into() });
         }
-        table.extend(external_tensors(folder, INT8_WEIGHTS)?);
+        let float = build(folder, part, Style { int8: false, ..style })?;
+        // Without ONNX Runtime's own operators it is for OpenVINO.
+        let centred = if style.fused { Centred::Unsigned } else { Centred::Signed };
+        if let Some(model) = int8::in_8_bits(folder, &float, centred)? {
+            return Ok(model);
+        }
+        let in_8_bits = external_tensors(folder, INT8_WEIGHTS)?;
+        if !float.products().iter().any(|product| in_8_bits.contains_key(&Int8Names::of(&product.weight).data)) {
+            return Ok(float);
+        }
+        table.extend(in_8_bits);
     }
     let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);
     match part {

@@ -71,10 +71,12 @@ pub fn conv1d(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
             return g.add(int8_product(g, x, inputs, outputs), bias);
         }
         let weight = parameter(g, style, "weight", &[inputs, outputs]);
-        match g.shape(x).len() {
-            2 => g.gemm(x, weight, Some(bias), false, false),
-            _ => g.add(g.matmul(x, weight), bias),
-        }
+        let mut shape = g.shape(x);
+        let rows = Dim::product(&shape[..shape.len() - 1]);
+        let y = g.gemm(g.reshape(x, &[rows, inputs.into()]), weight, Some(bias), false, false);
+        shape.pop();
+        shape.push(outputs.into());
+        g.reshape(y, &shape)
     })
 }
 

@@ -11,6 +11,7 @@ mod encoder;
 pub mod gpt2;
 pub mod graphs;
 pub mod import;
+pub mod int8;
 pub mod layers;
 pub mod mapper;
 pub mod part;

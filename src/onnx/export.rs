@@ -18,7 +18,7 @@ const IR_VERSION: i64 = 9;
 /// A finished graph.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    proto: ModelProto,
+    pub(super) proto: ModelProto,
 }
 
 impl Model {
@@ -156,7 +156,7 @@ fn value_info(inner: &Inner, name: &str, value: Value) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
 }
 
-fn reference(name: &str, tensor: &ExternalTensor) -> TensorProto {
+pub(super) fn reference(name: &str, tensor: &ExternalTensor) -> TensorProto {
     let pair = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
     TensorProto {
         dims: tensor.shape.clone(),

@@ -16,9 +16,11 @@ mod export;
 mod graph;
 mod infer;
 mod op;
+mod products;
 mod proto;
 
 pub use dim::{Dim, Shape, shape_text};
 pub use export::Model;
 pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Source, Value, ValueType};
 pub use op::{DType, Op, Reduction};
+pub use products::{Centred, Computed, Int8Names, Product, Rounding, smoothed_name};

@@ -58,7 +58,7 @@ impl Runtime {
     fn check_precision(&self) -> Result<(), RuntimeError> {
         let fits = match self.device {
             Device::Cpu | Device::Auto => matches!(self.precision, Precision::Fp32 | Precision::Int8),
-            Device::OpenVino => matches!(self.precision, Precision::Fp32 | Precision::Bf16),
+            Device::OpenVino => matches!(self.precision, Precision::Fp32 | Precision::Bf16 | Precision::Int8),
             Device::Cuda(_) => matches!(self.precision, Precision::Fp32 | Precision::Fp16 | Precision::Bf16),
         };
         if fits {
@@ -66,7 +66,7 @@ impl Runtime {
         }
         let can = match self.device {
             Device::Cpu | Device::Auto => "the CPU provider computes in fp32 and int8 (bf16 on a CPU: --device openvino)",
-            Device::OpenVino => "OpenVINO computes in fp32 and bf16 here",
+            Device::OpenVino => "OpenVINO computes in fp32, bf16 and int8 here",
             Device::Cuda(_) => "CUDA computes in fp32, fp16 and bf16 here",
         };
         Err(RuntimeError::DeviceUnavailable { device: self.device, message: format!("--precision {}: {can}", self.precision) })
@@ -102,7 +102,8 @@ impl Runtime {
 
     /// The same runtime on its CPU provider, for a model that this device does not run.
     pub fn on_cpu(&self) -> Self {
-        Self { device: Device::Cpu, precision: Precision::Fp32, ..self.clone() }
+        let precision = if self.precision == Precision::Int8 { Precision::Int8 } else { Precision::Fp32 };
+        Self { device: Device::Cpu, precision, ..self.clone() }
     }
 
     /// Execution providers the library was built with.
@@ -149,9 +150,21 @@ impl Runtime {
         match self.device {
             Device::Cpu | Device::Auto => {}
             Device::OpenVino => {
-                let hint = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
-                let config =
-                    format!(r#"{{"CPU":{{"INFERENCE_PRECISION_HINT":"{hint}","INFERENCE_NUM_THREADS":"{}"}}}}"#, self.threads);
+                let hint = match self.precision {
+                    Precision::Bf16 => "bf16",
+                    // What is not in 8 bits: in bf16 where the processor has it.
+                    Precision::Int8 if std::is_x86_feature_detected!("avx512bf16") => "bf16",
+                    _ => "f32",
+                };
+                let options = [
+                    ("INFERENCE_PRECISION_HINT", hint.to_string()),
+                    ("INFERENCE_NUM_THREADS", self.threads.to_string()),
+                    // All threads on one batch.
+                    ("PERFORMANCE_HINT", "LATENCY".to_string()),
+                    ("NUM_STREAMS", "1".to_string()),
+                ];
+                let options: Vec<String> = options.iter().map(|(name, value)| format!(r#""{name}":"{value}""#)).collect();
+                let config = format!(r#"{{"CPU":{{{}}}}}"#, options.join(","));
                 ort::ep::OpenVINO::default()
                     .with_device_type("CPU")
                     .with_arbitrary_config("load_config", config)

@@ -71,12 +71,29 @@ impl Session {
         Ok(Self { name: name.into(), inner })
     }
 
+    /// Writes a graph to `path` as ONNX Runtime computes it after its optimizations.
+    pub fn write_optimized(runtime: &Runtime, name: &str, model: &[u8], folder: &Path, path: &Path) -> Result<(), RuntimeError> {
+        let ort = |source| RuntimeError::Ort { model: name.into(), source };
+        let builder = runtime
+            .session_builder(name)?
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())
+            .map_err(|e| ort(e.into()))?;
+        let mut builder = builder.with_optimized_model_path(path).map_err(|e| ort(e.into()))?;
+        builder.commit_from_memory(model).map(|_| ()).map_err(ort)
+    }
+
     pub fn input_names(&self) -> Vec<&str> {
         self.inner.inputs().iter().map(|i| i.name()).collect()
     }
 
     pub fn output_names(&self) -> Vec<&str> {
         self.inner.outputs().iter().map(|o| o.name()).collect()
+    }
+
+    /// The shape of an input as the graph states it, -1 where it is open; empty where there is no such input.
+    pub fn input_shape(&self, name: &str) -> Vec<i64> {
+        let input = self.inner.inputs().iter().find(|input| input.name() == name);
+        input.and_then(|input| input.dtype().tensor_shape()).map_or_else(Vec::new, |shape| shape.to_vec())
     }
 
     /// Runs with every input fed by name.

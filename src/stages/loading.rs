@@ -6,9 +6,10 @@ use crate::models::{Bundle, Decoder, ResidentDecoder};
 use crate::models::{CachedDecoder, LoadError};
 use crate::runtime::{Device, Precision, Runtime};
 
-/// The device, the precision, the runtime's build and the CPU's type: results are the same bytes where these are the same.
-pub(super) fn compute_identity(runtime: &Runtime) -> Json {
-    json!({
+/// The device, the precision, the runtime's build and the CPU's type, and static scales where there are any: results are the same bytes where
+/// these are the same.
+pub(super) fn compute_identity(bundle: &Bundle, runtime: &Runtime) -> Json {
+    let mut identity = json!({
         "device": match runtime.device() {
             // Which of several devices of a kind computes changes nothing.
             Device::Cuda(_) => "cuda".to_string(),
@@ -17,7 +18,14 @@ pub(super) fn compute_identity(runtime: &Runtime) -> Json {
         "precision": runtime.precision().to_string(),
         "runtime": format!("{} ({})", runtime.version(), runtime.build_info()),
         "cpu": cpu_type(),
-    })
+    });
+    // The same model has other scales where other inputs were looked at.
+    let int8 =
+        bundle.manifest().int8.as_ref().filter(|int8| runtime.precision() == Precision::Int8 && int8.calibration.is_some());
+    if let Some(int8) = int8 {
+        identity["int8"] = int8.fingerprint.as_str().into();
+    }
+    identity
 }
 
 /// The processor's name: its kernels are chosen by it.
@@ -49,10 +57,20 @@ pub(super) fn load_decoder(
 
 /// A precision that the bundle has no weights for is refused before anything is read.
 pub(super) fn check_precision(bundle: &Bundle, runtime: &Runtime) -> anyhow::Result<()> {
-    if runtime.precision() == Precision::Int8 && bundle.manifest().int8.is_none() {
+    if runtime.precision() != Precision::Int8 {
+        return Ok(());
+    }
+    let path = bundle.path().display();
+    let Some(int8) = &bundle.manifest().int8 else {
         anyhow::bail!(
-            "{}: this bundle has no int8 weights; `clipcap model quantize {0} --out BUNDLE` makes a bundle that has them",
-            bundle.path().display()
+            "{path}: this bundle has no int8 weights; `clipcap model quantize {path} --out BUNDLE` makes a bundle that has them"
+        );
+    };
+    let has_static_scales = int8.calibration.as_ref().is_some_and(|c| c.parts.contains_key("image_encoder"));
+    if runtime.device() == Device::OpenVino && !has_static_scales {
+        anyhow::bail!(
+            "{path}: OpenVINO needs int8 weights with static scales; `clipcap model quantize {path} --calibrate IMAGES --out BUNDLE` makes a \
+             bundle that has them"
         );
     }
     Ok(())

@@ -8,6 +8,7 @@ pub mod job;
 mod loading;
 pub mod model;
 pub mod prepare;
+pub mod quantize;
 pub mod report;
 pub mod run;
 pub mod scenes;

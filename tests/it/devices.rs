@@ -3,23 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{checkout, clipcap, columns, golden_bundle, joined, run, scenes, shared, tiny_bundle};
+use crate::common::{clipcap, columns, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
 use serde_json::Value;
-
-/// Whether `scripts/setup.sh --openvino` was run; loud where it was not, and a failure with CLIPCAP_NO_SKIP.
-fn openvino() -> bool {
-    let there = checkout().join("runtime/openvino/libonnxruntime.so").is_file();
-    if !there {
-        assert!(
-            std::env::var_os("CLIPCAP_NO_SKIP").is_none(),
-            "runtime/openvino is absent, and CLIPCAP_NO_SKIP makes that a failure"
-        );
-        eprintln!("SKIPPED: runtime/openvino is absent (scripts/setup.sh --openvino)");
-    }
-    there
-}
 
 fn embed(images: &Path, model: &Path, out: PathBuf, flags: &[&str]) -> Vec<Vec<f32>> {
     let mut command = clipcap();

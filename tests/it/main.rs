@@ -18,6 +18,7 @@ mod model_import;
 mod objectives;
 mod pipeline;
 mod prepare;
+mod quantize;
 mod rehearsal;
 mod report;
 mod report_page;

@@ -34,12 +34,54 @@ pub struct Manifest {
 }
 
 /// What is recorded of `int8.safetensors`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Int8Record {
     pub file: String,
     /// SHA-256 of the file.
     pub fingerprint: String,
     pub bytes: u64,
+    /// Static scales, where `--calibrate` gave something to take them from; else activations get one scale a row as they come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
+}
+
+/// How static scales came about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRecord {
+    /// What was looked at: `images` or `embeddings`.
+    pub kind: String,
+    pub count: u64,
+    /// SHA-256 over the hashes of what was looked at, in order.
+    pub fingerprint: String,
+    /// `image_encoder`, `mapper` and `decoder`, those that were calibrated.
+    pub parts: BTreeMap<String, CalibratedPart>,
+    /// How the results compare with float32's, on the inputs looked at; absent until it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<CalibrationReport>,
+}
+
+/// The products of one graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalibratedPart {
+    pub products_in_8_bits: usize,
+    /// Weights whose products stay in float, and why: `last` (small, at the end) or `noise`.
+    pub in_float: BTreeMap<String, String>,
+    /// Layer normalizations that take over a part of the activations' spread, and how much.
+    pub smoothed: BTreeMap<String, String>,
+    /// Weights whose activations are rounded over a range that is not symmetric.
+    pub one_sided: usize,
+}
+
+/// 8 bits beside float32.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationReport {
+    /// Of embeddings; absent where embeddings were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cosine_mean: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cosine_least: Option<f64>,
+    pub captions_compared: u64,
+    pub captions_changed: u64,
 }
 
 /// What is recorded of a weight file.

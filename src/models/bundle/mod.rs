@@ -27,9 +27,13 @@ mod build;
 mod export;
 mod manifest;
 mod quantize;
+mod static_weights;
 
 pub use build::{BundlePlan, PartPlan, build};
-pub use manifest::{Int8Record, Manifest, PartRecord, Source, TokenizerFacts};
+pub use manifest::{
+    CalibratedPart, CalibrationRecord, CalibrationReport, Int8Record, Manifest, PartRecord, Source, TokenizerFacts,
+};
+pub use quantize::Calibrated;
 
 /// The name of a bundle's record.
 pub const MANIFEST: &str = "clipcap.json";

@@ -1,17 +1,21 @@
 //! `int8.safetensors` and the graphs over it: 8-bit weights for the image encoder and the decoder, beside the float ones.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::build::{Staging, check_place};
-use super::{Bundle, BundleError, Int8Record, MANIFEST};
+use super::{Bundle, BundleError, CalibrationReport, Int8Record, MANIFEST, static_weights};
 use crate::files;
 use crate::models::block::Product;
 use crate::models::graphs::{INT8_WEIGHTS, Part, build};
+use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
-use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
+use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightsError};
+use crate::onnx::{Centred, Product};
 
 /// One weight to be quantized, as a matrix [outputs, inputs].
 struct Weight {
@@ -23,9 +27,26 @@ struct Weight {
     transposed: bool,
 }
 
+/// What `--calibrate` found out: the kind, number and fingerprint of what was looked at, and the decisions for each graph, by its name.
+pub struct Calibrated {
+    pub kind: &'static str,
+    pub count: u64,
+    pub fingerprint: String,
+    pub parts: BTreeMap<&'static str, PartDecisions>,
+}
+
+/// A tensor of `int8.safetensors` to be.
+pub(super) struct Planned<'a> {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Box<dyn Fn() -> Result<Vec<u8>, WeightsError> + 'a>,
+}
+
 impl Bundle {
-    /// A bundle like this one with 8-bit weights added. The float parts stay as they are.
-    pub fn quantized(&self, out: &Path, overwrite: bool) -> Result<Bundle, BundleError> {
+    /// A bundle like this one with 8-bit weights added. The float parts stay as they are. Graphs that were calibrated get static scales; of the
+    /// others, the image encoder and the decoder get a scale for each row of the activations.
+    pub fn quantized(&self, out: &Path, overwrite: bool, calibrated: Option<&Calibrated>) -> Result<Bundle, BundleError> {
         check_place(out, overwrite)?;
         let staging = Staging::beside(out)?;
         let folder = staging.path();
@@ -33,17 +54,30 @@ impl Bundle {
         let stays = |name: &str| name != INT8_WEIGHTS && !name.ends_with(".int8.onnx") && name != MANIFEST;
         files::copy_folder(self.path(), folder, &stays).map_err(BundleError::io(self.path()))?;
         let path = folder.join(INT8_WEIGHTS);
-        self.write_int8(&path)?;
+        let no_parts = BTreeMap::new();
+        let parts = calibrated.map_or(&no_parts, |calibrated| &calibrated.parts);
+        self.write_int8(&path, parts)?;
         let style = Style { int8: true, ..Style::PORTABLE };
-        for part in [Part::ImageEncoder(self.clip_config()), Part::Decoder(self.gpt2_config())] {
+        for part in
+            [Part::ImageEncoder(self.clip_config()), Part::Mapper(self.mapper_config()), Part::Decoder(self.gpt2_config())]
+        {
+            let model = match (parts.contains_key(part.name()), part) {
+                (true, part) => match int8::in_8_bits(folder, &build(folder, part, Style::PORTABLE)?, Centred::Unsigned)? {
+                    Some(model) => model,
+                    None => continue,
+                },
+                (false, Part::Mapper(_)) => continue,
+                (false, part) => build(folder, part, style)?,
+            };
             let graph = folder.join(format!("{}.int8.onnx", part.name()));
-            build(folder, part, style)?.save(&graph).map_err(BundleError::io(graph))?;
+            model.save(&graph).map_err(BundleError::io(graph))?;
         }
         let mut manifest = self.manifest().clone();
         manifest.int8 = Some(Int8Record {
             file: INT8_WEIGHTS.into(),
             fingerprint: files::sha256_file(&path).map_err(BundleError::io(&path))?,
             bytes: fs::metadata(&path).map_err(BundleError::io(&path))?.len(),
+            calibration: calibrated.map(Calibrated::record),
         });
         let path = folder.join(MANIFEST);
         files::write_json(&path, &manifest).map_err(BundleError::io(path))?;
@@ -51,29 +85,49 @@ impl Bundle {
         Bundle::open(out)
     }
 
-    fn write_int8(&self, path: &Path) -> Result<(), BundleError> {
-        let weights = self.int8_weights();
-        let layout: Vec<(String, Dtype, Vec<usize>)> = weights
-            .iter()
-            .flat_map(|w| {
-                let (data, scales) = int8_names(&w.name);
-                [(data, Dtype::I8, vec![w.inputs, w.outputs]), (scales, Dtype::F32, vec![w.outputs])]
-            })
-            .collect();
-        let mut writer = SafetensorsWriter::create(path, layout.iter().map(|(n, t, s)| (n.as_str(), *t, s.as_slice())))?;
-        let [clip, gpt2] = ["clip", "gpt2"].map(|part| SafetensorsFile::open(self.weights_path(part)));
-        let (clip, gpt2) = (clip?, gpt2?);
-        for weight in &weights {
-            let source = if weight.part == "clip" { &clip } else { &gpt2 };
-            let values = source.read_f32(&weight.name)?;
-            let at = |output: usize, input: usize| match weight.transposed {
-                true => values[input * weight.outputs + output],
-                false => values[output * weight.inputs + input],
+    /// Decides how the products of a graph whose weights are in `clip`, `mapper` or `gpt2` are rounded.
+    pub fn decide(
+        &self,
+        part: &str,
+        (products, ranges): &(Vec<Product>, BTreeMap<String, Range>),
+    ) -> Result<PartDecisions, BundleError> {
+        let source = SafetensorsFile::open(self.weights_path(part))?;
+        Ok(int8::decide(products, ranges, |product| static_weights::matrix(product, &source))?)
+    }
+
+    /// Adds to the record of 8-bit weights how they compare with the float ones.
+    pub fn record_report(&self, report: CalibrationReport) -> Result<Bundle, BundleError> {
+        let mut manifest = self.manifest().clone();
+        if let Some(calibration) = manifest.int8.as_mut().and_then(|int8| int8.calibration.as_mut()) {
+            calibration.report = Some(report);
+        }
+        let path = self.path().join(MANIFEST);
+        files::write_json(&path, &manifest).map_err(BundleError::io(path))?;
+        Bundle::open(self.path())
+    }
+
+    fn write_int8(&self, path: &Path, parts: &BTreeMap<&'static str, PartDecisions>) -> Result<(), BundleError> {
+        let files = ["clip", "gpt2", "mapper"].map(|part| Ok((part, SafetensorsFile::open(self.weights_path(part))?)));
+        let files = files.into_iter().collect::<Result<BTreeMap<_, _>, WeightsError>>()?;
+        let mut planned = vec![];
+        for weight in self.int8_weights() {
+            let (graph, source) = if weight.part == "clip" { ("image_encoder", "clip") } else { ("decoder", "gpt2") };
+            if !parts.contains_key(graph) {
+                plan_rows(weight, &files[source], &mut planned);
+            }
+        }
+        for (graph, decisions) in parts {
+            let source = match *graph {
+                "image_encoder" => "clip",
+                "decoder" => "gpt2",
+                part => part,
             };
-            let (data, scales) = quantize(weight.outputs, weight.inputs, &at);
-            let (data_name, scales_name) = int8_names(&weight.name);
-            writer.write_bytes(&data_name, &data)?;
-            writer.write_f32(&scales_name, &scales)?;
+            static_weights::plan(decisions, &files[source], &mut planned);
+        }
+        let layout = planned.iter().map(|tensor| (tensor.name.as_str(), tensor.dtype, tensor.shape.as_slice()));
+        let mut writer = SafetensorsWriter::create(path, layout)?;
+        for tensor in &planned {
+            writer.write_bytes(&tensor.name, &(tensor.bytes)()?)?;
         }
         Ok(writer.finish()?)
     }
@@ -104,6 +158,30 @@ impl Bundle {
         weights.push(Weight { part: "gpt2", name, outputs: gpt2.vocab_size, inputs: width, transposed: false });
         weights
     }
+}
+
+/// A weight for activations with a scale a row.
+fn plan_rows<'a>(weight: Weight, source: &'a SafetensorsFile, planned: &mut Vec<Planned<'a>>) {
+    let (data, scales) = int8_names(&weight.name);
+    let (inputs, outputs) = (weight.inputs, weight.outputs);
+    let weight = Arc::new(weight);
+    let rounded = move || {
+        let values = source.read_f32(&weight.name)?;
+        let at = |output: usize, input: usize| match weight.transposed {
+            true => values[input * weight.outputs + output],
+            false => values[output * weight.inputs + input],
+        };
+        Ok::<_, WeightsError>(quantize(weight.outputs, weight.inputs, &at))
+    };
+    let again = rounded.clone();
+    planned.push(Planned {
+        name: data,
+        dtype: Dtype::I8,
+        shape: vec![inputs, outputs],
+        bytes: Box::new(move || Ok(rounded()?.0)),
+    });
+    let bytes = Box::new(move || Ok(bytemuck::cast_slice(&again()?.1).to_vec()));
+    planned.push(Planned { name: scales, dtype: Dtype::F32, shape: vec![outputs], bytes });
 }
 
 /// Symmetric, a scale for each output: `value = data * scale`. Data is [inputs, outputs], as the product takes it.

@@ -17,7 +17,7 @@ use crate::text::Tokenizer;
 /// What results depend on, without loading a weight.
 pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
     check_precision(bundle, runtime)?;
-    let mut identity = compute_identity(runtime);
+    let mut identity = compute_identity(bundle, runtime);
     identity["fingerprint"] = bundle.fingerprint().into();
     identity["decoder"] = json!(if runtime.device() == Device::OpenVino { "cpu" } else { "same device" });
     Ok(ModelInfo {

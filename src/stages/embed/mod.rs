@@ -139,7 +139,7 @@ impl EmbedReport {
 /// What results depend on, without loading a weight.
 pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
     check_precision(bundle, runtime)?;
-    let mut identity = compute_identity(runtime);
+    let mut identity = compute_identity(bundle, runtime);
     identity["fingerprint"] = bundle.embedding_fingerprint().into();
     let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
     Ok(EncoderInfo {

@@ -100,3 +100,16 @@ pub fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
 pub fn joined(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
+
+/// Whether `scripts/setup.sh --openvino` was run; loud where it was not, and a failure with CLIPCAP_NO_SKIP.
+pub fn openvino() -> bool {
+    let there = checkout().join("runtime/openvino/libonnxruntime.so").is_file();
+    if !there {
+        assert!(
+            std::env::var_os("CLIPCAP_NO_SKIP").is_none(),
+            "runtime/openvino is absent, and CLIPCAP_NO_SKIP makes that a failure"
+        );
+        eprintln!("SKIPPED: runtime/openvino is absent (scripts/setup.sh --openvino)");
+    }
+    there
+}

@@ -1,0 +1,428 @@
+//! Products with stored weights in a finished graph, whatever model it is of: found, observed, and spelled in 8 bits with scales that never
+//! change.
+//!
+//! The 8-bit spelling is ONNX's own: what is multiplied goes through QuantizeLinear and DequantizeLinear, the weight and the bias through
+//! DequantizeLinear. Providers join these with the product and compute in integers. Every scale is a constant, so rows of a batch do not
+//! influence each other.
+
+use std::collections::{HashMap, HashSet};
+
+use super::export::{Model, reference};
+use super::graph::{ExternalTensor, GraphError};
+use super::proto::*;
+
+/// A Gemm or MatMul of something computed with a stored float32 matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Product {
+    /// The weight's name.
+    pub weight: String,
+    pub inputs: usize,
+    pub outputs: usize,
+    /// The weight is stored as [outputs, inputs].
+    pub transposed: bool,
+    /// The name of the stored bias [outputs] that is added.
+    pub bias: Option<String>,
+    /// What is multiplied, `[.., inputs]`; products of the same tensor name the same one.
+    pub activation: String,
+    /// Weight and bias of the layer normalization whose output the activation is, where nothing but products takes it.
+    pub norm: Option<[String; 2]>,
+    /// The result leaves the graph without anything else done to it.
+    pub is_last: bool,
+}
+
+/// How the activation of a product becomes 8-bit numbers: `number = round(x / scale) + zero_point` in 0..=255.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounding {
+    pub scale: f32,
+    pub zero_point: u8,
+    /// The layer normalization before it takes its stored weight and bias with factors worked in.
+    pub smoothed: bool,
+}
+
+/// Names of what stands for a weight in 8 bits.
+pub struct Int8Names {
+    /// [inputs, outputs], int8
+    pub data: String,
+    /// [outputs], float32
+    pub scales: String,
+    /// [outputs], int32: the bias in steps of activation scale times weight scale
+    pub bias: String,
+    /// [outputs], float32: those steps
+    pub bias_scales: String,
+    /// [2], float32: scale and zero point of the activation
+    pub rounding: String,
+}
+
+impl Int8Names {
+    pub fn of(weight: &str) -> Self {
+        let name = |what: &str| format!("{weight}_{what}");
+        Self {
+            data: name("int8"),
+            scales: name("scales"),
+            bias: name("bias_int32"),
+            bias_scales: name("bias_scales"),
+            rounding: name("rounding"),
+        }
+    }
+}
+
+/// The name of a layer normalization's weight or bias with smoothing factors worked in.
+pub fn smoothed_name(parameter: &str) -> String {
+    format!("{parameter}_smoothed")
+}
+
+const FLOAT: i32 = 1;
+const UINT8: i32 = 2;
+const INT8: i32 = 3;
+const INT32: i32 = 6;
+
+/// Which numbers of a centred activation a provider multiplies best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Centred {
+    /// Around 128 (ONNX Runtime's own kernels).
+    Unsigned,
+    /// Around 0 (OpenVINO).
+    Signed,
+}
+
+impl Model {
+    /// The products with stored weights, in the order they run.
+    pub fn products(&self) -> Vec<Product> {
+        self.proto.graph.as_ref().map_or_else(Vec::new, |graph| Walk::new(graph).products())
+    }
+
+    /// The same graph with each product's activation as one more output.
+    pub fn observed(&self) -> Self {
+        let mut model = self.clone();
+        let mut seen = HashSet::new();
+        let names: Vec<String> =
+            self.products().into_iter().map(|p| p.activation).filter(|name| seen.insert(name.clone())).collect();
+        if let Some(graph) = &mut model.proto.graph {
+            graph.output.extend(names.into_iter().map(|name| ValueInfoProto {
+                name: Some(name),
+                r#type: Some(TypeProto { tensor_type: Some(TensorTypeProto { elem_type: Some(FLOAT), shape: None }) }),
+            }));
+        }
+        model
+    }
+
+    /// The same graph with the products named in `roundings` (by weight) in 8 bits; `table` holds what stands for them, by [`Int8Names`].
+    ///
+    /// # Errors
+    /// Where `table` lacks one of them.
+    pub fn in_8_bits(
+        &self,
+        roundings: &HashMap<String, Rounding>,
+        table: &HashMap<String, ExternalTensor>,
+        centred: Centred,
+    ) -> Result<Self, GraphError> {
+        let mut model = self.clone();
+        let Some(graph) = &mut model.proto.graph else { return Ok(model) };
+        let rewritten = Rewrite::new(graph, roundings, table, centred).run()?;
+        *graph = rewritten;
+        Ok(model)
+    }
+}
+
+/// What is where in a graph.
+struct Walk<'g> {
+    graph: &'g GraphProto,
+    weights: HashMap<&'g str, &'g TensorProto>,
+    makers: HashMap<&'g str, &'g NodeProto>,
+    takers: HashMap<&'g str, Vec<(&'g NodeProto, usize)>>,
+    /// Reshapes of the same tensor to the same shape: their outputs, and that of the first.
+    same: HashMap<&'g str, &'g str>,
+}
+
+impl<'g> Walk<'g> {
+    fn new(graph: &'g GraphProto) -> Self {
+        let weights = graph.initializer.iter().filter_map(|tensor| Some((tensor.name.as_deref()?, tensor))).collect();
+        let (mut makers, mut takers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        let (mut same, mut first) = (HashMap::new(), HashMap::new());
+        for node in &graph.node {
+            node.output.iter().for_each(|output| {
+                makers.insert(output.as_str(), node);
+            });
+            node.input.iter().enumerate().for_each(|(i, input)| takers.entry(input.as_str()).or_default().push((node, i)));
+            if let ("Reshape", [output]) = (kind(node), &node.output[..]) {
+                let first = *first.entry(&node.input).or_insert(output.as_str());
+                same.insert(output.as_str(), first);
+            }
+        }
+        Self { graph, weights, makers, takers, same }
+    }
+
+    fn products(&self) -> Vec<Product> {
+        self.graph.node.iter().filter_map(|node| self.product(node)).collect()
+    }
+
+    fn product(&self, node: &NodeProto) -> Option<Product> {
+        let (gemm, [x, weight, ..]) = (kind(node) == "Gemm", &node.input[..]) else { return None };
+        let is_product = gemm && plain_gemm(node) || kind(node) == "MatMul";
+        let stored = self.weights.get(weight.as_str()).filter(|w| w.data_type == Some(FLOAT) && w.data_location == Some(1))?;
+        let [rows, columns] = stored.dims[..] else { return None };
+        if !is_product || self.weights.contains_key(x.as_str()) {
+            return None;
+        }
+        let transposed = gemm && attribute(node, "transB") == Some(1);
+        let (inputs, outputs) = if transposed { (columns, rows) } else { (rows, columns) };
+        let bias = match node.input.get(2).filter(|bias| gemm && !bias.is_empty()) {
+            None => None,
+            // Only a stored vector can be worked in.
+            Some(bias) => {
+                self.weights.get(bias.as_str()).filter(|b| b.data_location == Some(1) && b.dims == [outputs])?;
+                Some(bias.clone())
+            }
+        };
+        let activation = self.same.get(x.as_str()).copied().unwrap_or(x.as_str());
+        let [inputs, outputs] = [inputs, outputs].map(|n| usize::try_from(n).unwrap_or(0));
+        Some(Product {
+            weight: weight.clone(),
+            inputs,
+            outputs,
+            transposed,
+            bias,
+            activation: activation.into(),
+            norm: self.norm_of(activation, inputs),
+            is_last: node.output.first().is_some_and(|output| self.leaves(output)),
+        })
+    }
+
+    /// The layer normalization an activation comes from, where products alone take what it makes.
+    fn norm_of(&self, activation: &str, width: usize) -> Option<[String; 2]> {
+        let mut name = activation;
+        while let Some(node) = self.makers.get(name).filter(|node| kind(node) == "Reshape") {
+            name = node.input.first()?;
+        }
+        let node = *self.makers.get(name).filter(|node| kind(node) == "LayerNormalization")?;
+        let stored = |name: &String| {
+            self.weights.get(name.as_str()).is_some_and(|w| w.data_location == Some(1) && w.dims == [width as i64])
+        };
+        let [_, weight, bias] = &node.input[..] else { return None };
+        (stored(weight) && stored(bias) && self.feeds_products_of(name, activation)).then(|| [weight.clone(), bias.clone()])
+    }
+
+    /// Whether `name` goes nowhere but, as `activation`, into products.
+    fn feeds_products_of(&self, name: &str, activation: &str) -> bool {
+        let is_output = self.graph.output.iter().any(|output| output.name.as_deref() == Some(name));
+        !is_output
+            && self.takers.get(name).is_some_and(|takers| {
+                takers.iter().all(|(node, input)| match kind(node) {
+                    "Reshape" if *input == 0 => {
+                        node.output.first().is_some_and(|output| self.feeds_products_of(output, activation))
+                    }
+                    "Gemm" | "MatMul" if *input == 0 => {
+                        self.same.get(name).copied().unwrap_or(name) == activation
+                            && node.input.get(1).is_some_and(|weight| self.weights.contains_key(weight.as_str()))
+                    }
+                    _ => false,
+                })
+            })
+    }
+
+    fn leaves(&self, name: &str) -> bool {
+        if self.graph.output.iter().any(|output| output.name.as_deref() == Some(name)) {
+            return true;
+        }
+        let moved = |node: &NodeProto| matches!(kind(node), "Reshape" | "Cast" | "Identity");
+        self.takers.get(name).is_some_and(|takers| {
+            takers
+                .iter()
+                .any(|(node, input)| *input == 0 && moved(node) && node.output.first().is_some_and(|output| self.leaves(output)))
+        })
+    }
+}
+
+/// A graph on its way to its 8-bit spelling.
+struct Rewrite<'a> {
+    graph: &'a GraphProto,
+    roundings: &'a HashMap<String, Rounding>,
+    table: &'a HashMap<String, ExternalTensor>,
+    centred: Centred,
+    nodes: Vec<NodeProto>,
+    tensors: Vec<TensorProto>,
+    made: HashSet<String>,
+}
+
+impl<'a> Rewrite<'a> {
+    fn new(
+        graph: &'a GraphProto,
+        roundings: &'a HashMap<String, Rounding>,
+        table: &'a HashMap<String, ExternalTensor>,
+        centred: Centred,
+    ) -> Self {
+        Self { graph, roundings, table, centred, nodes: vec![], tensors: vec![], made: HashSet::new() }
+    }
+
+    fn run(mut self) -> Result<GraphProto, GraphError> {
+        let walk = Walk::new(self.graph);
+        let products: HashMap<String, Product> = walk.products().into_iter().map(|p| (p.weight.clone(), p)).collect();
+        let smoothed: HashSet<&String> = products
+            .values()
+            .filter(|p| self.roundings.get(&p.weight).is_some_and(|r| r.smoothed))
+            .flat_map(|p| p.norm.iter().flatten())
+            .collect();
+        for node in &self.graph.node {
+            let mut node = node.clone();
+            let product = node.input.get(1).and_then(|weight| products.get(weight)).filter(|_| walk.product(&node).is_some());
+            if let Some((product, &rounding)) = product.and_then(|p| Some((p, self.roundings.get(&p.weight)?))) {
+                self.spell(&mut node, product, rounding)?;
+            } else if kind(&node) == "LayerNormalization" {
+                for input in node.input.iter_mut().skip(1).filter(|input| smoothed.contains(*input)) {
+                    *input = self.stored(&smoothed_name(input))?;
+                }
+            }
+            self.nodes.push(node);
+        }
+        // What nothing takes any more goes; what is computed for nobody (a second Reshape) costs nothing: runtimes drop it.
+        let used: HashSet<&String> = self.nodes.iter().flat_map(|node| &node.input).collect();
+        let stays = |tensor: &&TensorProto| tensor.name.as_ref().is_some_and(|name| used.contains(name));
+        let initializer = self.graph.initializer.iter().filter(stays).cloned().chain(self.tensors).collect();
+        Ok(GraphProto { node: self.nodes, initializer, ..self.graph.clone() })
+    }
+
+    /// Puts 8-bit numbers around a product.
+    fn spell(&mut self, node: &mut NodeProto, product: &Product, rounding: Rounding) -> Result<(), GraphError> {
+        let names = Int8Names::of(&product.weight);
+        node.input[0] = self.rounded(&product.activation, rounding);
+        let [data, scales] = [self.stored(&names.data)?, self.stored(&names.scales)?];
+        node.input[1] = self.dequantized([data, scales], INT8, product.outputs, 1);
+        node.attribute.retain(|attribute| attribute.name.as_deref() != Some("transB"));
+        if product.bias.is_some() {
+            let [data, scales] = [self.stored(&names.bias)?, self.stored(&names.bias_scales)?];
+            node.input[2] = self.dequantized([data, scales], INT32, product.outputs, 0);
+        }
+        Ok(())
+    }
+
+    /// The activation after QuantizeLinear and DequantizeLinear.
+    fn rounded(&mut self, activation: &str, Rounding { scale, zero_point, .. }: Rounding) -> String {
+        let [scale_name, zero_name, rounded, back] =
+            ["scale", "zero_point", "QuantizeLinear", "DequantizeLinear"].map(|what| format!("{activation}/{what}"));
+        if self.made.insert(back.clone()) {
+            let (zero, dtype) = match (zero_point, self.centred) {
+                (128, Centred::Signed) => (0, INT8),
+                (zero, _) => (zero, UINT8),
+            };
+            self.constant(&scale_name, FLOAT, &[], scale.to_le_bytes().to_vec());
+            self.constant(&zero_name, dtype, &[], vec![zero]);
+            let [scale, zero] = [scale_name, zero_name];
+            self.node("QuantizeLinear", vec![activation.into(), scale.clone(), zero.clone()], &rounded, None);
+            self.node("DequantizeLinear", vec![rounded, scale, zero], &back, None);
+        }
+        back
+    }
+
+    /// Stored integers as the numbers they stand for, a scale for each place along `axis`.
+    fn dequantized(&mut self, [data, scales]: [String; 2], dtype: i32, length: usize, axis: i64) -> String {
+        let back = format!("{data}/DequantizeLinear");
+        if self.made.insert(back.clone()) {
+            let zeros = format!("zeros_{length}_{dtype}");
+            let width = if dtype == INT32 { 4 } else { 1 };
+            self.constant(&zeros, dtype, &[length as i64], vec![0; length * width]);
+            self.node("DequantizeLinear", vec![data, scales, zeros], &back, Some(axis));
+        }
+        back
+    }
+
+    fn stored(&mut self, name: &str) -> Result<String, GraphError> {
+        let tensor = self.table.get(name).ok_or_else(|| GraphError {
+            graph: self.graph.name.clone().unwrap_or_default(),
+            place: name.into(),
+            message: "its 8-bit numbers are missing: make them again with `clipcap model quantize`".into(),
+        })?;
+        if self.made.insert(name.into()) {
+            self.tensors.push(reference(name, tensor));
+        }
+        Ok(name.into())
+    }
+
+    fn constant(&mut self, name: &str, dtype: i32, dims: &[i64], bytes: Vec<u8>) {
+        if self.made.insert(name.into()) {
+            self.tensors.push(TensorProto {
+                dims: dims.into(),
+                data_type: Some(dtype),
+                name: Some(name.into()),
+                raw_data: Some(bytes),
+                external_data: vec![],
+                data_location: None,
+            });
+        }
+    }
+
+    fn node(&mut self, operator: &str, input: Vec<String>, output: &str, axis: Option<i64>) {
+        let attribute = axis.map(|axis| AttributeProto {
+            name: Some("axis".into()),
+            r#type: Some(AttributeType::Int as i32),
+            i: Some(axis),
+            ..Default::default()
+        });
+        self.nodes.push(NodeProto {
+            input,
+            output: vec![output.into()],
+            name: Some(output.into()),
+            op_type: Some(operator.into()),
+            domain: None,
+            attribute: attribute.into_iter().collect(),
+        });
+    }
+}
+
+/// The operator, of ONNX's own; nothing for others.
+fn kind(node: &NodeProto) -> &str {
+    match node.domain.as_deref() {
+        None | Some("") => node.op_type.as_deref().unwrap_or(""),
+        Some(_) => "",
+    }
+}
+
+fn attribute(node: &NodeProto, name: &str) -> Option<i64> {
+    node.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))?.i
+}
+
+/// `a b + c` with nothing else done to a.
+fn plain_gemm(node: &NodeProto) -> bool {
+    let factor = |name: &str| node.attribute.iter().find(|a| a.name.as_deref() == Some(name)).is_none_or(|a| a.f == Some(1.0));
+    attribute(node, "transA").unwrap_or(0) == 0 && factor("alpha") && factor("beta")
+}
+
+/// How a runtime computes the products with stored weights of a graph it has optimized: the weights' names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Computed {
+    pub in_integers: Vec<String>,
+    pub in_float: Vec<String>,
+}
+
+impl Model {
+    /// Reads a graph that ONNX Runtime wrote after its optimizations.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or holds no graph.
+    pub fn computed(path: &std::path::Path) -> std::io::Result<Computed> {
+        let proto: ModelProto = prost::Message::decode(std::fs::read(path)?.as_slice()).map_err(std::io::Error::other)?;
+        let graph = proto.graph.unwrap_or_default();
+        let mut computed = Computed::default();
+        let stored: HashSet<&str> = graph.initializer.iter().filter_map(|tensor| tensor.name.as_deref()).collect();
+        // A weight that is still turned into float before its product was not joined with it.
+        let mut turned = HashMap::new();
+        for node in graph.node.iter().filter(|node| node.op_type.as_deref() == Some("DequantizeLinear")) {
+            if let ([data, ..], [output, ..]) = (&node.input[..], &node.output[..]) {
+                turned.insert(output.as_str(), data.as_str());
+            }
+        }
+        for node in &graph.node {
+            let (weight, list) = match node.op_type.as_deref() {
+                Some("QGemm" | "QLinearMatMul") => (3, &mut computed.in_integers),
+                Some("MatMulIntegerToFloat" | "MatMulInteger" | "DynamicQuantizeMatMul") => (1, &mut computed.in_integers),
+                Some("Gemm" | "MatMul" | "FusedMatMul" | "FusedGemm") => (1, &mut computed.in_float),
+                _ => continue,
+            };
+            let Some(name) = node.input.get(weight).map(String::as_str) else { continue };
+            let name = turned.get(name).copied().unwrap_or(name);
+            if stored.contains(name) {
+                list.push(name.into());
+            }
+        }
+        Ok(computed)
+    }
+}
