@@ -15,7 +15,7 @@ use crate::models::graphs::{INT8_WEIGHTS, Part, build};
 use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
 use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightsError};
-use crate::onnx::{Centred, Product};
+use crate::onnx::{self, Centred};
 
 /// One weight to be quantized, as a matrix [outputs, inputs].
 struct Weight {
@@ -89,7 +89,7 @@ impl Bundle {
     pub fn decide(
         &self,
         part: &str,
-        (products, ranges): &(Vec<Product>, BTreeMap<String, Range>),
+        (products, ranges): &(Vec<onnx::Product>, BTreeMap<String, Range>),
     ) -> Result<PartDecisions, BundleError> {
         let source = SafetensorsFile::open(self.weights_path(part))?;
         Ok(int8::decide(products, ranges, |product| static_weights::matrix(product, &source))?)

@@ -56,7 +56,7 @@ pub struct EncoderObserver {
 impl EncoderObserver {
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig) -> Result<Self, LoadError> {
         let observer = Observer::load(runtime, folder, Part::ImageEncoder(config))?;
-        Ok(Self { observer, side: config.vision_config.image_size as i64 })
+        Ok(Self { observer, side: config.vision_config.image_size() as i64 })
     }
 
     /// Pixels [images, 3, S, S] to embeddings [images, D].
