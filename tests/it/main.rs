@@ -15,6 +15,7 @@ mod jobs_cli;
 mod listing;
 mod manual;
 mod model_import;
+mod mutated_models;
 mod objectives;
 mod pipeline;
 mod prepare;

@@ -1,0 +1,206 @@
+//! Damaged model files, many of them: no crash, no hang, nothing read outside, and never success with other weights.
+//!
+//! By hand, with more of them: `CLIPCAP_MUTATIONS=10000 cargo test --release --test it mutated_models -- --nocapture`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{clipcap, run, shared};
+use clipcap::pipeline::npy::{NpyType, write_header};
+use serde_json::Value;
+
+/// A file's bytes, bent: bits flipped, bytes replaced, a piece cut out, doubled or moved, the end cut off.
+fn bend(whole: &[u8], random: &mut impl FnMut() -> usize) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    // Most faults where descriptions are: the front, and a zip file's directory at the end.
+    let place = |random: &mut dyn FnMut() -> usize, len: usize| match random() % 4 {
+        0 => random() % len,
+        1 => random() % len.min(256),
+        2 => random() % len.min(12_000),
+        _ => len - 1 - random() % len.min(12_000),
+    };
+    match random() % 8 {
+        0 => bytes.truncate(place(random, bytes.len())),
+        1 => {
+            let (from, count) = (place(random, bytes.len()), 1 + random() % 64);
+            let to = (from + count).min(bytes.len());
+            bytes.drain(from..to);
+        }
+        2 => {
+            let (from, count) = (place(random, bytes.len()), 1 + random() % 64);
+            let piece = bytes[from..(from + count).min(bytes.len())].to_vec();
+            let at = place(random, bytes.len());
+            bytes.splice(at..at, piece);
+        }
+        3 => {
+            let at = place(random, bytes.len());
+            let word =
+                [&b"\xff\xff\xff\xff\xff\xff\xff\x7f"[..], b"99999999999999", b"-1", b"../../../../etc/passwd", b"\0\0\0\0"]
+                    [random() % 5];
+            let end = (at + word.len()).min(bytes.len());
+            bytes.splice(at..end, word.iter().copied());
+        }
+        _ => {
+            for _ in 0..1 + random() % 3 {
+                let at = place(random, bytes.len());
+                bytes[at] ^= 1 << (random() % 8);
+            }
+        }
+    }
+    bytes
+}
+
+/// Runs to the end within 20 seconds and with 4 GiB; the exit status, which is one of the program's own.
+fn status(command: &mut Command, what: &str) -> i32 {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("{what}: no end after 20 s");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(!said.contains("panicked"), "{what}: {said}");
+    let code = status.code().unwrap_or_else(|| panic!("{what}: ended by a signal: {said}"));
+    assert!(matches!(code, 0..=3), "{what}: {code}: {said}");
+    code
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Fingerprints of a bundle's weights.
+fn weights(bundle: &Path) -> Vec<Value> {
+    let manifest: Value = serde_json::from_slice(&fs::read(bundle.join("clipcap.json")).unwrap()).unwrap();
+    ["clip", "gpt2", "mapper"].map(|part| manifest["parts"][part]["fingerprint"].clone()).into()
+}
+
+fn mutations(usual: usize) -> usize {
+    std::env::var("CLIPCAP_MUTATIONS").map_or(usual, |number| number.parse().unwrap())
+}
+
+fn numbers() -> impl FnMut() -> usize {
+    let mut state = 88_172_645_463_325_252u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize
+    }
+}
+
+#[test]
+fn damaged_files_are_refused_where_they_are_imported() {
+    let Some(golden) = shared("golden") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = folder.path().join("inputs");
+    for name in ["clip_hf", "gpt2", "gpt2_legacy", "bert"] {
+        copy_folder(&golden.join(name), &inputs.join(name));
+    }
+    for name in ["openai_vit.pt", "clipcap_mlp.pt"] {
+        fs::copy(golden.join(name), inputs.join(name)).unwrap();
+    }
+    // Which file is bent, whether its numbers have a checksum, and which inputs are imported.
+    let cases = [
+        ("clipcap_mlp.pt", true, "clip_hf", "gpt2"),
+        ("openai_vit.pt", true, "openai_vit.pt", "gpt2"),
+        ("gpt2_legacy/pytorch_model.bin", false, "clip_hf", "gpt2_legacy"),
+        ("gpt2/model.safetensors", false, "clip_hf", "gpt2"),
+        ("clip_hf/model.safetensors", false, "clip_hf", "gpt2"),
+        ("clip_hf/config.json", true, "clip_hf", "gpt2"),
+        ("clip_hf/preprocessor_config.json", true, "clip_hf", "gpt2"),
+        ("gpt2/config.json", true, "clip_hf", "gpt2"),
+        ("gpt2/vocab.txt", true, "clip_hf", "gpt2"),
+    ];
+    let import = |clip: &str, gpt2: &str, out: &Path| {
+        let mut command = clipcap();
+        command.args(["model", "import", "--quiet", "--overwrite"]);
+        command.arg("--clip").arg(inputs.join(clip)).arg("--gpt2").arg(inputs.join(gpt2));
+        command.arg("--checkpoint").arg(inputs.join("clipcap_mlp.pt")).arg("--out").arg(out);
+        command
+    };
+    let mut random = numbers();
+    let out = folder.path().join("out");
+    let (mut refused, mut total, mut slowest) = (0, 0, Duration::ZERO);
+    let each = mutations(90).div_ceil(cases.len());
+    for (file, summed, clip, gpt2) in cases {
+        let path = inputs.join(file);
+        let whole = fs::read(&path).unwrap();
+        run(&mut import(clip, gpt2, &out), 0);
+        let right = weights(&out);
+        for round in 0..each {
+            let bent = bend(&whole, &mut random);
+            fs::write(&path, &bent).unwrap();
+            let what = format!("{file}, round {round}");
+            let start = Instant::now();
+            let code = status(&mut import(clip, gpt2, &out), &what);
+            slowest = slowest.max(start.elapsed());
+            total += 1;
+            if code == 0 {
+                assert!(!summed || weights(&out) == right, "{what}: imported with other weights");
+            } else {
+                refused += 1;
+            }
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    println!("{refused} of {total} damaged files were refused, the slowest after {:.2} s", slowest.as_secs_f64());
+    assert!(refused * 2 > total, "{refused} of {total}");
+}
+
+#[test]
+fn damaged_bundles_never_give_other_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = crate::common::tiny_bundle(folder.path());
+    let vectors = folder.path().join("v.npy");
+    let mut file = Vec::new();
+    write_header(&mut file, NpyType::F32, 2, 128).unwrap();
+    file.extend((0..256).flat_map(|i| ((i as f32 * 0.37).sin()).to_le_bytes()));
+    fs::write(&vectors, file).unwrap();
+    let out: PathBuf = folder.path().join("t.csv");
+    let caption = || {
+        let mut command = clipcap();
+        command.args(["caption", "--quiet", "--overwrite", "--max-new-tokens", "4", "--threads", "1"]);
+        command.arg("--embeddings").arg(&vectors).arg("--model").arg(&bundle).arg("--out").arg(&out);
+        command
+    };
+    run(&mut caption(), 0);
+    let right = fs::read(&out).unwrap();
+    let files = ["clipcap.json", "decoder.onnx", "mapper.onnx", "mapper/config.json", "gpt2/config.json", "gpt2/vocab.txt"];
+    let mut random = numbers();
+    let (mut refused, mut total) = (0, 0);
+    for file in files {
+        let path = bundle.join(file);
+        let whole = fs::read(&path).unwrap();
+        for round in 0..mutations(60).div_ceil(files.len()) {
+            fs::write(&path, bend(&whole, &mut random)).unwrap();
+            let what = format!("{file}, round {round}");
+            total += 1;
+            if status(&mut caption(), &what) == 0 {
+                assert_eq!(fs::read(&out).unwrap(), right, "{what}: other captions");
+            } else {
+                refused += 1;
+            }
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    println!("{refused} of {total} damaged bundles were refused");
+    assert!(refused * 2 > total, "{refused} of {total}");
+}
