@@ -32,7 +32,7 @@ use crate::stages::job::{ShardEnd, Shards, Worker};
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings", "job"]).required(true).multiple(true))]
 pub struct CaptionArgs {
-    /// Folders of images, image files, or one dataset made with `prepare --with-images`
+    /// Folders of images, image files, tars (also as a pattern: set-{000..099}.tar), or one dataset made with `prepare --with-images`
     #[arg(value_name = "PATH", conflicts_with = "embeddings")]
     paths: Vec<PathBuf>,
     #[arg(long = "image_path", value_name = "PATH", hide = true, conflicts_with = "embeddings")]

@@ -28,7 +28,7 @@ A Slurm array (SLURM_ARRAY_TASK_ID) or a Kubernetes indexed Job (JOB_COMPLETION_
 #[derive(clap::Args)]
 #[command(after_long_help = PLAN_HELP)]
 pub struct PlanArgs {
-    /// Folders of images, or image files
+    /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar), each of which is a shard
     #[arg(value_name = "PATH", required = true)]
     inputs: Vec<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)

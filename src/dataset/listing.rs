@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::naming::FolderIds;
+use super::tar;
 
 /// Something found under a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,15 +34,17 @@ pub enum Kind {
     Special,
     /// A symbolic link to nothing, or in a circle.
     BrokenLink,
+    /// A tar given as a root: its members are found, and not it.
+    Tar,
     /// A folder whose content cannot be listed, with the reason. No file, so it is not found; but what it may hold is
     /// missing, and that must be told. Its image_path ends with `/`.
     UnreadableFolder(io::ErrorKind),
 }
 
 impl Kind {
-    /// Whether the entry counts as found. Folders never do.
+    /// Whether the entry counts as found. Folders and tars never do.
     pub fn is_found(self) -> bool {
-        !matches!(self, Self::UnreadableFolder(_))
+        !matches!(self, Self::UnreadableFolder(_) | Self::Tar)
     }
 }
 
@@ -89,9 +92,16 @@ impl Listing {
     /// and work folder. Their temporary files (`NAME.tmp-...`) are not found either.
     ///
     /// # Errors
-    /// A root that is not there, or two roots with the same last part. A single file as root is listed under its own name.
+    /// A root that is not there, or two roots with the same last part. A single file as root is listed under its own name. A root that is
+    /// not there and has braces is a pattern: see [`tar::expanded`].
     pub fn new(roots: &[PathBuf], exclude: &[PathBuf]) -> Result<Self, ListingError> {
         let mut named: Vec<Root> = Vec::new();
+        let mut expanded = Vec::new();
+        for path in roots {
+            let paths = tar::expanded(path).map_err(|source| ListingError::Root { path: path.clone(), source })?;
+            expanded.extend(paths);
+        }
+        let roots = &expanded[..];
         for path in roots {
             let metadata = fs::symlink_metadata(path).map_err(|source| ListingError::Root { path: path.clone(), source })?;
             let is_folder = metadata.is_dir() || fs::metadata(path).is_ok_and(|target| target.is_dir());
@@ -199,7 +209,11 @@ impl Iterator for Walk<'_> {
                 },
                 None => {
                     let Root { path, prefix } = self.pending.pop()?;
-                    self.visit(path, prefix, None)
+                    let found = self.visit(path, prefix, None);
+                    found.map(|entry| match entry.kind {
+                        Kind::File if tar::called_a_tar(&entry.path) => Entry { kind: Kind::Tar, ..entry },
+                        _ => entry,
+                    })
                 }
             };
             if found.is_some() {

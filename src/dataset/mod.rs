@@ -14,3 +14,4 @@ mod parallel;
 pub mod scenes;
 pub mod splits;
 pub mod tables;
+pub mod tar;

@@ -68,10 +68,11 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
         .collect()
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("file", Kind::File),
     ("special", Kind::Special),
     ("broken_link", Kind::BrokenLink),
+    ("tar", Kind::Tar),
     ("forbidden_folder", Kind::UnreadableFolder(io::ErrorKind::PermissionDenied)),
     ("unreadable_folder", Kind::UnreadableFolder(io::ErrorKind::Other)),
 ];
@@ -103,6 +104,7 @@ mod tests {
             named(b"\xFF\xFE.jpg", Kind::File),
             named("猫/a\n.png".as_bytes(), Kind::BrokenLink),
             named(b"pipe.jpg", Kind::Special),
+            named(b"set-0.tar", Kind::Tar),
             named(b"closed", Kind::UnreadableFolder(io::ErrorKind::PermissionDenied)),
         ];
         write_listing(&path, &found).unwrap();

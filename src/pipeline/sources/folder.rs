@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
+use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
 use crate::image::{Reason, called_an_image};
 use crate::pipeline::{Content, Entry, Failure, Stat};
@@ -15,38 +16,54 @@ use crate::pipeline::{Content, Entry, Failure, Stat};
 /// Lists files, one after another, in an order that depends on names alone.
 pub struct Folder {
     listing: Listing,
+    max_bytes: u64,
 }
 
 impl Folder {
-    /// `own` are the run's own outputs, which are not found.
-    pub fn new(roots: &[PathBuf], own: &[PathBuf]) -> Result<Self> {
-        Ok(Self { listing: Listing::new(roots, own)? })
+    /// `own` are the run's own outputs, which are not found. `max_bytes` is the most an image in a tar may have.
+    pub fn new(roots: &[PathBuf], own: &[PathBuf], max_bytes: u64) -> Result<Self> {
+        Ok(Self { listing: Listing::new(roots, own)?, max_bytes })
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.listing.iter().map(|found| Ok(entry(found)))
+        self.listing.iter().flat_map(|found| entries(found, self.max_bytes)).map(Ok)
     }
 
     /// Counts what [`entries`](Self::entries) will list.
     pub fn count(&self, total: &AtomicU64, stop: &AtomicBool) {
+        let mut is_known = true;
         for found in self.listing.iter() {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            if found.kind.is_found() {
+            if found.kind == Kind::Tar {
+                let members = Members::count(&found.path, false);
+                is_known &= members.is_some();
+                total.fetch_add(members.unwrap_or_default(), Ordering::Relaxed);
+            } else if found.kind.is_found() {
                 total.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        if !is_known {
+            total.store(0, Ordering::Relaxed);
         }
     }
 }
 
-/// What a stage is given of something that was found.
-pub(super) fn entry(found: listing::Entry) -> Entry {
+/// What a stage is given of something that was found: itself, or what is in it.
+pub(super) fn entries(found: listing::Entry, max_bytes: u64) -> Box<dyn Iterator<Item = Entry> + Send> {
+    match found.kind {
+        Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes)),
+        _ => Box::new(std::iter::once(entry(found))),
+    }
+}
+
+fn entry(found: listing::Entry) -> Entry {
     let image_id = found.image_id;
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };
     let content = match found.kind {
-        Kind::File => return file_entry(found.path, found.image_path, image_id),
+        Kind::File | Kind::Tar => return file_entry(found.path, found.image_path, image_id),
         Kind::Special | Kind::BrokenLink if !named => Content::Other,
         Kind::Special => Content::Failed(failed(Reason::Unreadable, "not a regular file, so it is not opened")),
         Kind::BrokenLink => Content::Failed(failed(Reason::Vanished, "a symbolic link to nothing")),

@@ -15,12 +15,18 @@ mod dataset;
 mod embeddings;
 mod folder;
 mod planned;
+mod tar;
 
 pub use dataset::{DatasetFiles, StoredImages};
 pub(crate) use embeddings::parse_hash;
 pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 pub use planned::PlannedFiles;
+
+/// How many members of a tar are found; a gzipped one is unpacked for it.
+pub fn count_tar(path: &Path) -> u64 {
+    tar::Members::count(path, true).unwrap_or_default()
+}
 
 /// A counter for sources that know how many they are.
 pub fn known_total(rows: u64) -> Option<Counter<'static>> {

@@ -11,12 +11,13 @@ use crate::pipeline::jobfolder::listed_in;
 /// One shard of a job: what was found when the job was planned, looked at again when its turn comes.
 pub struct PlannedFiles {
     listing: PathBuf,
+    max_bytes: u64,
 }
 
 impl PlannedFiles {
-    /// `listing` is the shard's file in the job folder.
-    pub fn open(listing: PathBuf) -> Self {
-        Self { listing }
+    /// `listing` is the shard's file in the job folder; `max_bytes` is the most an image in a tar may have.
+    pub fn open(listing: PathBuf, max_bytes: u64) -> Self {
+        Self { listing, max_bytes }
     }
 
     /// The shard's files, in the order of the whole listing.
@@ -24,6 +25,12 @@ impl PlannedFiles {
     /// # Errors
     /// A listing that cannot be read.
     pub fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-        Ok(listed_in(&self.listing)?.map(|found| Ok(folder::entry(found?))))
+        let max_bytes = self.max_bytes;
+        Ok(listed_in(&self.listing)?.flat_map(move |found| -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
+            match found {
+                Ok(found) => Box::new(folder::entries(found, max_bytes).map(Ok)),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }
+        }))
     }
 }

@@ -211,8 +211,10 @@ enum Listed {
 impl Listed {
     fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
         Ok(match &settings.source {
-            Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths())?),
-            Source::Planned(listing, found) => Self::Planned(PlannedFiles::open(listing.clone()), *found),
+            Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths(), settings.limits.max_bytes)?),
+            Source::Planned(listing, found) => {
+                Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes), *found)
+            }
             Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
             Source::Embeddings(path) => {
                 let embeddings = Embeddings::open(path)?;

@@ -201,7 +201,7 @@ pub fn run<E: ImageEncoder>(
     let prepare = &prepare;
     let report = match &settings.source {
         Source::Images(roots) => {
-            let folder = Folder::new(roots, &output.own_paths())?;
+            let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes)?;
             let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
             job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?
         }

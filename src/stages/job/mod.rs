@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use crate::dataset::listing::{Entry, Listing};
+use crate::dataset::listing::{Entry, Kind, Listing};
 use crate::files::{hex, sha256_file};
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
+use crate::pipeline::sources::count_tar;
 use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
 use crate::stages::caption::{CaptionSettings, ModelInfo, how_images_are_read};
 use crate::{generation, stages::Outcome};
@@ -108,15 +109,20 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         if interrupt.is_set() {
             return Ok(planned(Outcome::Interrupted, None));
         }
+        // Each tar is a shard: it is read from front to back.
+        if entry.kind == Kind::Tar {
+            cut.shard(&mut shard)?;
+            cut.shard(&mut vec![entry])?;
+            reporter.tick(&Tick { label: "listing", done: cut.counts.found, ..Tick::default() });
+            continue;
+        }
         shard.push(entry);
         if shard.len() as u64 == settings.shard_size {
             cut.shard(&mut shard)?;
             reporter.tick(&Tick { label: "listing", done: cut.counts.found, ..Tick::default() });
         }
     }
-    if !shard.is_empty() {
-        cut.shard(&mut shard)?;
-    }
+    cut.shard(&mut shard)?;
     if cut.counts.found == 0 {
         let folders = cut.counts.unlisted_folders;
         job.clear()?;
@@ -161,11 +167,20 @@ struct Cut<'a> {
 
 impl Cut<'_> {
     fn shard(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let path = self.job.listing(self.shards.len() as u64);
         write_listing(&path, entries)?;
-        let found = entries.iter().filter(|entry| entry.kind.is_found()).count() as u64;
+        let mut found = 0;
+        for entry in entries.iter() {
+            match entry.kind {
+                Kind::Tar => found += count_tar(&entry.path),
+                Kind::UnreadableFolder(_) => self.counts.unlisted_folders += 1,
+                _ => found += 1,
+            }
+        }
         self.counts.found += found;
-        self.counts.unlisted_folders += entries.len() as u64 - found;
         let sha256 = sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         self.id.update(sha256.as_bytes());
         self.shards.push(PlannedShard { found, sha256 });

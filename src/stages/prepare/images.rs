@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use crate::dataset::listing::{Entry, Kind, Listing};
@@ -38,6 +38,9 @@ pub fn examine(
 ) -> Result<Vec<Found>> {
     let listing = Listing::new(roots, own)?;
     let entries: Vec<Entry> = listing.iter().collect();
+    if let Some(tar) = entries.iter().find(|entry| entry.kind == Kind::Tar) {
+        bail!("{}: prepare reads folders and image files, and this is a tar: unpack it first", tar.path.display());
+    }
     for entry in entries.iter().filter(|entry| !entry.kind.is_found()) {
         reporter.warn(&format!("{}: this folder cannot be listed, so its images are missing", entry.image_path));
     }
@@ -83,7 +86,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
         failure: Some(failure),
     };
     match kind {
-        Kind::UnreadableFolder(_) => return None,
+        Kind::UnreadableFolder(_) | Kind::Tar => return None,
         Kind::Special | Kind::BrokenLink if !called => return None,
         Kind::Special => return Some(failed(Failure::new(Reason::Unreadable, "not a regular file, so it is not opened"))),
         Kind::BrokenLink => return Some(failed(Failure::new(Reason::Vanished, "a symbolic link to nothing"))),

@@ -8,7 +8,7 @@ use std::thread;
 
 use clipcap::generation::Settings as Decoding;
 use clipcap::image::Limits;
-use clipcap::pipeline::jobfolder::JobFolder;
+use clipcap::pipeline::jobfolder::{JobFolder, Plan};
 use clipcap::pipeline::{Interrupt, Reporter, Silent, Tick};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};
@@ -71,6 +71,15 @@ fn merge_settings(job: &Path, out: &Path) -> MergeSettings {
 
 fn merge(settings: &MergeSettings) -> anyhow::Result<Merged> {
     job::merge(settings, &Silent, &Interrupt::default())
+}
+
+/// Plans, works and merges.
+pub fn whole_job(inputs: &[PathBuf], job: &Path, shard_size: u64, out: &Path) -> Plan {
+    let settings = PlanSettings { inputs: inputs.to_vec(), ..plan_settings(Path::new("."), job, shard_size) };
+    let planned = job::plan(&settings, &Silent, &Interrupt::default()).unwrap();
+    work(job, &Shards::AllNext, &Fake::new(4));
+    merge(&merge_settings(job, out)).unwrap();
+    planned.plan.unwrap()
 }
 
 /// Pictures, copies of some, files that fail, files that are none, and names of all kinds.

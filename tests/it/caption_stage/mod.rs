@@ -6,6 +6,7 @@ mod formats;
 mod jobs;
 mod memory;
 mod reuse;
+mod tars;
 
 use std::fs::{self, File};
 

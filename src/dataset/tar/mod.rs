@@ -1,0 +1,416 @@
+//! Tars, read from front to back: ustar, pax and GNU headers, plain or gzipped. Nothing is written to disk, and no more of a tar is in memory
+//! than the member that was asked for.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+
+mod write;
+
+pub use write::TarWriter;
+
+const BLOCK: usize = 512;
+
+/// Long names and pax records beyond this are nobody's.
+const MOST_EXTRA_BYTES: u64 = 1 << 20;
+
+/// Names that a pattern may stand for.
+const MOST_NAMES: usize = 1 << 20;
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberKind {
+    File,
+    Folder,
+    /// A hard or symbolic link: it has no content of its own.
+    Link,
+    /// A file with holes, whose content is not stored as it is.
+    Sparse,
+    /// A device, a pipe, or a kind that is not known.
+    Special,
+}
+
+/// A member's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// As the tar has it.
+    pub name: Vec<u8>,
+    pub kind: MemberKind,
+    pub bytes: u64,
+}
+
+/// Why a tar cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    #[error("it ends in the middle of a member")]
+    Truncated,
+    #[error("its gzip stream ends early")]
+    GzipTruncated,
+    #[error("{0}")]
+    Corrupt(&'static str),
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+/// Whether a file is a tar by its name: `.tar`, `.tar.gz` or `.tgz`.
+pub fn called_a_tar(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    [".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
+}
+
+enum Input {
+    Plain { file: BufReader<File>, bytes_left: u64 },
+    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
+}
+
+/// An open tar.
+pub struct Tar {
+    input: Input,
+    /// Bytes of the present member that were not read, and those that fill its last block.
+    content: u64,
+    padding: u64,
+    has_ended: bool,
+}
+
+/// What pax records say of the next member.
+#[derive(Default)]
+struct Extra {
+    name: Option<Vec<u8>>,
+    bytes: Option<u64>,
+    is_sparse: bool,
+}
+
+impl Tar {
+    /// Opens a tar; a gzipped one is told by its first bytes.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = crate::files::open_regular(path)?;
+        let bytes_left = file.metadata()?.len();
+        let mut file = BufReader::with_capacity(1 << 18, file);
+        let input = match file.fill_buf()?.starts_with(&[0x1F, 0x8B]) {
+            true => Input::Gzip(Box::new(MultiGzDecoder::new(file))),
+            false => Input::Plain { file, bytes_left },
+        };
+        Ok(Self { input, content: 0, padding: 0, has_ended: false })
+    }
+
+    /// Whether its members can be passed over without reading them.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.input, Input::Plain { .. })
+    }
+
+    /// The next member; what was not read of the one before is passed over. None at the end.
+    ///
+    /// # Errors
+    /// A tar that is damaged here: nothing behind this place can be read.
+    pub fn next_member(&mut self) -> Result<Option<Member>, TarError> {
+        let mut extra = Extra::default();
+        loop {
+            self.pass_over()?;
+            let Some(block) = self.header()? else { return Ok(None) };
+            let kind = block[156];
+            let bytes = number(&block[124..136]).ok_or(TarError::Corrupt("a member's size is no number"))?;
+            match kind {
+                b'L' => extra.name = Some(until_nul(&self.extra(bytes)?).to_vec()),
+                b'K' => drop(self.extra(bytes)?),
+                b'x' => self.pax(bytes, &mut extra)?,
+                // Global records are comments and times in practice; a path or size for all members would make no sense.
+                b'g' => drop(self.extra(bytes)?),
+                _ => return self.member(&block, kind, bytes, extra).map(Some),
+            }
+        }
+    }
+
+    fn member(&mut self, block: &[u8; BLOCK], kind: u8, bytes: u64, extra: Extra) -> Result<Member, TarError> {
+        let name = extra.name.unwrap_or_else(|| name_of(block));
+        let kind = match kind {
+            b'0' | 0 | b'7' if extra.is_sparse => MemberKind::Sparse,
+            0 if name.ends_with(b"/") => MemberKind::Folder,
+            b'0' | 0 | b'7' => MemberKind::File,
+            b'1' | b'2' => MemberKind::Link,
+            b'5' => MemberKind::Folder,
+            b'S' => {
+                let mut goes_on = block[482] != 0;
+                while goes_on {
+                    let mut map = [0; BLOCK];
+                    self.fill(&mut map)?;
+                    goes_on = map[504] != 0;
+                }
+                MemberKind::Sparse
+            }
+            _ => MemberKind::Special,
+        };
+        let bytes = extra.bytes.unwrap_or(bytes);
+        // Links and folders store nothing, whatever size they tell.
+        self.content = if matches!(kind, MemberKind::Link | MemberKind::Folder) { 0 } else { bytes };
+        self.padding = padding(self.content);
+        Ok(Member { name, kind, bytes: self.content })
+    }
+
+    /// Up to `most` more bytes of the present member.
+    ///
+    /// # Errors
+    /// The tar ends before the member does, or cannot be read.
+    pub fn read(&mut self, most: u64) -> Result<Vec<u8>, TarError> {
+        let wanted = self.content.min(most);
+        let mut content = Vec::with_capacity(wanted.min(1 << 20) as usize);
+        self.read_some(wanted, &mut content)?;
+        self.content -= wanted;
+        Ok(content)
+    }
+
+    /// Passes over the rest of the present member.
+    ///
+    /// # Errors
+    /// The tar ends before the member does, or cannot be read.
+    pub fn pass_over(&mut self) -> Result<(), TarError> {
+        let rest = self.content.checked_add(self.padding).ok_or(TarError::Truncated)?;
+        (self.content, self.padding) = (0, 0);
+        match &mut self.input {
+            Input::Plain { file, bytes_left } => {
+                let passed = rest.min(*bytes_left);
+                // A plain file is not read for what is passed over.
+                file.seek_relative(i64::try_from(passed).map_err(|_| TarError::Truncated)?).map_err(TarError::Io)?;
+                *bytes_left -= passed;
+                if passed == rest { Ok(()) } else { Err(TarError::Truncated) }
+            }
+            Input::Gzip(stream) => match io::copy(&mut stream.by_ref().take(rest), &mut io::sink()) {
+                Ok(passed) if passed == rest => Ok(()),
+                Ok(_) => Err(TarError::Truncated),
+                Err(error) => Err(told(error)),
+            },
+        }
+    }
+
+    /// Appends so many bytes.
+    fn read_some(&mut self, wanted: u64, into: &mut Vec<u8>) -> Result<(), TarError> {
+        let read = match &mut self.input {
+            Input::Plain { file, bytes_left } => {
+                let read = file.by_ref().take(wanted).read_to_end(into).map_err(TarError::Io)? as u64;
+                *bytes_left = bytes_left.saturating_sub(read);
+                read
+            }
+            Input::Gzip(stream) => stream.by_ref().take(wanted).read_to_end(into).map_err(told)? as u64,
+        };
+        if read == wanted { Ok(()) } else { Err(TarError::Truncated) }
+    }
+
+    fn fill(&mut self, block: &mut [u8; BLOCK]) -> Result<(), TarError> {
+        let mut read = Vec::with_capacity(BLOCK);
+        self.read_some(BLOCK as u64, &mut read)?;
+        block.copy_from_slice(&read);
+        Ok(())
+    }
+
+    /// The next block that is a header. Two empty blocks, or the end of the file, end a tar.
+    fn header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+        for _ in 0..2 {
+            if self.has_ended {
+                return Ok(None);
+            }
+            let mut read = Vec::with_capacity(BLOCK);
+            match self.read_some(BLOCK as u64, &mut read) {
+                Err(TarError::Truncated) if read.iter().all(|byte| *byte == 0) => {
+                    self.has_ended = true;
+                    return Ok(None);
+                }
+                read => read?,
+            }
+            let block: [u8; BLOCK] = read.try_into().map_err(|_| TarError::Truncated)?;
+            if block.iter().any(|byte| *byte != 0) {
+                return if is_header(&block) {
+                    Ok(Some(block))
+                } else {
+                    Err(TarError::Corrupt("a header whose checksum is wrong"))
+                };
+            }
+        }
+        self.has_ended = true;
+        Ok(None)
+    }
+
+    /// The content of a header that speaks of the next member.
+    fn extra(&mut self, bytes: u64) -> Result<Vec<u8>, TarError> {
+        if bytes > MOST_EXTRA_BYTES {
+            return Err(TarError::Corrupt("a name or a pax record of more than a megabyte"));
+        }
+        (self.content, self.padding) = (bytes, padding(bytes));
+        self.read(bytes)
+    }
+
+    /// Records of `LENGTH KEY=VALUE\n`.
+    fn pax(&mut self, bytes: u64, extra: &mut Extra) -> Result<(), TarError> {
+        const WRONG: TarError = TarError::Corrupt("a pax record that is none");
+        let content = self.extra(bytes)?;
+        let mut records = &content[..];
+        while !records.is_empty() {
+            let space = records.iter().position(|byte| *byte == b' ').ok_or(WRONG)?;
+            let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse().ok()).ok_or(WRONG)?;
+            let record = records.get(space + 1..length).ok_or(WRONG)?;
+            let record = record.strip_suffix(b"\n").ok_or(WRONG)?;
+            let equals = record.iter().position(|byte| *byte == b'=').ok_or(WRONG)?;
+            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            match key {
+                b"path" => extra.name = Some(value.to_vec()),
+                b"size" => {
+                    let text = std::str::from_utf8(value).ok();
+                    extra.bytes = Some(text.and_then(|text| text.parse().ok()).ok_or(WRONG)?);
+                }
+                key if key.starts_with(b"GNU.sparse.") => extra.is_sparse = true,
+                _ => {}
+            }
+            records = &records[length..];
+        }
+        Ok(())
+    }
+}
+
+/// An end that comes too early is one, and a stream that is no gzip any more is damaged.
+fn told(error: io::Error) -> TarError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => TarError::GzipTruncated,
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => TarError::Corrupt("the gzip stream is damaged"),
+        _ => TarError::Io(error),
+    }
+}
+
+fn padding(bytes: u64) -> u64 {
+    (BLOCK as u64 - bytes % BLOCK as u64) % BLOCK as u64
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The sum of a header's bytes, its own field taken as spaces; old tars summed them with a sign.
+fn is_header(block: &[u8; BLOCK]) -> bool {
+    let Some(told) = number(&block[148..156]) else { return false };
+    let bytes = || block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
+    let unsigned: u64 = bytes().map(u64::from).sum();
+    let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
+    told == unsigned || i64::try_from(told).is_ok_and(|told| told == signed)
+}
+
+/// Octal digits among spaces and NULs, or GNU's binary form for what is larger.
+fn number(field: &[u8]) -> Option<u64> {
+    if field[0] & 0x80 != 0 {
+        let first = u64::from(field[0] & 0x7F);
+        return field[1..].iter().try_fold(first, |all, byte| all.checked_mul(256)?.checked_add(u64::from(*byte)));
+    }
+    let digits: Vec<u8> = field.iter().copied().filter(|byte| !matches!(byte, b' ' | 0)).collect();
+    digits.iter().try_fold(0_u64, |all, digit| match digit {
+        b'0'..=b'7' => all.checked_mul(8)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+fn name_of(block: &[u8; BLOCK]) -> Vec<u8> {
+    let name = until_nul(&block[..100]);
+    // POSIX's tars have a second field for what is in front; GNU's keep times there.
+    let prefix = if &block[257..263] == b"ustar\0" { until_nul(&block[345..500]) } else { &[] };
+    if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+}
+
+/// A member's name as a relative path; None where it leads out of the tar.
+pub fn inner_path(name: &[u8]) -> Option<Vec<u8>> {
+    if name.starts_with(b"/") {
+        return None;
+    }
+    let parts: Vec<&[u8]> = name.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+    if parts.is_empty() || parts.contains(&&b".."[..]) { None } else { Some(parts.join(&b'/')) }
+}
+
+/// The names that a pattern stands for, in order: `set-{000..099}.tar`, `{a,b}.tar`. A file of that very name is itself.
+///
+/// # Errors
+/// A pattern of more than a million names.
+pub fn expanded(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(text) = path.to_str().filter(|text| text.contains('{') && path.symlink_metadata().is_err()) else {
+        return Ok(vec![path.into()]);
+    };
+    let mut open = vec![text.to_string()];
+    loop {
+        let mut next = Vec::new();
+        let mut has_changed = false;
+        for text in &open {
+            match first_braces(text) {
+                Some((before, choices, after)) => {
+                    has_changed = true;
+                    next.extend(choices.iter().map(|choice| format!("{before}{choice}{after}")));
+                }
+                None => next.push(text.clone()),
+            }
+            if next.len() > MOST_NAMES {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pattern of more than a million names"));
+            }
+        }
+        if !has_changed {
+            return Ok(next.into_iter().map(PathBuf::from).collect());
+        }
+        open = next;
+    }
+}
+
+/// What is before and behind the first braces that hold choices, and these.
+fn first_braces(text: &str) -> Option<(&str, Vec<String>, &str)> {
+    for (from, _) in text.match_indices('{') {
+        let inside = &text[from + 1..];
+        let Some(to) = inside.find('}') else { return None };
+        let (inside, after) = (&inside[..to], &inside[to + 1..]);
+        if let Some(choices) = numbers(inside) {
+            return Some((&text[..from], choices, after));
+        }
+        if inside.contains(',') && !inside.contains('{') {
+            return Some((&text[..from], inside.split(',').map(str::to_string).collect(), after));
+        }
+    }
+    None
+}
+
+/// `000..012` as numbers of that width.
+fn numbers(inside: &str) -> Option<Vec<String>> {
+    let (from, to) = inside.split_once("..")?;
+    let (first, last): (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
+    let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
+    let count = last.checked_sub(first)?;
+    (count <= MOST_NAMES as u64).then(|| (first..=last).map(|number| format!("{number:0width$}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_stand_for_names() {
+        let names = |text: &str| -> Vec<String> {
+            expanded(Path::new(text)).unwrap().iter().map(|path| path.to_str().unwrap().to_string()).collect()
+        };
+        assert_eq!(names("x/set-{008..011}.tar"), ["x/set-008.tar", "x/set-009.tar", "x/set-010.tar", "x/set-011.tar"]);
+        assert_eq!(names("{a,b}-{1..2}.tar"), ["a-1.tar", "a-2.tar", "b-1.tar", "b-2.tar"]);
+        assert_eq!(names("{9..10}"), ["9", "10"]);
+        for plain in ["a.tar", "{a}.tar", "{3..1}.tar", "{", "{1..}"] {
+            assert_eq!(names(plain), [plain]);
+        }
+        assert!(expanded(Path::new("{0..9999}-{0..9999}")).is_err());
+    }
+
+    #[test]
+    fn names_that_lead_out_of_a_tar_are_none() {
+        assert_eq!(inner_path(b"./a//b/./c.jpg").unwrap(), b"a/b/c.jpg");
+        for out in [&b"../a"[..], b"a/../../b", b"/etc/passwd", b"", b".", b"a/.."] {
+            assert!(inner_path(out).is_none(), "{}", String::from_utf8_lossy(out));
+        }
+    }
+
+    #[test]
+    fn numbers_of_both_forms() {
+        assert_eq!(number(b"0000644\0"), Some(0o644));
+        assert_eq!(number(b" 12 \0"), Some(10));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), Some(1 << 32));
+        assert_eq!((number(b"9"), number(&[0xFF; 12])), (None, None));
+    }
+}

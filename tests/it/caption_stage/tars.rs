@@ -1,0 +1,188 @@
+//! Tars in the place of folders: the same captions, every member accounted for, and nothing that a hostile tar could gain.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clipcap::dataset::tar::TarWriter;
+use clipcap::image::Limits;
+use clipcap::stages::Outcome;
+use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source};
+use serde_json::json;
+
+use super::fake::{Fake, caption, errors, manifest, picture, pictures, rows, settings};
+use super::jobs;
+
+fn caption_paths(paths: &[PathBuf], out: &Path) -> anyhow::Result<CaptionReport> {
+    caption(&CaptionSettings { source: Source::Paths(paths.to_vec()), ..settings(Path::new("."), out) }, &Fake::new(4))
+}
+
+/// Packs with the system's tar, in order of names.
+fn pack(folder: &Path, flags: &[&str], tar: &Path) {
+    let mut command = Command::new("tar");
+    let output = command.args(flags).arg("-cf").arg(tar).arg("--sort=name").arg("-C").arg(folder).arg(".").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// image_path behind the tar's name, and caption.
+fn captions(out: &Path, prefix: &str) -> BTreeMap<String, String> {
+    rows(out).into_iter().map(|row| (row[1].strip_prefix(prefix).unwrap().to_string() + &row[3], row[4].clone())).collect()
+}
+
+#[test]
+fn every_format_of_tar_is_captioned_as_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    pictures(&images, 30);
+    picture(&images.join("a b/一只 猫.png"), 100);
+    fs::write(images.join("b/0000.txt"), "一只狗").unwrap();
+    fs::write(images.join("b/0000.json"), "{}").unwrap();
+    fs::write(images.join("empty.jpg"), "").unwrap();
+    fs::rename(images.join("a/0004.png"), images.join("a/really.dat")).unwrap();
+    let whole = folder.path().join("whole.parquet");
+    caption(&settings(&images, &whole), &Fake::new(4)).unwrap();
+    // Names beyond 100 bytes are what the formats differ in; v7 has none of them.
+    let long = "很长的名字".repeat(12) + ".png";
+    for format in ["v7", "ustar", "gnu", "pax"] {
+        if format == "gnu" {
+            picture(&images.join(&long), 200);
+            caption(&settings(&images, &whole), &Fake::new(4)).unwrap();
+        }
+        for (name, compress) in [("set.tar", None), ("set.tar.gz", Some("-z")), ("set.tgz", Some("-z"))] {
+            let tar = folder.path().join(format).join(name);
+            fs::create_dir_all(tar.parent().unwrap()).unwrap();
+            let flag = format!("--format={format}");
+            pack(&images, &[Some(flag.as_str()), compress].into_iter().flatten().collect::<Vec<_>>(), &tar);
+            let out = folder.path().join(format).join(format!("{name}.parquet"));
+            assert_eq!(caption_paths(&[tar], &out).unwrap().outcome, Outcome::SomeFailed);
+            assert_eq!(captions(&out, &format!("{name}/")), captions(&whole, ""), "{format} {name}");
+            let counts = &manifest(&out.with_extension("manifest.json"))["counts"];
+            assert_eq!(counts, &manifest(&whole.with_extension("manifest.json"))["counts"]);
+            assert_eq!(errors(&out.with_extension("errors.parquet")), [(format!("{name}/empty.jpg"), "empty".into())].into());
+            let ids: Vec<String> = rows(&out).iter().map(|row| row[0].clone()).collect();
+            assert!(ids.contains(&format!("{name}/b/0000")) && ids.contains(&format!("{name}/a/really.dat")), "{ids:?}");
+        }
+    }
+}
+
+#[test]
+fn a_pattern_of_tars_is_a_list_and_a_job_over_them_is_the_single_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for set in 0..3_u32 {
+        let images = root.join(format!("images-{set}"));
+        for i in 0..70 {
+            picture(&images.join(format!("{i:04}.png")), set * 70 + i);
+        }
+        fs::write(images.join("0003.json"), "{}").unwrap();
+        pack(&images, &["--format=ustar"], &root.join(format!("set-{set:03}.tar")));
+    }
+    pictures(&root.join("photos"), 5);
+    let inputs = [root.join("set-{000..002}.tar"), root.join("photos")];
+    let out = root.join("single/t.parquet");
+    caption_paths(&inputs, &out).unwrap();
+    let counts = json!({"found": 218, "captioned": 215, "failed": 0, "skipped": 3});
+    assert_eq!(manifest(&out.with_file_name("t.manifest.json"))["counts"], counts);
+    let paths: Vec<String> = rows(&out).into_iter().map(|row| row[1].clone()).collect();
+    assert_eq!((paths[0].as_str(), paths[10].as_str()), ("photos/a/0001.png", "set-000.tar/0000.png"));
+    let merged = root.join("merged/t.parquet");
+    let planned = jobs::whole_job(&inputs, &root.join("job"), 3, &merged);
+    // Two of the folder's files, and a shard for each tar.
+    assert_eq!((planned.num_shards, planned.counts.found), (5, 218));
+    for name in ["t.parquet", "t.errors.parquet"] {
+        assert!(fs::read(out.with_file_name(name)).unwrap() == fs::read(merged.with_file_name(name)).unwrap(), "{name}");
+    }
+    let missing = caption_paths(&[root.join("set-{000..003}.tar")], &out).unwrap_err();
+    assert!(missing.to_string().contains("set-003.tar"), "{missing}");
+}
+
+#[test]
+fn hostile_members_are_accounted_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    picture(&images.join("good.png"), 1);
+    let good = fs::read(images.join("good.png")).unwrap();
+    let mut writer = TarWriter::new(Vec::new());
+    for name in ["good.png", "../escape.png", "/etc/absolute.png", "a/../../b.png", "same.png", "same.jpg", "notes/../../x.txt"] {
+        writer.add(name.as_bytes(), &good).unwrap();
+    }
+    let mut tar = writer.finish().unwrap();
+    tar.truncate(tar.len() - 1024);
+    // Links, a sparse file and a pipe from the system's tar.
+    let odd = folder.path().join("odd");
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join("z.png"), &good).unwrap();
+    fs::hard_link(odd.join("z.png"), odd.join("hard.png")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", odd.join("link.png")).unwrap();
+    std::os::unix::fs::symlink("/etc", odd.join("folder")).unwrap();
+    assert!(Command::new("mkfifo").arg(odd.join("pipe.png")).status().unwrap().success());
+    fs::File::create(odd.join("holes.png")).unwrap().set_len(1 << 32).unwrap();
+    let packed = folder.path().join("odd.tar");
+    pack(&odd, &["--format=gnu", "-S"], &packed);
+    tar.extend(fs::read(&packed).unwrap());
+    let hostile = folder.path().join("hostile.tar");
+    fs::write(&hostile, &tar).unwrap();
+    let out = folder.path().join("out.parquet");
+    let report = caption_paths(std::slice::from_ref(&hostile), &out).unwrap();
+    assert_eq!(report.report.counts.succeeded, 4, "good, same twice, and one of the two names of a file");
+    let told = errors(&folder.path().join("out.errors.parquet"));
+    let reason = |name: &str| told.get(&format!("hostile.tar/{name}")).map(String::as_str);
+    for name in ["../escape.png", "/etc/absolute.png", "a/../../b.png", "link.png", "pipe.png", "holes.png"] {
+        assert_eq!(reason(name), Some("unreadable"), "{name} in {told:?}");
+    }
+    assert!(reason("z.png").is_some() != reason("hard.png").is_some(), "{told:?}");
+    let ids: Vec<String> = rows(&out).into_iter().step_by(2).map(|row| row[0].clone()).collect();
+    assert!(ids.contains(&"hostile.tar/same".into()) && ids.contains(&"hostile.tar/same.jpg".into()), "{ids:?}");
+    assert_eq!(report.report.counts.skipped, 2, "notes and a link called folder");
+
+    // Cut anywhere, damaged, or claiming a terabyte: what is before it is captioned, and the rest is told.
+    let mut two = TarWriter::new(Vec::new());
+    picture(&images.join("second.png"), 2);
+    two.add(b"first.png", &good).unwrap();
+    two.add(b"second.png", &fs::read(images.join("second.png")).unwrap()).unwrap();
+    let two = two.finish().unwrap();
+    let second = 512 + good.len().next_multiple_of(512);
+    let fails = |bytes: &[u8], captioned: u64, reasons: &[(&str, &str)]| {
+        fs::write(&hostile, bytes).unwrap();
+        let settings = CaptionSettings {
+            source: Source::Paths(vec![hostile.clone()]),
+            overwrite: true,
+            limits: Limits { max_bytes: 1 << 20, ..Limits::default() },
+            ..settings(Path::new("."), &out)
+        };
+        let report = caption(&settings, &Fake::new(4)).unwrap();
+        let wanted = reasons.iter().map(|(name, reason)| (format!("hostile.tar/{name}"), (*reason).to_string())).collect();
+        assert_eq!((report.report.counts.succeeded, errors(&folder.path().join("out.errors.parquet"))), (captioned, wanted));
+    };
+    fails(&two[..second + 512 + 40], 1, &[("second.png", "truncated"), ("", "truncated")]);
+    fails(&two[..second + 100], 1, &[("", "truncated")]);
+    fails(&two[..second], 1, &[]);
+    let mut damaged = two.clone();
+    damaged[second + 3] ^= 1;
+    fails(&damaged, 1, &[("", "corrupt")]);
+    let mut huge = two.clone();
+    huge[second + 124..second + 136].copy_from_slice(&[0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+    let sum: u32 = huge[second..second + 512]
+        .iter()
+        .enumerate()
+        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+        .sum();
+    huge[second + 148..second + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    fails(&huge, 1, &[("second.png", "too_large"), ("", "truncated")]);
+}
+
+#[test]
+fn a_tar_that_is_none_is_told_and_hides_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (photos, bad, gone) = (folder.path().join("photos"), folder.path().join("bad.tar"), folder.path().join("bad.tar.gz"));
+    pictures(&photos, 3);
+    fs::write(&bad, "this is no tar".repeat(100)).unwrap();
+    fs::write(&gone, [0x1F, 0x8B, 8, 0, 1, 2, 3]).unwrap();
+    let out = folder.path().join("out.parquet");
+    let report = caption_paths(&[photos, bad, gone], &out).unwrap();
+    assert_eq!((report.outcome, report.report.counts.succeeded, report.report.counts.unlisted), (Outcome::SomeFailed, 3, 2));
+    let told = errors(&folder.path().join("out.errors.parquet"));
+    assert_eq!(told["bad.tar/"], "corrupt");
+    assert_eq!(told["bad.tar.gz/"], "truncated");
+}
