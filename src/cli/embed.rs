@@ -19,7 +19,7 @@ pub struct EmbedArgs {
     /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
     #[arg(long, value_name = "DATASET")]
     dataset: Option<PathBuf>,
-    /// Folders of images (or image files)
+    /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar)
     #[arg(long, value_name = "DIR", num_args = 1.., alias = "image_path")]
     images: Vec<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)

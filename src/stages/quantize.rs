@@ -113,7 +113,7 @@ impl Inputs {
         } else if StoredImages::is_dataset(path) || path.join("captions.parquet").is_file() {
             ("images", chosen(StoredImages::open(path)?.entries())?)
         } else {
-            ("images", chosen(Folder::new(&[path.into()], &[])?.entries())?)
+            ("images", chosen(Folder::new(&[path.into()], &[], decode.limits.max_bytes)?.entries())?)
         };
         if entries.is_empty() {
             bail!("--calibrate {}: nothing to look at in there", path.display());
