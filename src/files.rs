@@ -66,13 +66,35 @@ impl Drop for AtomicFile {
     }
 }
 
-/// `NAME.tmp-PID-N` beside `target`: unique among processes and within one.
+/// `NAME.tmp-PID-N` beside `target`: unique among processes and within one. Of a name that is nearly too long only the beginning is taken.
 pub fn temporary_beside(target: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNTER: AtomicU64 = AtomicU64::new(0);
+    const LONGEST: usize = 220;
     let mut name = target.file_name().unwrap_or_default().to_os_string();
+    if name.len() > LONGEST {
+        let text = name.to_string_lossy();
+        let end = (0..=LONGEST).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        name = text[..end].into();
+    }
     name.push(format!(".tmp-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     target.with_file_name(name)
+}
+
+/// Refuses a path whose name the file system does not take because it is too long, before any work is done for it.
+///
+/// # Errors
+/// What is wrong, with the path.
+pub fn check_name(path: &Path) -> Result<(), String> {
+    let name = path.file_name().unwrap_or_default();
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Err(format!(
+            "a name that is too long for the file system ({} bytes): {}: choose a shorter --out",
+            name.len(),
+            name.display()
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a rename durable; a file system that cannot sync a folder loses nothing else.

@@ -1,5 +1,6 @@
 //! The one owner of stdout and stderr: results go to stdout, everything else to stderr.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +45,10 @@ impl Terminal {
     pub fn result(&self, text: &str, json: &serde_json::Value) {
         self.clear_bar();
         let mut out = std::io::stdout().lock();
-        let written = if self.json { writeln!(out, "{json}") } else { writeln!(out, "{}", text.trim_end()) };
+        let written = match self.json {
+            true => writeln!(out, "{}", harmless(&json.to_string())),
+            false => writeln!(out, "{}", harmless(text.trim_end())),
+        };
         if let Err(error) = written.and_then(|()| out.flush())
             // A closed pipe (`| head`) is not an error of ours.
             && error.kind() != std::io::ErrorKind::BrokenPipe
@@ -82,7 +86,7 @@ impl Terminal {
     fn line(&self, message: &str) {
         let bar = self.bar.lock().unwrap_or_else(|e| e.into_inner());
         let print = || {
-            let _ = writeln!(std::io::stderr().lock(), "{message}");
+            let _ = writeln!(std::io::stderr().lock(), "{}", harmless(message));
         };
         match bar.as_ref() {
             Some(bar) => bar.suspend(print),
@@ -141,6 +145,24 @@ impl Reporter for Terminal {
     }
 }
 
+/// Text in which no character commands the terminal: file names and captions come from anywhere. Those are written as JSON and Rust
+/// write them (`\\u001b`); lines and tabs stay.
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if commands(c) {
+            plain += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            plain.push(c);
+        }
+    }
+    Cow::Owned(plain)
+}
+
 /// The chain of causes, without those that the message before them ends with: many errors tell their cause in their own text.
 fn told(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -157,6 +179,15 @@ fn told(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_printed_commands_the_terminal() {
+        assert_eq!(harmless("猫\t1\n"), "猫\t1\n");
+        assert_eq!(harmless("a\u{1b}[2J\r\u{7f}\u{9b}31m"), "a\\u001b[2J\\u000d\\u007f\\u009b31m");
+        let json = serde_json::json!({"caption": "\u{1b}]0;x\u{7}\u{9b}"}).to_string();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless(&json)).unwrap()["caption"], "\u{1b}]0;x\u{7}\u{9b}");
+        assert!(!harmless(&json).contains(char::is_control));
+    }
 
     #[test]
     fn a_cause_is_told_once() {

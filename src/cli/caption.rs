@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
+use crate::dataset::wanted::Wanted;
 use crate::generation;
 use crate::image::Limits;
 use crate::models::Bundle;
@@ -64,6 +65,8 @@ pub struct CaptionArgs {
     batch_size: Option<u32>,
     #[command(flatten)]
     images: ImageArgs,
+    #[command(flatten)]
+    files: FileArgs,
     #[command(flatten)]
     resume: ResumeArgs,
     /// Count files, read image headers, time the model on a few images, and write nothing
@@ -129,6 +132,33 @@ pub(super) struct ImageArgs {
     /// Image files above this many bytes fail
     #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
     pub max_bytes: u64,
+}
+
+/// Which files of a folder are looked at.
+#[derive(clap::Args)]
+pub(super) struct FileArgs {
+    /// Take hidden files and folders too (names that begin with a dot, and @eaDir)
+    #[arg(long, help_heading = "Files")]
+    pub hidden: bool,
+    /// Take only files that match this pattern, written as in .gitignore, such as '*.jpg' (may be given several times)
+    #[arg(long, value_name = "GLOB", help_heading = "Files")]
+    pub include: Vec<String>,
+    /// Leave out files and folders that match this pattern, such as 'thumbs/' or '*_small.*' (may be given several times)
+    #[arg(long, value_name = "GLOB", help_heading = "Files")]
+    pub exclude: Vec<String>,
+}
+
+impl FileArgs {
+    /// `of_folders`: whether files of folders are looked at; for other sources nothing can be chosen.
+    pub fn wanted(&self, of_folders: bool) -> Result<Wanted, BadUsage> {
+        let wanted = Wanted { hidden: self.hidden, include: self.include.clone(), exclude: self.exclude.clone() };
+        if !of_folders && wanted != Wanted::default() {
+            return Err(BadUsage(
+                "--hidden, --include and --exclude choose among the files of folders, and none is given".into(),
+            ));
+        }
+        wanted.check().map(|()| wanted).map_err(|error| BadUsage(error.to_string()))
+    }
 }
 
 /// What happens to earlier work and to failures.
@@ -275,8 +305,10 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let decoding = within_positions(decoding, &flags, &bundle)?;
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = Runtime::start(device, precision, threads)?;
+    let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
     let settings = CaptionSettings {
         source,
+        wanted,
         out,
         format,
         decoding,

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::caption::{ImageArgs, ResumeArgs, default_batch_size, open_bundle, told};
+use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, told};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
 use crate::pipeline::Reporter;
@@ -48,6 +48,8 @@ pub struct EmbedArgs {
     #[command(flatten)]
     image: ImageArgs,
     #[command(flatten)]
+    files: FileArgs,
+    #[command(flatten)]
     resume: ResumeArgs,
     #[arg(long = "clip_model_path", hide = true)]
     clip_model_path: Option<PathBuf>,
@@ -77,8 +79,10 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
     }
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = Runtime::start(device, precision, threads)?;
+    let wanted = args.files.wanted(matches!(source, Source::Images(_)))?;
     let settings = EmbedSettings {
         source,
+        wanted,
         out: args.out,
         layout: args.format,
         dtype: args.dtype,

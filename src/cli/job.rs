@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::caption::{DecodingArgs, ImageArgs, open_bundle, share, table_format, within_positions};
+use super::caption::{DecodingArgs, FileArgs, ImageArgs, open_bundle, share, table_format, within_positions};
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
@@ -53,6 +53,8 @@ pub struct PlanArgs {
     batch_size: Option<u32>,
     #[command(flatten)]
     images: ImageArgs,
+    #[command(flatten)]
+    files: FileArgs,
     /// Discard the job that is there, with all its results
     #[arg(long)]
     overwrite: bool,
@@ -78,9 +80,11 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
     let images = images_of(limits, !args.images.no_exif_rotate, &Preprocess::from_file(&bundle.preprocessor_path())?);
     let precision = args.precision.to_string();
+    let wanted = args.files.wanted(true)?;
     let planned = job::plan(
         &PlanSettings {
             inputs: args.inputs,
+            wanted,
             job: args.job,
             shard_size: args.shard_size,
             model: args.model,

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::dataset::listing::ListingError;
+use crate::files::check_name;
 use crate::pipeline::{Interrupt, Reporter};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, harmless};
 
 mod caption;
 mod doctor;
@@ -151,7 +152,15 @@ impl Context {
 
 /// Parses the command line, runs the command and returns the program's exit status.
 pub fn main() -> ExitCode {
-    let cli = Cli::of(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = match Cli::of(std::env::args_os()) {
+        Ok(cli) => cli,
+        // A file's name among the arguments must not command the terminal either.
+        Err(error) if std::env::args_os().any(|arg| arg.to_string_lossy().contains(char::is_control)) => {
+            eprintln!("{}", harmless(error.render().to_string().trim_end()));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        Err(error) => error.exit(),
+    };
     let context = Context {
         terminal: Terminal::new(cli.global.quiet, cli.global.json, cli.global.verbose),
         interrupt: Interrupt::default(),
@@ -172,7 +181,8 @@ pub fn main() -> ExitCode {
         Ok(outcome) => ExitCode::from(outcome.exit_code()),
         Err(error) => {
             // Bad usage that clap cannot see (flags that exclude each other by value) is exit 2, like clap's own.
-            let is_usage = error.is::<BadUsage>() || matches!(error.downcast_ref(), Some(ListingError::SameName { .. }));
+            let is_usage = error.is::<BadUsage>()
+                || matches!(error.downcast_ref(), Some(ListingError::SameName { .. } | ListingError::Pattern(_)));
             let status = if is_usage { 2 } else { 1 };
             context.terminal.failed(&error, status);
             ExitCode::from(status)
@@ -186,6 +196,7 @@ fn keep_inputs<'a>(
     inputs: impl IntoIterator<Item = &'a Path> + Clone,
 ) -> Result<(), BadUsage> {
     for output in outputs {
+        check_name(output).map_err(BadUsage)?;
         let Ok(real) = output.canonicalize() else { continue };
         let is_lost = |input: PathBuf| real == input || real.is_file() && real.starts_with(&input);
         if inputs.clone().into_iter().filter_map(|input| input.canonicalize().ok()).any(is_lost) {

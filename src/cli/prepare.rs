@@ -58,6 +58,8 @@ pub struct PrepareArgs {
     /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates
     #[arg(long)]
     lint: bool,
+    #[command(flatten)]
+    files: super::caption::FileArgs,
     /// Images above this many pixels fail
     #[arg(long, default_value_t = Limits::default().max_pixels)]
     max_pixels: u64,
@@ -88,7 +90,9 @@ enum Fold {
 pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
     let made = ["captions", "images", "errors", "duplicates"].map(|table| args.out.join(format!("{table}.parquet")));
     keep_inputs(made.iter().map(PathBuf::as_path), args.captions.iter().map(PathBuf::as_path))?;
+    let wanted = args.files.wanted(!args.images.is_empty())?;
     let settings = PrepareSettings {
+        wanted,
         splits: splits(&args)?,
         images: args.images,
         captions: args.captions,

@@ -8,11 +8,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::naming::FolderIds;
 use super::tar;
+use super::wanted::{Filter, LeftOut, PatternError, Wanted};
 
 /// Something found under a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,17 +59,22 @@ pub enum ListingError {
     Nameless { path: PathBuf },
     #[error("{} and {} are both called {name:?}, so that their files could not be told apart: rename one, or list them one at a time", first.display(), second.display())]
     SameName { first: PathBuf, second: PathBuf, name: String },
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 }
 
 /// A recursive walk over several folders (or single files).
 ///
 /// Order: by the bytes of the relative path, part by part; several roots come in the order of their last parts. A folder is
-/// entered once, however many symbolic links lead to it (so loops end), under the first of its names in that order.
+/// entered once, however many symbolic links lead to it (so loops end), under the first of its names in that order. Folders are told
+/// apart by their real paths: network file systems may have one inode number for all.
 pub struct Listing {
     roots: Vec<Root>,
     /// Ids of the roots that are single files.
     ids: FolderIds,
     excluded: HashMap<PathBuf, Vec<OsString>>,
+    filter: Filter,
+    left_out: Mutex<LeftOut>,
 }
 
 #[derive(Clone)]
@@ -89,12 +95,14 @@ fn unlisted(path: &Path, source: &io::Error) -> String {
 
 impl Listing {
     /// `exclude` names files and folders (which need not exist yet) that are not found, with all they hold: a run's own outputs
-    /// and work folder. Their temporary files (`NAME.tmp-...`) are not found either.
+    /// and work folder. Their temporary files (`NAME.tmp-...`) are not found either. What is not `wanted` under a root is left out; the
+    /// roots themselves were asked for, whatever they are called.
     ///
     /// # Errors
-    /// A root that is not there, or two roots with the same last part. A single file as root is listed under its own name. A root that is
-    /// not there and has braces is a pattern: see [`tar::expanded`].
-    pub fn new(roots: &[PathBuf], exclude: &[PathBuf]) -> Result<Self, ListingError> {
+    /// A root that is not there, two roots with the same last part, or a pattern that is none. A single file as root is listed under
+    /// its own name. A root that is not there and has braces is a pattern: see [`tar::expanded`].
+    pub fn new(roots: &[PathBuf], exclude: &[PathBuf], wanted: &Wanted) -> Result<Self, ListingError> {
+        let filter = wanted.filter()?;
         let mut named: Vec<Root> = Vec::new();
         let mut expanded = Vec::new();
         for path in roots {
@@ -117,27 +125,24 @@ impl Listing {
             return Err(ListingError::SameName { first: a.path.clone(), second: b.path.clone(), name });
         }
         let names: Vec<String> = named.iter().map(|root| image_path(&root.prefix)).collect();
-        Ok(Self { roots: named, ids: FolderIds::new(names.iter().map(String::as_str)), excluded: by_folder(exclude) })
+        let ids = FolderIds::new(names.iter().map(String::as_str));
+        Ok(Self { roots: named, ids, excluded: by_folder(exclude), filter, left_out: Mutex::default() })
+    }
+
+    /// What the latest walk that came to its end left out.
+    pub fn left_out(&self) -> LeftOut {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Walks the folders from the beginning.
     pub fn iter(&self) -> Walk<'_> {
         let pending = self.roots.iter().rev().cloned().collect();
-        Walk { listing: self, pending, open: Vec::new(), entered: HashSet::new() }
+        Walk { listing: self, pending, open: Vec::new(), entered: HashSet::new(), left_out: LeftOut::default() }
     }
 
     /// How many entries are found: the walk without the rest of the work.
     pub fn count(&self) -> u64 {
         self.iter().filter(|entry| entry.kind.is_found()).count() as u64
-    }
-
-    /// Names that are not found in a folder.
-    fn excluded_in(&self, folder: &Path) -> &[OsString] {
-        if self.excluded.is_empty() {
-            return &[];
-        }
-        let real = fs::canonicalize(folder);
-        real.ok().and_then(|real| self.excluded.get(&real)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -177,12 +182,17 @@ pub struct Walk<'a> {
     pending: Vec<Root>,
     /// The folders on the way down.
     open: Vec<Folder>,
-    /// Device and inode of every folder entered so far.
-    entered: HashSet<(u64, u64)>,
+    /// Real path of every folder entered so far.
+    entered: HashSet<PathBuf>,
+    left_out: LeftOut,
 }
 
 struct Folder {
     path: PathBuf,
+    /// Without symbolic links.
+    real: PathBuf,
+    /// Its path below its root.
+    within: PathBuf,
     /// Raw bytes of the relative path, with a `/` behind it unless it is empty.
     prefix: Vec<u8>,
     /// Last first.
@@ -203,13 +213,19 @@ impl Iterator for Walk<'_> {
                     }
                     Some((name, kind)) => {
                         let relative = [&folder.prefix, name.as_bytes()].concat();
-                        let path = folder.path.join(name);
-                        self.visit(path, relative, kind)
+                        let path = folder.path.join(&name);
+                        // Only a symbolic link leads elsewhere than where it lies.
+                        let real = kind.filter(FileType::is_dir).map(|_| folder.real.join(&name));
+                        let place = Place { within: folder.within.join(&name), real };
+                        self.visit(path, relative, place, kind)
                     }
                 },
                 None => {
-                    let Root { path, prefix } = self.pending.pop()?;
-                    let found = self.visit(path, prefix, None);
+                    let Some(Root { path, prefix }) = self.pending.pop() else {
+                        *self.listing.left_out.lock().unwrap_or_else(PoisonError::into_inner) = self.left_out;
+                        return None;
+                    };
+                    let found = self.visit(path, prefix, Place { within: PathBuf::new(), real: None }, None);
                     found.map(|entry| match entry.kind {
                         Kind::File if tar::called_a_tar(&entry.path) => Entry { kind: Kind::Tar, ..entry },
                         _ => entry,
@@ -223,15 +239,23 @@ impl Iterator for Walk<'_> {
     }
 }
 
+/// Where something found is, beside its path.
+struct Place {
+    /// Below its root.
+    within: PathBuf,
+    /// Without symbolic links, as far as that is known.
+    real: Option<PathBuf>,
+}
+
 impl Walk<'_> {
     /// An entry for a file; a folder is entered instead.
-    fn visit(&mut self, path: PathBuf, relative: Vec<u8>, known: Option<FileType>) -> Option<Entry> {
+    fn visit(&mut self, path: PathBuf, relative: Vec<u8>, place: Place, known: Option<FileType>) -> Option<Entry> {
         // What the folder's listing says saves a call for plain files. A link is judged by what it leads to.
         let kind = if known.is_some_and(|known| known.is_file()) {
             Kind::File
         } else {
             match fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() => return self.enter(path, relative, (metadata.dev(), metadata.ino())),
+                Ok(metadata) if metadata.is_dir() => return self.enter(path, relative, place),
                 Ok(metadata) if metadata.is_file() => Kind::File,
                 Ok(_) => Kind::Special,
                 Err(error) if known.is_some_and(|known| known.is_dir()) => return Some(unreadable(path, relative, &error)),
@@ -246,31 +270,39 @@ impl Walk<'_> {
         Some(Entry { image_id: ids.of(&image_path), image_path, path, kind })
     }
 
-    fn enter(&mut self, path: PathBuf, mut prefix: Vec<u8>, inode: (u64, u64)) -> Option<Entry> {
-        if !self.entered.insert(inode) {
+    fn enter(&mut self, path: PathBuf, mut prefix: Vec<u8>, place: Place) -> Option<Entry> {
+        // A folder that cannot be resolved cannot be listed either, and that is told.
+        let real = place.real.or_else(|| fs::canonicalize(&path).ok()).unwrap_or_else(|| path.clone());
+        if !self.entered.insert(real.clone()) {
             return None;
         }
-        match self.names(&path) {
+        match self.names(&path, &real, &place.within) {
             Ok(names) => {
                 if !prefix.is_empty() {
                     prefix.push(b'/');
                 }
                 let ids = ids_of(&names);
-                self.open.push(Folder { path, prefix, names, ids });
+                self.open.push(Folder { path, real, within: place.within, prefix, names, ids });
                 None
             }
             Err(error) => Some(unreadable(path, prefix, &error)),
         }
     }
 
-    /// Everything in a folder that is not excluded, last first.
-    fn names(&self, folder: &Path) -> io::Result<Vec<(OsString, Option<FileType>)>> {
-        let excluded = self.listing.excluded_in(folder);
+    /// Everything in a folder that is not excluded and wanted, last first.
+    fn names(&mut self, folder: &Path, real: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<FileType>)>> {
+        let excluded = self.listing.excluded.get(real).map_or(&[][..], Vec::as_slice);
         let mut names = Vec::new();
         for item in fs::read_dir(folder)? {
             let item = item?;
-            if !is_excluded(excluded, &item.file_name()) {
-                names.push((item.file_name(), item.file_type().ok()));
+            let (name, kind) = (item.file_name(), item.file_type().ok());
+            if is_excluded(excluded, &name) {
+                continue;
+            }
+            let is_folder = || kind.is_some_and(|kind| kind.is_dir() || (kind.is_symlink() && item.path().is_dir()));
+            match self.listing.filter.leaves(&name, &within.join(&name), is_folder) {
+                Some(left) => self.left_out.add(left),
+                None => names.push((name, kind)),
             }
         }
         names.sort_unstable_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));

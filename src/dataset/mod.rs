@@ -15,3 +15,4 @@ pub mod scenes;
 pub mod splits;
 pub mod tables;
 pub mod tar;
+pub mod wanted;

@@ -2,16 +2,16 @@
 
 use std::io::{self, Cursor};
 
-use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
+use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, RgbImage};
 
 use super::failure::{Failure, Reason};
 use super::guard::guarded;
-use super::jpeg;
 use super::orientation::orientation;
 use super::sniff::{Format, sniff_named};
 use super::structure::{declared_size, ends_early};
+use super::{bmp, foreign, gif, jpeg, jxl, png, tiff};
 
 /// What an image may cost. Checked before memory is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,11 @@ pub struct Header {
 }
 
 impl Header {
+    /// Of a picture that is not turned.
+    pub(super) fn plain(format: Format, (width, height): (u32, u32)) -> Self {
+        Self { format, width, height, orientation: Orientation::NoTransforms }
+    }
+
     /// Width and height as [`decode`] with `exif` set gives them.
     pub fn upright(&self) -> (u32, u32) {
         match self.orientation {
@@ -91,7 +96,11 @@ pub fn header(bytes: &[u8], limits: &Limits) -> Result<Header, Failure> {
 fn read_header(format: Format, bytes: &[u8]) -> Result<Header, Failure> {
     let header = match format {
         Format::Jpeg => jpeg::header(bytes)?,
-        _ => described(format, &*open(format, bytes)?),
+        Format::Png | Format::WebP => described(format, &*open(format, bytes)?),
+        Format::Gif => Header::plain(format, gif::size(bytes)?),
+        Format::Bmp => Header::plain(format, bmp::size(bytes)?),
+        Format::Tiff => Header::plain(format, tiff::size(bytes)?),
+        Format::Jxl => Header::plain(format, jxl::size(bytes)?),
     };
     Ok(Header { orientation: orientation(format, bytes), ..header })
 }
@@ -162,7 +171,18 @@ fn decode_as(
 }
 
 fn decode_whole(format: Format, bytes: &[u8], limits: &Limits) -> Result<RgbImage, Failure> {
-    let result = decode_other(format, bytes, limits);
+    let result = match format {
+        Format::Tiff => return tiff::decode(bytes, limits),
+        Format::Gif => return gif::decode(bytes, limits),
+        Format::Bmp => return bmp::decode(bytes, limits),
+        Format::Jxl => return jxl::decode(bytes, limits),
+        // All pixels may be there without the end.
+        Format::Png => match decode_other(format, &png::with_end(bytes), limits) {
+            Ok(image) => return Ok(image),
+            failed => failed,
+        },
+        _ => decode_other(format, bytes, limits),
+    };
     match result {
         Err(failure) if failure.reason == Reason::TooLarge => Err(failure),
         _ if ends_early(format, bytes) => Err(Failure::new(Reason::Truncated, format!("{format} file ends early"))),
@@ -214,27 +234,32 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, Failure> {
     if bytes.is_empty() {
         return Err(Failure::new(Reason::Empty, "the file is empty"));
     }
-    let format = sniff_named(bytes).ok_or_else(|| {
-        Failure::new(
-            Reason::UnsupportedFormat,
-            "the content is none of JPEG, PNG, GIF, WebP, BMP and TIFF, whatever the name says",
-        )
-    })?;
+    let unsupported = |message: String| Err(Failure::new(Reason::UnsupportedFormat, message));
+    let Some(format) = sniff_named(bytes) else {
+        return unsupported(match (foreign::camera_raw(bytes), foreign::name(bytes)) {
+            (Some(kind), _) => format!("camera raw ({kind}) is not read: develop it first"),
+            (None, Some(name)) => format!("the content is {name}, which is not read"),
+            (None, None) => {
+                "the content is none of JPEG, PNG, GIF, WebP, BMP, TIFF and JPEG XL, whatever the name says".to_owned()
+            }
+        });
+    };
+    if let Some((width, height)) = png::cgbi(bytes).filter(|_| format == Format::Png) {
+        return unsupported(format!("Apple's CgBI variant of PNG is not read ({width} x {height} pixels)"));
+    }
     if let Some((width, height)) = declared_size(format, bytes) {
         limits.check_pixels(width, height)?;
     }
     Ok(format)
 }
 
+/// A decoder of PNG or WebP.
 fn open<'a>(format: Format, bytes: &'a [u8]) -> Result<Box<dyn ImageDecoder + 'a>, Failure> {
     let cursor = Cursor::new(bytes);
     let decoder: Result<Box<dyn ImageDecoder + 'a>, ImageError> = match format {
         Format::Png => PngDecoder::with_limits(cursor, beside(bytes)).map(|decoder| Box::new(decoder) as _),
-        Format::Gif => GifDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
         Format::WebP => WebPDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
-        Format::Bmp => BmpDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
-        Format::Tiff => TiffDecoder::new(cursor).map(|decoder| Box::new(decoder) as _),
-        Format::Jpeg => return Err(Failure::new(Reason::Corrupt, "JPEG has a decoder of its own")),
+        _ => return Err(Failure::new(Reason::Corrupt, format!("{format} has a decoder of its own"))),
     };
     decoder.map_err(|error| failed(format, &error))
 }

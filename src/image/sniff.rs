@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use super::foreign::called_camera_raw;
+
 /// The formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -12,6 +14,7 @@ pub enum Format {
     WebP,
     Bmp,
     Tiff,
+    Jxl,
 }
 
 impl Format {
@@ -23,6 +26,7 @@ impl Format {
             Self::WebP => "WebP",
             Self::Bmp => "BMP",
             Self::Tiff => "TIFF",
+            Self::Jxl => "JPEG XL",
         }
     }
 }
@@ -35,6 +39,8 @@ impl fmt::Display for Format {
 
 const JPEG: &[u8] = b"\xFF\xD8\xFF";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+/// JPEG XL in its container; the two bytes that it begins with elsewhere are believed where the name helps.
+const JXL: &[u8] = b"\0\0\0\x0cJXL \r\n\x87\n";
 
 /// How many bytes [`sniff`] looks at.
 pub(super) const SNIFFED_BYTES: usize = 32;
@@ -53,6 +59,8 @@ pub fn sniff(head: &[u8]) -> Option<Format> {
         Some(Format::WebP)
     } else if at(0, b"II*\0") || at(0, b"MM\0*") || at(0, b"II+\0\x08\0\0\0") || at(0, b"MM\0+\0\x08\0\0") {
         Some(Format::Tiff)
+    } else if at(0, JXL) {
+        Some(Format::Jxl)
     } else if at(0, b"BM") && plausible_bmp(head) {
         Some(Format::Bmp)
     } else {
@@ -64,6 +72,13 @@ pub fn sniff(head: &[u8]) -> Option<Format> {
 fn plausible_bmp(head: &[u8]) -> bool {
     let size = head.get(14..18).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
     matches!(size, Some(12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
+}
+
+/// A bitmap without its file header: the size of a header, one plane, a number of bits that there is.
+fn plausible_dib(bytes: &[u8]) -> bool {
+    let numbers =
+        bytes.get(12..16).map(|bytes| [u16::from_le_bytes([bytes[0], bytes[1]]), u16::from_le_bytes([bytes[2], bytes[3]])]);
+    bytes.starts_with(&[40, 0, 0, 0]) && matches!(numbers, Some([1, 1 | 4 | 8 | 16 | 24 | 32]))
 }
 
 /// The format a whole file claims that is called an image: [`sniff`], and also a file so short that its magic is cut off.
@@ -80,8 +95,12 @@ pub(super) fn sniff_named(bytes: &[u8]) -> Option<Format> {
             Some(Format::WebP)
         } else if bytes.len() < 18 && bytes.starts_with(b"BM") {
             Some(Format::Bmp)
-        } else if cut_from(b"II*\0", 3) || cut_from(b"MM\0*", 3) {
+        } else if cut_from(b"II*\0", 3) || cut_from(b"MM\0*", 3) || bytes.starts_with(b"MM*\0") || bytes.starts_with(b"II\0*") {
             Some(Format::Tiff)
+        } else if bytes.starts_with(b"\xFF\x0A") || cut_from(JXL, 5) {
+            Some(Format::Jxl)
+        } else if plausible_dib(bytes) {
+            Some(Format::Bmp)
         } else {
             None
         }
@@ -89,14 +108,16 @@ pub(super) fn sniff_named(bytes: &[u8]) -> Option<Format> {
 }
 
 /// Extensions of images, read or not: someone whose folder holds photos of another kind wants to hear that they were left out.
-const EXTENSIONS: [&str; 16] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff", "heic", "heif", "avif", "jxl", "jp2"];
+const EXTENSIONS: [&str; 21] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff", "heic", "heif", "hif", "avif",
+    "jxl", "jp2", "j2k", "jpf", "jpx",
+];
 
 /// Whether a file's name says that it is an image (by extension, upper or lower case).
 pub fn called_an_image(path: &Path) -> bool {
-    path.extension()
-        .and_then(|extension| extension.to_str())
-        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let known = |extension: &str| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known));
+    extension.is_some_and(known) || called_camera_raw(path)
 }
 
 #[cfg(test)]

@@ -12,10 +12,6 @@ pub(super) fn declared_size(format: Format, bytes: &[u8]) -> Option<(u32, u32)> 
             let [w, x, y, z, size @ ..] = *bytes.get(16..24)?.first_chunk::<8>()?;
             Some((u32::from_be_bytes([w, x, y, z]), u32::from_be_bytes(size)))
         }
-        Format::Gif => {
-            let &[w, x, y, z] = bytes.get(6..10)?.first_chunk()?;
-            Some((u16::from_le_bytes([w, x]).into(), u16::from_le_bytes([y, z]).into()))
-        }
         Format::Jpeg => {
             let mut at = 2;
             loop {
@@ -27,7 +23,7 @@ pub(super) fn declared_size(format: Format, bytes: &[u8]) -> Option<(u32, u32)> 
                 at = segment.end;
             }
         }
-        Format::WebP | Format::Bmp | Format::Tiff => None,
+        Format::Gif | Format::WebP | Format::Bmp | Format::Tiff | Format::Jxl => None,
     }
 }
 
@@ -35,12 +31,11 @@ pub(super) fn declared_size(format: Format, bytes: &[u8]) -> Option<(u32, u32)> 
 pub(super) fn ends_early(format: Format, bytes: &[u8]) -> bool {
     match format {
         Format::Png => !png_reaches_end(bytes),
-        Format::Gif => gif_breaks_off(bytes),
         Format::WebP => match bytes.get(4..8).and_then(|size| size.try_into().ok()).map(u32::from_le_bytes) {
             Some(size) => (bytes.len() as u64) < u64::from(size) + 8,
             None => true,
         },
-        Format::Jpeg | Format::Bmp | Format::Tiff => false,
+        Format::Jpeg | Format::Gif | Format::Bmp | Format::Tiff | Format::Jxl => false,
     }
 }
 
@@ -62,33 +57,6 @@ fn png_reaches_end(bytes: &[u8]) -> bool {
     memchr::memmem::find(bytes, END).is_some()
 }
 
-/// Walks the blocks up to the trailer. What is no block is damage, not an early end.
-fn gif_breaks_off(bytes: &[u8]) -> bool {
-    let table = |flags: u8| if flags & 0x80 != 0 { 3 << ((flags & 7) + 1) } else { 0 };
-    let Some(&flags) = bytes.get(10) else { return true };
-    let mut at = 13 + table(flags);
-    loop {
-        match bytes.get(at) {
-            None => return true,
-            Some(0x3B) => return false,
-            Some(0x21) => at += 2,
-            Some(0x2C) => {
-                let Some(&flags) = bytes.get(at + 9) else { return true };
-                at += 10 + table(flags) + 1;
-            }
-            Some(_) => return false,
-        }
-        loop {
-            match bytes.get(at) {
-                None => return true,
-                Some(0) => break,
-                Some(&length) => at += 1 + usize::from(length),
-            }
-        }
-        at += 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -100,9 +68,7 @@ mod tests {
     #[test]
     fn every_cut_is_an_early_end() {
         let image = RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 5, y as u8 * 7, (x * y) as u8]));
-        for (format, kind) in
-            [(Format::Png, ImageFormat::Png), (Format::Gif, ImageFormat::Gif), (Format::WebP, ImageFormat::WebP)]
-        {
+        for (format, kind) in [(Format::Png, ImageFormat::Png), (Format::WebP, ImageFormat::WebP)] {
             let mut file = Cursor::new(Vec::new());
             image.write_to(&mut file, kind).unwrap();
             let file = file.into_inner();

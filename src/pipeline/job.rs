@@ -118,6 +118,7 @@ impl Job<'_> {
         R: Iterator<Item = Result<Record<V>>>,
     {
         let mut work = WorkFolder::open(&self.output.work_folder(), &self.settings, self.overwrite)?;
+        work.tell(self.reporter);
         match self.run_in(&mut work, parts) {
             Ok(report) if report.complete && self.keep_work => work.keep().map(|()| report),
             Ok(report) if report.complete => work.remove().map(|()| report),

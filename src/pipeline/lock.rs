@@ -4,11 +4,15 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::reporter::Reporter;
+
 /// Held while a run owns its work folder.
 pub struct WorkLock {
     path: PathBuf,
     /// The lock lives as long as this handle.
     _file: File,
+    /// The file system has no locks: other computers cannot be kept away.
+    is_weak: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,36 +35,86 @@ impl WorkLock {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(io_error)?,
             };
-            match file.try_lock() {
-                Ok(()) => {}
+            let held = |holder: String| LockError::Held { path: path.clone(), holder };
+            let is_weak = match file.try_lock() {
+                Ok(()) => false,
                 Err(TryLockError::WouldBlock) => {
-                    let mut holder = String::new();
-                    let _ = (&file).take(4096).read_to_string(&mut holder);
-                    let holder =
-                        if holder.trim().is_empty() { "it has not said who it is yet".into() } else { holder.trim().to_string() };
-                    return Err(LockError::Held { path, holder });
+                    let holder = holder(&file);
+                    return Err(held(if holder.is_empty() { "it has not said who it is yet".into() } else { holder }));
+                }
+                Err(TryLockError::Error(error)) if has_no_locks(&error) => {
+                    let holder = holder(&file);
+                    if is_at_work(&holder) {
+                        return Err(held(holder));
+                    }
+                    true
                 }
                 Err(TryLockError::Error(source)) => return Err(io_error(source)),
-            }
-            if !is_still_at(&file, &path) {
+            };
+            if !is_weak && !is_still_at(&file, &path) {
                 continue;
             }
-            let command = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ");
             let write = |file: &mut File| {
                 file.set_len(0)?;
                 file.rewind()?;
-                writeln!(file, "process {}: {command}", std::process::id())
+                writeln!(file, "process {}: {}", std::process::id(), one_line(&command()))
             };
             write(&mut file).map_err(io_error)?;
-            return Ok(Self { path, _file: file });
+            return Ok(Self { path, _file: file, is_weak });
         }
         Err(io_error(io::Error::other("the folder keeps vanishing")))
+    }
+
+    /// Warns where the lock keeps only this computer's runs away.
+    pub fn tell(&self, reporter: &dyn Reporter) {
+        if self.is_weak {
+            let folder = self.path.parent().unwrap_or(&self.path).display();
+            reporter.warn(&format!(
+                "{folder}: this file system has no locks: run nothing else with the same output on another computer"
+            ));
+        }
     }
 
     /// Removes the lock file while it is still held, so that nobody can lock a name that is about to go.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
+}
+
+/// What the last holder wrote of itself.
+fn holder(file: &File) -> String {
+    let mut holder = String::new();
+    let _ = file.take(1 << 16).read_to_string(&mut holder);
+    holder.trim().to_owned()
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+}
+
+/// This process's command line.
+fn command() -> String {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// NFS without a lock manager, some mounts of Lustre, FSx and FUSE.
+fn has_no_locks(error: &io::Error) -> bool {
+    const ENOLCK: i32 = 37;
+    const ENOSYS: i32 = 38;
+    const EOPNOTSUPP: i32 = 95;
+    matches!(error.raw_os_error(), Some(ENOLCK | ENOSYS | EOPNOTSUPP)) || error.kind() == io::ErrorKind::Unsupported
+}
+
+/// Whether the holder, as it described itself, is another process of this computer that runs still.
+fn is_at_work(holder: &str) -> bool {
+    let Some((process, command)) = holder.strip_prefix("process ").and_then(|rest| rest.split_once(": ")) else { return false };
+    if process == std::process::id().to_string() || !process.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    let running = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let arguments: Vec<_> = running.strip_suffix(&[0]).unwrap_or(&running).split(|&byte| byte == 0).collect();
+    let running: Vec<_> = arguments.into_iter().map(String::from_utf8_lossy).collect();
+    one_line(&running.join(" ")) == command
 }
 
 /// Whether the open file is what its path names now: a holder that finished may have removed it.
@@ -94,6 +148,27 @@ mod tests {
         second.remove().unwrap();
         assert!(!work.join("lock").exists());
         assert!(WorkLock::acquire(&work).is_ok());
+    }
+
+    #[test]
+    fn without_locks_a_process_that_runs_is_known_by_its_command() {
+        let other = std::process::Command::new("sleep").arg("60").spawn();
+        let mut other = other.unwrap();
+        let command = || fs::read(format!("/proc/{}/cmdline", other.id())).unwrap();
+        // The child is a copy of this process until it has begun.
+        while !command().starts_with(b"sleep") {
+            std::thread::yield_now();
+        }
+        assert!(is_at_work(&format!("process {}: sleep 60", other.id())));
+        assert!(!is_at_work(&format!("process {}: clipcap caption", other.id())));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!is_at_work(&format!("process {}: sleep 60", other.id())));
+        assert!(!is_at_work("") && !is_at_work("process x: y"));
+        for code in [37, 38, 95] {
+            assert!(has_no_locks(&io::Error::from_raw_os_error(code)));
+        }
+        assert!(!has_no_locks(&io::Error::from_raw_os_error(13)));
     }
 
     #[cfg(unix)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::reporter::Reporter;
 use super::settings::Settings;
 use super::workfolder::WorkFolder;
+use crate::files::check_name;
 use crate::table::{FORMAT_KEY, check_format};
 
 /// An output: one table file with its companions beside it, or a folder with everything inside.
@@ -112,8 +113,9 @@ impl Output {
         vec![self.path.clone(), self.manifest(), self.errors(), self.work_folder()]
     }
 
-    /// Refuses a folder where a file is to be, and a file where a folder is.
+    /// Refuses a folder where a file is to be, a file where a folder is, and names that are too long with what is written beside.
     pub fn check_kind(&self) -> Result<()> {
+        self.own_paths().iter().try_for_each(|path| check_name(path)).map_err(anyhow::Error::msg)?;
         let (is_other, is, wanted) = match self.is_folder {
             true => (self.path.is_file(), "a file", "a folder"),
             false => (self.path.is_dir(), "a folder", "a file"),

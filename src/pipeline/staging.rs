@@ -49,6 +49,11 @@ impl Staging {
         Ok(staging)
     }
 
+    /// See [`WorkLock::tell`].
+    pub fn tell(&self, reporter: &dyn Reporter) {
+        self.lock.iter().for_each(|lock| lock.tell(reporter));
+    }
+
     /// Where the output is built.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::WorkLock;
 use super::output::OtherSettings;
+use super::reporter::Reporter;
 use super::settings::Settings;
 use crate::files::write_json;
 use crate::table::check_format;
@@ -109,6 +110,11 @@ impl WorkFolder {
         folder.clean()?;
         folder.run = folder.shards()?.last().and_then(|path| numbers(path)).map_or(0, |(run, _)| run) + 1;
         Ok(folder)
+    }
+
+    /// See [`WorkLock::tell`].
+    pub fn tell(&self, reporter: &dyn Reporter) {
+        self.lock.tell(reporter);
     }
 
     /// Writes the ledger; what it says is true from then on.

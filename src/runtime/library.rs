@@ -122,6 +122,7 @@ pub fn load(path: &Path) -> Result<(Environment, String), RuntimeError> {
             Err(unusable(format!("this process already uses {}", loaded.path.display())))
         };
     }
+    super::complete::check(path).map_err(unusable)?;
     let builder = ort::environment::init_from(path).map_err(|e| unusable(e.to_string()))?;
     let environment = builder.with_name("clipcap").with_telemetry(false).build().map_err(|e| unusable(e.to_string()))?;
     environment.set_log_level(ort::logging::LogLevel::Error);

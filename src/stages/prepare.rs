@@ -13,6 +13,7 @@ use crate::dataset::lint::{Lint, lint};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
+use crate::dataset::wanted::Wanted;
 use crate::files::{AtomicFile, write_json};
 use crate::image::Limits;
 use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
@@ -30,6 +31,8 @@ pub use summary::Summary;
 pub struct PrepareSettings {
     /// Folders of images; none: captions alone.
     pub images: Vec<PathBuf>,
+    /// Of those folders, which files.
+    pub wanted: Wanted,
     pub captions: Vec<PathBuf>,
     /// None: detected, file by file.
     pub format: Option<Format>,
@@ -65,6 +68,7 @@ pub struct Splits {
 pub fn run(settings: &PrepareSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<(Outcome, Summary)> {
     let output = Output::folder(&settings.out);
     let staging = Staging::open(&output, DATASET_FORMAT, settings.overwrite)?;
+    staging.tell(reporter);
     if let Some(existing) = staging.existing() {
         // Other flags are refused before anything is read; inputs are compared when they have been.
         staging.is_finished(&Settings::new("prepare", recorded(settings, existing.settings["inputs"].clone())), &[])?;
@@ -102,7 +106,7 @@ fn build(
     }
     let folder = match &settings.images[..] {
         [] => None,
-        roots => Some(images::examine(roots, &output.own_paths(), &settings.limits, reporter, interrupt)?),
+        roots => Some(images::examine(roots, &output.own_paths(), &settings.wanted, &settings.limits, reporter, interrupt)?),
     };
     if interrupt.is_set() {
         return Ok((Outcome::Interrupted, Summary::default()));
@@ -193,7 +197,7 @@ struct Manifest {
 
 /// The settings that the tables depend on, and `inputs`: the content of every input. No paths: the same data is the same anywhere.
 fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json::Value {
-    json!({
+    let mut recorded = json!({
         "inputs": inputs,
         "columns": settings.columns,
         "fold_width": settings.fold,
@@ -210,7 +214,12 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
         "lint": settings.lint,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
-    })
+    });
+    // Only where it was asked for: datasets of before this choice stay what they are.
+    if settings.wanted != Wanted::default() {
+        recorded["files"] = json!(settings.wanted);
+    }
+    recorded
 }
 
 /// The official lists as files.

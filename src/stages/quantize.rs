@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::caption::{self, Captioner};
+use crate::dataset::wanted::Wanted;
 use crate::files::{hex, temporary_beside};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
@@ -113,7 +114,7 @@ impl Inputs {
         } else if StoredImages::is_dataset(path) || path.join("captions.parquet").is_file() {
             ("images", chosen(StoredImages::open(path)?.entries())?)
         } else {
-            ("images", chosen(Folder::new(&[path.into()], &[], decode.limits.max_bytes)?.entries())?)
+            ("images", chosen(Folder::new(&[path.into()], &[], decode.limits.max_bytes, &Wanted::default())?.entries())?)
         };
         if entries.is_empty() {
             bail!("--calibrate {}: nothing to look at in there", path.display());

@@ -73,6 +73,7 @@ pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome
     let inputs = inputs(&settings.input)?;
     let recorded = recorded(settings, &inputs)?;
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
+    staging.tell(reporter);
     if staging.is_finished(&recorded, &["index.html", "stats.json", "lengths.parquet"].map(PathBuf::from))? {
         let path = output.path().join("stats.json");
         let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

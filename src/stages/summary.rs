@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::Outcome;
+use crate::dataset::wanted::LeftOut;
 use crate::html::chart::thousands;
 use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey};
 
@@ -20,7 +21,7 @@ pub(super) struct Words {
 }
 
 /// What became of everything found, where it is, and where the time went.
-pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output) -> (String, Json) {
+pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output, left_out: LeftOut) -> (String, Json) {
     let Report { counts, timings, complete } = report;
     let Words { command, done, results } = words;
     let mut text = format!("{}: {} {done}", plural(counts.found(), "file"), thousands(counts.succeeded));
@@ -44,6 +45,9 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     text.push('\n');
     if counts.unlisted > 0 {
         text += &format!("{} could not be listed: what they hold is missing\n", plural(counts.unlisted, "folder"));
+    }
+    if let Some(told) = left_out.told() {
+        text += &format!("{told}\n");
     }
     if *complete {
         text += &format!("output   {}\n", output.path().display());
@@ -87,6 +91,9 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     });
     if let Some((results, rate)) = results_rate {
         json[format!("{results}_per_second")] = rate.into();
+    }
+    if left_out != LeftOut::default() {
+        json["left_out"] = json!(left_out);
     }
     if counts.unlisted > 0 {
         json["unlisted_folders"] = counts.unlisted.into();

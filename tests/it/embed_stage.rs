@@ -48,6 +48,7 @@ impl ImageEncoder for Fake {
 fn settings(images: &Path, out: &Path) -> EmbedSettings {
     EmbedSettings {
         source: Source::Images(vec![images.into()]),
+        wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
         layout: Layout::Parquet,
         dtype: Dtype::Float32,

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use clipcap::dataset::listing::{Kind, Listing, ListingError, relative_path};
+use clipcap::dataset::wanted::Wanted;
 
 fn touch(path: impl AsRef<Path>) {
     fs::create_dir_all(path.as_ref().parent().unwrap()).unwrap();
@@ -15,7 +16,7 @@ fn touch(path: impl AsRef<Path>) {
 
 fn listed(roots: &[&Path], exclude: &[&Path]) -> Vec<(String, Kind)> {
     let own = |paths: &[&Path]| paths.iter().map(|p| p.to_path_buf()).collect::<Vec<PathBuf>>();
-    let listing = Listing::new(&own(roots), &own(exclude)).unwrap();
+    let listing = Listing::new(&own(roots), &own(exclude), &Wanted { hidden: true, ..Wanted::default() }).unwrap();
     let entries: Vec<_> = listing.iter().collect();
     assert_eq!(listing.count(), entries.iter().filter(|e| e.kind.is_found()).count() as u64);
     entries.into_iter().map(|entry| (entry.image_path, entry.kind)).collect()
@@ -88,13 +89,14 @@ fn several_roots_start_with_their_last_parts() {
     assert_eq!(names(&[&at("one")], &[]), ["z/1.jpg"]);
     assert_eq!(names(&[&at("one more.jpg")], &[]), ["one more.jpg"]);
 
+    let usual = Wanted::default();
     touch(at("other/one/2.jpg"));
-    let error = Listing::new(&[at("one"), at("other/one")], &[]).err().unwrap();
+    let error = Listing::new(&[at("one"), at("other/one")], &[], &usual).err().unwrap();
     assert!(matches!(&error, ListingError::SameName { name, .. } if name == "one"), "{error}");
-    let error = Listing::new(&[at("one"), at("three")], &[]).err().unwrap();
+    let error = Listing::new(&[at("one"), at("three")], &[], &usual).err().unwrap();
     assert!(matches!(&error, ListingError::Root { path, .. } if path.ends_with("three")), "{error}");
-    assert!(matches!(Listing::new(&[], &[]), Err(ListingError::NoRoots)));
-    assert!(matches!(Listing::new(&["/".into(), at("one")], &[]), Err(ListingError::Nameless { .. })));
+    assert!(matches!(Listing::new(&[], &[], &usual), Err(ListingError::NoRoots)));
+    assert!(matches!(Listing::new(&["/".into(), at("one")], &[], &usual), Err(ListingError::Nameless { .. })));
 }
 
 #[test]
@@ -129,4 +131,28 @@ fn a_folder_that_cannot_be_listed_is_told() {
         assert!(!kind.is_found());
     }
     assert_eq!(found[1].0, "z.jpg");
+}
+
+#[test]
+fn hidden_files_and_patterns_are_left_out_and_counted() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["a.jpg", "._a.jpg", ".cache/b.jpg", "sub/@eaDir/c.jpg", "sub/d.png", "sub/raw/e.jpg", ".f.png"] {
+        touch(root.path().join(name));
+    }
+    let with = |hidden: bool, include: &[&str], exclude: &[&str]| {
+        let own = |patterns: &[&str]| patterns.iter().map(|pattern| pattern.to_string()).collect();
+        let listing =
+            Listing::new(&[root.path().to_path_buf()], &[], &Wanted { hidden, include: own(include), exclude: own(exclude) })
+                .unwrap();
+        let names: Vec<String> = listing.iter().map(|entry| entry.image_path).collect();
+        (names, listing.left_out().hidden, listing.left_out().by_pattern)
+    };
+    assert_eq!(with(false, &[], &[]), (vec!["a.jpg".into(), "sub/d.png".into(), "sub/raw/e.jpg".into()], 4, 0));
+    assert_eq!(with(true, &[], &[]).0.len(), 7);
+    assert_eq!(with(false, &["*.jpg"], &[]), (vec!["a.jpg".into(), "sub/raw/e.jpg".into()], 4, 1));
+    assert_eq!(with(false, &["*.jpg"], &["raw/"]), (vec!["a.jpg".into()], 4, 2));
+    assert_eq!(with(false, &[], &["sub/**"]), (vec!["a.jpg".into()], 4, 2));
+    // What is named is looked at, whatever its name.
+    assert_eq!(names(&[&root.path().join(".cache")], &[]), ["b.jpg"]);
+    assert_eq!(names(&[&root.path().join(".f.png")], &[]), [".f.png"]);
 }

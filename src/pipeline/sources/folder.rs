@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
+use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::image::{Reason, called_an_image};
 use crate::pipeline::{Content, Entry, Failure, Stat};
 
@@ -21,8 +22,13 @@ pub struct Folder {
 
 impl Folder {
     /// `own` are the run's own outputs, which are not found. `max_bytes` is the most an image in a tar may have.
-    pub fn new(roots: &[PathBuf], own: &[PathBuf], max_bytes: u64) -> Result<Self> {
-        Ok(Self { listing: Listing::new(roots, own)?, max_bytes })
+    pub fn new(roots: &[PathBuf], own: &[PathBuf], max_bytes: u64, wanted: &Wanted) -> Result<Self> {
+        Ok(Self { listing: Listing::new(roots, own, wanted)?, max_bytes })
+    }
+
+    /// What was not wanted, once all entries were listed.
+    pub fn left_out(&self) -> LeftOut {
+        self.listing.left_out()
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {

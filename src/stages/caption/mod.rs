@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde_json::{Value as Json, json};
 
+use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
@@ -47,6 +48,8 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct CaptionSettings {
     pub source: Source,
+    /// Of folders, which files.
+    pub wanted: Wanted,
     pub out: PathBuf,
     pub format: TableFormat,
     pub decoding: generation::Settings,
@@ -85,6 +88,8 @@ pub struct CaptionReport {
     pub outcome: Outcome,
     pub report: Report,
     pub output: Output,
+    /// Files and folders that were not looked at.
+    pub left_out: LeftOut,
 }
 
 const WORDS: Words = Words { command: "caption", done: "captioned", results: Some("captions") };
@@ -92,7 +97,7 @@ const WORDS: Words = Words { command: "caption", done: "captioned", results: Som
 impl CaptionReport {
     /// The closing summary, as text and as JSON.
     pub fn summary(&self) -> (String, Json) {
-        summary::closing(&WORDS, self.outcome, &self.report, &self.output)
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out)
     }
 }
 
@@ -114,7 +119,7 @@ pub fn run<C: Captioner>(
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model, &listed)?,
-        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
+        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
         done: WORDS.done,
         label: "captioning",
         unit: Some("captions/s"),
@@ -137,7 +142,7 @@ pub fn run<C: Captioner>(
     let report =
         job.run(Parts { entries: listed.entries(), counter: listed.counter(), prepare, make_compute, make_sink, import })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);
-    Ok(CaptionReport { outcome, report, output })
+    Ok(CaptionReport { outcome, report, output, left_out: listed.left_out() })
 }
 
 /// Looks at everything in the source, times the model on a few images, and writes nothing.
@@ -160,6 +165,7 @@ pub fn dry_run<C: Captioner>(
     };
     let sample = settings.batch_size.min(16);
     let survey = survey(listed.entries(), &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    listed.left_out().told().iter().for_each(|told| reporter.note(told));
     if survey.images + survey.known + survey.num_failed() == 0 {
         bail!("no image found ({} files that are no images)", survey.skipped);
     }
@@ -211,7 +217,9 @@ enum Listed {
 impl Listed {
     fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
         Ok(match &settings.source {
-            Source::Paths(roots) => Self::Files(Folder::new(roots, &output.own_paths(), settings.limits.max_bytes)?),
+            Source::Paths(roots) => {
+                Self::Files(Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?)
+            }
             Source::Planned(listing, found) => {
                 Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes), *found)
             }
@@ -233,6 +241,13 @@ impl Listed {
             },
             Self::Stored(images) => Box::new(images.entries()),
             Self::Embedded(embeddings) => embeddings.entries(),
+        }
+    }
+
+    fn left_out(&self) -> LeftOut {
+        match self {
+            Self::Files(folder) => folder.left_out(),
+            _ => LeftOut::default(),
         }
     }
 

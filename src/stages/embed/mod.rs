@@ -6,6 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
+use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, SETTINGS_KEY, StoredImages, known_total};
@@ -89,6 +90,8 @@ impl Dtype {
 #[derive(Debug, Clone)]
 pub struct EmbedSettings {
     pub source: Source,
+    /// Of folders, which files.
+    pub wanted: Wanted,
     /// A folder.
     pub out: PathBuf,
     pub layout: Layout,
@@ -125,6 +128,8 @@ pub struct EmbedReport {
     pub outcome: Outcome,
     pub report: Report,
     pub output: Output,
+    /// Files and folders that were not looked at.
+    pub left_out: LeftOut,
 }
 
 const WORDS: Words = Words { command: "embed", done: "embedded", results: None };
@@ -132,7 +137,7 @@ const WORDS: Words = Words { command: "embed", done: "embedded", results: None }
 impl EmbedReport {
     /// The closing summary, as text and as JSON.
     pub fn summary(&self) -> (String, Json) {
-        summary::closing(&WORDS, self.outcome, &self.report, &self.output)
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out)
     }
 }
 
@@ -171,7 +176,7 @@ pub fn run<E: ImageEncoder>(
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model),
-        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads}),
+        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
         done: WORDS.done,
         label: "embedding",
         unit: None,
@@ -199,11 +204,15 @@ pub fn run<E: ImageEncoder>(
     };
     let import = |output: &Output| records(output.path());
     let prepare = &prepare;
+    let mut left_out = LeftOut::default();
     let report = match &settings.source {
         Source::Images(roots) => {
-            let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes)?;
+            let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?;
             let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
-            job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?
+            let report =
+                job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?;
+            left_out = folder.left_out();
+            report
         }
         Source::Dataset(path) => {
             let images = StoredImages::open(path)?;
@@ -217,7 +226,7 @@ pub fn run<E: ImageEncoder>(
         }
     };
     let outcome = Outcome::of(&report, settings.max_error_rate);
-    Ok(EmbedReport { outcome, report, output })
+    Ok(EmbedReport { outcome, report, output, left_out })
 }
 
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {

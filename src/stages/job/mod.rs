@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use crate::dataset::listing::{Entry, Kind, Listing};
+use crate::dataset::wanted::Wanted;
 use crate::files::{hex, sha256_file};
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
@@ -27,6 +28,8 @@ pub use worker::{ShardEnd, Shards, Worker};
 #[derive(Debug, Clone)]
 pub struct PlanSettings {
     pub inputs: Vec<PathBuf>,
+    /// Of those folders, which files.
+    pub wanted: Wanted,
     pub job: PathBuf,
     pub shard_size: u64,
     pub model: PathBuf,
@@ -79,6 +82,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     let job = JobFolder::new(&settings.job);
     let planned = |outcome, plan| Planned { outcome, plan, job: settings.job.clone() };
     let lock = WorkLock::acquire(&settings.job)?;
+    lock.tell(reporter);
     let inputs = settings.inputs.iter().map(|input| absolute(input)).collect::<Result<Vec<_>>>()?;
     let names: Vec<String> = inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect();
     if let Some(there) = job.find_plan()?.filter(|_| !settings.overwrite) {
@@ -102,7 +106,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         return Ok(planned(Outcome::Complete, Some(there)));
     }
     job.clear()?;
-    let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job))?;
+    let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
     let mut cut = Cut { job: &job, shards: Vec::new(), id: Sha256::new(), counts: PlannedCounts::default() };
     let mut shard: Vec<Entry> = Vec::new();
     for entry in listing.iter() {
@@ -123,6 +127,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         }
     }
     cut.shard(&mut shard)?;
+    listing.left_out().told().iter().for_each(|told| reporter.note(told));
     if cut.counts.found == 0 {
         let folders = cut.counts.unlisted_folders;
         job.clear()?;

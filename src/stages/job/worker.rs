@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::settings_of_run;
+use crate::dataset::wanted::Wanted;
 use crate::files::sha256_file;
 use crate::generation;
 use crate::image::Limits;
@@ -104,6 +105,8 @@ impl Worker<'_> {
         let number = |name: &str| images[name].as_u64().with_context(context);
         Ok(CaptionSettings {
             source: Source::Planned(Default::default(), 0),
+            // The plan has chosen.
+            wanted: Wanted::default(),
             out: Default::default(),
             format: TableFormat::Parquet,
             decoding,

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 
 use crate::dataset::listing::{Entry, Kind, Listing};
+use crate::dataset::wanted::Wanted;
 use crate::files::sha256_hex;
 use crate::image::{self, Content, Failure, Limits, Reason};
 use crate::pipeline::{Interrupt, Reporter, Tick};
@@ -32,15 +33,17 @@ const HEAD_BYTES: usize = 64;
 pub fn examine(
     roots: &[PathBuf],
     own: &[PathBuf],
+    wanted: &Wanted,
     limits: &Limits,
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<Vec<Found>> {
-    let listing = Listing::new(roots, own)?;
+    let listing = Listing::new(roots, own, wanted)?;
     let entries: Vec<Entry> = listing.iter().collect();
     if let Some(tar) = entries.iter().find(|entry| entry.kind == Kind::Tar) {
         bail!("{}: prepare reads folders and image files, and this is a tar: unpack it first", tar.path.display());
     }
+    listing.left_out().told().iter().for_each(|told| reporter.note(told));
     for entry in entries.iter().filter(|entry| !entry.kind.is_found()) {
         reporter.warn(&format!("{}: this folder cannot be listed, so its images are missing", entry.image_path));
     }

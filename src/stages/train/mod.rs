@@ -52,7 +52,8 @@ pub fn train(
     let computed = Computed { device: runtime.device().to_string(), precision: runtime.precision().to_string() };
     let config = Config::new(&settings, fingerprints, computed);
     refuse_foreign(&settings.out)?;
-    let _lock = WorkLock::acquire(&settings.out)?;
+    let lock = WorkLock::acquire(&settings.out)?;
+    lock.tell(reporter);
     let folder = RunFolder::new(&settings.out);
     let checkpoints = folder.claim(&config, settings.overwrite, reporter)?;
     if !folder.has_artifacts_of(&config.fingerprint()) {

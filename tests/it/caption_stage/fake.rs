@@ -96,6 +96,7 @@ pub fn model() -> ModelInfo {
 pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
     CaptionSettings {
         source: Source::Paths(vec![images.into()]),
+        wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
         format: TableFormat::of(out).unwrap(),
         decoding: Decoding::default(),

@@ -24,6 +24,7 @@ fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
     let images_read = images_of(Limits::default(), true, &model.preprocess);
     PlanSettings {
         inputs: vec![images.into()],
+        wanted: Default::default(),
         job: job.into(),
         shard_size,
         model: "model".into(),

@@ -1,0 +1,160 @@
+//! Which files under a folder are wanted: hidden ones or not, and those that patterns name.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use ignore::Match;
+use ignore::overrides::{Override, OverrideBuilder};
+use serde::Serialize;
+
+/// What a user asked for. By default everything that is not hidden.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Wanted {
+    /// Hidden files and folders too.
+    pub hidden: bool,
+    /// Patterns as in .gitignore; where there are any, a file must match one.
+    pub include: Vec<String>,
+    /// Patterns of files and folders that are left out, included or not.
+    pub exclude: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the pattern {pattern:?} is not understood ({message}): write it as in .gitignore, such as '*.jpg' or 'raw/**'")]
+pub struct PatternError {
+    pattern: String,
+    message: String,
+}
+
+/// [`Wanted`], ready to be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Filter {
+    hidden: bool,
+    patterns: Option<Override>,
+}
+
+/// Why an entry of a folder is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    Hidden,
+    ByPattern,
+}
+
+/// How many files and folders were left out. What a folder holds is not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    pub hidden: u64,
+    pub by_pattern: u64,
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, left: Left) {
+        match left {
+            Left::Hidden => self.hidden += 1,
+            Left::ByPattern => self.by_pattern += 1,
+        }
+    }
+
+    /// One sentence, where anything was left out.
+    pub fn told(&self) -> Option<String> {
+        let hidden = (self.hidden > 0).then(|| format!("{} hidden (--hidden takes them)", self.hidden));
+        let by_pattern = (self.by_pattern > 0).then(|| format!("{} by --include and --exclude", self.by_pattern));
+        let parts: Vec<String> = hidden.into_iter().chain(by_pattern).collect();
+        (!parts.is_empty()).then(|| format!("files and folders left out: {}", parts.join(", ")))
+    }
+}
+
+impl Wanted {
+    /// # Errors
+    /// A pattern that is none.
+    pub(super) fn filter(&self) -> Result<Filter, PatternError> {
+        if self.include.is_empty() && self.exclude.is_empty() {
+            return Ok(Filter { hidden: self.hidden, patterns: None });
+        }
+        let mut builder = OverrideBuilder::new("");
+        // The last pattern that matches counts.
+        for (pattern, sign) in self.include.iter().map(|p| (p, "")).chain(self.exclude.iter().map(|p| (p, "!"))) {
+            let failed = |message: String| PatternError { pattern: pattern.clone(), message };
+            if pattern.is_empty() || pattern.starts_with('!') {
+                return Err(failed("no pattern".to_owned()));
+            }
+            builder.add(&format!("{sign}{pattern}")).map_err(|error| failed(error.to_string()))?;
+        }
+        let built = builder.build();
+        let patterns = built.map_err(|error| PatternError { pattern: String::new(), message: error.to_string() })?;
+        Ok(Filter { hidden: self.hidden, patterns: Some(patterns) })
+    }
+
+    /// Refuses patterns that are none.
+    ///
+    /// # Errors
+    /// The first such pattern.
+    pub fn check(&self) -> Result<(), PatternError> {
+        self.filter().map(drop)
+    }
+}
+
+/// Names that begin with a dot (`._photo.jpg` of macOS among them), and the folder that Synology's stations fill with thumbnails.
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().first() == Some(&b'.') || name == "@eaDir"
+}
+
+impl Filter {
+    /// Whether an entry is left out: its name, and its path below the folder that is listed.
+    pub fn leaves(&self, name: &OsStr, within: &Path, is_folder: impl FnOnce() -> bool) -> Option<Left> {
+        if !self.hidden && is_hidden(name) {
+            return Some(Left::Hidden);
+        }
+        match self.patterns.as_ref()?.matched(within, is_folder()) {
+            Match::Ignore(_) => Some(Left::ByPattern),
+            Match::None | Match::Whitelist(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(wanted: &Wanted, path: &str, is_folder: bool) -> Option<Left> {
+        let path = Path::new(path);
+        wanted.filter().unwrap().leaves(path.file_name().unwrap(), path, || is_folder)
+    }
+
+    #[test]
+    fn hidden_names_are_left_out_unless_asked_for() {
+        let usual = Wanted::default();
+        for (path, is_folder) in [("a/._x.jpg", false), (".git", true), ("b/@eaDir", true), (".DS_Store", false)] {
+            assert_eq!(leaves(&usual, path, is_folder), Some(Left::Hidden), "{path}");
+            assert_eq!(leaves(&Wanted { hidden: true, ..Wanted::default() }, path, is_folder), None, "{path}");
+        }
+        assert_eq!(leaves(&usual, "a.b/x.jpg", false), None);
+    }
+
+    #[test]
+    fn patterns_choose() {
+        let wanted = |include: &[&str], exclude: &[&str]| Wanted {
+            include: include.iter().map(|s| s.to_string()).collect(),
+            exclude: exclude.iter().map(|s| s.to_string()).collect(),
+            hidden: false,
+        };
+        let some = wanted(&["*.jpg", "*.PNG"], &["raw/", "*_thumb.*"]);
+        assert_eq!(leaves(&some, "a/b.jpg", false), None);
+        assert_eq!(leaves(&some, "a/b.png", false), Some(Left::ByPattern));
+        assert_eq!(leaves(&some, "a/b_thumb.jpg", false), Some(Left::ByPattern));
+        assert_eq!(leaves(&some, "a/raw", true), Some(Left::ByPattern));
+        assert_eq!(leaves(&some, "a", true), None);
+        let anchored = wanted(&[], &["/2019/**"]);
+        assert_eq!(leaves(&anchored, "2019/x.jpg", false), Some(Left::ByPattern));
+        assert_eq!(leaves(&anchored, "old/2019/x.jpg", false), None);
+        assert!(wanted(&["a[b"], &[]).check().unwrap_err().to_string().contains("a[b"));
+        assert!(wanted(&[""], &[]).check().is_err());
+    }
+
+    #[test]
+    fn what_was_left_out_is_told() {
+        assert_eq!(LeftOut::default().told(), None);
+        let text = LeftOut { hidden: 3, by_pattern: 2 }.told().unwrap();
+        assert_eq!(text, "files and folders left out: 3 hidden (--hidden takes them), 2 by --include and --exclude");
+    }
+}
