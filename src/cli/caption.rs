@@ -356,10 +356,10 @@ pub(super) fn told(runtime: &Runtime, reporter: &dyn Reporter) {
 
 /// Opens a bundle; a checkpoint in its place is told how to become one.
 pub(super) fn open_bundle(path: &Path) -> anyhow::Result<Bundle> {
-    if path.extension().is_some_and(|extension| extension == "pt") {
+    if path.extension().is_some_and(|extension| extension == "pt") && !path.is_dir() {
         let path = path.display();
         return Err(BadUsage(format!(
-            "--model {path}: a checkpoint, and a bundle is needed; make one once:\n  clipcap model import --clip ViT-B-32.pt --gpt2 DIR \
+            "--model {path} is a checkpoint; make a bundle of it once:\n  clipcap model import --clip ViT-B-32.pt --gpt2 DIR \
              --checkpoint {path} --out BUNDLE"
         ))
         .into());

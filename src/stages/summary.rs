@@ -63,14 +63,14 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
     let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));
     let rates = results_rate.map_or(String::new(), |(results, rate)| format!(", {rate:.1} {results}/s"));
+    let captions = if results.is_some() { format!(", captions {:.1} s", timings.decoding_s) } else { String::new() };
     text += &format!(
-        "time     {:.1} s, {rate:.1} images/s{rates} (reading {:.1} s on {}, beside it encoding {:.1} s, captions {:.1} s, writing {:.1} s; \
+        "time     {:.1} s, {rate:.1} images/s{rates} (reading {:.1} s on {}, beside it encoding {:.1} s{captions}, writing {:.1} s; \
          slowest part: {})\n",
         timings.wall_s,
         timings.reading_s,
         plural(timings.reading_threads as u64, "thread"),
         timings.encoding_s,
-        timings.decoding_s,
         timings.writing_s,
         timings.bottleneck(),
     );
