@@ -56,6 +56,9 @@ pub struct CaptionArgs {
     /// Take a shard that nobody works on, or whose worker died; --next=all: until there is none
     #[arg(long, value_name = "all", requires = "job", conflicts_with = "shard", num_args = 0..=1, require_equals = true, default_missing_value = "one", value_parser = ["one", "all"], help_heading = "Job")]
     next: Option<String>,
+    /// In a .csv or .tsv, quote cells that a spreadsheet would run (those that begin with = + - @) with an apostrophe
+    #[arg(long)]
+    quote_formulas: bool,
     #[command(flatten)]
     decoding: DecodingArgs,
     #[command(flatten)]
@@ -311,6 +314,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         wanted,
         out,
         format,
+        quotes_formulas: args.quote_formulas,
         decoding,
         limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
         exif_rotate: !args.images.no_exif_rotate,

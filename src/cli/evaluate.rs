@@ -4,17 +4,21 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::{BadUsage, Context, keep_inputs};
+use crate::dataset::captions::Encoding;
 use crate::stages::Outcome;
-use crate::stages::evaluate::{self, Candidate, Level, Settings};
+use crate::stages::evaluate::{self, Candidate, Letters, Level, Settings};
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
 Scores are BLEU-1..4, ROUGE-L and CIDEr as pycocoevalcap computes them, raw (1.0 is 100%).
 
-Read are caption tables and datasets (a folder, .parquet, .csv, .tsv, .jsonl), COCO results and annotations, Karpathy's files and maps from \
-an id to captions (.json), and li-xirong's files (.txt: ID#k<TAB>caption). Image ids are compared as text; ids left over are matched without \
-image extension and folder, where that is unique. Images that only one side has are counted and left out; CIDEr's document frequencies are \
-those of the images scored.
+Scores count one token per Chinese character, kana or hangul and one per run of other letters and digits, full-width ones as ASCII (NFKC), \
+or words as jieba cuts them; punctuation counts for nothing. On text of Chinese characters and ASCII these are pycocoevalcap's numbers; \
+--strict-tokens drops all other letters too.
+
+Read are caption tables, datasets, and every layout that prepare reads: the scores of a caption file are those of its dataset. Images are \
+matched by file name, then by id, then without image extension and folder, where that is unique; a file name decides over an id. Images that only \
+one side has are counted and left out; CIDEr's document frequencies are those of the images scored.
 
   clipcap evaluate --predictions captions.parquet --references dataset --split test
   clipcap evaluate --predictions a.parquet --compare b.parquet --references dataset";
@@ -31,6 +35,13 @@ pub struct EvaluateArgs {
     /// Count Han characters and Latin words, or words as jieba cuts them
     #[arg(long, value_enum, default_value = "both")]
     tokens: Tokens,
+    /// The encoding of caption files that are not UTF-8: gbk, gb18030, big5, utf-16 and so on
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<Encoding>,
+    /// Count Chinese characters and runs of ASCII letters and digits only (default: letters and digits of every script; on Chinese and ASCII text
+    /// both are pycocoevalcap's scores)
+    #[arg(long)]
+    strict_tokens: bool,
     /// Which of several captions per image to score: the first by caption_index, or the best by CIDEr (an upper bound, not a score)
     #[arg(long, value_enum, default_value = "first")]
     candidate: CandidateArg,
@@ -85,6 +96,8 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
         },
         compare: args.compare,
         split: args.split,
+        encoding: args.encoding,
+        letters: if args.strict_tokens { Letters::Strict } else { Letters::Every },
         out: args.out,
         per_image: args.per_image,
         bootstrap: args.bootstrap,

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::{BadUsage, Context, keep_inputs};
-use crate::dataset::captions::{CaptionError, Columns, Format, Translation};
+use crate::dataset::captions::{CaptionError, Columns, Encoding, Format, Translation};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, canonical};
 use crate::image::Limits;
@@ -15,8 +15,10 @@ use crate::stages::prepare::{self, PrepareSettings, Splits};
 /// manifest.json.
 ///
 /// Caption files are read in any of these layouts, told by their content: flickr-cn (ID#lang#k words, also with word:tag), tsv
-/// (image_id<TAB>caption), coco-cn (ID#k<TAB>caption), karpathy and coco JSON, csv with a header, jsonl (also metadata.jsonl). A bad line
-/// goes to errors.parquet with its file, line and reason, and never stops the run.
+/// (image_id<TAB>caption<TAB>caption...), coco-cn (ID#k<TAB>caption), karpathy and coco JSON, csv with a header, jsonl (also metadata.jsonl), map
+/// (JSON from id to captions), parquet. A list in a cell, as JSON or Python writes it, is several captions. Where a row has both an id and a file
+/// name, the file name decides which image it is. A bad line goes to errors.parquet with its file, line and reason, and never stops the run; so
+/// does a name that no image file is (missing_image), or that two files or two names could be (image_conflict).
 #[derive(clap::Args)]
 pub struct PrepareArgs {
     /// Folders of images; without one, captions are prepared alone and images are not looked for. Reads
@@ -26,7 +28,7 @@ pub struct PrepareArgs {
     /// Caption files, in any order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     captions: Vec<PathBuf>,
-    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv or jsonl (default: told by content)
+    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map or parquet (default: told by content)
     #[arg(long)]
     format: Option<Format>,
     /// Columns of a csv (or fields of a jsonl) file, where their names do not tell: image=A,caption=B[,caption=C][,split=D]
@@ -35,6 +37,9 @@ pub struct PrepareArgs {
     /// Who wrote the captions: human, machine or unknown (default: as marks in the files and their names say)
     #[arg(long)]
     translation: Option<Translation>,
+    /// The encoding of caption files that are not UTF-8: gbk, gb18030, big5, utf-16 and so on
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<Encoding>,
     /// Fold full-width forms to ASCII: letters (and digits) or all (punctuation too)
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "all", default_value = "none")]
     fold_width: Fold,
@@ -104,6 +109,7 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
             Fold::All => FoldWidth::All,
         },
         translation: args.translation,
+        encoding: args.encoding,
         with_images: args.with_images,
         near_duplicates: args.near_duplicates,
         lint: args.lint,

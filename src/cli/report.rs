@@ -5,8 +5,9 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::{BadUsage, Context, keep_inputs};
+use crate::dataset::captions::Encoding;
 use crate::stages::Outcome;
-use crate::stages::evaluate::Level;
+use crate::stages::evaluate::{Letters, Level};
 use crate::stages::report::{self, ReportSettings};
 
 /// What `--help` says below the flags.
@@ -39,6 +40,13 @@ pub struct ReportArgs {
     /// Score and count by Han characters and Latin words, or by words as jieba cuts them
     #[arg(long, value_enum, default_value = "char")]
     tokens: Tokens,
+    /// The encoding of caption files that are not UTF-8: gbk, gb18030, big5, utf-16 and so on
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<Encoding>,
+    /// Count Chinese characters and runs of ASCII letters and digits only (default: letters and digits of every script; on Chinese and ASCII text
+    /// both are pycocoevalcap's scores)
+    #[arg(long)]
+    strict_tokens: bool,
     /// Pixels of a thumbnail's longer edge (default: as many of 256, 192, 160 and 128 as fit into one page)
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(16..=1024))]
     edge: Option<u32>,
@@ -86,6 +94,8 @@ pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {
             Tokens::Char => Level::Char,
             Tokens::Word => Level::Word,
         },
+        letters: if args.strict_tokens { Letters::Strict } else { Letters::Every },
+        encoding: args.encoding,
         edge: args.edge,
         quality: args.quality,
         page_bytes: args.page_mb << 20,

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::{BadUsage, Context, keep_inputs};
+use crate::dataset::captions::Encoding;
 use crate::models::Bundle;
 use crate::stages::Outcome;
 use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
@@ -19,6 +20,9 @@ pub struct StatsArgs {
     /// What to count: char, word, token (default: char and word, and token where a model or vocabulary is given)
     #[arg(long, value_enum, value_delimiter = ',')]
     units: Vec<UnitArg>,
+    /// The encoding of a caption file that is not UTF-8: gbk, gb18030, big5, utf-16 and so on
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<Encoding>,
     /// Count tokens as this bundle's tokenizer makes them
     #[arg(long, value_name = "BUNDLE", conflicts_with = "vocab")]
     model: Option<PathBuf>,
@@ -84,6 +88,7 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
     let settings = StatsSettings {
         input: args.input,
         units,
+        encoding: args.encoding,
         tokenizer,
         max_lengths: args.max_len,
         bins: args.bins as usize,

@@ -3,9 +3,9 @@
 use foldhash::HashSet;
 use rayon::prelude::*;
 
-use super::captions::{Bad, BadLine, Batch, Captions, Reason, Row};
+use super::captions::{Bad, BadLine, Batch, Captions, Details, Reason, Row};
 use super::matching::{Found, Level, Matcher};
-use super::naming::last_part;
+use super::naming::{composed, last_part};
 use super::splits::SplitRule;
 
 pub use super::matching::Listed;
@@ -20,8 +20,10 @@ pub struct Image {
     pub id: String,
     /// Index into the list of images; None where no listed file is it.
     pub listed: Option<usize>,
-    /// What captions call it beside its id, in the normal form, where there is no list.
+    /// What captions call it beside its id, in the normal form, where no listed file is it.
     pub reference: Option<String>,
+    /// The same as it is written, where only that may be the name of a file: its letters are not composed.
+    pub written: Option<String>,
     pub split: Option<String>,
     pub captions: u32,
 }
@@ -63,6 +65,12 @@ impl Assembled {
         (batch, &batch.rows[place.row as usize])
     }
 
+    /// What the file says of a caption besides its text, where that was read.
+    pub fn details(&self, at: usize) -> Option<&Details> {
+        let place = &self.places[at];
+        self.captions.batches[place.batch as usize].1.details.get(place.row as usize)
+    }
+
     pub fn caption(&self, at: usize) -> &str {
         let (batch, row) = self.row(at);
         batch.get(row.caption)
@@ -88,7 +96,7 @@ pub fn assemble(mut captions: Captions, listed: Option<&[Listed]>, rule: &SplitR
 
 impl Image {
     fn new(id: String, listed: Option<usize>) -> Self {
-        Self { id, listed, reference: None, split: None, captions: 0 }
+        Self { id, listed, reference: None, written: None, split: None, captions: 0 }
     }
 }
 
@@ -167,8 +175,10 @@ fn images(named: Vec<Named>, ids: Vec<String>, files: &[Option<usize>], listed: 
             let id = own.into_iter().chain([base, whole, &*entry.reference]).find(|id| !taken.contains(*id));
             let id = id.map_or_else(|| numbered(&entry.reference, &taken), str::to_string);
             taken.insert(id.clone());
-            let reference = (listed.is_none() && entry.reference != id).then(|| entry.reference.to_string());
-            images.push((Image { reference, ..Image::new(id, files[at]) }, Vec::new()));
+            let reference = (files[at].is_none() && entry.reference != id).then(|| entry.reference.to_string());
+            let is_other = listed.is_none() && entry.written != entry.reference && composed(entry.written) == entry.reference;
+            let written = is_other.then(|| entry.written.to_string());
+            images.push((Image { reference, written, ..Image::new(id, files[at]) }, Vec::new()));
             images.len() as u32 - 1
         });
         if let Some(file) = files[at] {

@@ -6,7 +6,7 @@ use foldhash::{HashMap, HashMapExt};
 use rayon::prelude::*;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use super::naming::{last_part, spellings, without_extension};
+use super::naming::{composed, last_part, spellings, without_extension};
 
 /// A listed file: its path and its id; see [`naming`](super::naming).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,10 +144,6 @@ impl<'a> Matcher<'a> {
 /// A path without its first folder, without its first two, and so on.
 fn ends(path: &str) -> impl Iterator<Item = &str> {
     memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| &path[slash + 1..])
-}
-
-fn composed(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() || is_nfc(text) { text.into() } else { text.nfc().collect() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Captions and images as one dataset: caption files, their text, splits, lint, and the tables they become.
 
 pub mod assemble;
-pub mod caption_table;
 pub mod captions;
 pub mod distribution;
 pub mod duplicates;

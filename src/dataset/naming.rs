@@ -46,7 +46,8 @@ fn stem(image_path: &str) -> &str {
     }
 }
 
-fn composed(text: &str) -> Cow<'_, str> {
+/// In Unicode's composed form (NFC).
+pub fn composed(text: &str) -> Cow<'_, str> {
     if text.is_ascii() || is_nfc(text) { text.into() } else { text.nfc().collect() }
 }
 
@@ -191,7 +192,7 @@ fn encoded(text: &str, percent: Percent) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len() + 8);
     for (at, c) in text.char_indices() {
-        let stays = c == '%' && percent == Percent::MayBeEncoded && is_encoded_byte(text[at..].as_bytes());
+        let stays = c == '%' && percent == Percent::MayBeEncoded && is_encoded_byte(&text.as_bytes()[at..]);
         if is_odd(c) && !stays {
             let mut buffer = [0; 4];
             let bytes = c.encode_utf8(&mut buffer).as_bytes();
@@ -207,7 +208,7 @@ fn encoded(text: &str, percent: Percent) -> Cow<'_, str> {
 fn is_encoded_byte(text: &[u8]) -> bool {
     let digit = |at: usize| text.get(at).and_then(|&b| char::from(b).to_digit(16));
     let Some(byte) = digit(1).zip(digit(2)).map(|(high, low)| high * 16 + low) else { return false };
-    byte < 0x20 || byte >= 0x7f || byte == u32::from(b'%') || byte == u32::from(b'\\')
+    !(0x20..0x7f).contains(&byte) || byte == u32::from(b'%') || byte == u32::from(b'\\')
 }
 
 /// What a reference may be written as in a list of image_paths, best first: as it is (an image_path), as the file is called (`%` and `\` are part of

@@ -43,6 +43,8 @@ pub struct ImageRow<'a> {
     pub reason: Option<&'static str>,
     pub split: Option<&'a str>,
     pub num_captions: i32,
+    /// What captions call its file, where none was found (or looked for).
+    pub file_name: Option<&'a str>,
 }
 
 /// One row of `errors.parquet`.
@@ -178,6 +180,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
         text("reason", true),
         text("split", true),
         Field::new("num_captions", DataType::Int32, false),
+        text("file_name", true),
     ]));
     let groups: Vec<&[ImageRow]> = rows.chunks(GROUP_ROWS).collect();
     let plain: &[&[&str]] = &[&["image_id"], &["image_path"], &["sha256"]];
@@ -198,6 +201,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
             strings(|r| r.reason),
             strings(|r| r.split),
             Arc::new(rows.iter().map(|r| Some(r.num_captions)).collect::<Int32Array>()),
+            strings(|r| r.file_name),
         ];
         Ok(columns)
     })

@@ -6,29 +6,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::captions::Encoding;
 use crate::files;
 use crate::pipeline::Reporter;
+pub use crate::text::segment::Letters;
 
-mod annotated;
-mod builder;
 pub mod captions;
-pub mod delimited;
-mod json;
 pub mod levels;
 pub mod matching;
-mod parquet;
 mod per_image;
 mod summary;
 
-use captions::{CaptionSet, ImageCaptions, Role};
-use levels::LevelScores;
+use captions::{CaptionSet, ImageCaptions, Reading, Role};
+use levels::{LevelScores, warn_of_dropped};
 use matching::match_images;
 
 /// Which tokens a score counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// One token a Han character, one a run of ASCII letters and digits.
+    /// One token per Chinese character, kana or hangul, one per run of other letters and digits; see [`Letters`].
     Char,
     /// Words as jieba cuts them.
     Word,
@@ -74,6 +71,10 @@ pub struct Settings {
     pub compare: Option<PathBuf>,
     /// Only references of this split.
     pub split: Option<String>,
+    /// Of text files that are not UTF-8.
+    pub encoding: Option<Encoding>,
+    /// Which letters make tokens.
+    pub letters: Letters,
     /// JSON summary.
     pub out: Option<PathBuf>,
     /// Parquet table of scores by image.
@@ -124,9 +125,15 @@ pub struct Coverage {
 
 /// Reads, matches and scores; writes the files that `settings` name.
 pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
-    let predictions = read(&settings.predictions, Role::Predictions, None, reporter)?;
-    let references = read(&settings.references, Role::References, settings.split.as_deref(), reporter)?;
-    let compared = settings.compare.as_ref().map(|path| read(path, Role::Predictions, None, reporter)).transpose()?;
+    let predicted = Reading { encoding: settings.encoding, ..Reading::of(Role::Predictions) };
+    let written = Reading { role: Role::References, split: settings.split.as_deref(), ..predicted };
+    let predictions = read(&settings.predictions, predicted, reporter)?;
+    let references = read(&settings.references, written, reporter)?;
+    let compared = settings.compare.as_ref().map(|path| read(path, predicted, reporter)).transpose()?;
+    for (set, reading) in [(&predictions, predicted), (&references, written)] {
+        let texts = set.images.iter().flat_map(|image| &image.captions);
+        warn_of_dropped(reading.role.name(), texts, settings.letters, reporter);
+    }
     let (images, coverage) = pair_up(predictions, references, compared)?;
     report_coverage(&coverage, reporter);
 
@@ -144,8 +151,8 @@ pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
     Ok(evaluation)
 }
 
-fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
-    let set = captions::read(path, role, split, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
+fn read(path: &Path, reading: Reading, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let set = captions::read(path, reading, reporter).with_context(|| format!("cannot read the {}", reading.role.name()))?;
     if set.num_missing > 0 {
         reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
     }

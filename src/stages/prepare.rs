@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Outcome;
 use crate::dataset::assemble::{Assembled, Listed, assemble};
-use crate::dataset::captions::{BadLine, Columns, Format, ReadOptions, Translation, read_captions};
+use crate::dataset::captions::{BadLine, Columns, Encoding, Format, ReadOptions, Translation, read_captions};
 use crate::dataset::lint::{Lint, lint};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
@@ -39,6 +39,8 @@ pub struct PrepareSettings {
     pub columns: Columns,
     pub fold: FoldWidth,
     pub translation: Option<Translation>,
+    /// Of text files that are not UTF-8.
+    pub encoding: Option<Encoding>,
     pub splits: Splits,
     pub with_images: bool,
     /// Bits of the perceptual hash that near-duplicates may differ in.
@@ -89,6 +91,8 @@ fn build(
         columns: settings.columns.clone(),
         fold: settings.fold,
         translation: settings.translation,
+        encoding: settings.encoding,
+        ..ReadOptions::default()
     };
     let captions = read_captions(&settings.captions, &options)?;
     for file in captions.files.iter().filter(|file| file.captions + file.bad == 0) {
@@ -202,6 +206,7 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
         "columns": settings.columns,
         "fold_width": settings.fold,
         "translation": settings.translation,
+        "encoding": settings.encoding.map(Encoding::name),
         "splits": {
             "lists": settings.splits.lists.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "ratios": settings.splits.ratios.as_ref().map(ToString::to_string),
@@ -261,6 +266,7 @@ fn image_rows<'a>(set: &'a Assembled, folder: Option<&'a [images::Found]>) -> Ve
                 status: if folder.is_some() { "missing" } else { "unchecked" },
                 split: image.split.as_deref(),
                 num_captions: image.captions as i32,
+                file_name: image.reference.as_deref(),
                 ..ImageRow::default()
             };
             if let Some(found) = known {

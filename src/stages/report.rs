@@ -8,8 +8,10 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::evaluate::Level;
-use super::evaluate::captions::{self, CaptionSet, Role};
+use super::evaluate::captions::{self, CaptionSet, Reading, Role};
+use super::evaluate::levels::warn_of_dropped;
+use super::evaluate::{Letters, Level};
+use crate::dataset::captions::Encoding;
 use crate::image::Thumbnail;
 use crate::metrics::METRIC_NAMES;
 use crate::pipeline::{Interrupt, Reporter};
@@ -42,6 +44,10 @@ pub struct ReportSettings {
     /// Folders of image files, or one dataset that stores its images; empty for no pictures (or those that the references store).
     pub images: Vec<PathBuf>,
     pub level: Level,
+    /// Which letters make tokens.
+    pub letters: Letters,
+    /// Of text files that are not UTF-8.
+    pub encoding: Option<Encoding>,
     /// Pixels of a thumbnail's longer edge; none for what fits into a page.
     pub edge: Option<u32>,
     /// JPEG quality of thumbnails, 1 to 100.
@@ -104,10 +110,11 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
         names.check(&[names.page(0)])?;
     }
     let source = Source::open(&settings.images, settings.references.as_deref())?;
-    let sets = settings.tables.iter().map(|table| read(table, Role::Predictions, reporter)).collect::<Result<Vec<_>>>()?;
-    let references = settings.references.as_ref().map(|path| read(path, Role::References, reporter)).transpose()?;
+    let sets =
+        settings.tables.iter().map(|table| read(table, Role::Predictions, settings, reporter)).collect::<Result<Vec<_>>>()?;
+    let references = settings.references.as_ref().map(|path| read(path, Role::References, settings, reporter)).transpose()?;
     let (mut images, unmatched) = images::gather(sets, references)?;
-    let measured = measure::measure(&mut images, settings.tables.len(), settings.level);
+    let measured = measure::measure(&mut images, settings.tables.len(), settings.level, settings.letters);
     let tables = tables(settings)?;
     if images.is_empty() && tables.iter().all(|table| table.companions.failures.is_empty()) {
         bail!("neither captions nor failures to show");
@@ -133,9 +140,11 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     write(settings, &names, &gathered, &shown, reporter).map(Some)
 }
 
-fn read(path: &Path, role: Role, reporter: &dyn Reporter) -> Result<CaptionSet> {
+fn read(path: &Path, role: Role, settings: &ReportSettings, reporter: &dyn Reporter) -> Result<CaptionSet> {
     let read = if role == Role::Predictions { captions::read_all } else { captions::read };
-    let set = read(path, role, None, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
+    let reading = Reading { encoding: settings.encoding, ..Reading::of(role) };
+    let set = read(path, reading, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
+    warn_of_dropped(role.name(), set.images.iter().flat_map(|image| &image.captions), settings.letters, reporter);
     if set.num_missing > 0 {
         reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
     }

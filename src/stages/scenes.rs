@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::evaluate::captions::{self, Role};
+use super::evaluate::captions::{self, Reading, Role};
 use crate::dataset::scenes::{Scene, Split, Verdict};
 use crate::files::{self, AtomicFile};
 use crate::pipeline::{Reporter, Tick};
@@ -129,7 +129,7 @@ pub struct CheckSettings {
 
 /// Says how many captions name the attributes of their scene right: of each image the first caption.
 pub fn check(settings: &CheckSettings, reporter: &dyn Reporter) -> anyhow::Result<(String, Value)> {
-    let set = captions::read(&settings.captions, Role::Predictions, None, reporter)?;
+    let set = captions::read(&settings.captions, Reading::of(Role::Predictions), reporter)?;
     let mut verdicts: Vec<Verdict> = vec![];
     for image in &set.images {
         let Some(number) = number(&image.id) else {

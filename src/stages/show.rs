@@ -11,7 +11,7 @@ use polars::prelude::{AnyValue, DataFrame, ParquetReader, PolarsResult, SerReade
 use serde_json::{Map, Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::evaluate::captions::tables_of;
+use crate::dataset::captions::tables_of;
 use crate::table;
 
 mod filter;

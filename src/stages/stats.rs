@@ -6,10 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
-use super::evaluate::captions::{self, Role, tables_of};
-use super::evaluate::delimited::is_li_xirong;
-use crate::dataset::caption_table::{CaptionRows, read_caption_rows};
-use crate::dataset::captions::{ReadOptions, Row, read_captions};
+use crate::dataset::captions::{CaptionRows, Columns, Encoding, ReadOptions, Row, read_captions, read_table, tables_of};
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::text::Tokenizer;
@@ -32,6 +29,8 @@ pub struct StatsSettings {
     pub input: PathBuf,
     /// Characters, words, tokens. Words cost jieba's dictionary, tokens a tokenizer.
     pub units: Vec<Unit>,
+    /// Of a text file that is not UTF-8.
+    pub encoding: Option<Encoding>,
     pub tokenizer: Option<TokenizerSource>,
     /// Longest token sequences (with [SEP]) a model would take.
     pub max_lengths: Vec<u64>,
@@ -96,6 +95,7 @@ fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
         "input": inputs.iter().map(|input| hash(input)).collect::<Result<Vec<_>>>()?,
         "name": name_of(&settings.input),
         "units": settings.units,
+        "encoding": settings.encoding.map(Encoding::name),
         "vocabulary": settings.tokenizer.as_ref().map(|t| hash(&t.vocabulary)).transpose()?,
         "lower_case": settings.tokenizer.as_ref().map(|t| t.lower_case),
         "max_lengths": sorted(&settings.max_lengths),
@@ -119,13 +119,13 @@ fn name_of(input: &Path) -> String {
 
 /// A dataset's captions, the parts of a caption table, or the file itself.
 fn inputs(path: &Path) -> Result<Vec<PathBuf>> {
-    if path.is_dir() { tables_of(path) } else { Ok(vec![path.into()]) }
+    if path.is_dir() { Ok(tables_of(path)?) } else { Ok(vec![path.into()]) }
 }
 
 fn count_inputs(settings: &StatsSettings, inputs: &[PathBuf], reporter: &dyn Reporter) -> Result<Statistics> {
     let mut rows = Vec::new();
     for input in inputs {
-        rows.extend(read(input, reporter)?);
+        rows.extend(read(input, settings.encoding, reporter)?);
     }
     let total: usize = rows.iter().map(CaptionRows::len).sum();
     if total == 0 {
@@ -138,19 +138,15 @@ fn count_inputs(settings: &StatsSettings, inputs: &[PathBuf], reporter: &dyn Rep
     count(&rows, settings, tokenizer.as_ref(), name_of(&settings.input))
 }
 
-fn read(path: &Path, reporter: &dyn Reporter) -> Result<Vec<CaptionRows>> {
-    let is = |extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
-    if is("parquet") {
-        return Ok(read_caption_rows(path)?);
+fn read(path: &Path, encoding: Option<Encoding>, reporter: &dyn Reporter) -> Result<Vec<CaptionRows>> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+        return Ok(read_table(path, &Columns::default(), false)?.rows);
     }
-    if is("tsv") && !is_li_xirong(path)? {
-        // The original's table: an image a line, its captions one after the other.
-        let set = captions::read(path, Role::Predictions, None, reporter)?;
-        let source = name_of(path);
-        let captions = set.images.iter().flat_map(|image| image.captions.iter().map(move |caption| (image, caption)));
-        return Ok(vec![captions.map(|(image, caption)| (image.id.as_str(), caption.as_str(), source.as_str())).collect()]);
+    let captions = read_captions(&[path.to_path_buf()], &ReadOptions { encoding, ..ReadOptions::default() })?;
+    if let Some(first) = captions.bad.first() {
+        let (count, line, message) = (captions.bad.len(), first.line, &first.bad.message);
+        reporter.warn(&format!("{}: {count} lines hold no caption; the first is line {line} ({message})", path.display()));
     }
-    let captions = read_captions(&[path.to_path_buf()], &ReadOptions::default())?;
     let source = &captions.files[0].source;
     Ok(captions
         .batches

@@ -1,6 +1,7 @@
 //! Every integration test, in one binary: it links once.
 
 mod caption;
+mod caption_files;
 mod caption_stage;
 mod common;
 mod devices;

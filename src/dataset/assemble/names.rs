@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use foldhash::{HashMap, HashMapExt};
 
 use crate::dataset::captions::Captions;
-use crate::dataset::naming::{ids_of, normal, without_extension};
+use crate::dataset::naming::{composed, ids_of, normal, without_extension};
 use crate::dataset::splits::canonical;
 
 /// An image as caption files call it.
@@ -68,8 +68,11 @@ pub fn names(captions: &Captions) -> Names<'_> {
             let file = row.file.map(|span| batch.get(span)).or(coco);
             let entry = *index.entry((image, file.unwrap_or_default())).or_insert_with(|| {
                 let written = file.unwrap_or(image);
-                let own_id = file.filter(|file| *file != image).map(|_| without_extension_of(normal(image)));
-                let reference = if is_exact { written.into() } else { normal(written) };
+                let own_id = file.filter(|file| *file != image).map(|_| match is_exact {
+                    true => image.into(),
+                    false => without_extension_of(normal(image)),
+                });
+                let reference = if is_exact { composed(written) } else { normal(written) };
                 let first = (*file_at, row.line);
                 names.named.push(Named { written, reference, own_id, said: vec![], first, more_files: vec![], is_exact });
                 names.named.len() as u32 - 1

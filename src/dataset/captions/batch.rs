@@ -12,6 +12,8 @@ pub enum Reason {
     NoSeparator,
     BadId,
     EmptyCaption,
+    /// A null in a caption's place.
+    NullCaption,
     BadJson,
     BadRecord,
     MissingField,
@@ -30,7 +32,7 @@ impl Reason {
             Self::LineTooLong => "line_too_long",
             Self::NoSeparator => "no_separator",
             Self::BadId => "bad_id",
-            Self::EmptyCaption => "empty_caption",
+            Self::EmptyCaption | Self::NullCaption => "empty_caption",
             Self::BadJson => "bad_json",
             Self::BadRecord => "bad_record",
             Self::MissingField => "missing_field",
@@ -101,6 +103,33 @@ pub struct Fields<'a> {
     pub mark: &'a str,
     pub translation: Option<Translation>,
     pub split: &'a str,
+    pub details: Option<&'a Details>,
+}
+
+/// What a caption table says of a caption besides its text; nothing where it has no such column.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Details {
+    /// Log-probability.
+    pub logprob: Option<f64>,
+    /// Tokens, the end's included.
+    pub num_tokens: Option<i64>,
+    /// Why the caption ended.
+    pub finish_reason: Option<String>,
+    /// The hash of the image file's content, in lower-case hex.
+    pub sha256: Option<String>,
+}
+
+/// What is taken for a caption.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Take {
+    /// Full-width forms to be folded.
+    pub fold: FoldWidth,
+    /// An empty caption is one (a model's may be).
+    pub empty: bool,
+    /// [`Details`] are read too.
+    pub details: bool,
+    /// The caller named the encoding, so it is not doubted.
+    pub trusted: bool,
 }
 
 /// Everything found in a run of lines of one file.
@@ -110,6 +139,8 @@ pub struct Batch {
     source: String,
     text: String,
     pub rows: Vec<Row>,
+    /// One for each of the rows, where they were asked for.
+    pub details: Vec<Details>,
     pub bad: Vec<(u64, Bad)>,
     /// Lines seen; elements in a JSON document.
     pub lines: u64,
@@ -159,7 +190,7 @@ impl Batch {
     }
 
     /// Checks, normalizes and keeps a caption. Fields that are pieces of `source` are not copied; see [`keep_source`](Self::keep_source).
-    pub fn push(&mut self, source: &str, line: u64, fields: Fields, fold: FoldWidth) -> Result<(), Bad> {
+    pub fn push(&mut self, source: &str, line: u64, fields: Fields, take: Take) -> Result<(), Bad> {
         // Captions of an image come in a row: its id is checked and stored once for them.
         let previous = self.rows.last().copied();
         let id = fields.image.trim();
@@ -178,9 +209,13 @@ impl Batch {
         }
         let raw = fields.raw.trim();
         let before = self.text.len();
-        normalize_caption(fields.text.unwrap_or(raw), fold, &mut self.text);
+        normalize_caption(fields.text.unwrap_or(raw), take.fold, &mut self.text);
         let caption = self.span_from(before);
-        if caption.len == 0 {
+        if take.trusted && (raw.contains('\u{fffd}') || id.contains('\u{fffd}')) {
+            self.text.truncate(before);
+            return Err(Bad::new(Reason::InvalidUtf8, "some bytes are no text in the encoding given"));
+        }
+        if caption.len == 0 && !take.empty {
             return Err(Bad::new(Reason::EmptyCaption, "no caption behind the image's id"));
         }
         let raw = if self.text[before..] == *raw { caption } else { self.put(source, raw) };
@@ -189,8 +224,29 @@ impl Batch {
         let split = self.put_again(source, previous.map(|p| p.split), fields.split);
         let file = fields.file.map(|file| self.put_again(source, previous.and_then(|p| p.file), file));
         let translation = fields.translation.unwrap_or(Translation::Unknown);
+        if take.details {
+            self.details.push(fields.details.cloned().unwrap_or_default());
+        }
         self.rows.push(Row { image, file, caption, raw, line, number: fields.number, mark, translation, split });
         Ok(())
+    }
+
+    /// Makes bad lines of the rows whose text is none.
+    pub fn reject(&mut self, why: impl Fn(&str) -> Option<Bad>) {
+        let found: Vec<Option<Bad>> = self.rows.iter().map(|row| why(self.get(row.raw))).collect();
+        let mut kept = found.iter().map(Option::is_none);
+        self.details.retain(|_| kept.next().unwrap_or(true));
+        let lines: Vec<u64> = self.rows.iter().map(|row| row.line).collect();
+        let mut kept = found.iter().map(Option::is_none);
+        self.rows.retain(|_| kept.next().unwrap_or(true));
+        self.bad.extend(lines.into_iter().zip(found).filter_map(|(line, bad)| Some((line, bad?))));
+        self.bad.sort_by_key(|(line, _)| *line);
+    }
+
+    /// Takes back the rows from `from` on.
+    pub fn drop_rows(&mut self, from: usize) {
+        self.rows.truncate(from);
+        self.details.truncate(from);
     }
 
     fn put_again(&mut self, source: &str, previous: Option<Span>, text: &str) -> Span {
@@ -214,8 +270,8 @@ mod tests {
     #[test]
     fn rows_share_what_repeats_and_keep_the_raw_text() {
         let mut batch = Batch::default();
-        batch.push("", 1, fields("7", "一 只 狗"), FoldWidth::None).unwrap();
-        batch.push("", 2, fields("7", "一只猫"), FoldWidth::None).unwrap();
+        batch.push("", 1, fields("7", "一 只 狗"), Take::default()).unwrap();
+        batch.push("", 2, fields("7", "一只猫"), Take::default()).unwrap();
         let (a, b) = (batch.rows[0], batch.rows[1]);
         assert_eq!((batch.get(a.caption), batch.get(a.raw)), ("一只狗", "一 只 狗"));
         assert_eq!(a.image, b.image);
@@ -227,7 +283,7 @@ mod tests {
         let source = String::from("7\t一 只 狗");
         let mut batch = Batch::default();
         let (image, raw) = source.split_once('\t').unwrap();
-        batch.push(&source, 1, fields(image, raw), FoldWidth::None).unwrap();
+        batch.push(&source, 1, fields(image, raw), Take::default()).unwrap();
         batch.keep_source(source);
         assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].raw)), ("7", "一 只 狗"));
         assert_eq!(batch.text, "一只狗");
@@ -236,7 +292,7 @@ mod tests {
     #[test]
     fn what_is_no_caption_says_why() {
         let mut batch = Batch::default();
-        let reason = |batch: &mut Batch, image, raw| batch.push("", 1, fields(image, raw), FoldWidth::None).unwrap_err().reason;
+        let reason = |batch: &mut Batch, image, raw| batch.push("", 1, fields(image, raw), Take::default()).unwrap_err().reason;
         assert_eq!(reason(&mut batch, " ", "狗"), Reason::BadId);
         assert_eq!(reason(&mut batch, "a\0", "狗"), Reason::BadId);
         assert_eq!(reason(&mut batch, "a", "狗\0"), Reason::ControlCharacter);

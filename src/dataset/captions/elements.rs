@@ -4,6 +4,8 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
     pub key: String,
+    /// Its place in the array, from 1.
+    pub number: u64,
     /// The line its first byte is on, from 1.
     pub line: u64,
     /// The element's bytes; more than [`MAX_ELEMENT_BYTES`] where it is too long (and then not all of it).
@@ -28,6 +30,8 @@ pub struct Scanner {
     /// Depth at which elements of the current array lie; 0 outside of one.
     array: usize,
     element: Option<Element>,
+    /// Elements of the current array so far.
+    count: u64,
     /// The outermost value has begun; at depth 0 again it is over.
     begun: bool,
 }
@@ -99,7 +103,7 @@ impl Scanner {
         // An array at the very top, or the array of a member of the object at the top.
         let top = self.depth == 1 || self.depth == 2 && self.array == 0;
         if byte == b'[' && top && self.element.is_none() {
-            self.array = self.depth;
+            (self.array, self.count) = (self.depth, 0);
             if self.depth == 1 {
                 self.key.clear();
             }
@@ -119,7 +123,8 @@ impl Scanner {
     fn begin_or_keep(&mut self, byte: u8) {
         if self.element.is_none() && self.array > 0 && self.depth == self.array {
             let key = String::from_utf8_lossy(&self.key).into_owned();
-            self.element = Some(Element { key, line: self.line, bytes: Vec::new() });
+            self.count += 1;
+            self.element = Some(Element { key, number: self.count, line: self.line, bytes: Vec::new() });
         }
         self.keep(byte);
     }
@@ -176,6 +181,9 @@ mod tests {
             );
         }
         assert_eq!(scan(b"[{\"a\":1},{\"b\":2}]", 2).0.len(), 2);
+        let mut numbers = Vec::new();
+        Scanner::new().feed(b"{\"a\": [1, 2], \"b\": [{}, 4, 5]}", |element| numbers.push(element.number));
+        assert_eq!(numbers, [1, 2, 1, 2, 3]);
     }
 
     #[test]

@@ -1,31 +1,24 @@
 //! Layouts in JSON: one object a line (`jsonl`), Karpathy's `dataset_*.json` and COCO's `captions_*.json`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::Columns;
-use super::batch::{Bad, Batch, Fields, Reason};
+use super::batch::{Bad, Batch, Details, Fields, Reason, Take};
+use super::columns::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME, NUMBER_NAMES};
 use super::elements::{Element, MAX_ELEMENT_BYTES};
 use super::lines::lines;
 use super::text::checked;
-use super::{Format, Translation};
-use crate::dataset::normalize::{FoldWidth, excerpt};
-
-/// Field names that mean an image's id, its file and a caption, where `--columns` says nothing. The first that is there counts.
-/// A bare `id` may number anything, so it comes last.
-pub const ID_NAMES: [&str; 2] = ["image_id", "img_id"];
-pub const LAST_ID_NAME: &str = "id";
-pub const FILE_NAMES: [&str; 8] = ["image_path", "file_name", "filename", "image_name", "image", "img", "path", "filepath"];
-pub const CAPTION_NAMES: [&str; 9] =
-    ["caption", "captions", "caption_zh", "text", "sentence", "sentences", "description", "raw", "comment"];
+use super::{Columns, Format, Translation, cells};
+use crate::dataset::normalize::excerpt;
 
 /// What parsing objects needs to know.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectLayout<'a> {
     pub columns: &'a Columns,
     pub translation: Translation,
-    pub fold: FoldWidth,
+    pub take: Take,
 }
 
 /// Parses a block of whole lines, an object a line.
@@ -34,7 +27,7 @@ pub fn parse_lines(block: &[u8], layout: &ObjectLayout) -> Batch {
     for bytes in lines(block) {
         batch.lines += 1;
         let line = batch.lines;
-        let parsed = match checked(bytes) {
+        let parsed = match checked(bytes, layout.take) {
             Ok(None) => {
                 batch.blank += 1;
                 continue;
@@ -53,19 +46,94 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
     if bytes.len() > MAX_ELEMENT_BYTES {
         return Err(Bad::new(Reason::LineTooLong, format!("longer than {MAX_ELEMENT_BYTES} bytes: {}", excerpt(bytes, 40))));
     }
-    match serde_json::from_slice(bytes) {
+    match value(bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Bad::new(Reason::BadJson, format!("not an object: {}", excerpt(bytes, 40)))),
         Err(error) => Err(Bad::new(Reason::BadJson, format!("{error}: {}", excerpt(bytes, 40)))),
     }
 }
 
-/// Text of a string or a number (ids are both, in the wild).
-fn text(value: &Value) -> Option<String> {
+/// JSON as Python writes it: NaN and Infinity are nulls, and whole numbers beyond 64 bits are texts, so that no digit is lost.
+pub fn value(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(&repaired(bytes))
+}
+
+/// As many digits as a whole number of 64 bits always has room for.
+const SAFE_DIGITS: usize = 18;
+
+fn repaired(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut out: Vec<u8> = Vec::new();
+    let (mut kept, mut at) = (0, 0);
+    while let Some(step) = bytes[at..].iter().position(|b| matches!(b, b'"' | b'N' | b'I' | b'-' | b'0'..=b'9')) {
+        at += step;
+        if bytes[at] == b'"' {
+            at = end_of_string(bytes, at + 1);
+            continue;
+        }
+        let is_word = |&b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.');
+        let word = &bytes[at..at + bytes[at..].iter().take_while(|b| is_word(b)).count().max(1)];
+        let digits = word.strip_prefix(b"-").unwrap_or(word);
+        let whole = digits.split(|&b| b == b'.').next().unwrap_or_default();
+        let zeros = digits[whole.len()..].iter().skip(1).all(|&b| b == b'0');
+        let replaced: Option<Vec<u8>> = match word {
+            b"NaN" | b"Infinity" | b"-Infinity" => Some(b"null".to_vec()),
+            _ if whole.len() > SAFE_DIGITS && whole.iter().all(u8::is_ascii_digit) && zeros => {
+                let sign = &word[..word.len() - digits.len()];
+                Some([b"\"", sign, whole, b"\""].concat())
+            }
+            _ => None,
+        };
+        if let Some(replaced) = replaced {
+            out.extend_from_slice(&bytes[kept..at]);
+            out.extend(replaced);
+            kept = at + word.len();
+        }
+        at += word.len();
+    }
+    if kept == 0 {
+        return bytes.into();
+    }
+    out.extend_from_slice(&bytes[kept..]);
+    out.into()
+}
+
+/// Behind the closing quote of the string that `from` is in.
+fn end_of_string(bytes: &[u8], mut from: usize) -> usize {
+    while let Some(step) = memchr::memchr2(b'"', b'\\', &bytes[from..]) {
+        from += step + 1;
+        if bytes[from - 1] == b'"' {
+            return from;
+        }
+        from = (from + 1).min(bytes.len());
+    }
+    bytes.len()
+}
+
+/// Text of a string or a whole number (ids are both, in the wild).
+pub fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
+        Value::Number(number) if number.is_f64() => {
+            let number = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 2f64.powi(53))?;
+            Some(format!("{number:.0}"))
+        }
         Value::Number(number) => Some(number.to_string()),
         _ => None,
+    }
+}
+
+/// The text of the first of `names` that is there and not null.
+fn id(object: &Map<String, Value>, names: &[&str]) -> Result<Option<String>, Bad> {
+    let found = names.iter().find_map(|name| Some((name, object.get(*name).filter(|value| !value.is_null())?)));
+    let Some((name, value)) = found else { return Ok(None) };
+    match text(value) {
+        Some(text) => Ok(Some(text)),
+        // Hugging Face's Image: its bytes are not read here.
+        None if value.is_object() => Ok(value.get("path").and_then(Value::as_str).map(str::to_string)),
+        None => Err(Bad::new(
+            Reason::BadId,
+            format!("{name} is neither text nor a whole number: {}", excerpt(value.to_string().as_bytes(), 40)),
+        )),
     }
 }
 
@@ -80,43 +148,85 @@ fn missing(object: &Map<String, Value>, what: &str) -> Bad {
     Bad::new(Reason::MissingField, format!("no {what} in it (name it with --columns); it has: {have}"))
 }
 
-fn empty() -> Bad {
-    Bad::new(Reason::EmptyCaption, "its caption is null, an empty list or no text")
+fn empty(value: &Value) -> Bad {
+    let reason = if value.is_null() { Reason::NullCaption } else { Reason::EmptyCaption };
+    Bad::new(reason, "its caption is null, an empty list or no text")
 }
 
 /// One object with an image and a caption, or a list of captions.
 fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout: &ObjectLayout) -> Result<(), Bad> {
     let columns = layout.columns;
-    let (id, file) = match &columns.image {
-        Some(name) => (object.get(name).and_then(text), None),
-        None => (first(object, &ID_NAMES).and_then(text), first(object, &FILE_NAMES).and_then(text)),
+    let (own, file, last) = match &columns.image {
+        Some(name) => (id(object, &[name])?, None, None),
+        None => (id(object, &ID_NAMES)?, id(object, &FILE_NAMES)?, object.get(LAST_ID_NAME).and_then(text)),
     };
-    let last = object.get(LAST_ID_NAME).and_then(text).filter(|_| columns.image.is_none());
-    let image = id.as_ref().or(file.as_ref()).or(last.as_ref()).ok_or_else(|| missing(object, "image"))?;
+    let file = file.filter(|file| !file.is_empty());
+    let image = own.as_ref().or(file.as_ref()).or(last.as_ref()).ok_or_else(|| missing(object, "image"))?;
     let captions: Vec<String> = match &columns.captions[..] {
         [] => first(object, &CAPTION_NAMES).map(texts).unwrap_or_default(),
         names => names.iter().filter_map(|name| object.get(name)).flat_map(texts).collect(),
     };
     if captions.is_empty() {
-        let is_there = match &columns.captions[..] {
-            [] => CAPTION_NAMES.iter().any(|name| object.contains_key(*name)),
-            names => names.iter().any(|name| object.contains_key(name)),
+        let there = |name: &str| object.get(name);
+        let found = match &columns.captions[..] {
+            [] => CAPTION_NAMES.iter().find_map(|name| there(name)),
+            names => names.iter().find_map(|name| there(name)),
         };
-        return Err(if is_there { empty() } else { missing(object, "caption") });
+        return Err(found.map_or_else(|| missing(object, "caption"), empty));
     }
     let split = object.get(columns.split.as_deref().unwrap_or("split")).and_then(text).unwrap_or_default();
     let translation =
         object.get("translation").and_then(Value::as_str).and_then(|t| t.parse().ok()).unwrap_or(layout.translation);
+    let number = first(object, &NUMBER_NAMES).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
+    let details = layout.take.details.then(|| details(object));
     push_captions(batch, line, captions.len(), |at, batch| {
         let fields = Fields {
             image,
             file: file.as_deref(),
             raw: &captions[at],
+            number: number.filter(|_| captions.len() == 1),
             split: split.trim(),
             translation: Some(translation),
+            details: details.as_ref(),
             ..Fields::default()
         };
-        batch.push("", line, fields, layout.fold)
+        batch.push("", line, fields, layout.take)
+    })
+}
+
+/// The same of a value, which may be no object.
+pub fn push_value(batch: &mut Batch, line: u64, value: &Value, layout: &ObjectLayout) -> Result<(), Bad> {
+    match value.as_object() {
+        Some(object) => push_object(batch, line, object, layout),
+        None => Err(Bad::new(Reason::BadJson, format!("not an object: {}", excerpt(value.to_string().as_bytes(), 40)))),
+    }
+}
+
+/// What the further fields of a caption table say.
+fn details(object: &Map<String, Value>) -> Details {
+    let text = |name: &str| object.get(name).and_then(Value::as_str).map(str::to_string);
+    Details {
+        logprob: object.get("logprob").and_then(Value::as_f64),
+        num_tokens: object.get("num_tokens").and_then(Value::as_i64),
+        finish_reason: text("finish_reason"),
+        sha256: text("sha256"),
+    }
+}
+
+/// An id with its caption, a list of them or objects that hold one: a member of a map.
+pub fn push_member(batch: &mut Batch, line: u64, id: &str, value: &Value, layout: &ObjectLayout) -> Result<(), Bad> {
+    let captions = match value {
+        Value::Object(_) => texts(&Value::Array(vec![value.clone()])),
+        other => texts(other),
+    };
+    if captions.is_empty() || captions.iter().all(String::is_empty) && !layout.take.empty {
+        let is_text = matches!(value, Value::Null | Value::String(_) | Value::Array(_));
+        let message = format!("{id}: a caption or a list of captions is wanted");
+        return Err(if is_text { empty(value) } else { Bad::new(Reason::BadRecord, message) });
+    }
+    push_captions(batch, line, captions.len(), |at, batch| {
+        let fields = Fields { image: id, raw: &captions[at], translation: Some(layout.translation), ..Fields::default() };
+        batch.push("", line, fields, layout.take)
     })
 }
 
@@ -138,7 +248,7 @@ fn push_captions(
 /// A caption, a list of captions, or a list of objects that hold one. What is no text in a list is a caption without any.
 fn texts(value: &Value) -> Vec<String> {
     match value {
-        Value::String(text) => vec![text.clone()],
+        Value::String(text) => cells::captions(text).unwrap_or_else(|| vec![text.clone()]),
         Value::Array(values) => {
             values.iter().map(|v| v.as_str().map(str::to_string).or_else(|| sentence(v)).unwrap_or_default()).collect()
         }
@@ -161,15 +271,26 @@ pub fn parse_elements(elements: &[Element], format: Format, layout: &ObjectLayou
     let mut batch = Batch::default();
     for element in elements {
         batch.lines += 1;
-        let parsed = parse(&element.bytes).and_then(|object| match format {
+        let parsed = whole(element, layout.take).and_then(|object| match format {
             Format::Karpathy => push_karpathy(&mut batch, element.line, &object, layout),
             _ => push_object(&mut batch, element.line, &object, layout),
         });
         if let Err(bad) = parsed {
-            batch.bad.push((element.line, bad));
+            batch.bad.push((element.line, placed(bad, element)));
         }
     }
     batch
+}
+
+fn whole(element: &Element, take: Take) -> Result<Map<String, Value>, Bad> {
+    checked(&element.bytes, take)?;
+    parse(&element.bytes)
+}
+
+/// With the element's number, since whole documents may stand in one line.
+fn placed(bad: Bad, element: &Element) -> Bad {
+    let array = if element.key.is_empty() { String::new() } else { format!(" of {}", excerpt(element.key.as_bytes(), 20)) };
+    Bad::new(bad.reason, format!("element {}{array}: {}", element.number, bad.message))
 }
 
 /// An image of Karpathy's with its sentences: the id is the file's name, so that it meets other captions of the same image.
@@ -182,7 +303,7 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
     let split = object.get("split").and_then(Value::as_str).unwrap_or_default();
     let sentences: Vec<String> = object.get("sentences").map(texts).unwrap_or_default();
     if sentences.is_empty() {
-        return Err(if object.contains_key("sentences") { empty() } else { missing(object, "sentences") });
+        return Err(object.get("sentences").map_or_else(|| missing(object, "sentences"), empty));
     }
     push_captions(batch, line, sentences.len(), |at, batch| {
         let fields = Fields {
@@ -194,15 +315,15 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
             translation: Some(layout.translation),
             ..Fields::default()
         };
-        batch.push("", line, fields, layout.fold)
+        batch.push("", line, fields, layout.take)
     })
 }
 
 /// The `images` of a COCO document: id to (file name, split).
-pub fn coco_images(elements: &[Element], files: &mut HashMap<String, (String, String)>) -> Vec<(u64, Bad)> {
+pub fn coco_images(elements: &[Element], take: Take, files: &mut HashMap<String, (String, String)>) -> Vec<(u64, Bad)> {
     let mut bad = Vec::new();
     for element in elements {
-        let entry = parse(&element.bytes).and_then(|object| {
+        let entry = whole(element, take).and_then(|object| {
             let id = object.get("id").and_then(text).ok_or_else(|| missing(&object, "id"))?;
             let file = object.get("file_name").and_then(text).ok_or_else(|| missing(&object, "file_name"))?;
             let split = object.get("split").and_then(text).unwrap_or_default();
@@ -210,7 +331,7 @@ pub fn coco_images(elements: &[Element], files: &mut HashMap<String, (String, St
         });
         match entry {
             Ok((id, entry)) => drop(files.insert(id, entry)),
-            Err(error) => bad.push((element.line, error)),
+            Err(error) => bad.push((element.line, placed(error, element))),
         }
     }
     bad
@@ -221,7 +342,7 @@ mod tests {
     use super::*;
 
     fn layout(columns: &Columns) -> ObjectLayout<'_> {
-        ObjectLayout { columns, translation: Translation::Unknown, fold: FoldWidth::None }
+        ObjectLayout { columns, translation: Translation::Unknown, take: Take::default() }
     }
 
     #[test]
@@ -264,7 +385,7 @@ mod tests {
 
     #[test]
     fn karpathy_and_coco_elements() {
-        let element = |key: &str, text: &str| Element { key: key.into(), line: 3, bytes: text.as_bytes().to_vec() };
+        let element = |key: &str, text: &str| Element { key: key.into(), number: 7, line: 3, bytes: text.as_bytes().to_vec() };
         let columns = Columns::default();
         let karpathy = [
             element(
@@ -283,8 +404,25 @@ mod tests {
         let mut files = HashMap::new();
         let bad = coco_images(
             &[element("images", r#"{"id": 391895, "file_name": "C_391895.jpg"}"#), element("images", "{}")],
+            Take::default(),
             &mut files,
         );
         assert_eq!((files["391895"].0.as_str(), bad.len()), ("C_391895.jpg", 1));
+        assert!(bad[0].1.message.starts_with("element 7 of images: "), "{:?}", bad[0]);
+    }
+
+    #[test]
+    fn json_as_python_writes_it() {
+        let text = |json: &str| value(json.as_bytes()).map(|value| value.to_string()).unwrap_or_default();
+        assert_eq!(text(r#"[NaN, -Infinity, Infinity, "NaN \" 1", 5]"#), r#"[null,null,null,"NaN \" 1",5]"#);
+        assert_eq!(
+            text("{\"a\": 123456789012345678901, \"b\": -123456789012345678902.0}"),
+            r#"{"a":"123456789012345678901","b":"-123456789012345678902"}"#
+        );
+        assert_eq!(text("[1234567890123456789, 0.5, 1e3]"), r#"["1234567890123456789",0.5,1000.0]"#);
+        assert_eq!((text("[NaNa]"), text("[\"a")), (String::new(), String::new()));
+        let ids: Vec<Option<String>> =
+            ["391895.0", "1e1", "42", "1.5", "\"x\""].iter().map(|id| super::text(&value(id.as_bytes()).unwrap())).collect();
+        assert_eq!(ids, [Some("391895".into()), Some("10".into()), Some("42".into()), None, Some("x".into())]);
     }
 }

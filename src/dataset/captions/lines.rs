@@ -12,19 +12,43 @@ pub const MAX_LINE_BYTES: usize = 1 << 18;
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Cuts a stream into blocks that end at a line's end, and hashes what goes by.
+/// Hashes what is read through it.
+pub struct Hashed<R> {
+    reader: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> Hashed<R> {
+    pub fn new(reader: R) -> Self {
+        Self { reader, hasher: Sha256::new() }
+    }
+
+    /// The SHA-256 of all that was read, in hex.
+    pub fn sha256(self) -> String {
+        crate::files::hex(&self.hasher.finalize())
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(out)?;
+        self.hasher.update(&out[..read]);
+        Ok(read)
+    }
+}
+
+/// Cuts a stream into blocks that end at a line's end.
 pub struct Blocks<R> {
     reader: R,
     carry: Vec<u8>,
     /// In a line that is too long already: drop what comes up to its end.
     skipping: bool,
     ended: bool,
-    hasher: Sha256,
 }
 
 impl<R: Read> Blocks<R> {
     pub fn new(reader: R) -> Self {
-        Self { reader, carry: Vec::new(), skipping: false, ended: false, hasher: Sha256::new() }
+        Self { reader, carry: Vec::new(), skipping: false, ended: false }
     }
 
     /// The next block of whole lines, the last without its newline perhaps; None at the end.
@@ -36,7 +60,6 @@ impl<R: Read> Blocks<R> {
             let kept = block.len();
             block.reserve_exact(BLOCK_BYTES);
             let read = (&mut self.reader).take(BLOCK_BYTES as u64).read_to_end(&mut block)?;
-            self.hasher.update(&block[kept..]);
             self.ended = read < BLOCK_BYTES;
             if self.skipping {
                 // `kept` bytes are the head of the long line; its end is looked for behind them.
@@ -74,9 +97,9 @@ impl<R: Read> Blocks<R> {
         }
     }
 
-    /// The SHA-256 of all that was read, in hex.
-    pub fn sha256(self) -> String {
-        crate::files::hex(&self.hasher.finalize())
+    /// What was read from.
+    pub fn into_inner(self) -> R {
+        self.reader
     }
 }
 
@@ -113,12 +136,12 @@ mod tests {
     use super::*;
 
     fn all_lines(bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut blocks = Blocks::new(bytes);
+        let mut blocks = Blocks::new(Hashed::new(bytes));
         let mut out = Vec::new();
         while let Some(block) = blocks.next_block().unwrap() {
             out.extend(lines(&block).map(<[u8]>::to_vec));
         }
-        assert_eq!(blocks.sha256(), crate::files::sha256_hex(bytes));
+        assert_eq!(blocks.into_inner().sha256(), crate::files::sha256_hex(bytes));
         out
     }
 

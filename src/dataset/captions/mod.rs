@@ -1,10 +1,17 @@
-//! Caption files of every layout, read line by line: good lines become rows, bad ones say why, and every line is counted.
+//! Caption files of every layout, for every command: good lines become rows, bad ones say why, and every line is counted.
+//!
+//! To add a layout: a variant of [`Format`], its mark in `detect`, and a parser that pushes [`batch::Fields`] into a [`Batch`].
 
 mod batch;
+mod cells;
+mod columns;
 mod detect;
 mod elements;
+mod encoding;
 mod json;
 mod lines;
+mod map;
+mod parquet;
 mod read;
 mod source;
 mod table;
@@ -13,8 +20,10 @@ mod text;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use batch::{Bad, Batch, Reason, Row, Span};
+pub use batch::{Bad, Batch, Details, Reason, Row, Span};
+pub use encoding::Encoding;
 pub use lines::MAX_LINE_BYTES;
+pub use parquet::{CaptionRow, CaptionRows, read_table, tables_of};
 pub use read::{BadLine, Captions, FileReport, ReadOptions, read_captions};
 pub use source::{implied_split, source_names};
 
@@ -36,10 +45,15 @@ pub enum Format {
     Csv,
     /// One JSON object a line.
     Jsonl,
+    /// JSON that maps an id to a caption or a list of them.
+    Map,
+    /// A Parquet table.
+    Parquet,
 }
 
 impl Format {
-    pub const ALL: [Self; 7] = [Self::FlickrCn, Self::Tsv, Self::CocoCn, Self::Karpathy, Self::Coco, Self::Csv, Self::Jsonl];
+    pub const ALL: [Self; 9] =
+        [Self::FlickrCn, Self::Tsv, Self::CocoCn, Self::Karpathy, Self::Coco, Self::Csv, Self::Jsonl, Self::Map, Self::Parquet];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -50,6 +64,8 @@ impl Format {
             Self::Coco => "coco",
             Self::Csv => "csv",
             Self::Jsonl => "jsonl",
+            Self::Map => "map",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -136,6 +152,8 @@ pub enum CaptionError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {message}", path.display())]
     Layout { path: PathBuf, message: String },
+    #[error(transparent)]
+    Table(#[from] crate::table::TableError),
     #[error("{0} is given twice")]
     Twice(String),
 }

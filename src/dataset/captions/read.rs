@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::batch::{Bad, Batch};
+use super::batch::{Bad, Batch, Take};
 use super::detect::{detect, is_tagged};
 use super::elements::{Element, Scanner};
+use super::encoding::{self, Decoded, Encoding};
 use super::json::{self, ObjectLayout};
-use super::lines::{Blocks, lines};
+use super::lines::{Blocks, Hashed, lines};
+use super::map;
+use super::parquet::{files_of_dataset, read_table, tables_of};
 use super::source::{implied_split, implied_translation, source_names};
 use super::table::{self, TableLayout};
 use super::text::{self, TextLayout};
@@ -33,6 +37,14 @@ pub struct ReadOptions {
     pub fold: FoldWidth,
     /// Said by the caller for all files; None: as marks and names say.
     pub translation: Option<Translation>,
+    /// Of files that are not UTF-8.
+    pub encoding: Option<Encoding>,
+    /// An empty caption is one, as a model's may be.
+    pub empty: bool,
+    /// What caption tables say of a caption besides its text is read too.
+    pub details: bool,
+    /// What is read of a JSON map that has several: `references` unless said.
+    pub member: Option<&'static str>,
 }
 
 /// A line that is no caption.
@@ -75,9 +87,19 @@ pub struct Captions {
     pub coco_files: Vec<HashMap<String, (String, String)>>,
 }
 
-/// Reads every file. The result does not depend on the order of `paths`: files are taken by name.
+/// Reads every file, and the tables of every folder. The result does not depend on the order of `paths`: files are taken by name.
+///
+/// # Errors
+/// A file that cannot be read, or of which no layout is known. What is wrong with a line is no error: see [`Captions::bad`].
 pub fn read_captions(paths: &[PathBuf], options: &ReadOptions) -> Result<Captions, CaptionError> {
-    let mut named: Vec<(String, &PathBuf)> = source_names(paths)?.into_iter().zip(paths).collect();
+    let mut files: Vec<PathBuf> = Vec::with_capacity(paths.len());
+    for path in paths {
+        match path.is_dir() {
+            true => files.extend(tables_of(path)?),
+            false => files.push(path.clone()),
+        }
+    }
+    let mut named: Vec<(String, &PathBuf)> = source_names(&files)?.into_iter().zip(&files).collect();
     named.sort();
     let mut captions = Captions::default();
     for files in named.chunks(FILES_AT_ONCE) {
@@ -124,7 +146,9 @@ struct FileContent {
 fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileContent, CaptionError> {
     let io = |source| CaptionError::Io { path: path.into(), source };
     let layout_error = |message| CaptionError::Layout { path: path.into(), message };
-    let mut blocks = Blocks::new(File::open(path).map_err(io)?);
+    let file = File::open(path).map_err(io)?;
+    let (input, trusted) = Input::new(file, options.encoding).map_err(io)?;
+    let mut blocks = Blocks::new(input);
     let head = blocks.next_block().map_err(io)?.unwrap_or_default();
     if memchr::memchr(b'\n', &head).is_none() && head.trim_ascii_end().contains(&b'\r') {
         return Err(layout_error("its lines end in CR alone: convert it first (tr '\\r' '\\n' < FILE > NEW)".into()));
@@ -132,6 +156,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
     if head.starts_with(&[0x1f, 0x8b]) {
         return Err(layout_error("it is compressed: unpack it first (gunzip FILE)".into()));
     }
+    let take = Take { fold: options.fold, empty: options.empty, details: options.details, trusted };
     let columns_named = options.columns.image.is_some() || !options.columns.captions.is_empty();
     let format = match options.format {
         Some(format) => format,
@@ -152,37 +177,104 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
         exact_ids: false,
     };
     let translation = options.translation.unwrap_or_else(|| implied_translation(source));
+    if format == Format::Parquet {
+        let table = read_table(path, &options.columns, true)?;
+        report.exact_ids = table.is_ours;
+        report.sha256 = crate::files::sha256_file(path).map_err(io)?;
+        let coco_files = if table.is_ours { files_of_dataset(path)? } else { HashMap::new() };
+        let batches = table.rows.into_par_iter().map(|rows| rows.into_batch(translation, take)).collect();
+        return Ok(FileContent { report, batches, coco_files });
+    }
     let mut reader = FileReader { blocks, next: Some(head), path, batches: Vec::new() };
     let mut coco_files = HashMap::new();
     match format {
         Format::FlickrCn | Format::CocoCn | Format::Tsv => {
             let tagged = format == Format::FlickrCn && is_tagged(reader.head());
-            let layout = TextLayout { format, tagged, translation, fold: options.fold };
+            let layout = TextLayout { format, tagged, translation, take };
             reader.parse_blocks(|block| text::parse_block(block, &layout))?;
             if options.translation.is_none() && format == Format::FlickrCn {
                 reader.settle_translation(tagged, split);
             }
         }
         Format::Jsonl => {
-            let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
+            let layout = ObjectLayout { columns: &options.columns, translation, take };
             reader.parse_blocks(|block| json::parse_lines(&block, &layout))?;
         }
         Format::Csv => {
-            report.header = 1;
-            reader.parse_table(&options.columns, translation, options.fold)?;
+            report.header = reader.parse_table(&options.columns, translation, take)?;
         }
         Format::Karpathy | Format::Coco => {
-            let layout = ObjectLayout { columns: &options.columns, translation, fold: options.fold };
+            let layout = ObjectLayout { columns: &options.columns, translation, take };
             reader.parse_document(format, &layout, &mut coco_files)?;
         }
+        Format::Map => {
+            let layout = ObjectLayout { columns: &options.columns, translation, take };
+            reader.parse_map(options.member.unwrap_or("references"), &layout)?;
+        }
+        Format::Parquet => {}
     }
-    let FileReader { blocks, batches, .. } = reader;
-    report.sha256 = blocks.sha256();
+    let FileReader { blocks, mut batches, .. } = reader;
+    if !trusted {
+        reject_chance(&mut batches);
+    }
+    report.sha256 = blocks.into_inner().sha256();
     Ok(FileContent { report, batches, coco_files })
 }
 
+/// A file whose first bytes have been looked at.
+type Seen = std::io::Chain<Cursor<Vec<u8>>, File>;
+
+/// A caption file as UTF-8, and the hash of its bytes.
+enum Input {
+    Plain(Hashed<File>),
+    Decoded(Box<Decoded<Hashed<Seen>>>),
+}
+
+/// Bytes that tell UTF-8 from the encoding given.
+const HEAD_BYTES: u64 = 1 << 20;
+
+impl Input {
+    /// Also says whether the encoding is the caller's.
+    fn new(mut file: File, encoding: Option<Encoding>) -> std::io::Result<(Self, bool)> {
+        let Some(encoding) = encoding else { return Ok((Self::Plain(Hashed::new(file)), false)) };
+        let mut head = Vec::new();
+        (&mut file).take(HEAD_BYTES).read_to_end(&mut head)?;
+        // Beside a file in another encoding there may be one that is plainly UTF-8.
+        let encoding = if encoding::is_surely_utf8(&head) { Encoding::UTF_8 } else { encoding };
+        let whole = Hashed::new(Cursor::new(head).chain(file));
+        Ok((Self::Decoded(Box::new(Decoded::new(whole, encoding))), true))
+    }
+
+    fn sha256(self) -> String {
+        match self {
+            Self::Plain(hashed) => hashed.sha256(),
+            Self::Decoded(decoded) => decoded.into_inner().sha256(),
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(reader) => reader.read(out),
+            Self::Decoded(reader) => reader.read(out),
+        }
+    }
+}
+
+/// Among lines that are not UTF-8, and none that is for certain, what may be UTF-8 by chance is.
+fn reject_chance(batches: &mut [Batch]) {
+    let is_broken = batches.iter().any(|batch| batch.bad.iter().any(|(_, bad)| bad.reason == Reason::InvalidUtf8));
+    let texts = || batches.iter().flat_map(|batch| batch.rows.iter().map(|row| batch.get(row.raw)));
+    if is_broken && !texts().any(|text| text.chars().any(|c| c >= '\u{800}')) {
+        batches
+            .iter_mut()
+            .for_each(|batch| batch.reject(|text| encoding::by_chance_among_others(text).map(|text| text::chance(&text))));
+    }
+}
+
 struct FileReader<'a> {
-    blocks: Blocks<File>,
+    blocks: Blocks<Input>,
     next: Option<Vec<u8>>,
     path: &'a Path,
     batches: Vec<Batch>,
@@ -216,7 +308,7 @@ impl FileReader<'_> {
         loop {
             let done = Mutex::new(Vec::new());
             let mut count = 0;
-            let result = rayon::scope(|scope| {
+            let result: Result<(), CaptionError> = rayon::scope(|scope| {
                 while count < BLOCKS_IN_FLIGHT {
                     let Some(run) = next(self)? else { break };
                     let (done, parse, at) = (&done, &parse, count);
@@ -238,24 +330,50 @@ impl FileReader<'_> {
         }
     }
 
-    /// A record may reach over a block's end, so tables are read block after block.
-    fn parse_table(&mut self, columns: &Columns, translation: Translation, fold: FoldWidth) -> Result<(), CaptionError> {
+    /// A record may reach over a block's end, so tables are read block after block. Gives the lines before the first record.
+    fn parse_table(&mut self, columns: &Columns, translation: Translation, take: Take) -> Result<u64, CaptionError> {
         let error = |path: &Path, message: String| CaptionError::Layout { path: path.into(), message };
         let first = self.next_block()?.unwrap_or_default();
-        let header = lines(&first).next().unwrap_or_default();
-        let header_bytes = (header.len() + 2).min(first.len());
-        let after = first[..header_bytes].iter().position(|&b| b == b'\n').map_or(first.len(), |at| at + 1);
-        let text = std::str::from_utf8(header).map_err(|_| error(self.path, "the header is not UTF-8".into()))?;
-        let layout = TableLayout::from_header(text, columns, translation, fold).map_err(|m| error(self.path, m))?;
+        let line = |from: usize| -> Result<(&str, usize), CaptionError> {
+            let bytes = lines(&first[from..]).next().unwrap_or_default();
+            let after = first[from..].iter().position(|&b| b == b'\n').map_or(first.len(), |at| from + at + 1);
+            let text = std::str::from_utf8(bytes);
+            Ok((text.map_err(|_| error(self.path, format!("the header is not UTF-8 ({})", encoding::cure(bytes))))?, after))
+        };
+        let (mut text, mut after) = line(0)?;
+        let delimiter = table::separator_line(text.trim());
+        if delimiter.is_some() {
+            (text, after) = line(after)?;
+        }
+        let layout = TableLayout::from_header(text, delimiter, columns, translation, take).map_err(|m| error(self.path, m))?;
+        let header = 1 + u64::from(delimiter.is_some());
         let mut block = first[after..].to_vec();
         loop {
             let next = self.next_block()?;
             let (batch, rest) = table::parse_block(&block, &layout, next.is_none());
             self.batches.push(batch);
-            let Some(next) = next else { return Ok(()) };
+            let Some(next) = next else { return Ok(header) };
             block.drain(..block.len() - rest);
             block.extend_from_slice(&next);
         }
+    }
+
+    /// A map has no parts that could be read one by one.
+    fn parse_map(&mut self, member: &str, layout: &ObjectLayout) -> Result<(), CaptionError> {
+        let error = |message: String| CaptionError::Layout { path: self.path.into(), message };
+        let mut whole = Vec::new();
+        while let Some(block) = self.next_block()? {
+            whole.extend(block);
+            if whole.len() > map::MAX_MAP_BYTES {
+                return Err(CaptionError::Layout {
+                    path: self.path.into(),
+                    message: "this JSON is too large to be read whole: write JSON lines".into(),
+                });
+            }
+        }
+        let batch = map::parse(&whole, member, layout).map_err(|bad| error(format!("not JSON: {bad}")))?;
+        self.batches.push(batch);
+        Ok(())
     }
 
     /// Elements are found one after another and parsed in runs side by side.
@@ -283,7 +401,7 @@ impl FileReader<'_> {
                         _ => {}
                     });
                     if images.len() >= ELEMENTS_A_RUN {
-                        image_bad.bad.extend(json::coco_images(&std::mem::take(&mut images), coco_files));
+                        image_bad.bad.extend(json::coco_images(&std::mem::take(&mut images), layout.take, coco_files));
                     }
                 }
                 let rest = pending.split_off(pending.len().min(ELEMENTS_A_RUN));
@@ -292,7 +410,7 @@ impl FileReader<'_> {
             },
             |run| json::parse_elements(&run, format, layout),
         )?;
-        image_bad.bad.extend(json::coco_images(&images, coco_files));
+        image_bad.bad.extend(json::coco_images(&images, layout.take, coco_files));
         if !scanner.is_complete() {
             let message = "the JSON document ends before it is complete: what stands here is lost";
             image_bad.bad.push((scanner.line(), Bad::new(Reason::BadJson, message)));

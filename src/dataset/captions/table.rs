@@ -1,10 +1,11 @@
 //! Tables of text with a header (`csv`, also with `;`, `|` or tabs), their columns named by `--columns` or known by name.
 
-use super::batch::{Bad, Batch, Fields, Reason};
-use super::json::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME};
+use super::batch::{Bad, Batch, Details, Fields, Reason, Take};
+use super::columns::Chosen;
 use super::lines::{MAX_LINE_BYTES, lines};
-use super::{Columns, Translation};
-use crate::dataset::normalize::{FoldWidth, excerpt};
+use super::text::checked;
+use super::{Columns, Translation, cells};
+use crate::dataset::normalize::excerpt;
 
 /// A record may span this many lines; a quote left open for longer makes its line a bad one.
 const MAX_RECORD_LINES: usize = 64;
@@ -13,63 +14,35 @@ const MAX_RECORD_LINES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableLayout {
     pub delimiter: u8,
-    width: usize,
-    image: usize,
-    /// The column that names files, beside the one of ids or in its place.
-    file: Option<usize>,
-    captions: Vec<usize>,
-    split: Option<usize>,
-    number: Option<usize>,
-    translation: Option<usize>,
+    names: Vec<String>,
+    columns: Chosen,
     pub default_translation: Translation,
-    pub fold: FoldWidth,
+    pub take: Take,
 }
 
 impl TableLayout {
-    /// Understands a header line. The error lists the columns there are.
-    pub fn from_header(line: &str, columns: &Columns, translation: Translation, fold: FoldWidth) -> Result<Self, String> {
+    /// Understands a header line; `delimiter` is what a line before it says. The error lists the columns there are.
+    pub fn from_header(
+        line: &str,
+        delimiter: Option<u8>,
+        columns: &Columns,
+        translation: Translation,
+        take: Take,
+    ) -> Result<Self, String> {
         let line = line.trim_start_matches('\u{feff}');
-        let delimiter = delimiter_of(line);
+        let delimiter = delimiter.unwrap_or_else(|| delimiter_of(line));
         let names: Vec<String> =
             record(line.as_bytes(), delimiter).map_err(|bad| bad.message)?.iter().map(|n| n.trim().to_string()).collect();
-        let list =
-            || format!("the columns are: {}", names.iter().map(|n| excerpt(n.as_bytes(), 40)).collect::<Vec<_>>().join(", "));
-        let named = |name: &str| names.iter().position(|n| n == name).ok_or_else(|| format!("no column {name}; {}", list()));
-        let known = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|n| n.eq_ignore_ascii_case(w)));
-        let (image, file) = match &columns.image {
-            Some(name) => (named(name)?, None),
-            None => match (known(&ID_NAMES), known(&FILE_NAMES), known(&[LAST_ID_NAME])) {
-                (Some(at), file, _) => (at, file),
-                (None, Some(at), _) => (at, Some(at)),
-                (None, None, Some(at)) => (at, None),
-                _ => return Err(format!("which column names the image? Say --columns image=A,caption=B; {}", list())),
-            },
-        };
-        // A name that several columns have is that of several captions.
-        let all = |name: &str| (0..names.len()).filter(|&at| names[at] == name).collect::<Vec<_>>();
-        let captions = match &columns.captions[..] {
-            [] => match known(&CAPTION_NAMES) {
-                Some(at) => all(&names[at]),
-                None => return Err(format!("which column is the caption? Say --columns image=A,caption=B; {}", list())),
-            },
-            wanted => {
-                wanted.iter().try_for_each(|name| named(name).map(drop))?;
-                wanted.iter().flat_map(|name| all(name)).collect()
-            }
-        };
-        let split = columns.split.as_ref().map(|name| named(name)).transpose()?.or_else(|| known(&["split"]));
-        Ok(Self {
-            delimiter,
-            width: names.len(),
-            image,
-            file,
-            captions,
-            split,
-            number: known(&["caption_id", "caption_number", "comment_number"]),
-            translation: known(&["translation"]),
-            default_translation: translation,
-            fold,
-        })
+        let columns = Chosen::of(&names, columns, true, |_| true)?;
+        Ok(Self { delimiter, names, columns, default_translation: translation, take })
+    }
+}
+
+/// The delimiter of Excel's `sep=;`, where the first line is that.
+pub fn separator_line(line: &str) -> Option<u8> {
+    match line.trim_start_matches('\u{feff}').trim_matches('"').as_bytes() {
+        [s, e, p, b'=', delimiter] if [s, e, p].map(u8::to_ascii_lowercase) == *b"sep" => Some(*delimiter),
+        _ => None,
     }
 }
 
@@ -198,30 +171,62 @@ fn push(batch: &mut Batch, line: u64, bytes: &[u8], layout: &TableLayout) -> Res
     if bytes.len() > MAX_LINE_BYTES {
         return Err(Bad::new(Reason::LineTooLong, format!("longer than {MAX_LINE_BYTES} bytes: {}", excerpt(bytes, 40))));
     }
-    let fields = record(bytes, layout.delimiter)?;
-    if fields.len() != layout.width {
-        let message = format!("{} fields where the header has {}: {}", fields.len(), layout.width, excerpt(bytes, 40));
+    checked(bytes, layout.take)?;
+    let mut fields = record(bytes, layout.delimiter)?;
+    if memchr::memchr(b'\'', bytes).is_some() {
+        fields = fields.iter().map(cells::plain).collect();
+    }
+    if fields.len() != layout.names.len() {
+        let message = format!("{} fields where the header has {}: {}", fields.len(), layout.names.len(), excerpt(bytes, 40));
         return Err(Bad::new(Reason::BadRecord, message));
     }
-    let image = fields[layout.image].trim();
+    let columns = &layout.columns;
+    let details = if layout.take.details { Some(details(&fields, layout)?) } else { None };
+    let entry = Fields {
+        image: columns.image.map_or("", |at| fields[at].trim()),
+        file: columns.file.map(|at| fields[at].trim()).filter(|file| !file.is_empty()),
+        number: columns.number.and_then(|at| fields[at].trim().parse().ok()).filter(|_| columns.captions.len() == 1),
+        split: columns.split.map_or("", |at| fields[at].trim()),
+        translation: Some(columns.translation.and_then(|at| fields[at].parse().ok()).unwrap_or(layout.default_translation)),
+        details: details.as_ref(),
+        ..Fields::default()
+    };
+    // Ids may be missing where a file is named.
+    let entry = if entry.image.is_empty() { Fields { image: entry.file.unwrap_or_default(), ..entry } } else { entry };
+    let before = batch.rows.len();
     let mut result = Ok(());
-    let mut good = 0;
-    for &caption in &layout.captions {
-        let entry = Fields {
-            image,
-            file: layout.file.map(|at| fields[at].trim()).filter(|file| !file.is_empty()),
-            raw: &fields[caption],
-            number: layout.number.and_then(|at| fields[at].trim().parse().ok()).filter(|_| layout.captions.len() == 1),
-            split: layout.split.map_or("", |at| fields[at].trim()),
-            translation: Some(layout.translation.and_then(|at| fields[at].parse().ok()).unwrap_or(layout.default_translation)),
-            ..Fields::default()
-        };
-        match batch.push("", line, entry, layout.fold) {
-            Ok(()) => good += 1,
-            Err(bad) => result = result.and(Err(bad)),
+    for &caption in &columns.captions {
+        match cells::captions(&fields[caption]) {
+            None => result = result.and(batch.push("", line, Fields { raw: &fields[caption], ..entry }, layout.take)),
+            Some(list) if list.is_empty() => {
+                result = result.and(Err(Bad::new(Reason::EmptyCaption, "its captions are an empty list")));
+            }
+            Some(list) => {
+                for raw in &list {
+                    result = result.and(batch.push("", line, Fields { raw, number: None, ..entry }, layout.take));
+                }
+            }
         }
     }
-    if good > 0 { Ok(()) } else { result }
+    if batch.rows.len() > before { Ok(()) } else { result }
+}
+
+/// What the further columns of a caption table say.
+fn details(fields: &csv::StringRecord, layout: &TableLayout) -> Result<Details, Bad> {
+    fn number<T: std::str::FromStr>(fields: &csv::StringRecord, names: &[String], at: Option<usize>) -> Result<Option<T>, Bad> {
+        let Some(at) = at.filter(|&at| !fields[at].trim().is_empty()) else { return Ok(None) };
+        let bad = |_| Bad::new(Reason::BadRecord, format!("{}: {:?} is not a number", names[at], &fields[at]));
+        fields[at].trim().parse().map(Some).map_err(bad)
+    }
+    let (columns, names) = (&layout.columns, &layout.names);
+    let text = |at: Option<usize>| at.map(|at| fields[at].to_string()).filter(|text| !text.is_empty());
+    number::<i64>(fields, names, columns.number)?;
+    Ok(Details {
+        logprob: number(fields, names, columns.logprob)?,
+        num_tokens: number(fields, names, columns.num_tokens)?,
+        finish_reason: text(columns.finish_reason),
+        sha256: text(columns.sha256),
+    })
 }
 
 #[cfg(test)]
@@ -231,7 +236,7 @@ mod tests {
     use super::*;
 
     fn layout(header: &str, columns: &Columns) -> TableLayout {
-        TableLayout::from_header(header, columns, Translation::Unknown, FoldWidth::None).unwrap()
+        TableLayout::from_header(header, None, columns, Translation::Unknown, Take::default()).unwrap()
     }
 
     fn rows(batch: &Batch) -> Vec<(&str, &str, u64)> {
@@ -241,16 +246,17 @@ mod tests {
     #[test]
     fn columns_known_by_name_and_named() {
         let known = layout("image_path,en_caption,caption_zh,similarity", &Columns::default());
-        assert_eq!((known.image, &known.captions[..]), (0, &[2][..]));
+        assert_eq!((known.columns.image, &known.columns.captions[..]), (Some(0), &[2][..]));
         let columns = Columns { image: Some("similarity".into()), captions: vec!["en_caption".into()], split: None };
         let named = layout("image_path,en_caption,caption_zh,similarity", &columns);
-        assert_eq!((named.image, &named.captions[..]), (3, &[1][..]));
+        assert_eq!((named.columns.image, &named.columns.captions[..]), (Some(3), &[1][..]));
         let several = layout("image,caption,caption", &Columns::default());
-        assert_eq!(several.captions, [1, 2]);
+        assert_eq!(several.columns.captions, [1, 2]);
         let columns = Columns { image: Some("image".into()), captions: vec!["c".into()], split: None };
-        assert_eq!(layout("image,c,d,c", &columns).captions, [1, 3]);
+        assert_eq!(layout("image,c,d,c", &columns).columns.captions, [1, 3]);
         assert_eq!(layout("image_name| comment_number| comment", &Columns::default()).delimiter, b'|');
-        let error = TableLayout::from_header("a,b", &Columns::default(), Translation::Unknown, FoldWidth::None).unwrap_err();
+        let error =
+            TableLayout::from_header("a,b", None, &Columns::default(), Translation::Unknown, Take::default()).unwrap_err();
         assert!(error.contains("the columns are: a, b"), "{error}");
     }
 

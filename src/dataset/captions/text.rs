@@ -1,9 +1,10 @@
 //! Layouts with one caption a line of text: `flickr-cn`, `coco-cn` and `tsv`.
 
-use super::batch::{Bad, Batch, Fields, Reason};
+use super::batch::{Bad, Batch, Fields, Reason, Take};
 use super::lines::{MAX_LINE_BYTES, lines, spans, text_of};
 use super::{Format, Translation};
-use crate::dataset::normalize::{FoldWidth, excerpt, split_tag, without_tags};
+use super::{cells, encoding};
+use crate::dataset::normalize::{excerpt, split_tag, without_tags};
 
 /// How the lines of one file are read.
 #[derive(Debug, Clone, Copy)]
@@ -13,7 +14,7 @@ pub struct TextLayout {
     pub tagged: bool,
     /// What the file's name or the caller says of all its captions; a language mark says more.
     pub translation: Translation,
-    pub fold: FoldWidth,
+    pub take: Take,
 }
 
 /// Parses a block of whole lines. Line numbers count from 1 in the block.
@@ -22,15 +23,22 @@ pub fn parse_block(block: Vec<u8>, layout: &TextLayout) -> Batch {
     batch.reserve(block.len());
     match text_of(block) {
         Ok(source) => {
+            // Mostly there is nothing that could be another encoding.
+            let doubted = !layout.take.trusted && encoding::may_be_chance(source.as_bytes());
             for line in spans(source.as_bytes()) {
-                count(&mut batch, |batch, number| parse_line(&source, &source[line], layout, batch, number));
+                count(&mut batch, |batch, number| {
+                    if doubted {
+                        not_by_chance(&source[line.clone()])?;
+                    }
+                    parse_line(&source, &source[line], layout, batch, number)
+                });
             }
             batch.keep_source(source);
         }
         // Some line is not UTF-8: each is looked at by itself.
         Err(block) => {
             for bytes in lines(&block) {
-                count(&mut batch, |batch, number| match checked(bytes)? {
+                count(&mut batch, |batch, number| match checked(bytes, layout.take)? {
                     Some(text) => parse_line("", text, layout, batch, number),
                     None => Ok(false),
                 });
@@ -52,13 +60,26 @@ fn count(batch: &mut Batch, parse: impl FnOnce(&mut Batch, u64) -> Result<bool, 
 }
 
 /// Checks that every line parser makes: length, UTF-8, the byte order mark. None for a blank line.
-pub fn checked(bytes: &[u8]) -> Result<Option<&str>, Bad> {
+pub fn checked(bytes: &[u8], take: Take) -> Result<Option<&str>, Bad> {
     too_long(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let message = format!("not UTF-8 at byte {}: {}", error.valid_up_to() + 1, excerpt(bytes, 40));
-        Bad::new(Reason::InvalidUtf8, message)
+        let (at, cure) = (error.valid_up_to() + 1, encoding::cure(bytes));
+        Bad::new(Reason::InvalidUtf8, format!("not UTF-8 at byte {at} ({cure}): {}", excerpt(bytes, 40)))
     })?;
+    if !take.trusted && encoding::may_be_chance(bytes) {
+        not_by_chance(text)?;
+    }
     Ok(content(text))
+}
+
+fn not_by_chance(text: &str) -> Result<(), Bad> {
+    encoding::by_chance(text).map_or(Ok(()), |chinese| Err(chance(&chinese)))
+}
+
+/// Says that a text is UTF-8 by chance.
+pub fn chance(chinese: &str) -> Bad {
+    let shown = excerpt(chinese.as_bytes(), 40);
+    Bad::new(Reason::InvalidUtf8, format!("UTF-8 by chance: in gbk it is {shown} (give --encoding gbk)"))
 }
 
 fn too_long(bytes: &[u8]) -> Result<(), Bad> {
@@ -77,24 +98,56 @@ fn content(text: &str) -> Option<&str> {
 fn parse_line(source: &str, text: &str, layout: &TextLayout, batch: &mut Batch, line: u64) -> Result<bool, Bad> {
     too_long(text.as_bytes())?;
     let Some(text) = content(text) else { return Ok(false) };
-    let fields = match layout.format {
-        Format::Tsv => tsv(text)?,
-        _ => hash(text)?,
-    };
+    if layout.format == Format::Tsv {
+        return parse_tsv(source, text, layout, batch, line);
+    }
+    let fields = hash(text)?;
     let marked = Translation::of_mark(fields.mark);
     let translation = Some(if layout.translation == Translation::Unknown { marked } else { layout.translation });
     let tagged = layout.format == Format::FlickrCn && (layout.tagged || all_tagged(fields.raw));
     let stripped = tagged.then(|| without_tags(fields.raw));
-    batch.push(source, line, Fields { translation, text: stripped.as_deref(), ..fields }, layout.fold)?;
+    batch.push(source, line, Fields { translation, text: stripped.as_deref(), ..fields }, layout.take)?;
     Ok(true)
 }
 
-/// `image_id<TAB>caption`; further tabs are white space of the caption.
-fn tsv(text: &str) -> Result<Fields<'_>, Bad> {
-    let (image, raw) = text.split_once('\t').ok_or_else(|| {
+/// `image_id<TAB>caption<TAB>caption...`, also with a list in a caption's place. Nothing between tabs is no caption where there are others,
+/// unless empty ones are taken.
+fn parse_tsv(source: &str, text: &str, layout: &TextLayout, batch: &mut Batch, line: u64) -> Result<bool, Bad> {
+    let (image, captions) = tsv(text)?;
+    let image = cells::plain(image);
+    let before = batch.rows.len();
+    let mut result = Ok(());
+    let push = |batch: &mut Batch, raw: &str| {
+        let fields = Fields { image, raw, translation: Some(layout.translation), ..Fields::default() };
+        batch.push(source, line, fields, layout.take)
+    };
+    for caption in captions.split('\t').map(cells::plain) {
+        match cells::captions(caption) {
+            None => result = result.and(push(batch, caption)),
+            Some(list) => {
+                for caption in &list {
+                    result = result.and(push(batch, caption));
+                }
+                if list.is_empty() {
+                    result = result.and(Err(Bad::new(Reason::EmptyCaption, "its captions are an empty list")));
+                }
+            }
+        }
+    }
+    match result {
+        Err(bad) if bad.reason != Reason::EmptyCaption || batch.rows.len() == before => {
+            batch.drop_rows(before);
+            Err(bad)
+        }
+        _ => Ok(true),
+    }
+}
+
+/// The image and everything behind the first tab.
+fn tsv(text: &str) -> Result<(&str, &str), Bad> {
+    text.split_once('\t').ok_or_else(|| {
         Bad::new(Reason::NoSeparator, format!("no tab between image and caption: {}", excerpt(text.as_bytes(), 40)))
-    })?;
-    Ok(Fields { image, raw, ..Fields::default() })
+    })
 }
 
 /// `ID#lang#k<SPACE or TAB>words` or `ID#k<TAB>caption`. The key ends at the first white space, or at a tab where the id holds spaces.
@@ -149,7 +202,7 @@ pub fn layout_of(text: &str) -> Option<Format> {
     match hash(text) {
         Ok(fields) if !fields.mark.is_empty() => Some(Format::FlickrCn),
         Ok(_) => Some(Format::CocoCn),
-        Err(_) => tsv(text).ok().filter(|fields| !fields.image.trim().is_empty()).map(|_| Format::Tsv),
+        Err(_) => tsv(text).ok().filter(|(image, _)| !image.trim().is_empty()).map(|_| Format::Tsv),
     }
 }
 
@@ -160,7 +213,7 @@ mod tests {
     use super::*;
 
     fn layout(format: Format) -> TextLayout {
-        TextLayout { format, tagged: false, translation: Translation::Unknown, fold: FoldWidth::None }
+        TextLayout { format, tagged: false, translation: Translation::Unknown, take: Take::default() }
     }
 
     #[test]
@@ -188,9 +241,14 @@ mod tests {
     fn coco_cn_and_tsv() {
         let batch = parse_block("COCO_val2014_1#0\t一个 人\n".into(), &layout(Format::CocoCn));
         assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("COCO_val2014_1", "一个人"));
-        let batch = parse_block("\u{feff}a b.jpg\t一个\t人\n狗\n".into(), &layout(Format::Tsv));
-        assert_eq!((batch.get(batch.rows[0].image), batch.get(batch.rows[0].caption)), ("a b.jpg", "一个人"));
-        assert_eq!(batch.bad[0].1.reason, Reason::NoSeparator);
+        let text = "\u{feff}a b.jpg\t一 个\t\t人\n狗\nb\t['猫', '黑猫']\nc\t\t\n";
+        let batch = parse_block(text.into(), &layout(Format::Tsv));
+        let rows: Vec<_> = batch.rows.iter().map(|r| (batch.get(r.image), batch.get(r.caption), r.line)).collect();
+        assert_eq!(rows, [("a b.jpg", "一个", 1), ("a b.jpg", "人", 1), ("b", "猫", 3), ("b", "黑猫", 3)]);
+        let bad: Vec<_> = batch.bad.iter().map(|(line, bad)| (*line, bad.reason)).collect();
+        assert_eq!(bad, [(2, Reason::NoSeparator), (4, Reason::EmptyCaption)]);
+        let empty = TextLayout { take: Take { empty: true, ..Take::default() }, ..layout(Format::Tsv) };
+        assert_eq!(parse_block("a\t\t人\n".into(), &empty).rows.len(), 2);
     }
 
     #[test]
@@ -217,7 +275,8 @@ mod tests {
                 let batch = parse_block(bytes.clone(), &layout(format));
                 let expected = lines(&bytes).count() as u64;
                 prop_assert_eq!(batch.lines, expected);
-                prop_assert_eq!(batch.rows.len() as u64 + batch.bad.len() as u64 + batch.blank, expected);
+                let good: std::collections::BTreeSet<u64> = batch.rows.iter().map(|row| row.line).collect();
+                prop_assert_eq!(good.len() as u64 + batch.bad.len() as u64 + batch.blank, expected);
             }
         }
     }

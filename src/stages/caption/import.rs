@@ -1,5 +1,6 @@
 //! What a finished caption table holds, image by image, so that the next run computes only what is missing.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
 
-use super::tables::{FORMAT, Row, TableFormat};
+use super::tables::{FORMAT, Row, TableFormat, unquoted};
 use super::value::{CaptionText, Captions, finish_reason};
 use crate::pipeline::sources::parse_hash;
 use crate::pipeline::{Output, Record};
@@ -36,7 +37,12 @@ pub(in crate::stages) fn images(
         }
         TableFormat::Csv => {
             let reader = csv::Reader::from_path(path).with_context(|| format!("cannot open {}", path.display()))?;
-            Box::new(reader.into_deserialize::<Row<'static>>().map(|row| Ok(row?)))
+            let plain = |text: Cow<'static, str>| Cow::Owned(unquoted(&text).to_string());
+            Box::new(reader.into_deserialize::<Row<'static>>().map(move |row| {
+                let row = row?;
+                let [image_id, image_path, caption] = [row.image_id, row.image_path, row.caption].map(plain);
+                Ok(Row { image_id, image_path, caption, ..row })
+            }))
         }
         TableFormat::JsonLines => {
             let file = BufReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?);

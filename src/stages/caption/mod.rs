@@ -52,6 +52,8 @@ pub struct CaptionSettings {
     pub wanted: Wanted,
     pub out: PathBuf,
     pub format: TableFormat,
+    /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
+    pub quotes_formulas: bool,
     pub decoding: generation::Settings,
     pub limits: Limits,
     pub exif_rotate: bool,
@@ -137,7 +139,7 @@ pub fn run<C: Captioner>(
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
-    let make_sink = |folder: &Path| TableSink::create(settings.format, folder);
+    let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, folder);
     let import = |output: &Output| import::records(output, settings.format);
     let report =
         job.run(Parts { entries: listed.entries(), counter: listed.counter(), prepare, make_compute, make_sink, import })?;
@@ -271,7 +273,11 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
         Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
         _ => json!({"images": how_images_are_read(settings, &model.preprocess)}),
     };
-    Ok(Settings::new("caption", json!({"model": model.identity, "decoding": settings.decoding, "input": input})))
+    let mut fingerprinted = json!({"model": model.identity, "decoding": settings.decoding, "input": input});
+    if settings.quotes_formulas {
+        fingerprinted["quotes_formulas"] = true.into();
+    }
+    Ok(Settings::new("caption", fingerprinted))
 }
 
 /// What the pixels of an image depend on.

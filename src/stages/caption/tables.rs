@@ -1,5 +1,6 @@
 //! Caption tables: Parquet (one file or numbered parts), CSV, the original's TSV, and JSON lines.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,21 +55,23 @@ impl TableFormat {
 }
 
 /// A row, as CSV and JSON lines spell it; Parquet has the same columns.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Row<'a> {
-    pub image_id: std::borrow::Cow<'a, str>,
-    pub image_path: std::borrow::Cow<'a, str>,
-    pub sha256: std::borrow::Cow<'a, str>,
+    pub image_id: Cow<'a, str>,
+    pub image_path: Cow<'a, str>,
+    pub sha256: Cow<'a, str>,
     pub caption_index: i32,
-    pub caption: std::borrow::Cow<'a, str>,
+    pub caption: Cow<'a, str>,
     pub logprob: f64,
     pub num_tokens: i32,
-    pub finish_reason: std::borrow::Cow<'a, str>,
+    pub finish_reason: Cow<'a, str>,
 }
 
 /// A caption table under construction.
 pub struct TableSink {
     format: TableFormat,
+    /// Cells that a spreadsheet would run are quoted.
+    quotes_formulas: bool,
     folder: PathBuf,
     writer: Writer,
     names: Vec<PathBuf>,
@@ -83,9 +86,10 @@ enum Writer {
 
 impl TableSink {
     /// Begins a table in `folder`.
-    pub fn create(format: TableFormat, folder: &Path) -> Result<Self> {
+    pub fn create(format: TableFormat, quotes_formulas: bool, folder: &Path) -> Result<Self> {
         let mut sink = Self {
             format,
+            quotes_formulas,
             folder: folder.into(),
             writer: open(format, &folder.join(name(format, 0)))?,
             names: Vec::new(),
@@ -137,10 +141,11 @@ impl Sink<Captions> for TableSink {
         let sha256 = hex(sha256);
         match (&mut self.writer, self.format) {
             (Writer::Plain(file), TableFormat::Tsv) => {
-                file.write_all(entry.image_path.as_bytes())?;
+                file.write_all(cell(&entry.image_path, self.quotes_formulas).as_bytes())?;
                 for caption in &captions.0 {
                     // A vocabulary is anyone's: what parts fields and lines stays out of them.
-                    write!(file, "\t{}", caption.text.replace(['\t', '\n', '\r'], " "))?;
+                    let text = caption.text.replace(['\t', '\n', '\r'], " ");
+                    write!(file, "\t{}", cell(&text, self.quotes_formulas))?;
                 }
                 file.write_all(b"\n")?;
             }
@@ -152,7 +157,9 @@ impl Sink<Captions> for TableSink {
             }
             (Writer::Csv(writer), _) => {
                 for row in rows(entry, &sha256, captions) {
-                    writer.serialize(row)?;
+                    let [image_id, image_path, caption] =
+                        [&row.image_id, &row.image_path, &row.caption].map(|text| cell(text, self.quotes_formulas));
+                    writer.serialize(Row { image_id, image_path, caption, ..row.clone() })?;
                 }
             }
             (Writer::Parquet(writer), _) => {
@@ -167,6 +174,20 @@ impl Sink<Captions> for TableSink {
     fn weight(&self, captions: &Captions) -> u64 {
         captions.0.len() as u64
     }
+}
+
+/// A text that a spreadsheet shows and does not run, if that is wanted: what begins like a formula is quoted by an apostrophe.
+fn cell(text: &str, quotes_formulas: bool) -> Cow<'_, str> {
+    if quotes_formulas && begins_a_formula(text) { format!("'{text}").into() } else { text.into() }
+}
+
+/// The same text without that apostrophe.
+pub fn unquoted(cell: &str) -> &str {
+    cell.strip_prefix('\'').filter(|text| begins_a_formula(text)).unwrap_or(cell)
+}
+
+fn begins_a_formula(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r'])
 }
 
 fn rows<'a>(entry: &'a Entry, sha256: &'a str, captions: &'a Captions) -> impl Iterator<Item = Row<'a>> {
@@ -268,5 +289,22 @@ impl ParquetRows {
             self.write()?;
         }
         Ok(self.sink.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_like_a_formula_is_quoted_on_request_and_comes_back() {
+        for text in ["=1+1", "+1", "-1", "@x", "\tx", "\rx"] {
+            let quoted = cell(text, true);
+            assert_eq!(quoted, format!("'{text}"));
+            assert_eq!((unquoted(&quoted), &*cell(text, false)), (text, text));
+        }
+        for text in ["", "一只狗", "a=b", "'a"] {
+            assert_eq!((&*cell(text, true), unquoted(text)), (text, text));
+        }
     }
 }

@@ -1,15 +1,14 @@
-//! Captions by image, read from any of the layouts people keep them in.
+//! Captions by image, of any layout that `prepare` reads: the same rows, numbers, splits and ids that a dataset of them has.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use super::builder::Builder;
-use super::{annotated, delimited, json, parquet};
-use crate::dataset::captions::Format;
+use crate::dataset::assemble::{Assembled, assemble};
+pub use crate::dataset::captions::Details;
+use crate::dataset::captions::{BadLine, Captions, Encoding, Format, ReadOptions, Reason, read_captions};
+use crate::dataset::splits::{SplitRule, canonical};
 use crate::pipeline::Reporter;
 
 /// Which side of the evaluation a file is on.
@@ -28,26 +27,21 @@ impl Role {
     }
 }
 
-/// The captions of one image: in caption_index order where the file has one, else in the file's.
+/// The captions of one image, in the order of their numbers where the file has any, else in the file's.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageCaptions {
+    /// As a dataset of the file would have it; see [`naming`](crate::dataset::naming).
     pub id: String,
-    /// The image's path or file name, where the file gives it besides an id.
+    /// The image's path or file name, where that is not the id.
     pub alias: Option<String>,
+    /// The same as it is written, where only that may be the name of a file.
+    pub path: Option<String>,
     /// The hash of the image file's content, in lower-case hex.
     pub sha256: Option<String>,
     pub split: Option<String>,
     pub captions: Vec<String>,
     /// One for each of the captions.
     pub details: Vec<Details>,
-}
-
-/// What a table says of a caption besides its text; nothing where it has no such column.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Details {
-    pub logprob: Option<f64>,
-    pub num_tokens: Option<i64>,
-    pub finish_reason: Option<String>,
 }
 
 /// Captions of a set of images, sorted by id.
@@ -57,35 +51,49 @@ pub struct CaptionSet {
     /// Rows that hold no caption at all (null), left out.
     pub num_missing: usize,
     /// Splits that were left out.
-    pub(super) other_splits: BTreeSet<String>,
+    other_splits: BTreeSet<String>,
 }
 
 impl CaptionSet {
     pub fn new(images: Vec<ImageCaptions>) -> Self {
         Self { images, num_missing: 0, other_splits: BTreeSet::new() }
     }
+}
 
-    fn splits(&self) -> String {
-        self.other_splits.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+/// A longer caption is a fault of the file; the comparison of two sequences takes time by the product of their lengths.
+pub const MAX_CAPTION_BYTES: usize = 64 << 10;
+
+/// What is read of a file, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    pub role: Role,
+    /// Only captions of this split.
+    pub split: Option<&'a str>,
+    /// Of text that is not UTF-8.
+    pub encoding: Option<Encoding>,
+}
+
+impl Reading<'_> {
+    /// Everything of a file, in UTF-8.
+    pub fn of(role: Role) -> Self {
+        Self { role, split: None, encoding: None }
     }
 }
 
-/// No line of a caption file is longer.
-const MAX_LINE_BYTES: u64 = 4 << 20;
-/// JSON files are held in memory whole; COCO's largest annotation file has about 100 MB.
-const MAX_JSON_BYTES: u64 = 2 << 30;
-
-/// Reads captions from a dataset or table folder, or from a file: Parquet; JSON (COCO results and annotations, Karpathy's, a map from
-/// id to captions); CSV, TSV and JSON lines; li-xirong's text. References in text come through the parsers of `prepare`.
-/// `split` keeps one split, where the file knows of any.
+/// Reads captions from a dataset, the folder of a caption table, or a file of any layout.
+///
+/// Lines of references that hold no caption are counted in a warning, as `prepare` tells them; a table of predictions has none.
 ///
 /// # Errors
-/// A file that is no table of captions, or has none (of that split).
-pub fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
-    let set = read_all(path, role, split, reporter)?;
+/// A file that is no table of captions, or has none (of that split); a bad line of predictions.
+pub fn read(path: &Path, reading: Reading, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let set = read_all(path, reading, reporter)?;
     if set.images.is_empty() {
-        match split {
-            Some(split) => bail!("{} holds no captions of the split {split}; there are: {}", path.display(), set.splits()),
+        match reading.split {
+            Some(split) => {
+                let others: Vec<&str> = set.other_splits.iter().map(String::as_str).collect();
+                bail!("{} holds no captions of the split {split}; there are: {}", path.display(), others.join(", "))
+            }
             None => bail!("{} holds no captions", path.display()),
         }
     }
@@ -93,104 +101,82 @@ pub fn read(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporte
 }
 
 /// As [`read`], also where there are no captions: every image of a run may have failed.
-pub fn read_all(path: &Path, role: Role, split: Option<&str>, reporter: &dyn Reporter) -> Result<CaptionSet> {
-    let mut builder = Builder::default();
-    if path.is_dir() {
-        for file in tables_of(path)? {
-            parquet::read(&file, split, &mut builder)?;
-        }
-        return Ok(builder.finish());
+pub fn read_all(path: &Path, reading: Reading, reporter: &dyn Reporter) -> Result<CaptionSet> {
+    let options = ReadOptions {
+        encoding: reading.encoding,
+        empty: reading.role == Role::Predictions,
+        details: true,
+        member: Some(reading.role.name()),
+        ..ReadOptions::default()
+    };
+    let mut found = read_captions(&[path.to_path_buf()], &options)?;
+    let (missing, bad): (Vec<BadLine>, Vec<BadLine>) =
+        std::mem::take(&mut found.bad).into_iter().partition(|line| line.bad.reason == Reason::NullCaption);
+    tell(path, reading.role, &found, &bad, reporter)?;
+    let rule = SplitRule { own: true, ..SplitRule::default() };
+    let mut set = assemble(found, None, &rule);
+    if let Some(line) = set.captions.bad.first() {
+        let (count, message) = (set.captions.bad.len(), &line.bad.message);
+        reporter.warn(&format!("{}: {count} lines left out; the first is line {} ({message})", path.display(), line.line));
     }
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let written = role == Role::References;
-    match extension.as_str() {
-        "parquet" => parquet::read(path, split, &mut builder)?,
-        "csv" | "jsonl" | "ndjson" if written => annotated::read(path, None, split, &mut builder, reporter)?,
-        "tsv" | "txt" if delimited::is_li_xirong(path)? => annotated::read(path, None, split, &mut builder, reporter)?,
-        "json" => {
-            let is_karpathy =
-                json::read(&read_whole(path, MAX_JSON_BYTES)?, path, role, split, &mut builder)? == json::Found::Karpathy;
-            if is_karpathy {
-                annotated::read(path, Some(Format::Karpathy), split, &mut builder, reporter)?;
-            }
+    let mut result = CaptionSet { num_missing: missing.len(), ..CaptionSet::new(gather(path, &mut set)?) };
+    if let Some(wanted) = reading.split.map(canonical) {
+        if !result.images.is_empty() && result.images.iter().all(|image| image.split.is_none()) {
+            bail!("{} does not say which split a caption is of, and --split was given", path.display());
         }
-        "csv" | "jsonl" | "ndjson" | "tsv" | "txt" => {
-            refuse_split(split, path)?;
-            match extension.as_str() {
-                "csv" => delimited::read_csv(path, &mut builder)?,
-                "tsv" | "txt" => delimited::read_tsv(path, &mut builder)?,
-                _ => delimited::read_jsonl(path, &mut builder)?,
-            }
-        }
-        _ => bail!(
-            "{}: cannot tell what this is by its name: a folder, .parquet, .csv, .tsv, .txt (ID#k<TAB>caption), .jsonl or .json is wanted",
-            path.display()
-        ),
+        let is_wanted = |image: &ImageCaptions| image.split.as_ref() == Some(&wanted);
+        result.other_splits = result.images.iter().filter(|image| !is_wanted(image)).filter_map(|i| i.split.clone()).collect();
+        result.images.retain(is_wanted);
     }
-    Ok(builder.finish())
+    Ok(result)
 }
 
-pub(super) fn refuse_split(split: Option<&str>, path: &Path) -> Result<()> {
-    if split.is_some() {
-        bail!("{} does not say which split a caption is of, and --split was given", path.display());
+/// Bad lines: a warning for what people wrote, the end for a program's table.
+fn tell(path: &Path, role: Role, found: &Captions, bad: &[BadLine], reporter: &dyn Reporter) -> Result<()> {
+    let Some(first) = bad.first() else { return Ok(()) };
+    let source = match &found.files[..] {
+        [_] => path.display().to_string(),
+        files => format!("{}: {}", path.display(), files[first.file as usize].source),
+    };
+    let (count, line, message) = (bad.len(), first.line, &first.bad.message);
+    if role == Role::Predictions {
+        bail!("{source}, line {line}: {message}");
     }
+    reporter.warn(&format!("{source}: {count} lines hold no caption; the first is line {line} ({message})"));
     Ok(())
 }
 
-/// A dataset's `captions.parquet`, or the numbered parts of a caption table.
-pub fn tables_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let captions = folder.join("captions.parquet");
-    if captions.exists() {
-        return Ok(vec![captions]);
-    }
-    let mut parts = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".parquet") && !name.ends_with("errors.parquet") && !name.starts_with("images") {
-            parts.push(path);
+/// The captions of each image. Text stays as it is in the file, except that segmented words are joined.
+fn gather(path: &Path, set: &mut Assembled) -> Result<Vec<ImageCaptions>> {
+    let image = |image: &mut crate::dataset::assemble::Image| ImageCaptions {
+        id: std::mem::take(&mut image.id),
+        alias: image.reference.take(),
+        path: image.written.take(),
+        split: image.split.take(),
+        ..ImageCaptions::default()
+    };
+    let mut images: Vec<ImageCaptions> = set.images.iter_mut().map(image).collect();
+    for (at, place) in set.places.iter().enumerate() {
+        let (batch, row) = set.row(at);
+        let is_segmented = set.captions.files[place.file as usize].format == Format::FlickrCn;
+        let caption = batch.get(if is_segmented { row.caption } else { row.raw });
+        let image = &mut images[place.image as usize];
+        if caption.len() > MAX_CAPTION_BYTES {
+            let (id, bytes) = (&image.id, caption.len());
+            bail!(
+                "{}, line {}: the caption of {id} has {bytes} bytes, and {MAX_CAPTION_BYTES} are the most: is the file damaged?",
+                path.display(),
+                place.line
+            );
         }
+        let details = set.details(at).cloned().unwrap_or_default();
+        image.captions.push(caption.into());
+        image.sha256 = image.sha256.take().or_else(|| details.sha256.clone());
+        image.details.push(details);
     }
-    parts.sort();
-    if parts.is_empty() {
-        bail!("{} holds neither captions.parquet nor parts of a caption table", folder.display());
-    }
-    Ok(parts)
-}
-
-fn read_whole(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
-    if bytes.len() as u64 > limit {
-        bail!("{} is larger than {limit} bytes: use a Parquet or JSON-lines file", path.display());
-    }
-    Ok(bytes)
-}
-
-/// Calls `visit` with every line of a UTF-8 file and its number from 1, without line ends and byte order mark; empty lines are left out.
-pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(usize, &str) -> Result<()>) -> Result<()> {
-    let mut reader =
-        BufReader::with_capacity(1 << 18, File::open(path).with_context(|| format!("cannot open {}", path.display()))?);
-    let mut buffer = Vec::new();
-    for number in 1.. {
-        buffer.clear();
-        let at = || format!("{}, line {number}", path.display());
-        if (&mut reader).take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut buffer).with_context(at)? == 0 {
-            break;
-        }
-        if buffer.len() as u64 > MAX_LINE_BYTES {
-            bail!("{}: the line is longer than {MAX_LINE_BYTES} bytes", at());
-        }
-        let line = std::str::from_utf8(&buffer).with_context(|| format!("{}: not UTF-8 text", at()))?;
-        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
-        let line = line.strip_suffix('\n').unwrap_or(line);
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        if !line.trim().is_empty() {
-            visit(number, line).with_context(at)?;
-        }
-    }
-    Ok(())
+    // A name all of whose lines were left out is no image.
+    images.retain(|image| !image.captions.is_empty());
+    Ok(images)
 }
 
 #[cfg(test)]
@@ -198,13 +184,12 @@ mod tests {
     use super::*;
 
     use crate::pipeline::Silent;
-    use crate::stages::evaluate::builder::MAX_CAPTION_BYTES;
 
     fn read_as(role: Role, name: &str, text: &str, split: Option<&str>) -> Result<CaptionSet> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join(name);
-        fs::write(&path, text)?;
-        read(&path, role, split, &Silent)
+        std::fs::write(&path, text)?;
+        read(&path, Reading { split, ..Reading::of(role) }, &Silent)
     }
 
     /// `id: caption | caption` for each image.
@@ -214,7 +199,7 @@ mod tests {
 
     #[test]
     fn text_layouts_give_the_same_captions() {
-        let wanted = ["a.jpg: 一只狗 | 黑狗", "b.jpg: two cats"];
+        let wanted = ["a: 一只狗 | 黑狗", "b: two cats"];
         let texts = [
             ("t.tsv", "b.jpg\ttwo cats\r\na.jpg\t一只狗\t黑狗\r\n"),
             ("t.txt", "\u{feff}a.jpg#0\t一只狗\nb.jpg#0 two cats\n\na.jpg#1\t黑狗\n"),
@@ -267,15 +252,17 @@ mod tests {
         let csv = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,split\n\
             a,a.jpg,00ff,1,黑狗,-3.25,3,length,\na,a.jpg,00ff,0,一只狗,-1.5,4,eos,test\n";
         let jsonl = "{\"image_id\":\"a\",\"image_path\":\"a.jpg\",\"sha256\":\"00ff\",\"caption_index\":1,\"caption\":\"黑狗\",\"logprob\":-3.25,\"num_tokens\":3,\"finish_reason\":\"length\"}\n\
-            {\"image_id\":\"a\",\"caption_index\":0,\"caption\":\"一只狗\",\"logprob\":-1.5,\"num_tokens\":4,\"finish_reason\":\"eos\",\"split\":\"test\"}\n";
+            {\"image_id\":\"a\",\"sha256\":\"00ff\",\"caption_index\":0,\"caption\":\"一只狗\",\"logprob\":-1.5,\"num_tokens\":4,\"finish_reason\":\"eos\",\"split\":\"test\"}\n";
         let details = |logprob, num_tokens, reason: &str| Details {
             logprob: Some(logprob),
             num_tokens: Some(num_tokens),
             finish_reason: Some(reason.into()),
+            sha256: Some("00ff".into()),
         };
         let wanted = ImageCaptions {
             id: "a".into(),
             alias: Some("a.jpg".into()),
+            path: None,
             sha256: Some("00ff".into()),
             split: Some("test".into()),
             captions: vec!["一只狗".into(), "黑狗".into()],

@@ -5,15 +5,18 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{Candidate, Level, ScoredImage, Settings};
+use crate::dataset::normalize::{FoldWidth, normalized};
 use crate::metrics::{Comparison, Diversity, ImageScores, Interner, Interval, Scorer, Summary, bootstrap, compare};
-use crate::text::{join_pieces, segment};
+use crate::pipeline::Reporter;
+use crate::text::join_pieces;
+use crate::text::segment::{self, Letters};
 
 impl Level {
     /// Tokens of a text, lower-cased.
-    pub fn tokens(self, text: &str) -> Vec<Cow<'_, str>> {
+    pub fn tokens(self, text: &str, letters: Letters) -> Vec<Cow<'_, str>> {
         match self {
-            Self::Char => segment::char_tokens(text).collect(),
-            Self::Word => segment::word_tokens(text).collect(),
+            Self::Char => segment::char_tokens(text, letters),
+            Self::Word => segment::word_tokens(text, letters),
         }
     }
 
@@ -52,10 +55,10 @@ impl LevelScores {
     /// `rounds` resamplings give intervals (none for 0) and the comparison.
     pub(super) fn of(level: Level, images: &[ScoredImage], settings: &Settings, rounds: usize) -> Self {
         let mut interner = Interner::default();
-        let references = tokenize(level, images, |image| &image.references, &mut interner);
+        let references = tokenize(level, settings.letters, images, |image| &image.references, &mut interner);
         let scorer = Scorer::new(&references);
         let mut table = |captions: fn(&ScoredImage) -> &[String]| {
-            let tokens = tokenize(level, images, captions, &mut interner);
+            let tokens = tokenize(level, settings.letters, images, captions, &mut interner);
             TableScores::of(level, &scorer, &tokens, &interner, settings, rounds)
         };
         let predictions = table(|image| &image.candidates);
@@ -112,14 +115,36 @@ fn best(scores: &[ImageScores]) -> (usize, ImageScores) {
     best
 }
 
-/// Ids of the tokens of each caption of each image. Text is cut on all threads; ids are given in order.
+/// Ids of the tokens of each caption of each image, in the text that a dataset of it would have: segmented words are joined. Text is cut on all
+/// threads; ids are given in order.
 pub fn tokenize<I: Sync>(
     level: Level,
+    letters: Letters,
     images: &[I],
     captions: impl Fn(&I) -> &[String] + Sync,
     interner: &mut Interner,
 ) -> Vec<Vec<Vec<u32>>> {
-    let cut = |image| captions(image).iter().map(|caption| level.tokens(caption)).collect::<Vec<_>>();
-    let cut: Vec<Vec<Vec<Cow<'_, str>>>> = images.par_iter().map(cut).collect();
+    let tokens = |caption: &String| -> Vec<String> {
+        let text = normalized(caption, FoldWidth::None);
+        level.tokens(&text, letters).into_iter().map(Cow::into_owned).collect()
+    };
+    let cut = |image| captions(image).iter().map(tokens).collect::<Vec<_>>();
+    let cut: Vec<Vec<Vec<String>>> = images.par_iter().map(cut).collect();
     cut.into_iter().map(|captions| captions.into_iter().map(|tokens| interner.ids(tokens)).collect()).collect()
+}
+
+/// A word where more than a tenth of the characters make no token, so that scores say little; `what` names the captions.
+pub fn warn_of_dropped<'a>(what: &str, texts: impl Iterator<Item = &'a String>, letters: Letters, reporter: &dyn Reporter) {
+    let add = |(lost, all): (usize, usize), text: &String| {
+        let (more_lost, more) = segment::dropped(text, letters);
+        (lost + more_lost, all + more)
+    };
+    let (lost, all) = texts.fold((0, 0), add);
+    if lost * 10 > all {
+        let cure = if letters == Letters::Strict { ": leave --strict-tokens out to count letters of every script" } else { "" };
+        reporter.warn(&format!(
+            "{what}: {:.0}% of the characters make no token and are not scored{cure}",
+            100.0 * lost as f64 / all as f64
+        ));
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::captions::ImageCaptions;
+use crate::dataset::naming::{last_part, without_extension};
 
 /// Pairs of predictions and references for the same image.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,25 +16,25 @@ pub struct Matching {
     pub num_unmatched_references: usize,
 }
 
-/// Matches each prediction to at most one reference. In order: the same id; the same id or path; the same without the image
-/// extension; the same last part of it; the same COCO number. A step pairs only what is unique on both sides, so nothing is guessed.
+/// Matches each prediction to at most one reference. In order: the same path; the same id; the same id or path; the same without the image
+/// extension; the end of the other's path; the same name; the same COCO number. A step pairs only what is unique on both sides, and never two
+/// files whose names differ, so nothing is guessed.
 pub fn match_images(predictions: &[ImageCaptions], references: &[ImageCaptions]) -> Matching {
     let mut left: Vec<usize> = (0..predictions.len()).collect();
     let mut right: Vec<usize> = (0..references.len()).collect();
     let mut pairs = Vec::new();
-    let mut num_exact = 0;
-    let steps: [fn(&ImageCaptions) -> Vec<String>; 5] = [
-        |image| vec![image.id.clone()],
-        |image| names(image).map(Into::into).collect(),
-        |image| names(image).map(|name| stem(name).into()).collect(),
-        |image| names(image).map(|name| last_part(stem(name)).into()).collect(),
-        |image| names(image).filter_map(|name| coco_number(last_part(stem(name)))).map(Into::into).collect(),
+    let steps: [fn(&ImageCaptions) -> Vec<&str>; 7] = [
+        |image| image.alias.as_deref().into_iter().collect(),
+        |image| vec![image.id.as_str()],
+        |image| names(image).collect(),
+        |image| names(image).map(without_extension).collect(),
+        |image| names(image).flat_map(|name| ends(without_extension(name))).collect(),
+        |image| names(image).map(|name| last_part(without_extension(name))).collect(),
+        |image| names(image).filter_map(|name| coco_number(last_part(without_extension(name)))).collect(),
     ];
-    for (number, keys) in steps.into_iter().enumerate() {
-        let found = unique_pairs(&left, &right, |i| keys(&predictions[i]), |i| keys(&references[i]));
-        if number == 0 {
-            num_exact = found.len();
-        }
+    for keys in steps {
+        let mut found = unique_pairs(&left, &right, |i| keys(&predictions[i]), |i| keys(&references[i]));
+        found.retain(|&(l, r)| may_be_one(&predictions[l], &references[r]));
         let taken: (HashSet<usize>, HashSet<usize>) = found.iter().copied().unzip();
         left.retain(|i| !taken.0.contains(i));
         right.retain(|i| !taken.1.contains(i));
@@ -43,17 +44,26 @@ pub fn match_images(predictions: &[ImageCaptions], references: &[ImageCaptions])
         }
     }
     pairs.sort_unstable();
+    let num_exact = pairs.iter().filter(|&&(l, r)| predictions[l].id == references[r].id).count();
     Matching { pairs, num_exact, num_unmatched_predictions: left.len(), num_unmatched_references: right.len() }
 }
 
+/// False for two files of different names: a file's name decides over an id.
+fn may_be_one(a: &ImageCaptions, b: &ImageCaptions) -> bool {
+    let (Some(a), Some(b)) = (&a.alias, &b.alias) else { return true };
+    let [a, b] = [a, b].map(|path| last_part(without_extension(path)));
+    let same_number = coco_number(a).is_some_and(|number| coco_number(b) == Some(number));
+    a == b || same_number
+}
+
 /// Pairs that share a key which no other item on either side has, and that meet nobody else that way.
-fn unique_pairs(
+fn unique_pairs<'a>(
     left: &[usize],
     right: &[usize],
-    left_keys: impl Fn(usize) -> Vec<String>,
-    right_keys: impl Fn(usize) -> Vec<String>,
+    left_keys: impl Fn(usize) -> Vec<&'a str>,
+    right_keys: impl Fn(usize) -> Vec<&'a str>,
 ) -> Vec<(usize, usize)> {
-    let mut by_key: BTreeMap<String, (HashSet<usize>, HashSet<usize>)> = BTreeMap::new();
+    let mut by_key: BTreeMap<&str, (HashSet<usize>, HashSet<usize>)> = BTreeMap::new();
     for &item in left {
         for key in left_keys(item) {
             by_key.entry(key).or_default().0.insert(item);
@@ -78,17 +88,10 @@ fn names(image: &ImageCaptions) -> impl Iterator<Item = &str> {
     std::iter::once(image.id.as_str()).chain(image.alias.as_deref())
 }
 
-/// Without an extension that images have; other dots belong to the name.
-fn stem(name: &str) -> &str {
-    const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"];
-    match name.rsplit_once('.') {
-        Some((stem, extension)) if !stem.is_empty() && EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e)) => stem,
-        _ => name,
-    }
-}
-
-fn last_part(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
+/// A path and its ends that have a folder.
+fn ends(path: &str) -> impl Iterator<Item = &str> {
+    let all = memchr::memchr_iter(b'/', path.as_bytes()).map(|slash| &path[slash + 1..]);
+    std::iter::once(path).chain(all.filter(|end| end.contains('/')))
 }
 
 /// `42` of `COCO_val2014_000000000042`, `000000000042` and `42`.

@@ -63,7 +63,7 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
-    let mut table = TableSink::create(settings.format, staging.folder())?;
+    let mut table = TableSink::create(settings.format, false, staging.folder())?;
     let mut errors = ErrorsTable::create(&staging.folder().join("errors.parquet"))?;
     let mut done = 0;
     for record in &records {

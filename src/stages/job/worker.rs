@@ -109,6 +109,7 @@ impl Worker<'_> {
             wanted: Wanted::default(),
             out: Default::default(),
             format: TableFormat::Parquet,
+            quotes_formulas: false,
             decoding,
             limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
             exif_rotate: images["exif_rotate"].as_bool().with_context(context)?,

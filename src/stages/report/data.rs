@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn a_row_holds_what_is_known_and_no_markup() {
         let hostile = "</script><img src=x onerror=alert(1)>\u{2028}<!--";
-        let details = Details { logprob: Some(-12.34567), num_tokens: Some(9), finish_reason: Some(hostile.into()) };
+        let details =
+            Details { logprob: Some(-12.34567), num_tokens: Some(9), finish_reason: Some(hostile.into()), sha256: None };
         let figures = Figures { length: 8, repetition: 0.0, scores: Some([1.23456, 1.0]) };
         let image = Image {
             id: "a".into(),

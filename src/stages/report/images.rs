@@ -114,7 +114,7 @@ pub fn gather(tables: Vec<CaptionSet>, references: Option<CaptionSet>) -> Result
 
 fn add(image: &mut Image, table: usize, found: ImageCaptions) {
     if image.id.is_empty() {
-        image.path = found.alias.unwrap_or_else(|| found.id.clone());
+        image.path = found.path.or(found.alias).unwrap_or_else(|| found.id.clone());
         image.id = found.id;
     }
     image.sha256 = image.sha256.take().or(found.sha256);

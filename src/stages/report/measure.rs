@@ -6,7 +6,7 @@ use super::images::{Figures, Image};
 use crate::dataset::distribution::Distribution;
 use crate::metrics::{Comparison, Diversity, ImageScores, Interner, Scorer, Summary, compare, repetition};
 use crate::stages::evaluate::levels::tokenize;
-use crate::stages::evaluate::{COMPARE_ROUNDS, Level};
+use crate::stages::evaluate::{COMPARE_ROUNDS, Letters, Level};
 
 /// What is said of all captions together.
 pub struct Measured {
@@ -37,16 +37,16 @@ const OPENING_LEN: usize = 4;
 
 /// Fills in the figures of every caption. Scores are those of `evaluate` on the same images: CIDEr's document frequencies come from the
 /// images that are scored.
-pub fn measure(images: &mut [Image], num_tables: usize, level: Level) -> Measured {
+pub fn measure(images: &mut [Image], num_tables: usize, level: Level, letters: Letters) -> Measured {
     let mut interner = Interner::default();
     let scored: Vec<usize> = (0..images.len()).filter(|&at| images[at].is_scored()).collect();
-    let mut all_references = tokenize(level, images, |image: &Image| image.references.as_slice(), &mut interner);
+    let mut all_references = tokenize(level, letters, images, |image: &Image| image.references.as_slice(), &mut interner);
     let references: Vec<_> = scored.iter().map(|&at| std::mem::take(&mut all_references[at])).collect();
     let scorer = Scorer::new(&references);
     let mut first_scores: Vec<Vec<ImageScores>> = Vec::new();
     let mut tables = Vec::new();
     for table in 0..num_tables {
-        let tokens = tokenize(level, images, |image: &Image| image.tables[table].captions.as_slice(), &mut interner);
+        let tokens = tokenize(level, letters, images, |image: &Image| image.tables[table].captions.as_slice(), &mut interner);
         images.par_iter_mut().zip(&tokens).for_each(|(image, captions)| {
             let figures = |tokens: &Vec<u32>| Figures { length: tokens.len(), repetition: repetition(tokens), scores: None };
             image.tables[table].figures = captions.iter().map(figures).collect();
@@ -103,7 +103,7 @@ mod tests {
             image("b", &[&["红的红的红的红的"]], &["两个男人在下棋"]),
             image("c", &[&["猫"]], &[]),
         ];
-        let measured = measure(&mut images, 1, Level::Char);
+        let measured = measure(&mut images, 1, Level::Char, Letters::default());
         assert_eq!((measured.num_scored, measured.tables[0].num_images, measured.tables[0].num_captions), (2, 3, 4));
         let figures: Vec<&Figures> = images.iter().flat_map(|image| &image.tables[0].figures).collect();
         assert_eq!(figures.iter().map(|f| f.length).collect::<Vec<_>>(), [6, 2, 8, 1]);
@@ -121,7 +121,7 @@ mod tests {
             image("b", &[&["两个男人"], &["两个男人在下棋"]], &["两个男人在下棋"]),
             image("c", &[&["猫"], &[]], &["猫"]),
         ];
-        let measured = measure(&mut images, 2, Level::Char);
+        let measured = measure(&mut images, 2, Level::Char, Letters::default());
         assert_eq!((measured.num_scored, measured.tables[1].num_images), (2, 2));
         let comparison = measured.comparison.unwrap();
         let [first, second] = [0, 1].map(|table| measured.tables[table].summary.unwrap().cider);

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use rayon::prelude::*;
 
 use super::phrases::Words;
-use crate::dataset::caption_table::CaptionRows;
+use crate::dataset::captions::CaptionRows;
 use crate::dataset::distribution::Distribution;
 use crate::text::Tokenizer;
 

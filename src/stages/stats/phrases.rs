@@ -3,8 +3,8 @@
 use foldhash::{HashMap, HashSet};
 use rayon::prelude::*;
 
-use crate::dataset::caption_table::CaptionRows;
-use crate::text::segment::word_tokens;
+use crate::dataset::captions::CaptionRows;
+use crate::text::segment::{Letters, word_tokens};
 
 /// The words of a batch of captions: one text, the end of each word in it, and the end of each caption among the words.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ pub fn segment(rows: &[CaptionRows]) -> Vec<Words> {
         .map(|rows| {
             let mut words = Words::default();
             for row in rows.iter() {
-                for word in word_tokens(row.caption) {
+                for word in word_tokens(row.caption, Letters::Every) {
                     words.text.push_str(&word);
                     words.ends.push(words.text.len() as u32);
                 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::lengths::Unit;
 use super::phrases::{Words, greatest, sum};
-use crate::dataset::caption_table::CaptionRows;
+use crate::dataset::captions::CaptionRows;
 use crate::text::Tokenizer;
 
 /// A character or word, how often it occurs, and whether the tokenizer can say it (None without a tokenizer).

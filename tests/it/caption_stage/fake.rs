@@ -99,6 +99,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
         format: TableFormat::of(out).unwrap(),
+        quotes_formulas: false,
         decoding: Decoding::default(),
         limits: Limits::default(),
         exif_rotate: true,
