@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
@@ -22,6 +23,8 @@ pub enum TableError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: not a readable Parquet file ({source})", path.display())]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    #[error("{}: damaged: its bytes are not those that were written (a bad disk or a power cut)", path.display())]
+    Damaged { path: PathBuf },
     #[error("{}: cannot write it ({source})", path.display())]
     Write { path: PathBuf, source: parquet::errors::ParquetError },
     #[error("{}: {source}", path.display())]
@@ -48,15 +51,8 @@ impl ParquetSink {
 
     /// As [`create`](Self::create), with more pairs for the footer.
     pub fn create_with(path: &Path, schema: SchemaRef, format: &str, extra: &[(&str, String)]) -> Result<Self, TableError> {
-        let mut metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
-        metadata.extend(extra.iter().map(|(key, value)| KeyValue::new(key.to_string(), value.clone())));
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")))
-            .set_created_by("clipcap".into())
-            .set_key_value_metadata(Some(metadata))
-            .build();
         let file = AtomicFile::create(path).map_err(|source| TableError::Io { path: path.into(), source })?;
-        let writer = ArrowWriter::try_new(file, schema, Some(properties))
+        let writer = ArrowWriter::try_new(file, schema, Some(properties(format, extra)))
             .map_err(|source| TableError::Write { path: path.into(), source })?;
         Ok(Self { path: path.into(), writer })
     }
@@ -75,6 +71,57 @@ impl ParquetSink {
         let file = writer.into_inner().map_err(|source| TableError::Write { path: path.clone(), source })?;
         file.commit().map_err(|source| TableError::Io { path, source })
     }
+}
+
+fn properties(format: &str, extra: &[(&str, String)]) -> WriterProperties {
+    let mut metadata = vec![KeyValue::new(FORMAT_KEY.into(), format.to_string())];
+    metadata.extend(extra.iter().map(|(key, value)| KeyValue::new(key.to_string(), value.clone())));
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(3).expect("3 is a zstd level")))
+        .set_created_by("clipcap".into())
+        .set_key_value_metadata(Some(metadata))
+        .build()
+}
+
+/// A small table as the bytes of a Parquet file with its own checksum; `path` is for messages.
+///
+/// The footer has 8 digits of CRC-32C over the file, in which they themselves count as zeros: it stays a Parquet file like any other.
+pub fn to_checked_bytes(path: &Path, batch: &RecordBatch, format: &str) -> Result<Vec<u8>, TableError> {
+    let parquet = |source| TableError::Write { path: path.into(), source };
+    let properties = properties(format, &[(CHECKSUM_KEY, NO_CHECKSUM.into())]);
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(parquet)?;
+    writer.write(batch).map_err(parquet)?;
+    let mut bytes = writer.into_inner().map_err(parquet)?;
+    let at = checksum_place(&bytes).ok_or_else(|| TableError::Damaged { path: path.into() })?;
+    let digits = format!("{:08x}", crc32c::crc32c(&bytes));
+    bytes[at..at + 8].copy_from_slice(digits.as_bytes());
+    Ok(bytes)
+}
+
+/// Reads such a file, and says whether it holds a checksum: one without is damaged, or older than checksums.
+///
+/// # Errors
+/// It cannot be read, or its checksum is another's.
+pub fn read_checked(path: &Path) -> Result<(Bytes, bool), TableError> {
+    let mut bytes = std::fs::read(path).map_err(|source| TableError::Io { path: path.into(), source })?;
+    let Some(at) = checksum_place(&bytes) else { return Ok((bytes.into(), false)) };
+    let mut digits = [0; 8];
+    digits.copy_from_slice(&bytes[at..at + 8]);
+    bytes[at..at + 8].copy_from_slice(NO_CHECKSUM.as_bytes());
+    if format!("{:08x}", crc32c::crc32c(&bytes)).as_bytes() != digits {
+        return Err(TableError::Damaged { path: path.into() });
+    }
+    Ok((bytes.into(), true))
+}
+
+const CHECKSUM_KEY: &str = "clipcap.crc32c";
+const NO_CHECKSUM: &str = "00000000";
+
+/// Where the digits of the checksum are: behind their key, a type and their length, at the end of the file.
+fn checksum_place(bytes: &[u8]) -> Option<usize> {
+    let key = [CHECKSUM_KEY.as_bytes(), &[0x18, NO_CHECKSUM.len() as u8]].concat();
+    let at = bytes.windows(key.len()).rposition(|window| window == key)? + key.len();
+    (at + NO_CHECKSUM.len() <= bytes.len()).then_some(at)
 }
 
 /// Opens a Parquet file of ours or of others. `kind` is checked against the footer's [`FORMAT_KEY`] where there is one:

@@ -173,12 +173,26 @@ pub(super) struct ResumeArgs {
     /// Keep the work folder after success, so that a rerun need not read unchanged files
     #[arg(long, alias = "keep_work", help_heading = "Running")]
     pub keep_work: bool,
+    /// Let the results of images go that are not found any more. Without this, a run is refused that takes its images from other folders
+    /// than the output did, or that would drop more than a tenth of what is there
+    #[arg(long, help_heading = "Running")]
+    pub prune: bool,
+    /// With --overwrite: refuse what --prune is for (a pipeline overwrites by itself)
+    #[arg(long, hide = true, requires = "overwrite")]
+    pub guarded: bool,
     /// Retry images that failed before an interruption (a finished run's failures are always retried)
     #[arg(long, alias = "retry_failed", help_heading = "Running")]
     pub retry_failed: bool,
     /// Exit with status 1 if more than this share of the images failed
     #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share, help_heading = "Running")]
     pub max_error_rate: f64,
+}
+
+impl ResumeArgs {
+    /// Whoever overwrites says that what is there may go.
+    pub(super) fn may_drop(&self) -> bool {
+        self.prune || self.overwrite && !self.guarded
+    }
 }
 
 /// Flags of the original's predict.py that a bundle answers by itself; they are compared with it.
@@ -323,6 +337,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         overwrite: args.resume.overwrite,
         keep_work: args.resume.keep_work,
         retry_failed: args.resume.retry_failed,
+        prune: args.resume.may_drop(),
         max_error_rate: args.resume.max_error_rate,
     };
     told(&runtime, &context.terminal);

@@ -95,6 +95,7 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
         overwrite: args.resume.overwrite,
         keep_work: args.resume.keep_work,
         retry_failed: args.resume.retry_failed,
+        prune: args.resume.may_drop(),
         max_error_rate: args.resume.max_error_rate,
     };
     told(&runtime, &context.terminal);

@@ -28,6 +28,8 @@ pub enum Content {
     Failed(Failure),
     /// A folder whose content cannot be listed: no image, but what it may hold is missing, and that must be told.
     Unlisted(Failure),
+    /// What cannot be read this time and has a result from before, which is kept. The failure is told, unless it is the folder's.
+    Kept(Option<Failure>),
     /// What was in memory, after it was prepared.
     Used,
 }

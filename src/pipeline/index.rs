@@ -1,6 +1,6 @@
 //! What earlier runs found out, looked up by path and by content: a few bytes an image in memory, the records themselves on disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -48,9 +48,13 @@ pub struct Index {
 }
 
 impl Index {
-    /// Reads the keys of `shards`, which go from the oldest to the newest. `unreadable` is told of shards that do not open; what they
-    /// held is computed again.
-    pub fn load(shards: Vec<PathBuf>, mut unreadable: impl FnMut(&Path, &TableError)) -> Self {
+    /// Reads the keys of `shards`, which go from the oldest to the newest, and shows them to `each`. `unreadable` is told of shards that do
+    /// not open; what they held is computed again.
+    pub fn load(
+        shards: Vec<PathBuf>,
+        mut each: impl FnMut(&Path, &shard::Key),
+        mut unreadable: impl FnMut(&Path, &TableError),
+    ) -> Self {
         let mut index = Self { shards: Vec::new(), by_path: Keys::default(), by_content: Keys::default() };
         for path in shards {
             match shard::read_keys(&path) {
@@ -58,6 +62,7 @@ impl Index {
                     let shard = index.shards.len() as u32;
                     for (row, key) in keys.into_iter().enumerate() {
                         let location = Location { shard, row: row as u32 };
+                        each(&path, &key);
                         index.by_path.add(path_key(&key.image_path), location);
                         if let Some(hash) = key.sha256.filter(|_| !key.failed) {
                             index.by_content.add(content_key(&hash), location);
@@ -91,6 +96,46 @@ impl Index {
             }
         }
         Ok(None)
+    }
+
+    /// The latest good record of every image under a folder (`a/b/`) that `is_wanted`, in list order.
+    pub fn under<V: Value>(
+        &self,
+        folder: &str,
+        is_wanted: impl Fn(&str) -> bool,
+        shelf: &mut Shelf<V>,
+    ) -> Result<Vec<Arc<Record<V>>>, TableError> {
+        // `./` is the only root, whose images have no folder in front.
+        let prefix = if folder == "./" { "" } else { folder };
+        let mut found: BTreeMap<Vec<u8>, (usize, u32)> = BTreeMap::new();
+        for (shard, path) in self.shards.iter().enumerate() {
+            for (row, key) in shard::read_keys(path)?.into_iter().enumerate() {
+                if !key.failed && key.image_path.starts_with(prefix) && is_wanted(&key.image_path) {
+                    found.insert(list_order(&key.image_path), (shard, row as u32));
+                }
+            }
+        }
+        let mut records = Vec::with_capacity(found.len());
+        for (shard, row) in found.into_values() {
+            records.extend(shelf.take(&self.shards[shard], row)?);
+        }
+        Ok(records)
+    }
+
+    /// The names of some images that `is_wanted`.
+    pub fn names(&self, most: usize, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let keys = self.shards.iter().filter_map(|shard| shard::read_keys(shard).ok()).flatten();
+        let names = keys.filter(|key| !key.failed).map(|key| key.image_path);
+        let mut found: Vec<String> = Vec::new();
+        for name in names.filter(|name| is_wanted(name)) {
+            if found.len() == most {
+                break;
+            }
+            if !found.contains(&name) {
+                found.push(name);
+            }
+        }
+        found
     }
 
     /// The entry's own record of an earlier run, where it still stands without a look into the file.
@@ -169,13 +214,20 @@ impl<V: Value> Shelf<V> {
     }
 }
 
-fn path_key(image_path: &str) -> u64 {
+/// Paths sort by this as a listing has them: by bytes, part by part.
+fn list_order(image_path: &str) -> Vec<u8> {
+    let mut raw: Vec<u8> = percent_encoding::percent_decode_str(image_path).collect();
+    raw.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = 0);
+    raw
+}
+
+pub(super) fn path_key(image_path: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     image_path.hash(&mut hasher);
     hasher.finish()
 }
 
-fn content_key(hash: &ContentHash) -> u64 {
+pub(super) fn content_key(hash: &ContentHash) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&hash[..8]);
     u64::from_le_bytes(bytes)

@@ -1,5 +1,6 @@
 //! A stage's run from the lock to the finished output, around the stream that does the work.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,19 +8,22 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::compute::Compute;
-use super::entry::{Entry, Prepare};
+use super::entry::{Content, Entry, Prepare};
 use super::errors::ErrorsTable;
 use super::index::Index;
-use super::output::{Existing, Output, check_replaceable, manifest_head};
+use super::held::{Held, Lost, Roll};
+use super::output::{Existing, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
 use super::record::{Record, Value};
 use super::reporter::{Interrupt, Reporter};
+use super::roots::Roots;
 use super::settings::Settings;
 use super::shard;
 use super::stream::{Counter, Options, Stream};
 use super::timing::Timings;
-use super::workfolder::WorkFolder;
+use super::workfolder::{WorkFolder, run_of};
 use super::writer::{Counts, Sink};
 use crate::files::write_json;
+use crate::table::TableError;
 
 /// Images in a shard of what a finished output held.
 const IMPORTED_SHARD_IMAGES: usize = 1024;
@@ -30,6 +34,8 @@ pub struct Job<'a> {
     /// The manifest's `KIND/MAJOR`, such as `captions/1`.
     pub format: &'static str,
     pub settings: Settings,
+    /// Where the images come from.
+    pub roots: Roots,
     /// Recorded in the manifest, and of no influence on results: batch size, threads.
     pub recorded: Json,
     /// What a successful image is called in the counts, such as `captioned`.
@@ -47,6 +53,8 @@ pub struct Job<'a> {
     pub retry_failed: bool,
     /// Nothing but skipped files is no error: others have the images.
     pub may_be_empty: bool,
+    /// Results of images that are no longer found may go, however many they are.
+    pub prune: bool,
     pub reporter: &'a dyn Reporter,
     pub interrupt: &'a Interrupt,
 }
@@ -56,6 +64,7 @@ pub struct Parts<'a, E, M, K, I> {
     /// Images in list order.
     pub entries: E,
     pub counter: Option<Counter<'a>>,
+    pub outlook: Outlook<'a>,
     pub prepare: &'a dyn Prepare,
     /// Loads the model; called when listing and reading have begun.
     pub make_compute: M,
@@ -63,12 +72,24 @@ pub struct Parts<'a, E, M, K, I> {
     pub make_sink: K,
     /// The results that a finished output holds.
     pub import: I,
+    /// The names of the images that it has results of, where it holds too little to go on from.
+    pub names: Option<&'a dyn Fn(&Output) -> Result<Vec<String>>>,
+}
+
+/// What can be said of a list before anything in it is read.
+pub enum Outlook<'a> {
+    /// The image_paths; `None` for a folder that cannot be listed.
+    Names(Box<dyn Iterator<Item = Option<String>> + 'a>),
+    /// How many there are.
+    Number(u64),
 }
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Report {
     pub counts: Counts,
+    /// What the output held before and does not hold now.
+    pub lost: Lost,
     pub timings: Timings,
     /// False where an interrupt came first: the state is kept, and the same command goes on.
     pub complete: bool,
@@ -81,16 +102,23 @@ pub trait Build<V>: Sink<V> {
 }
 
 /// The stage's output, and the errors table beside it.
-struct Both<K> {
+struct Both<'a, K> {
     output: K,
     errors: ErrorsTable,
+    roll: Roll<'a>,
 }
 
-impl<V: Value, K: Sink<V>> Sink<V> for Both<K> {
+impl<V: Value, K: Sink<V>> Sink<V> for Both<'_, K> {
     fn add(&mut self, entry: &Entry, record: &Record<V>) -> Result<()> {
+        if let Content::Kept(Some(failure)) = &entry.content {
+            self.errors.add(&record.image_path, failure)?;
+        }
         match &record.result {
             Err(failure) => self.errors.add(&record.image_path, failure),
-            Ok(_) => self.output.add(entry, record),
+            Ok(_) => {
+                self.roll.take(&record.image_path, record.sha256.as_ref());
+                self.output.add(entry, record)
+            }
         }
     }
 
@@ -114,10 +142,10 @@ impl Job<'_> {
         C: Compute<Value = V>,
         K: Build<V>,
         E: Iterator<Item = Result<Entry>> + Send,
-        I: FnOnce(&Output) -> Result<R>,
+        I: Fn(&Output) -> Result<R>,
         R: Iterator<Item = Result<Record<V>>>,
     {
-        let mut work = WorkFolder::open(&self.output.work_folder(), &self.settings, self.overwrite)?;
+        let mut work = WorkFolder::open(&self.output, &self.settings, &self.roots, self.overwrite, self.prune)?;
         work.tell(self.reporter);
         match self.run_in(&mut work, parts) {
             Ok(report) if report.complete && self.keep_work => work.keep().map(|()| report),
@@ -139,25 +167,36 @@ impl Job<'_> {
         C: Compute<Value = V>,
         K: Build<V>,
         E: Iterator<Item = Result<Entry>> + Send,
-        I: FnOnce(&Output) -> Result<R>,
+        I: Fn(&Output) -> Result<R>,
         R: Iterator<Item = Result<Record<V>>>,
     {
         let existing = self.existing(work)?;
+        let is_finished = matches!(existing, Existing::Finished(_));
+        // What is replaced may be anything, and damaged: what cannot be read of it is not counted.
+        let is_replaced = self.overwrite || work.ledger.overwrite;
+        let is_there = is_finished || is_replaced && matches!(self.output.existing(self.format), Ok(Existing::Finished(_)));
+        if is_there && !self.prune {
+            check_roots(&self.output, self.output.path(), self.output.roots().as_ref(), &self.roots)?;
+        }
         if !work.ledger.imported {
-            if matches!(existing, Existing::Finished(_)) && !work.ledger.overwrite {
+            if is_finished && !work.ledger.overwrite {
                 self.import((parts.import)(&self.output)?, work)?;
             }
             work.ledger.imported = true;
             work.save()?;
         }
-        let index = Index::load(work.shards()?, |path, error| {
-            self.reporter.warn(&format!("{}: ignored, and computed again: {error}", path.display()));
-        });
+        let (index, mut known) = self.load(work, || (parts.import)(&self.output), is_finished)?;
         if !index.is_empty() {
             self.reporter.note(&format!("Resuming: {} results are there already", index.len()));
         }
+        if is_there {
+            known.extend(self.known_by_name(work, &parts, is_replaced)?);
+        }
+        let held = Held::of(known);
+        self.look_ahead(&held, &index, parts.outlook)?;
         let staging = work.staging();
-        let sink = Both { output: (parts.make_sink)(&staging)?, errors: ErrorsTable::create(&staging.join("errors.parquet"))? };
+        let errors = ErrorsTable::create(&staging.join("errors.parquet"))?;
+        let sink = Both { output: (parts.make_sink)(&staging)?, errors, roll: Roll::new(&held) };
         let options = Options {
             reading_threads: self.reading_threads,
             shares_cores: self.shares_cores,
@@ -169,28 +208,141 @@ impl Job<'_> {
             reporter: self.reporter,
             interrupt: self.interrupt,
         };
-        let stream = Stream { prepare: parts.prepare, work, index: &index, options };
+        let stream = Stream { prepare: parts.prepare, work, index: &index, held: &held, options };
         let finished = stream.run(parts.entries, parts.counter, parts.make_compute, sink)?;
         let (counts, timings) = (finished.counts, finished.timings);
         let Some(sink) = finished.sink else {
-            return Ok(Report { counts, timings, complete: false });
+            return Ok(Report { counts, lost: Lost::default(), timings, complete: false });
         };
-        if counts.succeeded + counts.failed == 0 && !self.may_be_empty {
-            let unlisted = match counts.unlisted {
+        if counts.succeeded - counts.kept + counts.failed == 0 && !self.may_be_empty {
+            let mut more = match counts.unlisted {
                 0 => String::new(),
                 folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
             };
-            bail!("no image found ({} files that are not images were skipped{unlisted})", counts.skipped);
+            if !held.is_empty() {
+                more += &format!("; the results of {} images from before stay as they are", held.len());
+            }
+            bail!("no image found ({} files that are not images were skipped{more})", counts.skipped);
         }
-        let staged = sink.output.finish()?;
-        sink.errors.finish()?;
-        let manifest = manifest(self.format, &self.settings, &self.output, self.done, &counts, self.recorded.clone())?;
+        let lost = sink.roll.lost();
+        if held.is_much(lost.dropped) && !self.prune {
+            return Err(self.would_drop(lost.dropped, &held, &index, &sink.roll).into());
+        }
+        let (output, errors, roll) = (sink.output, sink.errors, sink.roll);
+        let staged = output.finish()?;
+        errors.finish()?;
+        // What has changed nothing says what the last change did, so that the same command leaves the same bytes.
+        let is_same = is_finished && counts.computed == 0 && roll.is_same();
+        let told = if is_same { self.output.lost().unwrap_or_default() } else { lost };
+        let manifest = manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
         write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
         work.save()?;
         self.reporter.detail("the output is complete");
         self.output.publish(&staging, &staged, self.reporter)?;
-        Ok(Report { counts, timings, complete: true })
+        Ok(Report { counts, lost, timings, complete: true })
+    }
+
+    /// The index of all shards, and what of it counts as held. A shard that a bad disk changed is told and removed: the output still has
+    /// what it held, or it is computed again.
+    fn load<V: Value, R: Iterator<Item = Result<Record<V>>>>(
+        &self,
+        work: &WorkFolder,
+        import: impl FnOnce() -> Result<R>,
+        is_finished: bool,
+    ) -> Result<(Index, Vec<(u64, u64)>)> {
+        let settled = work.ledger.settled_run;
+        let load = |damaged: &mut Vec<PathBuf>| -> Result<_> {
+            let mut known = Vec::new();
+            let each = |shard: &Path, key: &shard::Key| {
+                let run = run_of(shard);
+                if !key.failed && (run > settled || run == 0 && settled == 0) {
+                    known.push(Held::keys(&key.image_path, key.sha256.as_ref()));
+                }
+            };
+            let unreadable = |path: &Path, error: &TableError| {
+                self.reporter.warn(&format!("{}: not used, and computed again where need be: {error}", path.display()));
+                damaged.push(path.into());
+            };
+            Ok((Index::load(work.shards()?, each, unreadable), known))
+        };
+        let mut damaged = Vec::new();
+        let loaded = load(&mut damaged)?;
+        if damaged.is_empty() {
+            return Ok(loaded);
+        }
+        for shard in &damaged {
+            fs::remove_file(shard).with_context(|| format!("cannot remove {}", shard.display()))?;
+        }
+        if is_finished && !work.ledger.overwrite {
+            self.import(import()?, work)?;
+        }
+        load(&mut Vec::new())
+    }
+
+    /// What a finished output holds and the shards do not say: they are older than it, or it is to be replaced, or gives too little to go on
+    /// from.
+    fn known_by_name<V, E, M, K, I, R>(
+        &self,
+        work: &WorkFolder,
+        parts: &Parts<E, M, K, I>,
+        is_replaced: bool,
+    ) -> Result<Vec<(u64, u64)>>
+    where
+        V: Value,
+        I: Fn(&Output) -> Result<R>,
+        R: Iterator<Item = Result<Record<V>>>,
+    {
+        if let Some(names) = parts.names {
+            return Ok(names(&self.output)?.iter().map(|name| Held::keys(name, None)).collect());
+        }
+        if !is_replaced && work.ledger.settled_run == 0 {
+            return Ok(Vec::new());
+        }
+        let keys = |record: Record<V>| Held::keys(&record.image_path, record.sha256.as_ref());
+        match (parts.import)(&self.output) {
+            Ok(records) if is_replaced => Ok(records.map_while(Result::ok).map(keys).collect()),
+            Ok(records) => records.map(|record| record.map(keys)).collect(),
+            Err(_) if is_replaced => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses a list that leaves out much of what is held, before anything is read. What it cannot see yet is seen at the end.
+    fn look_ahead(&self, held: &Held, index: &Index, outlook: Outlook) -> Result<()> {
+        if self.prune || held.is_empty() {
+            return Ok(());
+        }
+        let mut roll = Roll::new(held);
+        let least = match outlook {
+            Outlook::Number(number) => held.len().saturating_sub(number),
+            Outlook::Names(names) => {
+                for name in names {
+                    match name {
+                        Some(name) if !self.interrupt.is_set() => roll.take(&name, None),
+                        // What is in a folder that cannot be listed is not gone.
+                        _ => return Ok(()),
+                    }
+                }
+                roll.at_least_lost()
+            }
+        };
+        if held.is_much(least) {
+            return Err(self.would_drop(least, held, index, &roll).into());
+        }
+        Ok(())
+    }
+
+    fn would_drop(&self, lost: u64, held: &Held, index: &Index, roll: &Roll) -> WouldDrop {
+        let examples = index.names(3, |name| roll.is_missing(name));
+        let examples = if examples.is_empty() { String::new() } else { format!(" ({}, ...)", examples.join(", ")) };
+        WouldDrop(format!(
+            "{}: {} images have results, and those of {lost} would be dropped: the images are not here any more, or cannot be \
+             used{examples}. Is a disk not mounted, or a list short? Nothing there was changed. Give --prune to let them go, or choose \
+             another --out",
+            self.output.path().display(),
+            held.len()
+        ))
     }
 
     fn existing(&self, work: &WorkFolder) -> Result<Existing> {
@@ -233,14 +385,17 @@ impl Job<'_> {
 ///
 /// # Errors
 /// Settings that are no JSON.
-pub fn manifest(format: &str, settings: &Settings, output: &Output, done: &str, counts: &Counts, recorded: Json) -> Result<Json> {
+pub fn manifest(format: &str, settings: &Settings, output: &Output, done: &str, counts: &Counts, lost: Lost, roots: &Roots, recorded: Json) -> Result<Json> {
     let mut manifest = manifest_head(format, settings, output)?;
     let mut numbers =
         json!({"found": counts.found(), done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped});
-    if counts.unlisted > 0 {
-        numbers["unlisted_folders"] = counts.unlisted.into();
+    let others =
+        [("unlisted_folders", counts.unlisted), ("kept", counts.kept), ("dropped", lost.dropped), ("renamed", lost.renamed)];
+    for (name, number) in others.into_iter().filter(|(_, number)| *number > 0) {
+        numbers[name] = number.into();
     }
     manifest.insert("counts".into(), numbers);
     manifest.insert("recorded".into(), recorded);
+    manifest.insert("roots".into(), serde_json::to_value(roots)?);
     Ok(Json::Object(manifest))
 }

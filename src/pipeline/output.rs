@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use super::held::Lost;
 use super::reporter::Reporter;
+use super::roots::Roots;
 use super::settings::Settings;
 use super::workfolder::WorkFolder;
 use crate::files::check_name;
@@ -37,6 +39,10 @@ struct Manifest {
     #[serde(flatten)]
     settings: Settings,
     table: Option<String>,
+    #[serde(default)]
+    roots: Option<Roots>,
+    #[serde(default)]
+    counts: Lost,
 }
 
 /// File names (in any subfolder) that a folder output may hold and a newer one may no longer need.
@@ -50,7 +56,7 @@ fn is_numbered_part(name: &str) -> bool {
 }
 
 /// A path without links, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
+pub(super) fn resolved(path: &Path) -> PathBuf {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
         (Ok(path), ..) => path,
         (Err(_), Some(parent), Some(name)) => {
@@ -153,6 +159,20 @@ impl Output {
         Ok(if is_there { Existing::Finished(manifest.settings) } else { Existing::Nothing })
     }
 
+    /// Where the images of the output that is there came from, as far as its manifest says so.
+    pub fn roots(&self) -> Option<Roots> {
+        self.read_manifest()?.roots
+    }
+
+    /// What the run that made the output left out of what was there before, as far as its manifest says so.
+    pub fn lost(&self) -> Option<Lost> {
+        Some(self.read_manifest()?.counts)
+    }
+
+    fn read_manifest(&self) -> Option<Manifest> {
+        serde_json::from_slice(&fs::read(self.manifest()).ok()?).ok()
+    }
+
     /// Moves a finished output from the work folder to its place. `staged` holds file names relative to `staging`: the table or the
     /// parts; `manifest.json` is there beside them, and `errors.parquet` where the stage has such a table.
     ///
@@ -222,6 +242,28 @@ fn folder_holds_files(folder: &Path) -> Result<bool> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OtherSettings(pub String);
+
+/// A run would leave out much of what was done before, or takes its images from elsewhere: it does so only when asked to.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WouldDrop(pub String);
+
+/// Refuses to go on from results whose images came from folders that this run does not look at.
+///
+/// # Errors
+/// [`WouldDrop`].
+pub fn check_roots(output: &Output, what: &Path, old: Option<&Roots>, new: &Roots) -> Result<(), WouldDrop> {
+    let missing = old.map_or_else(Vec::new, |old| old.missing_in(new, output.path()));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(WouldDrop(format!(
+        "{} was made from other images (in {}, seen from its folder), and their results would be dropped: choose another --out, give \
+         those folders too, or give --prune to let the results of images go that are not found here",
+        what.display(),
+        missing.join(", ")
+    )))
+}
 
 /// Checks an existing output against the settings of this run: what other settings made is not replaced unasked.
 ///

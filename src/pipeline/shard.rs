@@ -1,19 +1,25 @@
 //! Shards: small Parquet files in the work folder, each holding the records of a few images, each there whole or not at all.
+//!
+//! A checksum over the file tells a shard that a bad disk changed: what it held is computed again.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::record::{ContentHash, Failure, Record, Stat, Value};
-use crate::table::{self, ParquetSink, TableError};
+use crate::files::write_atomic;
+use crate::table::{self, FORMAT_KEY, TableError};
 
-const FORMAT: &str = "shard/1";
+const FORMAT: &str = "shard/2";
+
+/// The format before there were checksums.
+const WITHOUT_CHECKSUM: &str = "shard/1";
 
 /// What the index needs of a record.
 pub struct Key {
@@ -58,15 +64,29 @@ pub fn write<V: Value>(path: &Path, records: &[Arc<Record<V>>]) -> Result<(), Ta
         V::to_column(&values),
     ];
     let batch = RecordBatch::try_new(schema.clone(), columns).map_err(arrow)?;
-    let mut sink = ParquetSink::create(path, schema, FORMAT)?;
-    sink.write(&batch)?;
-    sink.finish()
+    let bytes = table::to_checked_bytes(path, &batch, FORMAT)?;
+    write_atomic(path, &bytes).map_err(|source| TableError::Io { path: path.into(), source })
+}
+
+/// Opens a shard whose bytes are those that were written.
+fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<Bytes>, TableError> {
+    let (bytes, has_checksum) = table::read_checked(path)?;
+    let parquet = |source| TableError::Parquet { path: path.into(), source };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(parquet)?;
+    let pairs = builder.metadata().file_metadata().key_value_metadata();
+    let format = pairs.into_iter().flatten().find(|pair| pair.key == FORMAT_KEY).and_then(|pair| pair.value.as_deref());
+    table::check_format(path, format.unwrap_or_default(), FORMAT)?;
+    if !has_checksum && format != Some(WITHOUT_CHECKSUM) {
+        return Err(TableError::Damaged { path: path.into() });
+    }
+    Ok(builder)
 }
 
 /// Reads a shard back.
 pub fn read<V: Value>(path: &Path) -> Result<Vec<Record<V>>, TableError> {
     let mut records = Vec::new();
-    for batch in table::open(path, Some(FORMAT))? {
+    let reader = open(path)?.build().map_err(|source| TableError::Parquet { path: path.into(), source })?;
+    for batch in reader {
         let batch = batch.map_err(|source| TableError::Arrow { path: path.into(), source })?;
         let paths: &StringArray = table::column(&batch, "image_path", path)?;
         let sizes: &UInt64Array = table::column(&batch, "size_bytes", path)?;
@@ -106,9 +126,8 @@ pub fn read<V: Value>(path: &Path) -> Result<Vec<Record<V>>, TableError> {
 
 /// Reads the columns that the index is made of, and no others.
 pub fn read_keys(path: &Path) -> Result<Vec<Key>, TableError> {
-    let file = File::open(path).map_err(|source| TableError::Io { path: path.into(), source })?;
     let parquet = |source| TableError::Parquet { path: path.into(), source };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(parquet)?;
+    let builder = open(path)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), ["image_path", "sha256", "reason"]);
     let mut keys = Vec::new();
     for batch in builder.with_projection(mask).build().map_err(parquet)? {

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compute::Compute;
 use super::entry::{Content, Entry, Prepare, Prepared};
 use super::gate::Gate;
+use super::held::Held;
 use super::index::{Index, Shelf};
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
@@ -23,6 +24,8 @@ use super::timing::{Stopwatches, Timings};
 use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
 use super::writer::{Counts, Progress, Sink, Writer};
+use crate::dataset::listing::image_id;
+use crate::image::Reason;
 
 /// How a stream runs.
 pub struct Options<'a> {
@@ -48,6 +51,8 @@ pub struct Stream<'a> {
     pub prepare: &'a dyn Prepare,
     pub work: &'a WorkFolder,
     pub index: &'a Index,
+    /// Images whose results stay where they cannot be read this time.
+    pub held: &'a Held,
     pub options: Options<'a>,
 }
 
@@ -144,28 +149,68 @@ impl Stream<'_> {
         listed: &AtomicU64,
     ) {
         let mut shelf = Shelf::default();
+        let send = |turn| {
+            listed.fetch_add(1, Ordering::SeqCst);
+            turns.send(turn).is_ok()
+        };
         for entry in entries {
-            let turn =
-                match entry.and_then(|entry| Ok((self.index.standing(&entry, self.options.retry_failed, &mut shelf)?, entry))) {
-                    Ok((Some(record), entry)) => Turn::AtHand(entry, record),
-                    Ok((None, entry)) => {
-                        let (reply, coming) = bounded(1);
-                        if jobs.send(Job { entry, reply }).is_err() {
-                            return;
-                        }
-                        Turn::Coming(coming)
-                    }
-                    Err(error) => {
-                        // The receiver may be gone already, and with it the interest in why.
-                        let _ = turns.send(Turn::Broken(error));
+            let mut kept = Vec::new();
+            let standing = entry.and_then(|mut entry| {
+                kept = self.kept_under(&mut entry, &mut shelf)?;
+                Ok((self.index.standing(&entry, self.options.retry_failed, &mut shelf)?, entry))
+            });
+            let turn = match standing {
+                Ok((Some(record), entry)) => Turn::AtHand(entry, record),
+                Ok((None, entry)) => {
+                    let (reply, coming) = bounded(1);
+                    if jobs.send(Job { entry, reply }).is_err() {
                         return;
                     }
-                };
-            listed.fetch_add(1, Ordering::SeqCst);
-            if turns.send(turn).is_err() {
+                    Turn::Coming(coming)
+                }
+                Err(error) => {
+                    // The receiver may be gone already, and with it the interest in why.
+                    let _ = turns.send(Turn::Broken(error));
+                    return;
+                }
+            };
+            if !send(turn) || !kept.into_iter().all(|(entry, record)| send(Turn::AtHand(entry, record))) {
                 return;
             }
         }
+    }
+
+    /// The results of what is in a folder that cannot be listed this time: they stay, and the folder's failure says so.
+    fn kept_under<V: Value>(&self, entry: &mut Entry, shelf: &mut Shelf<V>) -> Result<Vec<(Entry, Arc<Record<V>>)>> {
+        let Content::Unlisted(failure) = &mut entry.content else { return Ok(Vec::new()) };
+        if self.held.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records = self.index.under(&entry.image_path, |path| self.held.contains(path), shelf)?;
+        if !records.is_empty() {
+            failure.message += &format!("; the results of {} images in it are kept from before", records.len());
+        }
+        let kept = records.into_iter().map(|record| {
+            let image_path = record.image_path.clone();
+            let image_id = image_id(&image_path).to_string();
+            (Entry { image_path, image_id, content: Content::Kept(None) }, record)
+        });
+        Ok(kept.collect())
+    }
+
+    /// The result of a file that cannot be read this time: it stays, and the failure says so.
+    fn kept<V: Value>(&self, entry: &mut Entry, prepared: &Prepared, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>> {
+        let Prepared::Failed { sha256: None, failure } = prepared else { return Ok(None) };
+        let may_pass = [Reason::PermissionDenied, Reason::Unreadable].iter().any(|reason| reason.as_str() == failure.reason);
+        if !may_pass || !self.held.contains(&entry.image_path) {
+            return Ok(None);
+        }
+        let record = self.index.by_path(&entry.image_path, shelf)?.filter(|record| record.result.is_ok());
+        if record.is_some() {
+            let message = format!("{}; its result is kept from before", failure.message);
+            entry.content = Content::Kept(Some(Failure { message, ..failure.clone() }));
+        }
+        Ok(record)
     }
 
     fn read<V: Value>(&self, jobs: Receiver<Job<V>>, gate: &Gate, watches: &Stopwatches) {
@@ -179,7 +224,7 @@ impl Stream<'_> {
                     waited += gate.wait();
                 }
             };
-            let step = self.prepare(&entry, &mut shelf, &mut take_turn);
+            let step = self.prepare(&mut entry, &mut shelf, &mut take_turn);
             watches.reading.add(start.elapsed().saturating_sub(waited));
             entry.content.release();
             // Nobody waits any more where the run is ending early.
@@ -188,7 +233,7 @@ impl Stream<'_> {
     }
 
     /// `take_turn` is called between reading and decoding.
-    fn prepare<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>, take_turn: &mut dyn FnMut()) -> Result<Step<V>> {
+    fn prepare<V: Value>(&self, entry: &mut Entry, shelf: &mut Shelf<V>, take_turn: &mut dyn FnMut()) -> Result<Step<V>> {
         match &entry.content {
             Content::Failed(failure) | Content::Unlisted(failure) => {
                 return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
@@ -213,7 +258,10 @@ impl Stream<'_> {
         });
         match (prepared, found?) {
             (Prepared::Known, Some((sha256, record))) => Ok(Step::KnownContent { sha256, record }),
-            (prepared, _) => Ok(Step::Prepared(prepared)),
+            (prepared, _) => Ok(match self.kept(entry, &prepared, shelf)? {
+                Some(record) => Step::Known(record),
+                None => Step::Prepared(prepared),
+            }),
         }
     }
 

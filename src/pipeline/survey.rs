@@ -121,7 +121,7 @@ fn judge_unread(entry: &Entry) -> Option<Verdict> {
         }
         Content::Unlisted(failure) => Some(Verdict::Unlisted(failure.message.clone())),
         Content::Other | Content::Used => Some(Verdict::Skipped),
-        Content::Embedding { .. } => Some(Verdict::Image),
+        Content::Embedding { .. } | Content::Kept(_) => Some(Verdict::Image),
         Content::File { .. } | Content::Bytes(_) => None,
     }
 }

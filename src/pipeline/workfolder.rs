@@ -18,8 +18,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::lock::WorkLock;
-use super::output::OtherSettings;
+use super::output::{OtherSettings, Output, check_roots};
 use super::reporter::Reporter;
+use super::roots::Roots;
 use super::settings::Settings;
 use crate::files::write_json;
 use crate::table::check_format;
@@ -41,6 +42,12 @@ pub struct Ledger {
     pub placing: bool,
     /// The output is in place, and the folder was kept on request.
     pub finished: bool,
+    /// The last run whose results the finished output beside a kept folder speaks for; 0 where there is none.
+    #[serde(default)]
+    pub settled_run: u32,
+    /// Where the images come from.
+    #[serde(default)]
+    pub roots: Option<Roots>,
 }
 
 /// An open, locked work folder.
@@ -67,8 +74,10 @@ impl WorkFolder {
         }
     }
 
-    /// Locks the folder and reads its ledger. Work that other settings did is refused, unless `overwrite` discards it.
-    pub fn open(root: &Path, settings: &Settings, overwrite: bool) -> Result<Self> {
+    /// Locks the work folder of `output` and reads its ledger. Work that other settings did is refused, unless `overwrite` discards it;
+    /// work on images from elsewhere too, unless `prune` lets it go.
+    pub fn open(output: &Output, settings: &Settings, roots: &Roots, overwrite: bool, prune: bool) -> Result<Self> {
+        let root = &output.work_folder();
         let lock = WorkLock::acquire(root)?;
         let path = root.join("ledger.json");
         let old = read_ledger(&path)?;
@@ -89,9 +98,12 @@ impl WorkFolder {
                 .into());
             }
         };
+        if goes_on && !prune && has_results(&root.join("shards"))? {
+            check_roots(output, root, old.as_ref().and_then(|old| old.roots.as_ref()), roots)?;
+        }
         remove_if_there(&root.join("out"))?;
         let ledger = match old.filter(|_| goes_on) {
-            Some(old) => Ledger { finished: false, ..old },
+            Some(old) => Ledger { finished: false, roots: Some(roots.clone()), ..old },
             None => {
                 remove_if_there(&root.join("shards"))?;
                 Ledger {
@@ -101,6 +113,8 @@ impl WorkFolder {
                     imported: false,
                     placing: false,
                     finished: false,
+                    settled_run: 0,
+                    roots: Some(roots.clone()),
                 }
             }
         };
@@ -175,6 +189,7 @@ impl WorkFolder {
     /// Keeps the folder after success, so that a later run need not read unchanged files.
     pub fn keep(mut self) -> Result<()> {
         self.ledger.finished = true;
+        self.ledger.settled_run = self.run;
         self.ledger.placing = false;
         self.ledger.overwrite = false;
         self.save()?;
@@ -222,6 +237,11 @@ fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// Whether a folder has shards other than those of run 0, which the output holds too.
 fn has_results(folder: &Path) -> Result<bool> {
     Ok(shards_in(folder)?.last().and_then(|path| numbers(path)).is_some_and(|(run, _)| run > 0))
+}
+
+/// The run that wrote a shard.
+pub fn run_of(shard: &Path) -> u32 {
+    numbers(shard).map_or(0, |(run, _)| run)
 }
 
 /// Run and number of a shard, from its name.

@@ -37,6 +37,8 @@ pub struct Counts {
     pub skipped: u64,
     /// Folders whose content cannot be listed; they are not `found`.
     pub unlisted: u64,
+    /// Of `succeeded`, those that cannot be read this time: their results from before are kept.
+    pub kept: u64,
     /// Of `succeeded`, those that the model computed in this run; the others were known.
     pub computed: u64,
     /// What `computed` counts for in the second rate, such as captions.
@@ -146,6 +148,7 @@ impl<'a, S> Writer<'a, S> {
         match &record.result {
             Ok(value) => {
                 self.counts.succeeded += 1;
+                self.counts.kept += u64::from(matches!(entry.content, Content::Kept(_)));
                 if *origin == Origin::Computed {
                     self.counts.computed += 1;
                     self.counts.computed_weight += self.sink.weight(value);

@@ -38,7 +38,7 @@ impl Outcome {
             Self::Interrupted
         } else if counts.error_rate() > max_error_rate {
             Self::TooManyFailed
-        } else if counts.failed > 0 || counts.unlisted > 0 {
+        } else if counts.failed + counts.unlisted + counts.kept > 0 {
             Self::SomeFailed
         } else {
             Self::Complete

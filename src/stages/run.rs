@@ -11,7 +11,7 @@ use super::Outcome;
 use crate::files;
 use crate::pipeline::content::ContentHashes;
 use crate::pipeline::spec::{Spec, SpecError, StageSpec};
-use crate::pipeline::{OtherSettings, Output, Reporter};
+use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop};
 use crate::table;
 
 pub struct RunSettings {
@@ -44,7 +44,7 @@ struct Record {
 const FORMAT: &str = "stage/1";
 
 /// Flags that change how a result is computed and not what it is.
-const WITHOUT_EFFECT: &[&str] = &["--threads", "--quiet", "--json"];
+const WITHOUT_EFFECT: &[&str] = &["--threads", "--quiet", "--json", "--prune"];
 
 /// The stages that keep what is still right of an existing output by themselves, where settings and model are the same; the others write
 /// theirs anew. Their batch size is of no effect either: in training it decides the result.
@@ -179,13 +179,21 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
     let record = read_record(stage).ok();
     let (fingerprint, inputs) = fingerprint(stage, hashes)?;
     let replaces = record.is_some() && stage.out.exists() && executor.accepts(&stage.command, "overwrite");
-    let reuses = !forced && stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
+    let may_reuse = stage.command.first().is_some_and(|command| REUSING.contains(&command.as_str()));
+    let reuses = !forced && may_reuse;
     let words = stage.words();
-    let anew = [&words[..], &["--overwrite".to_string()]].concat();
+    // Nobody looks at what a pipeline overwrites: a folder that is half mounted must not take the place of all that was done.
+    let overwrite = if may_reuse { &["--overwrite", "--guarded"][..] } else { &["--overwrite"] };
+    let anew: Vec<String> = words.iter().cloned().chain(overwrite.iter().map(|word| word.to_string())).collect();
     let is_damaged = replaces && reuses && record.is_some_and(|record| output_hash(stage, hashes).ok() != Some(record.output));
     let outcome = match executor.execute(if replaces && !reuses { &anew } else { &words }) {
         // It looked for what is still right of its old output: that was made with other settings or by another model, or is damaged.
-        Err(error) if replaces && reuses && (is_damaged || error.chain().any(|cause| cause.is::<OtherSettings>())) => {
+        Err(error)
+            if replaces
+                && reuses
+                && !error.chain().any(|cause| cause.is::<WouldDrop>())
+                && (is_damaged || error.chain().any(|cause| cause.is::<OtherSettings>())) =>
+        {
             executor.execute(&anew)
         }
         outcome => outcome,

@@ -22,7 +22,7 @@ pub(super) struct Words {
 
 /// What became of everything found, where it is, and where the time went.
 pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output, left_out: LeftOut) -> (String, Json) {
-    let Report { counts, timings, complete } = report;
+    let Report { counts, lost, timings, complete } = report;
     let Words { command, done, results } = words;
     let mut text = format!("{}: {} {done}", plural(counts.found(), "file"), thousands(counts.succeeded));
     if counts.reused() > 0 && counts.reused() == counts.succeeded {
@@ -49,9 +49,18 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     if let Some(told) = left_out.told() {
         text += &format!("{told}\n");
     }
+    if counts.kept > 0 {
+        text += &format!("{} images cannot be read this time: their results are kept from before\n", counts.kept);
+    }
+    if lost.dropped > 0 {
+        text += &format!("dropped the results of {} images that are not found any more or cannot be used\n", lost.dropped);
+    }
+    if lost.renamed > 0 {
+        text += &format!("{} images have another name than before\n", lost.renamed);
+    }
     if *complete {
         text += &format!("output   {}\n", output.path().display());
-        if counts.failed + counts.unlisted > 0 {
+        if counts.failed + counts.unlisted + counts.kept > 0 {
             text += &format!("errors   {}\n", output.errors().display());
         }
     } else {
@@ -81,6 +90,9 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "counts": {"found": counts.found(), *done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped},
         "computed": counts.computed,
         "reused": counts.reused(),
+        "kept": counts.kept,
+        "dropped": lost.dropped,
+        "renamed": lost.renamed,
         "images_per_second": rate,
         "timings": timings,
         "failed_by_reason": counts.reasons().map(|(reason, number)| (reason.to_string(), number.into())).collect::<serde_json::Map<_, _>>(),

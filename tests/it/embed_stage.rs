@@ -61,6 +61,7 @@ fn settings(images: &Path, out: &Path) -> EmbedSettings {
         overwrite: false,
         keep_work: false,
         retry_failed: false,
+        prune: false,
         max_error_rate: 1.0,
     }
 }

@@ -60,6 +60,10 @@ impl StoredImages {
         Ok(Self { shards, num_rows })
     }
 
+    pub fn shards(&self) -> &[PathBuf] {
+        &self.shards
+    }
+
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
         self.shards.iter().flat_map(|shard| or_error(read(shard)))
     }

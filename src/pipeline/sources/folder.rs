@@ -35,6 +35,12 @@ impl Folder {
         self.listing.iter().flat_map(|found| entries(found, self.max_bytes)).map(Ok)
     }
 
+    /// The image_path of everything that [`entries`](Self::entries) will list; `None` for a folder that cannot be listed and for a tar, whose
+    /// members are not looked for.
+    pub fn names(&self) -> impl Iterator<Item = Option<String>> + '_ {
+        self.listing.iter().map(|found| (found.kind.is_found() && found.kind != Kind::Tar).then_some(found.image_path))
+    }
+
     /// Counts what [`entries`](Self::entries) will list.
     pub fn count(&self, total: &AtomicU64, stop: &AtomicBool) {
         let mut is_known = true;

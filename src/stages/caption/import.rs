@@ -71,6 +71,15 @@ pub(in crate::stages) fn images(
     }))
 }
 
+/// The image_paths in the original's table.
+pub(super) fn names(output: &Output) -> Result<Vec<String>> {
+    let path = output.path();
+    let context = || format!("cannot read {}", path.display());
+    let file = BufReader::new(File::open(path).with_context(context)?);
+    let name = |line: Result<String, _>| Ok(line.with_context(context)?.split('\t').next().unwrap_or_default().to_string());
+    file.lines().map(name).collect()
+}
+
 fn caption(row: &Row) -> Result<CaptionText> {
     Ok(CaptionText {
         text: row.caption.to_string(),

@@ -11,8 +11,8 @@ use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
-    Counter, Decode, Entry, Existing, Index, Interrupt, Job, Output, Parts, PassEmbeddings, Prepare, Report, Reporter, Settings,
-    Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, survey,
+    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Outlook, Output, Parts, PassEmbeddings, Prepare, Report, Reporter,
+    Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
@@ -64,6 +64,8 @@ pub struct CaptionSettings {
     pub overwrite: bool,
     pub keep_work: bool,
     pub retry_failed: bool,
+    /// Rows of images that are no longer found may go, however many they are.
+    pub prune: bool,
     /// Failed images as a share of all: beyond it the run ends with exit status 1.
     pub max_error_rate: f64,
 }
@@ -121,6 +123,7 @@ pub fn run<C: Captioner>(
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model, &listed)?,
+        roots: settings.roots(),
         recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
         done: WORDS.done,
         label: "captioning",
@@ -133,6 +136,7 @@ pub fn run<C: Captioner>(
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
         may_be_empty: matches!(settings.source, Source::Planned(..)),
+        prune: settings.prune,
         reporter,
         interrupt,
     };
@@ -141,8 +145,10 @@ pub fn run<C: Captioner>(
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
     let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, folder);
     let import = |output: &Output| import::records(output, settings.format);
-    let report =
-        job.run(Parts { entries: listed.entries(), counter: listed.counter(), prepare, make_compute, make_sink, import })?;
+    // The original's table holds too little to go on from, and is made anew.
+    let names = (settings.format == TableFormat::Tsv).then_some(&import::names as &dyn Fn(&Output) -> Result<Vec<String>>);
+    let (entries, counter, outlook) = (listed.entries(), listed.counter(), listed.outlook());
+    let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);
     Ok(CaptionReport { outcome, report, output, left_out: listed.left_out() })
 }
@@ -159,15 +165,27 @@ pub fn dry_run<C: Captioner>(
     let listed = Listed::open(settings, model, &output)?;
     let fingerprinted = fingerprinted(settings, model, &listed)?;
     let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted)?;
-    let index = Index::load(shards, |path, error| reporter.warn(&format!("{}: {error}", path.display())));
+    let index = Index::load(shards, |_, _| (), |path, error| reporter.warn(&format!("{}: {error}", path.display())));
     let mut shelf = Shelf::<Captions>::default();
     let finished = if settings.overwrite { HashSet::new() } else { finished_images(settings, &output, &fingerprinted)? };
+    let (mut gone, mut unlisted) = (finished.clone(), Vec::new());
     let is_known = |entry: &Entry| {
         Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut shelf)?.is_some())
     };
+    let entries = listed.entries().inspect(|entry| match entry {
+        Ok(entry) if matches!(entry.content, Content::Unlisted(_)) => unlisted.push(entry.image_path.clone()),
+        Ok(entry) => drop(gone.remove(&entry.image_path)),
+        Err(_) => {}
+    });
     let sample = settings.batch_size.min(16);
-    let survey = survey(listed.entries(), &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    let survey = survey(entries, &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
     listed.left_out().told().iter().for_each(|told| reporter.note(told));
+    gone.retain(|path| !unlisted.iter().any(|folder| folder == "./" || path.starts_with(folder)));
+    if !gone.is_empty() {
+        let refused = if gone.len() * 10 > finished.len() && !settings.prune { " (refused unless --prune is given)" } else { "" };
+        let (gone, finished) = (gone.len(), finished.len());
+        reporter.warn(&format!("{gone} of the table's {finished} images are not found: their rows would be dropped{refused}"));
+    }
     if survey.images + survey.known + survey.num_failed() == 0 {
         bail!("no image found ({} files that are no images)", survey.skipped);
     }
@@ -184,7 +202,11 @@ pub fn dry_run<C: Captioner>(
 fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &Settings) -> Result<HashSet<String>> {
     let existing = output.existing(FORMAT)?;
     check_replaceable(output, &existing, fingerprinted)?;
+    if !settings.prune {
+        check_roots(output, output.path(), output.roots().as_ref(), &settings.roots())?;
+    }
     match existing {
+        Existing::Finished(_) if settings.format == TableFormat::Tsv => Ok(import::names(output)?.into_iter().collect()),
         Existing::Finished(_) => import::records(output, settings.format)?.map(|record| Ok(record?.image_path)).collect(),
         _ => Ok(HashSet::new()),
     }
@@ -201,6 +223,15 @@ pub(in crate::stages) fn output_of(out: &Path, format: TableFormat) -> Output {
 impl CaptionSettings {
     fn output(&self) -> Output {
         output_of(&self.out, self.format)
+    }
+
+    fn roots(&self) -> Roots {
+        match &self.source {
+            Source::Paths(roots) => Roots::of_files(roots, &self.out),
+            Source::Dataset(path) | Source::Embeddings(path) => Roots::of([path.clone()], &self.out),
+            // A job's plan says where its images are.
+            Source::Planned(..) => Roots::default(),
+        }
     }
 
     fn takes_embeddings(&self) -> bool {
@@ -250,6 +281,15 @@ impl Listed {
         match self {
             Self::Files(folder) => folder.left_out(),
             _ => LeftOut::default(),
+        }
+    }
+
+    fn outlook(&self) -> Outlook<'_> {
+        match self {
+            Self::Files(folder) => Outlook::Names(Box::new(folder.names())),
+            Self::Stored(images) => Outlook::Number(images.num_rows),
+            Self::Embedded(embeddings) => Outlook::Number(embeddings.num_rows),
+            Self::Planned(_, found) => Outlook::Number(*found),
         }
     }
 

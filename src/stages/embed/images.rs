@@ -1,20 +1,24 @@
 //! `--save-images`: the image files' bytes in Parquet, as Hugging Face's Image type has them.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{ArrayRef, BinaryArray, StringArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::files::hex;
 use crate::image::{Limits, read};
+use crate::pipeline::sources::StoredImages;
 use crate::pipeline::{Content, ContentHash, Entry};
-use crate::table::ParquetSink;
+use crate::table::{self, ParquetSink};
 
 const FORMAT: &str = "images/1";
 
@@ -25,6 +29,10 @@ const SHARD_BYTES: usize = 512 << 20;
 /// Writes `images-00000.parquet` ... beside the embeddings.
 pub(super) struct StoredImageWriter {
     folder: PathBuf,
+    /// The output that is there from before.
+    before: PathBuf,
+    /// Its shards, once one was needed.
+    stored: Option<Vec<PathBuf>>,
     names: Vec<PathBuf>,
     sink: Option<ParquetSink>,
     shard_bytes: usize,
@@ -49,10 +57,28 @@ fn schema() -> SchemaRef {
     Arc::new(Schema::new_with_metadata(vec![text("image_id"), text("image_path"), text("sha256"), image], marks))
 }
 
+/// A file's columns of these names, so many rows at once.
+fn batches(path: &Path, columns: &[&str], rows: usize) -> Result<ParquetRecordBatchReader> {
+    let context = || format!("cannot read {}", path.display());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).with_context(context)?).with_context(context)?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+    builder.with_projection(mask).with_batch_size(rows).build().with_context(context)
+}
+
+/// The bytes of the image in a row.
+fn stored_bytes(path: &Path, row: usize) -> Result<Option<Vec<u8>>> {
+    let Some(batch) = batches(path, &["image.bytes"], 1)?.nth(row).transpose()? else { return Ok(None) };
+    let images = batch.column(0).as_struct_opt().context("the column image is no struct")?;
+    let bytes = images.column_by_name("bytes").and_then(|bytes| bytes.as_binary_opt::<i32>());
+    Ok(bytes.map(|bytes| bytes.value(0).to_vec()))
+}
+
 impl StoredImageWriter {
-    pub fn new(folder: &Path) -> Self {
+    pub fn new(folder: &Path, before: &Path) -> Self {
         Self {
             folder: folder.into(),
+            before: before.into(),
+            stored: None,
             names: vec![],
             sink: None,
             shard_bytes: 0,
@@ -64,21 +90,48 @@ impl StoredImageWriter {
 
     /// Reads the file once more, most likely from memory; it must still be what was embedded.
     pub fn add(&mut self, entry: &Entry, sha256: &ContentHash) -> Result<()> {
-        let Content::File { path, .. } = &entry.content else {
-            bail!("{}: only image files can be saved", entry.image_path);
+        let bytes = match &entry.content {
+            Content::File { path, .. } => {
+                // Limits were checked when it was first read.
+                let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
+                let bytes = read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?;
+                if Sha256::digest(&bytes)[..] != sha256[..] {
+                    bail!("{} was changed while the images were embedded: give the same command again", path.display());
+                }
+                bytes
+            }
+            Content::Kept(_) => self.stored_before(&hex(sha256))?.with_context(|| {
+                format!("{}: it cannot be read now, and {} does not store it", entry.image_path, self.before.display())
+            })?,
+            _ => bail!("{}: only image files can be saved", entry.image_path),
         };
-        // Limits were checked when it was first read.
-        let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-        let bytes = read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?;
-        if Sha256::digest(&bytes)[..] != sha256[..] {
-            bail!("{} was changed while the images were embedded: give the same command again", path.display());
-        }
         self.group_bytes += bytes.len();
         self.contents.push(bytes);
         for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), hex(sha256)]) {
             column.push(text);
         }
         if self.group_bytes >= GROUP_BYTES { self.write_group() } else { Ok(()) }
+    }
+
+    /// An image's bytes, out of what was stored before.
+    fn stored_before(&mut self, sha256: &str) -> Result<Option<Vec<u8>>> {
+        if self.stored.is_none() {
+            self.stored = Some(StoredImages::open(&self.before)?.shards().to_vec());
+        }
+        for shard in self.stored.iter().flatten() {
+            // Hashes first: images are large.
+            let hashes = batches(shard, &["sha256"], 4096)?;
+            let mut row = 0;
+            for batch in hashes {
+                let batch = batch?;
+                let texts: &StringArray = table::column(&batch, "sha256", shard)?;
+                if let Some(at) = (0..texts.len()).find(|&at| texts.value(at) == sha256) {
+                    return stored_bytes(shard, row + at);
+                }
+                row += texts.len();
+            }
+        }
+        Ok(None)
     }
 
     fn write_group(&mut self) -> Result<()> {

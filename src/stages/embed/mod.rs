@@ -11,8 +11,8 @@ use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, SETTINGS_KEY, StoredImages, known_total};
 use crate::pipeline::{
-    Compute, Content, Decode, Failure, Input, Interrupt, Job, Output, Parts, Record, Report, Reporter, Settings, WINDOW_IMAGES,
-    concatenated,
+    Compute, Content, Counter, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots,
+    Settings, WINDOW_IMAGES, concatenated,
 };
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
@@ -107,6 +107,8 @@ pub struct EmbedSettings {
     pub overwrite: bool,
     pub keep_work: bool,
     pub retry_failed: bool,
+    /// Rows of images that are no longer found may go, however many they are.
+    pub prune: bool,
     pub max_error_rate: f64,
 }
 
@@ -176,6 +178,7 @@ pub fn run<E: ImageEncoder>(
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model),
+        roots: roots(settings),
         recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
         done: WORDS.done,
         label: "embedding",
@@ -188,6 +191,7 @@ pub fn run<E: ImageEncoder>(
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
         may_be_empty: false,
+        prune: settings.prune,
         reporter,
         interrupt,
     };
@@ -200,7 +204,8 @@ pub fn run<E: ImageEncoder>(
         (SETTINGS_KEY, numbers_made_with(settings, model)),
     ];
     let make_sink = |folder: &Path| {
-        EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, settings.save_images)
+        let images = settings.save_images.then_some(output.path());
+        EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, images)
     };
     let import = |output: &Output| records(output.path());
     let prepare = &prepare;
@@ -209,24 +214,34 @@ pub fn run<E: ImageEncoder>(
         Source::Images(roots) => {
             let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?;
             let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
-            let report =
-                job.run(Parts { entries: folder.entries(), counter: Some(counter), prepare, make_compute, make_sink, import })?;
+            let outlook = Outlook::Names(Box::new(folder.names()));
+            let (entries, counter) = (folder.entries(), Some(counter as Counter));
+            let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?;
             left_out = folder.left_out();
             report
         }
         Source::Dataset(path) => {
             let images = StoredImages::open(path)?;
-            let counter = known_total(images.num_rows);
-            job.run(Parts { entries: images.entries(), counter, prepare, make_compute, make_sink, import })?
+            let (counter, outlook) = (known_total(images.num_rows), Outlook::Number(images.num_rows));
+            let entries = images.entries();
+            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
         }
         Source::DatasetFiles(path, roots) => {
             let files = DatasetFiles::open(path, roots)?;
-            let counter = known_total(files.num_rows);
-            job.run(Parts { entries: files.entries()?, counter, prepare, make_compute, make_sink, import })?
+            let (counter, outlook) = (known_total(files.num_rows), Outlook::Number(files.num_rows));
+            let entries = files.entries()?;
+            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
         }
     };
     let outcome = Outcome::of(&report, settings.max_error_rate);
     Ok(EmbedReport { outcome, report, output, left_out })
+}
+
+fn roots(settings: &EmbedSettings) -> Roots {
+    match &settings.source {
+        Source::Images(roots) | Source::DatasetFiles(_, roots) => Roots::of_files(roots, &settings.out),
+        Source::Dataset(path) => Roots::of([path.clone()], &settings.out),
+    }
 }
 
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {

@@ -52,14 +52,15 @@ struct Npy {
 }
 
 impl EmbeddingSink {
-    /// Begins an output in `folder`. `footer` goes into the Parquet files beside their format.
+    /// Begins an output in `folder`. `footer` goes into the Parquet files beside their format. With `save_images`, the images' files are
+    /// stored too; those that cannot be read any more are taken from the output that is there.
     pub fn create(
         folder: &Path,
         layout: Layout,
         dtype: Dtype,
         embedding_dim: usize,
         footer: Vec<(&'static str, String)>,
-        save_images: bool,
+        save_images: Option<&Path>,
     ) -> Result<Self> {
         let first = table_name(layout, 0);
         let table = open_table(&folder.join(&first), layout, dtype, embedding_dim, &footer)?;
@@ -67,7 +68,7 @@ impl EmbeddingSink {
             Layout::Parquet => None,
             Layout::Npy => Some(Npy::create(&folder.join(NPY_NAME))?),
         };
-        let images = save_images.then(|| StoredImageWriter::new(folder));
+        let images = save_images.map(|before| StoredImageWriter::new(folder, before));
         let folder = folder.to_path_buf();
         let texts = Default::default();
         Ok(Self {

@@ -11,7 +11,8 @@ use super::ranges;
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
 use crate::pipeline::{
-    Build, Content, Counts, Entry, ErrorsTable, Interrupt, Output, Reporter, Settings, Sink, Staging, Tick, errors_in, manifest,
+    Build, Content, Counts, Entry, ErrorsTable, Interrupt, Lost, Output, Reporter, Roots, Settings, Sink, Staging, Tick, errors_in,
+    manifest,
 };
 use crate::stages::Outcome;
 use crate::stages::caption::import::images;
@@ -80,7 +81,8 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     if !missing.is_empty() {
         recorded["job"]["missing_shards"] = json!(missing);
     }
-    let manifest = manifest(FORMAT, &made_with, &output, "captioned", &counts, recorded)?;
+    let lost = Lost::default();
+    let manifest = manifest(FORMAT, &made_with, &output, "captioned", &counts, lost, &Roots::default(), recorded)?;
     write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
     staging.publish(&files, reporter)?;
     let outcome = match counts {

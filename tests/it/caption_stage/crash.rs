@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clipcap::pipeline::{Reporter, Tick};
+use clipcap::stages::caption::CaptionSettings;
 
 use super::fake::{Fake, bytes, caption, caption_told, pictures, settings};
 
@@ -36,7 +37,8 @@ impl Reporter for AbortAt {
 fn child() {
     let get = |name: &str| std::env::var(name).unwrap();
     let left = AtomicUsize::new(get("CRASH_AT").parse().unwrap());
-    let settings = settings(Path::new(&get("CRASH_IMAGES")), Path::new(&get("CRASH_OUT")));
+    // An update takes its images from another folder here than the table did.
+    let settings = CaptionSettings { prune: true, ..settings(Path::new(&get("CRASH_IMAGES")), Path::new(&get("CRASH_OUT"))) };
     let fake = Fake { window_shows: true, ..Fake::new(4) };
     caption_told(&settings, &fake, &AbortAt { left }).unwrap();
 }
@@ -110,7 +112,8 @@ fn an_update_that_is_killed_at_any_write_ends_as_if_it_had_not_been() {
     super::fake::picture(&after.join("a/new.png"), 1000);
     let wanted = folder.path().join("wanted/out.parquet");
     caption(&settings(&before, &wanted), &Fake { window_shows: true, ..Fake::new(4) }).unwrap();
-    caption(&settings(&after, &wanted), &Fake { window_shows: true, ..Fake::new(4) }).unwrap();
+    let update = CaptionSettings { prune: true, ..settings(&after, &wanted) };
+    caption(&update, &Fake { window_shows: true, ..Fake::new(4) }).unwrap();
     for at in 1.. {
         let out = folder.path().join(format!("{at}/out.parquet"));
         caption(&settings(&before, &out), &Fake { window_shows: true, ..Fake::new(4) }).unwrap();

@@ -108,6 +108,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         overwrite: false,
         keep_work: false,
         retry_failed: false,
+        prune: false,
         max_error_rate: 1.0,
     }
 }

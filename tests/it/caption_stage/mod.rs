@@ -4,6 +4,7 @@ mod crash;
 mod fake;
 mod formats;
 mod jobs;
+mod keep;
 mod memory;
 mod reuse;
 mod tars;

@@ -1,0 +1,144 @@
+//! What earlier runs made for an output: none of it goes unasked, and what goes is counted.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use super::index::{content_key, path_key};
+use super::record::ContentHash;
+
+/// Images that have a result from before: 16 bytes each.
+#[derive(Default)]
+pub struct Held {
+    /// path_key and content_key (0 where the content is not known), sorted.
+    images: Vec<(u64, u64)>,
+}
+
+/// What a run leaves out of what was held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Lost {
+    /// Images whose results are not in the new output, under no name.
+    pub dropped: u64,
+    /// Images whose results are there under another name.
+    pub renamed: u64,
+}
+
+/// More than this share of the images gone is more than tidying up.
+const TENTH: u64 = 10;
+
+impl Held {
+    pub fn of(images: impl IntoIterator<Item = (u64, u64)>) -> Self {
+        let mut images: Vec<_> = images.into_iter().collect();
+        images.sort_unstable();
+        // One image, one entry: the last of them is one whose content is known, if any is.
+        images.reverse();
+        images.dedup_by_key(|(path, _)| *path);
+        images.reverse();
+        Self { images }
+    }
+
+    /// What [`of`](Self::of) takes.
+    pub fn keys(image_path: &str, sha256: Option<&ContentHash>) -> (u64, u64) {
+        (path_key(image_path), sha256.map_or(0, content_key))
+    }
+
+    pub fn len(&self) -> u64 {
+        self.images.len() as u64
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    pub fn contains(&self, image_path: &str) -> bool {
+        self.position(image_path).is_some()
+    }
+
+    fn position(&self, image_path: &str) -> Option<usize> {
+        self.images.binary_search_by_key(&path_key(image_path), |(path, _)| *path).ok()
+    }
+
+    /// Whether so many are too many to lose unasked.
+    pub fn is_much(&self, lost: u64) -> bool {
+        lost.saturating_mul(TENTH) > self.len()
+    }
+}
+
+/// Compares what a run finds with what was held.
+pub struct Roll<'a> {
+    held: &'a Held,
+    found: Vec<bool>,
+    /// content_keys of images under names that were not held.
+    added: Vec<u64>,
+}
+
+impl<'a> Roll<'a> {
+    pub fn new(held: &'a Held) -> Self {
+        Self { held, found: vec![false; held.images.len()], added: Vec::new() }
+    }
+
+    /// Takes in an image that the new output has, or that is listed (then without its content).
+    pub fn take(&mut self, image_path: &str, sha256: Option<&ContentHash>) {
+        match self.held.position(image_path) {
+            Some(at) => self.found[at] = true,
+            None if self.held.is_empty() => {}
+            None => self.added.push(sha256.map_or(0, content_key)),
+        }
+    }
+
+    /// Whether everything held was found, and nothing else.
+    pub fn is_same(&self) -> bool {
+        self.added.is_empty() && self.found.iter().all(|found| *found)
+    }
+
+    pub fn is_missing(&self, image_path: &str) -> bool {
+        self.held.position(image_path).is_some_and(|at| !self.found[at])
+    }
+
+    /// At least so many are lost, whatever the contents of what was listed turn out to be.
+    pub fn at_least_lost(&self) -> u64 {
+        let gone = self.found.iter().filter(|found| !**found).count();
+        gone.saturating_sub(self.added.len()) as u64
+    }
+
+    pub fn lost(&self) -> Lost {
+        let mut added: HashMap<u64, u64> = HashMap::new();
+        for content in self.added.iter().filter(|content| **content != 0) {
+            *added.entry(*content).or_default() += 1;
+        }
+        let mut lost = Lost::default();
+        let gone = self.held.images.iter().zip(&self.found).filter(|(_, found)| !**found);
+        for ((_, content), _) in gone {
+            match added.get_mut(content).filter(|left| **left > 0) {
+                Some(left) => {
+                    *left -= 1;
+                    lost.renamed += 1;
+                }
+                None => lost.dropped += 1,
+            }
+        }
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_counted_and_a_new_name_is_no_loss() {
+        let keys = |name: &str, content: u8| Held::keys(name, Some(&[content; 32]));
+        let held = Held::of([keys("a", 1), keys("b", 2), keys("c", 2), Held::keys("c", None), keys("d", 4)]);
+        assert_eq!((held.len(), held.contains("c"), held.contains("e")), (4, true, false));
+        let mut roll = Roll::new(&held);
+        assert_eq!(roll.at_least_lost(), 4);
+        roll.take("a", Some(&[9; 32]));
+        roll.take("x", Some(&[2; 32]));
+        roll.take("y", Some(&[7; 32]));
+        assert_eq!((roll.at_least_lost(), roll.lost()), (1, Lost { dropped: 2, renamed: 1 }));
+        assert!(roll.is_missing("d") && !roll.is_missing("a") && !roll.is_missing("x"));
+        let ten = Held::of((0..10).map(|i| keys(&i.to_string(), i)));
+        assert!(!ten.is_much(1) && ten.is_much(2));
+    }
+}
