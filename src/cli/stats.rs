@@ -32,7 +32,7 @@ pub struct StatsArgs {
     /// How many captions would be cut at these lengths, [SEP] included
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "20,32,40,64,100")]
     max_len: Vec<u64>,
-    /// Bins of the histograms; where there are fewer lengths than that, pictures have a bar for each
+    /// Bins of the histograms, at most: each holds equally many whole numbers, one where there are no more lengths than bins
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     bins: u32,
     /// Entries of each list of the most frequent

@@ -67,9 +67,9 @@ pub struct TrainArgs {
     /// Learning rate after the warm-up: linear, constant or cosine
     #[arg(long, default_value_t = Decay::Linear, help_heading = "Recipe")]
     schedule: Decay,
-    /// Steps over which the learning rate rises from 0
-    #[arg(long, default_value_t = 5000, alias = "warmup_steps", help_heading = "Recipe")]
-    warmup_steps: u64,
+    /// Steps over which the learning rate rises from 0 (default: a tenth of the run, 5000 at most)
+    #[arg(long, value_name = "N", alias = "warmup_steps", help_heading = "Recipe")]
+    warmup_steps: Option<u64>,
     /// Weight decay of AdamW, on every parameter
     #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
     weight_decay: f64,

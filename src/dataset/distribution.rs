@@ -89,32 +89,19 @@ impl Distribution {
         0.0
     }
 
-    /// `bins` bins of one width from the least to the greatest value, the last closed on both sides: (from, to, count).
-    pub fn histogram(&self, bins: usize) -> Vec<(f64, f64, u64)> {
-        let Some(figures) = self.figures() else { return Vec::new() };
-        let (low, high) = match (figures.min as f64, figures.max as f64) {
-            (a, b) if a == b => (a - 0.5, b + 0.5),
-            range => range,
-        };
-        let width = (high - low) / bins as f64;
-        let mut out: Vec<(f64, f64, u64)> =
-            (0..bins).map(|i| (low + width * i as f64, low + width * (i + 1) as f64, 0)).collect();
-        for (length, count) in self.counts() {
-            let at = ((length as f64 - low) / (high - low) * bins as f64) as usize;
-            out[at.min(bins - 1)].2 += count;
-        }
+    /// At most `bins` bins from the least to the greatest value: (from, to, count), `to` being the first number that is not in it. All hold
+    /// equally many whole numbers, so that no bin is higher only because it has room for one more.
+    pub fn histogram(&self, bins: usize) -> Vec<(u64, u64, u64)> {
+        let Some(Figures { min, max, .. }) = self.figures() else { return Vec::new() };
+        let width = (max - min + 1).div_ceil(bins.max(1) as u64);
+        let mut out: Vec<_> = (min..=max).step_by(width as usize).map(|from| (from, from + width, 0)).collect();
+        self.counts().for_each(|(n, count)| out[((n - min) / width) as usize].2 += count);
         out
     }
 
-    /// The bars of a picture: one for each whole number where `bins` are enough for that, else [`histogram`](Self::histogram)'s. Fewer
-    /// numbers than bins would leave gaps between them that mean nothing.
+    /// [`histogram`](Self::histogram)'s bins as the bars of a picture: a whole number is in the middle of its place.
     pub fn bars(&self, bins: usize) -> Vec<(f64, f64, u64)> {
-        let Some(Figures { min, max, .. }) = self.figures().filter(|f| f.max - f.min < bins as u64) else {
-            return self.histogram(bins);
-        };
-        let mut out: Vec<_> = (min..=max).map(|n| (n as f64 - 0.5, n as f64 + 0.5, 0)).collect();
-        self.counts().for_each(|(n, count)| out[(n - min) as usize].2 = count);
-        out
+        self.histogram(bins).into_iter().map(|(from, to, count)| (from as f64 - 0.5, to as f64 - 0.5, count)).collect()
     }
 }
 
@@ -142,20 +129,28 @@ mod tests {
     }
 
     #[test]
-    fn bins_are_those_of_numpy() {
+    fn bins_hold_equally_many_whole_numbers() {
         let spread: Distribution = [1, 2, 2, 3, 5, 9].into_iter().collect();
-        let counts: Vec<u64> = spread.histogram(4).iter().map(|bin| bin.2).collect();
-        assert_eq!(counts, [3, 1, 1, 1]);
+        assert_eq!(spread.histogram(4), [(1, 4, 4), (4, 7, 1), (7, 10, 1)]);
+        // Once each, from 6 to 36: with bins of 1.55 every other one would be twice as high.
+        let even: Distribution = (6..=36).collect();
+        for bins in [1, 2, 3, 7, 10, 15, 16, 20, 31, 100] {
+            let found = even.histogram(bins);
+            assert!(found.len() <= bins && found.iter().map(|bin| bin.2).sum::<u64>() == 31, "{bins}: {found:?}");
+            let (last, others) = found.split_last().unwrap();
+            assert!(others.iter().all(|bin| bin.2 == last.1 - last.0 && bin.1 - bin.0 == last.1 - last.0), "{bins}: {found:?}");
+            assert!(found.windows(2).all(|pair| pair[0].1 == pair[1].0) && last.0 <= 36 && last.1 > 36, "{bins}: {found:?}");
+        }
         let one: Distribution = [7, 7].into_iter().collect();
-        assert_eq!(one.histogram(2), [(6.5, 7.0, 0), (7.0, 7.5, 2)]);
+        assert_eq!(one.histogram(20), [(7, 8, 2)]);
         assert!(Distribution::default().histogram(20).is_empty());
     }
 
     #[test]
-    fn few_numbers_have_a_bar_each() {
+    fn a_number_is_in_the_middle_of_its_bar() {
         let few: Distribution = [3, 5, 5].into_iter().collect();
-        assert_eq!(few.bars(3), [(2.5, 3.5, 1), (3.5, 4.5, 0), (4.5, 5.5, 2)]);
-        assert_eq!(few.bars(2), few.histogram(2));
+        assert_eq!(few.bars(20), [(2.5, 3.5, 1), (3.5, 4.5, 0), (4.5, 5.5, 2)]);
+        assert_eq!(few.bars(2), [(2.5, 4.5, 1), (4.5, 6.5, 2)]);
         assert!(Distribution::default().bars(2).is_empty());
     }
 

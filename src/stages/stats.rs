@@ -34,7 +34,7 @@ pub struct StatsSettings {
     pub tokenizer: Option<TokenizerSource>,
     /// Longest token sequences (with [SEP]) a model would take.
     pub max_lengths: Vec<u64>,
-    /// Bins of the histograms.
+    /// Bins of the histograms, at most.
     pub bins: usize,
     /// Entries of each list of the most frequent.
     pub top: usize,

@@ -87,6 +87,34 @@ fn both_recipes_learn_and_leave_bundles() {
 }
 
 #[test]
+fn what_the_settings_will_do_is_told_before_they_do_it() {
+    let world = World::new("mlp", 20);
+    // 36 captions, 5 batches a pass.
+    let told = |name: &str, flags: &[&str]| {
+        let mut command = clipcap();
+        command.args(["train", "--batch-size", "8", "--sample-images", "0", "--dropout", "0"]).args(flags);
+        command.arg("--dataset").arg(&world.dataset).arg("--embeddings").arg(&world.embeddings);
+        stderr(&run(command.arg("--model").arg(&world.model).arg("--out").arg(world.out(name)), 0))
+    };
+    let defaults = told("defaults", &["--epochs", "6"]);
+    assert!(defaults.contains("30 steps: 6 passes of 5 steps; the learning rate rises to 0.00002 within 3 steps (10%"), "{defaults}");
+    assert!(!defaults.contains("warning"), "{defaults}");
+    let rate = |name: &str| metric(&world.out(name), "learning_rate").iter().map(|(_, rate)| *rate).collect::<Vec<_>>();
+    let rates = rate("defaults");
+    assert!(rates[0] == 0.0 && (rates[3] - 2e-5).abs() < 1e-9 && rates[29] < rates[3], "{rates:?}");
+    let config = fs::read_to_string(world.out("defaults/config.toml")).unwrap();
+    assert!(!config.contains("warmup_steps"), "{config}");
+    let odd = told("odd", &["--epochs", "1", "--warmup-steps", "100", "--max-len", "12"]);
+    assert!(odd.contains("--warmup-steps 100: the run ends after 5 steps"), "{odd}");
+    assert!(odd.contains("--max-len 12: 100% of the captions (36) are longer than 2 tokens"), "{odd}");
+    assert!(odd.contains("so is the median caption"), "{odd}");
+    let still = told("still", &["--epochs", "1", "--lr", "0"]);
+    assert!(still.contains("--lr 0: nothing will be learned"), "{still}");
+    let rising = told("rising", &["--epochs", "2", "--warmup-steps", "4"]);
+    assert!(rising.contains("still rising for 40% of the run"), "{rising}");
+}
+
+#[test]
 fn artifacts_alone_need_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = model(folder.path(), "bert");

@@ -142,6 +142,17 @@ fn percent(share: f64) -> String {
     format!("{:.2}%", share * 100.0)
 }
 
+/// `73%`; more exact where that would say none, or all, and it is not so.
+fn rounded_percent(count: u64, of: u64) -> String {
+    let share = count as f64 / of.max(1) as f64;
+    let whole = (share * 100.0).round();
+    match whole {
+        0.0 if count > 0 => percent(share),
+        100.0 if count < of => percent(share),
+        whole => format!("{whole}%"),
+    }
+}
+
 fn unknown_rate(statistics: &Statistics) -> Option<f64> {
     let all = statistics.lengths.all(Unit::Token)?;
     let tokens: u64 = all.counts().map(|(length, count)| length * count).sum();
@@ -193,7 +204,8 @@ impl Statistics {
         }
         let unit = self.lengths.limiting_unit().plural();
         for (limit, count) in cuts(self) {
-            text.push_str(&format!("{} captions would be cut at {limit} {unit} with [SEP]\n", thousands(count)));
+            let share = rounded_percent(count, self.lengths.captions);
+            text.push_str(&format!("{share} ({}) exceed {limit} {unit} with [SEP]\n", thousands(count)));
         }
         text
     }

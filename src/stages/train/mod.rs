@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
 
+mod advice;
 mod backend;
 mod beside;
 mod curve;

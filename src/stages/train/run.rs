@@ -10,6 +10,7 @@ use super::logs::Logs;
 use super::samples;
 use super::settings::Config;
 use super::summary::{Spent, Summary};
+use super::advice::{self, percent};
 use super::{backend, curve};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
@@ -94,7 +95,7 @@ impl<'a> Run<'a> {
                 max_grad_norm: settings.max_grad_norm,
                 schedule: Schedule {
                     peak: settings.learning_rate,
-                    warmup_steps: settings.warmup_steps,
+                    warmup_steps: 0,
                     total_steps: 0,
                     decay: settings.schedule,
                 },
@@ -116,7 +117,9 @@ impl<'a> Run<'a> {
             last_captions: vec![],
         };
         run.batches_per_epoch = run.pass(&run.corpus.train, 0).len().div_ceil(settings.batch_size);
-        run.recipe.schedule.total_steps = run.total_steps();
+        let total = run.total_steps();
+        run.recipe.schedule.total_steps = total;
+        run.recipe.schedule.warmup_steps = settings.warmup_of(total);
         Ok(run)
     }
 
@@ -227,12 +230,21 @@ impl<'a> Run<'a> {
     fn announce(&self, total: u64) {
         let (train, dev) = (&self.corpus.train, &self.corpus.dev);
         self.reporter.note(&format!(
-            "{} captions ({} tokens) to learn from, {} held out; {} trainable parameters; {total} steps",
+            "{} captions ({} tokens) to learn from, {} held out; {} trainable parameters",
             train.len(),
             train.num_tokens(),
             dev.len(),
             self.backend.layout().numel()
         ));
+        let Schedule { peak, warmup_steps, .. } = self.recipe.schedule;
+        self.reporter.note(&format!(
+            "{total} steps: {} passes of {} steps; the learning rate rises to {peak} within {warmup_steps} steps ({} of the run)",
+            self.config.recipe.epochs,
+            self.steps_per_epoch(),
+            percent(warmup_steps, total)
+        ));
+        advice::on_schedule(&self.config.recipe, &self.recipe.schedule, self.reporter);
+        advice::on_length(&self.config.recipe, &self.bundle, train, self.reporter);
     }
 
     fn record(&mut self, report: &StepReport, time: Duration, total: u64) {

@@ -45,7 +45,9 @@ pub struct Recipe {
     pub gradient_accumulation_steps: usize,
     pub learning_rate: f64,
     pub schedule: Decay,
-    pub warmup_steps: u64,
+    /// Not given: 5000, and at most a tenth of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
     pub weight_decay: f64,
     pub no_decay_norm_bias: bool,
     pub beta1: f64,
@@ -88,6 +90,11 @@ impl Recipe {
         max_len.saturating_sub(self.objective.prefix_len(bundle.mapper_config())).max(1)
     }
 
+    /// Steps of a run of `total` in which the learning rate rises.
+    pub fn warmup_of(&self, total: u64) -> u64 {
+        self.warmup_steps.unwrap_or((total / 10).min(DEFAULT_WARMUP_STEPS))
+    }
+
     /// Says what is wrong with a value, by its flag.
     pub fn validate(&self) -> Result<(), String> {
         let check = |holds: bool, problem: &str| if holds { Ok(()) } else { Err(problem.to_string()) };
@@ -123,6 +130,9 @@ impl Recipe {
         )
     }
 }
+
+/// The original's.
+const DEFAULT_WARMUP_STEPS: u64 = 5000;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
