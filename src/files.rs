@@ -231,6 +231,23 @@ pub fn sha256_file(path: &Path) -> io::Result<String> {
     }
 }
 
+/// The CRC-32C of a file's content: it finds what a bad disk changed, at the speed of reading. On every core.
+pub fn crc32c_file(path: &Path) -> io::Result<u32> {
+    use rayon::prelude::*;
+    use std::os::unix::fs::FileExt;
+    const PIECE: u64 = 8 << 20;
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let piece = |number: u64| {
+        let mut bytes = vec![0; PIECE.min(length - number * PIECE) as usize];
+        file.read_exact_at(&mut bytes, number * PIECE)?;
+        Ok((crc32c::crc32c(&bytes), bytes.len()))
+    };
+    let combine = |(a, n): (u32, usize), (b, m): (u32, usize)| Ok::<_, io::Error>((crc32c::crc32c_combine(a, b, m), n + m));
+    let pieces = (0..length.div_ceil(PIECE)).into_par_iter().map(piece);
+    Ok(pieces.try_reduce(|| (0, 0), combine)?.0)
+}
+
 /// Lower-case hex digits of some bytes.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -272,6 +289,17 @@ mod tests {
         assert_eq!(fs::read(&target).unwrap(), vec![winner; 1000]);
         assert!(!put_if_absent(&target, b"late").unwrap());
         assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_checksum_in_pieces_is_that_of_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for length in [0, 1, 8 << 20, (8 << 20) + 1, 20 << 20] {
+            let bytes: Vec<u8> = (0..length).map(|i: usize| ((i * i) >> 7) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(crc32c_file(&path).unwrap(), crc32c::crc32c(&bytes), "{length}");
+        }
     }
 
     #[test]

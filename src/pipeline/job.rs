@@ -10,8 +10,8 @@ use serde_json::{Value as Json, json};
 use super::compute::Compute;
 use super::entry::{Content, Entry, Prepare};
 use super::errors::ErrorsTable;
-use super::index::Index;
 use super::held::{Held, Lost, Roll};
+use super::index::Index;
 use super::output::{Existing, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
 use super::record::{Record, Value};
 use super::reporter::{Interrupt, Reporter};
@@ -73,8 +73,11 @@ pub struct Parts<'a, E, M, K, I> {
     /// The results that a finished output holds.
     pub import: I,
     /// The names of the images that it has results of, where it holds too little to go on from.
-    pub names: Option<&'a dyn Fn(&Output) -> Result<Vec<String>>>,
+    pub names: Option<Names<'a>>,
 }
+
+/// Gives the image_paths in a finished output.
+pub type Names<'a> = &'a dyn Fn(&Output) -> Result<Vec<String>>;
 
 /// What can be said of a list before anything in it is read.
 pub enum Outlook<'a> {
@@ -234,7 +237,8 @@ impl Job<'_> {
         // What has changed nothing says what the last change did, so that the same command leaves the same bytes.
         let is_same = is_finished && counts.computed == 0 && roll.is_same();
         let told = if is_same { self.output.lost().unwrap_or_default() } else { lost };
-        let manifest = manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
+        let manifest =
+            manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
         write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
         work.save()?;
@@ -385,7 +389,16 @@ impl Job<'_> {
 ///
 /// # Errors
 /// Settings that are no JSON.
-pub fn manifest(format: &str, settings: &Settings, output: &Output, done: &str, counts: &Counts, lost: Lost, roots: &Roots, recorded: Json) -> Result<Json> {
+pub fn manifest(
+    format: &str,
+    settings: &Settings,
+    output: &Output,
+    done: &str,
+    counts: &Counts,
+    lost: Lost,
+    roots: &Roots,
+    recorded: Json,
+) -> Result<Json> {
     let mut manifest = manifest_head(format, settings, output)?;
     let mut numbers =
         json!({"found": counts.found(), done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped});

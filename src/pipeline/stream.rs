@@ -24,7 +24,7 @@ use super::timing::{Stopwatches, Timings};
 use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
 use super::writer::{Counts, Progress, Sink, Writer};
-use crate::dataset::listing::image_id;
+use crate::dataset::naming::image_id;
 use crate::image::Reason;
 
 /// How a stream runs.

@@ -29,7 +29,7 @@ pub enum CheckpointError {
     Version(#[from] TableError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    #[error("{}: damaged: its tensors do not have the checksum in {STATE}", path.display())]
+    #[error("{}: damaged: its content does not have the checksum in {STATE}", path.display())]
     Damaged { path: PathBuf },
     #[error("{}: {name} is {found:?} there and {wanted:?} in this model", path.display())]
     Shape { path: PathBuf, name: String, found: Vec<usize>, wanted: Vec<usize> },
@@ -87,7 +87,13 @@ fn read_state(path: &Path) -> Result<Stored<RunState>, CheckpointError> {
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(json)?;
     let format = value.get(table::FORMAT_KEY).and_then(|format| format.as_str()).unwrap_or("(nothing)");
     table::check_format(path, format, FORMAT)?;
-    serde_json::from_value(value).map_err(json)
+    let stored: Stored<RunState> = serde_json::from_value(value).map_err(json)?;
+    match stored.state_crc32c {
+        Some(written) if checksum_of(&stored.state).map_err(json)? != written => {
+            Err(CheckpointError::Damaged { path: path.into() })
+        }
+        _ => Ok(stored),
+    }
 }
 
 /// CRC-32C of the tensors of each file, in the layout's order.
@@ -109,6 +115,13 @@ struct Stored<S> {
     #[serde(flatten)]
     state: S,
     crc32c: Option<Checksums>,
+    /// CRC-32C of `state`, as JSON without spaces.
+    #[serde(default)]
+    state_crc32c: Option<u32>,
+}
+
+fn checksum_of(state: &RunState) -> Result<u32, serde_json::Error> {
+    Ok(crc32c::crc32c(&serde_json::to_vec(state)?))
 }
 
 /// The numbers of a run, in one layout.
@@ -150,7 +163,8 @@ fn write_into(folder: &Path, state: &RunState, numbers: &Numbers<'_>) -> Result<
     });
     let optimizer = write_tensors(&folder.join(OPTIMIZER), moments)?;
     let path = folder.join(STATE);
-    files::write_json(&path, &Stored { state, crc32c: Some(Checksums { parameters, optimizer }) }).map_err(io(path))
+    let state_crc32c = Some(checksum_of(state).map_err(|source| CheckpointError::State { path: path.clone(), source })?);
+    files::write_json(&path, &Stored { state, crc32c: Some(Checksums { parameters, optimizer }), state_crc32c }).map_err(io(path))
 }
 
 /// Gives the checksum of what was written.
@@ -188,7 +202,7 @@ pub fn publish(staging: &Path, folder: &Path) -> Result<(), CheckpointError> {
 
 /// Reads a checkpoint's numbers into buffers of the same layout. Every tensor of the layout must be there in its shape, as it was written.
 pub fn read(folder: &Path, numbers: NumbersMut<'_>) -> Result<RunState, CheckpointError> {
-    let Stored { state, crc32c: written } = read_state(&folder.join(STATE))?;
+    let Stored { state, crc32c: written, .. } = read_state(&folder.join(STATE))?;
     let parameters = SafetensorsFile::open(folder.join(PARAMETERS))?;
     let optimizer = SafetensorsFile::open(folder.join(OPTIMIZER))?;
     let mut found = Checksums::default();

@@ -1,5 +1,6 @@
 //! Every integration test, in one binary: it links once.
 
+mod bit_rot;
 mod caption;
 mod caption_files;
 mod caption_stage;

@@ -103,7 +103,8 @@ fn lengths_pictures_and_page() {
     // A bin for each length from 7 to 13: whole numbers, and not 20 bins of 0.3.
     let bins = json["histograms"]["char"].as_array().unwrap();
     let bin = |bin: &Value| ["from", "to", "count"].map(|key| bin[key].as_u64().unwrap());
-    let wanted = (7..14).map(|n| [n, n + 1, lengths.iter().filter(|l| **l as u64 == n).count() as u64 + if n == 7 { 10 } else { 0 }]);
+    let wanted =
+        (7..14).map(|n| [n, n + 1, lengths.iter().filter(|l| **l as u64 == n).count() as u64 + if n == 7 { 10 } else { 0 }]);
     assert_eq!(bins.iter().map(bin).collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
     assert!(said.contains(&format!("{:.0}% ({cut}) exceed 10 tokens with [SEP]", cut as f64 * 2.0)), "{said}");
     assert_eq!(json["openings"][0]["top"][0]["text"], "一个");

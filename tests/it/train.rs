@@ -97,7 +97,10 @@ fn what_the_settings_will_do_is_told_before_they_do_it() {
         stderr(&run(command.arg("--model").arg(&world.model).arg("--out").arg(world.out(name)), 0))
     };
     let defaults = told("defaults", &["--epochs", "6"]);
-    assert!(defaults.contains("30 steps: 6 passes of 5 steps; the learning rate rises to 0.00002 within 3 steps (10%"), "{defaults}");
+    assert!(
+        defaults.contains("30 steps: 6 passes of 5 steps; the learning rate rises to 0.00002 within 3 steps (10%"),
+        "{defaults}"
+    );
     assert!(!defaults.contains("warning"), "{defaults}");
     let rate = |name: &str| metric(&world.out(name), "learning_rate").iter().map(|(_, rate)| *rate).collect::<Vec<_>>();
     let rates = rate("defaults");

@@ -221,11 +221,16 @@ fn write_part(folder: &Path, name: &str, plan: &PartPlan) -> Result<PartRecord, 
     match plan {
         PartPlan::New { part, source } => {
             let facts: PartFacts = part.write(&path)?;
-            Ok(PartRecord { file, facts, source: source.clone() })
+            let crc32c = Some(files::crc32c_file(&path).map_err(BundleError::io(&path))?);
+            Ok(PartRecord { file, facts, crc32c, source: source.clone() })
         }
         PartPlan::Copied { path: from, record } => {
             files::copy(from, &path).map_err(BundleError::io(from))?;
-            Ok(PartRecord { file, ..record.clone() })
+            let crc32c = files::crc32c_file(&path).map_err(BundleError::io(&path))?;
+            if record.crc32c.is_some_and(|recorded| recorded != crc32c) {
+                return Err(BundleError::damaged(from));
+            }
+            Ok(PartRecord { file, crc32c: Some(crc32c), ..record.clone() })
         }
     }
 }

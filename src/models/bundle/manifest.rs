@@ -40,6 +40,9 @@ pub struct Int8Record {
     /// SHA-256 of the file.
     pub fingerprint: String,
     pub bytes: u64,
+    /// See [`PartRecord`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32c: Option<u32>,
     /// Static scales, where `--calibrate` gave something to take them from; else activations get one scale a row as they come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
@@ -91,6 +94,9 @@ pub struct PartRecord {
     pub file: String,
     #[serde(flatten)]
     pub facts: PartFacts,
+    /// CRC-32C of the file: quick enough to be checked whenever it is used. Bundles made before there were any have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32c: Option<u32>,
     pub source: Source,
 }
 

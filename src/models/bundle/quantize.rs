@@ -48,6 +48,7 @@ impl Bundle {
     /// others, the image encoder and the decoder get a scale for each row of the activations.
     pub fn quantized(&self, out: &Path, overwrite: bool, calibrated: Option<&Calibrated>) -> Result<Bundle, BundleError> {
         check_place(out, overwrite)?;
+        self.check_bytes(&["clip", "gpt2", "mapper"])?;
         let staging = Staging::beside(out)?;
         let folder = staging.path();
         // What an earlier `quantize` added is made anew.
@@ -77,6 +78,7 @@ impl Bundle {
             file: INT8_WEIGHTS.into(),
             fingerprint: files::sha256_file(&path).map_err(BundleError::io(&path))?,
             bytes: fs::metadata(&path).map_err(BundleError::io(&path))?.len(),
+            crc32c: Some(files::crc32c_file(&path).map_err(BundleError::io(&path))?),
             calibration: calibrated.map(Calibrated::record),
         });
         let path = folder.join(MANIFEST);

@@ -10,7 +10,7 @@ use super::model::ClipCap;
 use crate::generation::{Generator, Settings, SpecialTokens, Strategy};
 use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, PrefixMapper};
-use crate::runtime::{Device, Runtime};
+use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::loading::{check_precision, compute_identity, load_decoder};
 use crate::text::Tokenizer;
 
@@ -38,6 +38,11 @@ pub fn load(
     batch_size: usize,
     takes_embeddings: bool,
 ) -> Result<ClipCap> {
+    let parts = if takes_embeddings { &["gpt2", "mapper"][..] } else { &["clip", "gpt2", "mapper"] };
+    bundle.check_bytes(parts)?;
+    if runtime.precision() == Precision::Int8 {
+        bundle.check_int8()?;
+    }
     let tokenizer = Arc::new(Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?);
     let limit = max_new_tokens(bundle);
     if decoding.max_new_tokens > limit {

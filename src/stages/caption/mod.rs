@@ -11,8 +11,8 @@ use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
-    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Outlook, Output, Parts, PassEmbeddings, Prepare, Report, Reporter,
-    Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, survey,
+    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Names, Outlook, Output, Parts, PassEmbeddings, Prepare,
+    Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
@@ -146,7 +146,7 @@ pub fn run<C: Captioner>(
     let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, folder);
     let import = |output: &Output| import::records(output, settings.format);
     // The original's table holds too little to go on from, and is made anew.
-    let names = (settings.format == TableFormat::Tsv).then_some(&import::names as &dyn Fn(&Output) -> Result<Vec<String>>);
+    let names = (settings.format == TableFormat::Tsv).then_some(&import::names as Names);
     let (entries, counter, outlook) = (listed.entries(), listed.counter(), listed.outlook());
     let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);

@@ -14,7 +14,7 @@ use crate::pipeline::{
     Compute, Content, Counter, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots,
     Settings, WINDOW_IMAGES, concatenated,
 };
-use crate::runtime::Runtime;
+use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
 use crate::stages::loading::{check_precision, compute_identity, scale_to_length_1};
 use crate::stages::summary::{self, Words};
@@ -159,6 +159,10 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
 
 /// Loads the image encoder.
 pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<ClipEncoder> {
+    bundle.check_bytes(&["clip"])?;
+    if runtime.precision() == Precision::Int8 {
+        bundle.check_int8()?;
+    }
     Ok(ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size)?)
 }
 

@@ -11,8 +11,8 @@ use super::ranges;
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
 use crate::pipeline::{
-    Build, Content, Counts, Entry, ErrorsTable, Interrupt, Lost, Output, Reporter, Roots, Settings, Sink, Staging, Tick, errors_in,
-    manifest,
+    Build, Content, Counts, Entry, ErrorsTable, Interrupt, Lost, Output, Reporter, Roots, Settings, Sink, Staging, Tick,
+    errors_in, manifest,
 };
 use crate::stages::Outcome;
 use crate::stages::caption::import::images;

@@ -118,6 +118,7 @@ impl Worker<'_> {
             overwrite: false,
             keep_work: false,
             retry_failed: false,
+            prune: true,
             max_error_rate: 1.0,
         })
     }

@@ -42,6 +42,7 @@ pub fn train(
     interrupt: &Interrupt,
 ) -> Result<(Outcome, Summary)> {
     let bundle = Bundle::open(&settings.model)?;
+    bundle.check_bytes(&["clip", "gpt2", "mapper"])?;
     let mut settings = settings.clone();
     settings.recipe.normalize_prefix |= bundle.normalized();
     settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle).map_err(Error::msg)?);

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::advice::{self, percent};
 use super::folder::RunFolder;
 use super::logs::Logs;
 use super::samples;
 use super::settings::Config;
 use super::summary::{Spent, Summary};
-use super::advice::{self, percent};
 use super::{backend, curve};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
@@ -93,12 +93,7 @@ impl<'a> Run<'a> {
                 adamw: settings.adamw(),
                 no_decay_norm_bias: settings.no_decay_norm_bias,
                 max_grad_norm: settings.max_grad_norm,
-                schedule: Schedule {
-                    peak: settings.learning_rate,
-                    warmup_steps: 0,
-                    total_steps: 0,
-                    decay: settings.schedule,
-                },
+                schedule: Schedule { peak: settings.learning_rate, warmup_steps: 0, total_steps: 0, decay: settings.schedule },
                 seed: settings.seed,
             },
             config,

@@ -248,9 +248,8 @@ fn a_shorter_list_of_files_and_a_moved_project() {
     let folder = tempfile::tempdir().unwrap();
     let (images, out) = (folder.path().join("project/images"), folder.path().join("project/tables/out.parquet"));
     (0..20).for_each(|i| picture(&images.join(format!("{i:02}.png")), i));
-    let list = |range: std::ops::Range<u32>, images: &Path| {
-        Source::Paths(range.map(|i| images.join(format!("{i:02}.png"))).collect())
-    };
+    let list =
+        |range: std::ops::Range<u32>, images: &Path| Source::Paths(range.map(|i| images.join(format!("{i:02}.png"))).collect());
     let all = CaptionSettings { source: list(0..20, &images), ..settings(&images, &out) };
     run(&all);
     assert_eq!(run(&CaptionSettings { source: list(0..18, &images), ..all.clone() }).report.lost.dropped, 2);

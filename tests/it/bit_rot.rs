@@ -1,0 +1,62 @@
+//! One flipped bit in what lies on disk is found before it is used.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{clipcap, run, scenes, tiny_bundle};
+
+fn flip(path: &Path, at: impl Fn(usize) -> usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let place = at(bytes.len());
+    bytes[place] ^= 4;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_bundles_weights_are_checked_before_they_are_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, model) = (scenes(folder.path(), 4), tiny_bundle(folder.path()));
+    let out = |name: &str| folder.path().join(name);
+    let caption = |name: &str, status: i32| {
+        let output = run(
+            clipcap().args(["caption", "--device", "cpu"]).arg(&images).arg("--model").arg(&model).arg("--out").arg(out(name)),
+            status,
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let embed = |name: &str, status: i32| {
+        let output = run(
+            clipcap()
+                .args(["embed", "--device", "cpu", "--images"])
+                .arg(&images)
+                .arg("--model")
+                .arg(&model)
+                .arg("--out")
+                .arg(out(name)),
+            status,
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    caption("good.parquet", 0);
+    for part in ["gpt2", "mapper", "clip"] {
+        let weights = model.join(part).join("model.safetensors");
+        let whole = fs::read(&weights).unwrap();
+        // In the middle of the numbers, at their end.
+        for place in [2, 1] {
+            flip(&weights, |length| length - length / 2 * (place - 1) - 1);
+            let told = caption("bad.parquet", 1);
+            assert!(told.contains(part) && told.contains("its bytes are not those that were written"), "{told}");
+            assert!(!out("bad.parquet").exists() && !out("bad.parquet.work").exists());
+            assert_eq!(
+                embed(&format!("{part}-{place}"), if part == "clip" { 1 } else { 0 }).contains("its bytes"),
+                part == "clip"
+            );
+            run(clipcap().args(["model", "inspect", "--verify"]).arg(&model), 1);
+            run(clipcap().args(["doctor", "--device", "cpu", "--model"]).arg(&model), 1);
+            fs::write(&weights, &whole).unwrap();
+        }
+    }
+    run(clipcap().args(["model", "inspect", "--verify"]).arg(&model), 0);
+    caption("good again.parquet", 0);
+    assert_eq!(fs::read(out("good.parquet")).unwrap(), fs::read(out("good again.parquet")).unwrap());
+}
