@@ -107,9 +107,9 @@ fn what_the_settings_will_do_is_told_before_they_do_it() {
     assert!(rates[0] == 0.0 && (rates[3] - 2e-5).abs() < 1e-9 && rates[29] < rates[3], "{rates:?}");
     let config = fs::read_to_string(world.out("defaults/config.toml")).unwrap();
     assert!(!config.contains("warmup_steps"), "{config}");
-    let odd = told("odd", &["--epochs", "1", "--warmup-steps", "100", "--max-len", "12"]);
+    let odd = told("odd", &["--epochs", "1", "--warmup-steps", "100", "--max-len", "4"]);
     assert!(odd.contains("--warmup-steps 100: the run ends after 5 steps"), "{odd}");
-    assert!(odd.contains("--max-len 12: 100% of the captions (36) are longer than 2 tokens"), "{odd}");
+    assert!(odd.contains("--max-len 4: 100% of the captions (36) are longer than 1 tokens"), "{odd}");
     assert!(odd.contains("so is the median caption"), "{odd}");
     let still = told("still", &["--epochs", "1", "--lr", "0"]);
     assert!(still.contains("--lr 0: nothing will be learned"), "{still}");

@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
             "{total} steps: {} passes of {} steps; the learning rate rises to {peak} within {warmup_steps} steps ({} of the run)",
             self.config.recipe.epochs,
             self.steps_per_epoch(),
-            percent(warmup_steps, total)
+            percent(warmup_steps.min(total), total)
         ));
         advice::on_schedule(&self.config.recipe, &self.recipe.schedule, self.reporter);
         advice::on_length(&self.config.recipe, &self.bundle, train, self.reporter);
