@@ -22,7 +22,7 @@ fn decoded(bytes: &[u8]) -> Result<RgbImage, Failure> {
 }
 
 /// Upright width and height, and a hash of Pillow's RGB.
-const PILLOWS: [(&str, (u32, u32), &str); 39] = [
+const PILLOWS: [(&str, (u32, u32), &str); 40] = [
     ("bmp_offset_0.bmp", (32, 32), "2a6949d9d1d33631"),
     ("bmp_os2_v2.bmp", (32, 32), "2a6949d9d1d33631"),
     ("bmp_rle_transparent.bmp", (127, 64), "c37e483b96ea7535"),
@@ -55,6 +55,7 @@ const PILLOWS: [(&str, (u32, u32), &str); 39] = [
     ("tiff_group3.tif", (32, 32), "0f13204b59af7dfc"),
     ("tiff_pal4_f2_deflate_be.tif", (37, 29), "c0422517896c2fb7"),
     ("tiff_palette8.tif", (32, 32), "e123488f2910e66b"),
+    ("tiff_pil_jpeg_CMYK_s.tif", (37, 29), "357b3ab5bce90bcb"),
     ("tiff_pil_jpeg_L_s.tif", (37, 29), "f84b69c3819d23e8"),
     ("tiff_pil_jpeg_YCbCr_s.tif", (37, 29), "6962b88010d97b20"),
     ("tiff_planar16_deflate_be.tif", (37, 29), "c49267a2b94093fd"),

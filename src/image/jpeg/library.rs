@@ -82,6 +82,16 @@ const MAX_WORK: u64 = 100_000_000;
 
 /// Decodes into RGB. Where the report has an error, some or all rows may be black.
 pub(super) fn decode(data: &[u8], request: &Request) -> (RgbImage, Report) {
+    let (mut pixels, report) = decode_as_stored(data, request);
+    if request.four_colours {
+        cmyk_to_rgb(&mut pixels);
+    }
+    let image = RgbImage::from_raw(request.width, request.height, pixels).expect("three bytes a pixel were reserved");
+    (image, report)
+}
+
+/// As [`decode`], with the four bytes of a pixel of four colours as the file has them.
+pub(super) fn decode_as_stored(data: &[u8], request: &Request) -> (Vec<u8>, Report) {
     let channels: usize = if request.four_colours { 4 } else { 3 };
     let mut pixels = vec![0; request.width as usize * request.height as usize * channels];
     let mut raw = RawReport { code: 0, data_ended: 0, bad_data: 0, arithmetic: 0, skipped: 0, skipped_end: 0, message: [0; 200] };
@@ -102,14 +112,10 @@ pub(super) fn decode(data: &[u8], request: &Request) -> (RgbImage, Report) {
             &raw mut raw,
         );
     }
-    if request.four_colours {
-        cmyk_to_rgb(&mut pixels);
-    }
-    let image = RgbImage::from_raw(request.width, request.height, pixels).expect("three bytes a pixel were reserved");
-    (image, report(&raw))
+    (pixels, report(&raw, data.len()))
 }
 
-fn report(raw: &RawReport) -> Report {
+fn report(raw: &RawReport, length: usize) -> Report {
     let text: Vec<u8> = raw.message.iter().map(|&c| c as u8).take_while(|&c| c != 0).collect();
     let text = String::from_utf8_lossy(&text).into_owned();
     let error = match (raw.code, text) {
@@ -120,7 +126,8 @@ fn report(raw: &RawReport) -> Report {
         (_, text) if UNSUPPORTED.iter().any(|begin| text.starts_with(begin)) => Some(LibraryError::Unsupported(text)),
         (_, text) => Some(LibraryError::Broken(text)),
     };
-    let end = raw.skipped_end as usize;
+    // At the end of the data the library stands on an end marker of its own, elsewhere in memory.
+    let end = usize::try_from(raw.skipped_end).map_or(length, |end| end.min(length));
     Report {
         error,
         data_ended: raw.data_ended != 0,

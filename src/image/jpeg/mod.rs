@@ -48,6 +48,20 @@ pub(super) fn decode(bytes: &[u8], header: &Header, limits: &Limits, denominator
     Ok(Decoded { pixels, denominator, damage })
 }
 
+/// The four bytes of each pixel of a file of four colours, as stored; a damaged file is refused.
+pub(super) fn decode_four_colours(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Failure> {
+    let (header, frame) = (header(bytes)?, frame(bytes)?);
+    if frame.components.len() != 4 || frame.lossless {
+        return Err(Failure::new(Reason::Corrupt, "JPEG of other than four colours"));
+    }
+    let rgb_bytes = limits.rgb_bytes(&header)?;
+    let (pixels, report) = library::decode_as_stored(bytes, &request(&frame, 1, rgb_bytes));
+    match judged(bytes, &frame, &report, rgb_bytes)? {
+        Some(damage) => Err(damage),
+        None => Ok(pixels),
+    }
+}
+
 fn request(frame: &Frame, denominator: u32, rgb_bytes: usize) -> Request {
     Request {
         width: frame.width.div_ceil(denominator),

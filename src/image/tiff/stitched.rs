@@ -16,7 +16,7 @@ pub(super) fn decode(
     samples: usize,
     (width, rows): (u32, u32),
 ) -> Result<Vec<u8>, Failure> {
-    if samples != 1 && samples != 3 {
+    if !matches!(samples, 1 | 3 | 4) {
         return Err(unsupported(&format!("JPEG of {samples} samples a pixel")));
     }
     let whole = stitch(tables, chunk, transform);
@@ -27,6 +27,9 @@ pub(super) fn decode(
         return Err(corrupt(&format!("JPEG of {} x {} pixels for {width} x {rows}", header.width, header.height)));
     }
     let limits = Limits { max_pixels: u64::from(width) * (u64::from(rows) + 4096), ..Limits::default() };
+    if samples == 4 {
+        return jpeg::decode_four_colours(&whole, &limits).map_err(told);
+    }
     let decoded = jpeg::decode(&whole, &header, &limits, 1).map_err(told)?;
     match decoded.damage {
         Some(damage) => Err(told(damage)),
