@@ -56,7 +56,7 @@ STATS = {
     "cut": {"unit": TEXT, "max_len": LONG, "captions": LONG, "share": FLOAT},
 }
 ROW = {"image_id": TEXT, "image_path": TEXT, "sha256": TEXT}
-TABLE = ROW | {"caption_index": INT, "caption": TEXT, "logprob": FLOAT, "num_tokens": INT, "finish_reason": TEXT}
+TABLE = ROW | {"caption_index": INT, "caption": TEXT, "logprob": FLOAT, "num_tokens": INT, "finish_reason": TEXT, "damaged": BOOL}
 FAILED = {"image_path": TEXT, "reason": TEXT, "message": TEXT}
 SCORES = {
     "image_id": TEXT, "tokens": TEXT, "source": TEXT, "caption_index": INT, "caption": TEXT, "num_references": INT, "num_tokens": INT,
@@ -178,9 +178,9 @@ def check_ours(run, root):
     assert keys == sorted(keys) and len(set(keys)) == len(keys) > 0, "captions are not sorted by image_id and caption_id"
     for shard in [*root.glob("set/images-*.parquet"), *root.glob("embeddings/images-*.parquet")]:
         check_images(shard)
-    check(root / "embeddings/part-00000.parquet", ROW | {"embedding": VECTOR})
+    check(root / "embeddings/part-00000.parquet", ROW | {"embedding": VECTOR, "damaged": BOOL})
     check(root / "embeddings/errors.parquet", FAILED)
-    check(root / "half/part-00000.parquet", ROW | {"embedding": HALF_VECTOR})
+    check(root / "half/part-00000.parquet", ROW | {"embedding": HALF_VECTOR, "damaged": BOOL})
     check(root / "table.parquet", TABLE)
     check(root / "table.errors.parquet", FAILED)
     check(root / "scores.parquet", SCORES)

@@ -129,6 +129,13 @@ pub(super) struct ImageArgs {
     /// Ignore EXIF orientation
     #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
     pub no_exif_rotate: bool,
+    /// Decode every pixel of large JPEGs, which are otherwise read at a half, quarter or eighth of their size where that is at least
+    /// twice what the model sees (slower; numbers differ in the fourth decimal)
+    #[arg(long, help_heading = "Images")]
+    pub full_decode: bool,
+    /// Fail damaged images too, of which a part of the picture is left (otherwise marked in the column "damaged")
+    #[arg(long, help_heading = "Images")]
+    pub fail_damaged: bool,
     /// Images above this many pixels fail
     #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
     pub max_pixels: u64,
@@ -332,6 +339,8 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         decoding,
         limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
         exif_rotate: !args.images.no_exif_rotate,
+        full_decode: args.images.full_decode,
+        fail_damaged: args.images.fail_damaged,
         threads: runtime.threads(),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,

@@ -90,6 +90,8 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
         save_images: args.save_images,
         limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
         exif_rotate: !args.image.no_exif_rotate,
+        full_decode: args.image.full_decode,
+        fail_damaged: args.image.fail_damaged,
         threads: runtime.threads(),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,

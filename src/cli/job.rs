@@ -78,7 +78,9 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     let bundle = open_bundle(&args.model)?;
     let decoding = within_positions(decoding, &flags, &bundle)?;
     let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
-    let images = images_of(limits, !args.images.no_exif_rotate, &Preprocess::from_file(&bundle.preprocessor_path())?);
+    let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
+    let flags = &args.images;
+    let images = images_of(limits, !flags.no_exif_rotate, flags.full_decode, flags.fail_damaged, &preprocess);
     let precision = args.precision.to_string();
     let wanted = args.files.wanted(true)?;
     let planned = job::plan(

@@ -8,7 +8,7 @@ use image::RgbImage;
 
 use super::decode::{Header, Limits, decode, header};
 use super::failure::{Content, Failure, Reason};
-use super::sniff::{Format, SNIFFED_BYTES, called_an_image, sniff};
+use super::sniff::{Format, SNIFFED_BYTES, sniff};
 use crate::files::{open_without_waiting, sha256_hex};
 
 /// A decoded image and the hash of the file it came from.
@@ -18,45 +18,8 @@ pub struct Loaded {
     pub pixels: RgbImage,
 }
 
-/// What a file found in a folder turned out to be.
-#[derive(Debug)]
-pub enum Examined {
-    Image(Loaded),
-    /// Called an image, or one inside, and no pixels.
-    Failed(Failure),
-    /// Neither called an image nor one inside: skipped.
-    NotAnImage,
-}
-
-/// Reads, hashes and decodes a file that may or may not be an image.
-///
-/// `obstacle` is what is known against opening it: [`Reason::Unreadable`] for a special file, [`Reason::Vanished`] for a symbolic
-/// link to nothing. Such a file is not opened; called an image, it fails for that reason.
-pub fn examine(path: &Path, obstacle: Option<Reason>, limits: &Limits, exif: bool) -> Examined {
-    let named = called_an_image(path);
-    let result = match obstacle {
-        Some(_) if !named => return Examined::NotAnImage,
-        Some(reason) => Err(obstructed(reason)),
-        None if named => load(path, limits, exif),
-        None => match begins_like_an_image(path) {
-            true => load(path, limits, exif),
-            false => return Examined::NotAnImage,
-        },
-    };
-    result.map_or_else(Examined::Failed, Examined::Image)
-}
-
-fn obstructed(reason: Reason) -> Failure {
-    let message = match reason {
-        Reason::Unreadable => "not a regular file, so it is not opened",
-        Reason::Vanished => "a symbolic link that leads to nothing, or to itself",
-        _ => "not opened",
-    };
-    Failure::new(reason, message)
-}
-
-/// A file that cannot be looked into does not.
-fn begins_like_an_image(path: &Path) -> bool {
+/// Whether a file looks like an image inside, whatever it is called. One that cannot be looked into does not.
+pub fn begins_like_an_image(path: &Path) -> bool {
     let mut head = Vec::with_capacity(SNIFFED_BYTES);
     let read = open(path).and_then(|(file, _)| Ok(file.take(SNIFFED_BYTES as u64).read_to_end(&mut head)?));
     read.is_ok() && sniff(&head).is_some()
@@ -104,7 +67,8 @@ pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Format, size and orientation from the beginning of a file; the rest is read only where the header goes on beyond it.
+/// Format and size from the beginning of a file; the rest is read only where the header goes on beyond it. (So is the orientation,
+/// which a PNG may keep behind its pixels: a whole file's [`header`] knows it.)
 ///
 /// # Errors
 /// As [`load`], without damage that only decoding shows, and without [`Content`].

@@ -6,6 +6,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::decode::{Area, Decoded};
 pub use super::resize::Filter;
 use super::resize::{self, Axis};
 
@@ -170,7 +171,40 @@ impl Preprocess {
     /// the crop is black around it.
     pub fn resize_and_crop(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
-        let (wide, high) = match self.settings.resize {
+        let (wide, high) = self.resized(width, height);
+        let (across, down) = (Axis::new(width, wide, self.output.0), Axis::new(height, high, self.output.1));
+        resize::resize_and_crop(image, across, down, self.settings.filter)
+    }
+
+    /// [`resize_and_crop`](Self::resize_and_crop) of a picture that may have been decoded smaller than it is: the same part of it, in
+    /// the same proportion.
+    pub fn resize_and_crop_decoded(&self, picture: &Decoded) -> RgbImage {
+        let (width, height) = picture.pixels.dimensions();
+        let (wide, high) = self.resized(picture.full.0, picture.full.1);
+        let Area { left, top, width: across, height: down } = picture.area;
+        resize::resize_and_crop(
+            &picture.pixels,
+            Axis::of_part(width, left, across, wide, self.output.0),
+            Axis::of_part(height, top, down, high, self.output.1),
+            self.settings.filter,
+        )
+    }
+
+    /// By what a picture's width and height may be divided while it is decoded: by 2, 4 or 8 where at least twice the pixels that
+    /// are wanted are left in both directions, which the resize cannot tell from all of them.
+    pub fn denominator(&self, width: u32, height: u32) -> u32 {
+        if self.settings.resize.is_none() {
+            return 1;
+        }
+        let (wide, high) = self.resized(width, height);
+        let enough = |side: u32, denominator: u32, wanted: u64| u64::from(side.div_ceil(denominator)) >= 2 * wanted;
+        let fits = |denominator: &u32| enough(width, *denominator, wide) && enough(height, *denominator, high);
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// Width and height before the crop.
+    fn resized(&self, width: u32, height: u32) -> (u64, u64) {
+        match self.settings.resize {
             None => (width.into(), height.into()),
             Some(Size::Exact { width, height }) => (width.into(), height.into()),
             Some(Size::ShortestEdge(edge)) => {
@@ -182,9 +216,7 @@ impl Preprocess {
                 let side = |side: u32| (f64::from(side) / ratio).round_ties_even().max(1.0) as u64;
                 (side(width), side(height))
             }
-        };
-        let (across, down) = (Axis::new(width, wide, self.output.0), Axis::new(height, high, self.output.1));
-        resize::resize_and_crop(image, across, down, self.settings.filter)
+        }
     }
 
     /// Rescales and normalizes into `out`: [3, height, width], float32.
@@ -278,6 +310,21 @@ mod tests {
         assert_eq!(old, Preprocess::from_json("{}").unwrap());
         assert_eq!(new.output_size(), (224, 224));
         assert_eq!(new.settings().resize, Some(Size::ShortestEdge(224)));
+    }
+
+    #[test]
+    fn large_pictures_are_decoded_smaller_and_small_ones_are_not() {
+        let denominators = |text: &str| {
+            let preprocess = Preprocess::from_json(text).unwrap();
+            move |width, height| preprocess.denominator(width, height)
+        };
+        let usual = denominators("{}");
+        assert_eq!([(500, 375), (894, 3000), (895, 895), (4000, 3000)].map(|(w, h)| usual(w, h)), [1, 1, 2, 4]);
+        assert_eq!([(3000, 4000), (3584, 3584), (30_000, 447), (30_000, 1791)].map(|(w, h)| usual(w, h)), [4, 8, 1, 4]);
+        let exact = denominators(r#"{"size": {"height": 100, "width": 300}, "do_center_crop": false}"#);
+        assert_eq!([(1200, 400), (1200, 4000), (599, 400), (2400, 800)].map(|(w, h)| exact(w, h)), [2, 2, 1, 4]);
+        let off = denominators(r#"{"do_resize": false}"#);
+        assert_eq!(off(4000, 3000), 1);
     }
 
     #[test]

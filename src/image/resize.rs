@@ -47,10 +47,13 @@ impl Filter {
 }
 
 /// One direction of a resize and crop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Axis {
-    /// Pixels of the picture, and of the resized picture (which may never exist: it can be longer than memory).
+    /// Pixels there are; where among them the picture begins, and its length.
     source: u32,
+    origin: f64,
+    extent: f64,
+    /// Pixels of the resized picture (which may never exist: it can be longer than memory).
     resized: u64,
     /// First pixel of the resized picture that survives, and how many do.
     first: u64,
@@ -62,25 +65,30 @@ pub(super) struct Axis {
 
 impl Axis {
     pub(super) fn new(source: u32, resized: u64, output: u32) -> Self {
+        Self::of_part(source, 0.0, source.into(), resized, output)
+    }
+
+    /// The picture is `extent` pixels from `origin`, of `source`.
+    pub(super) fn of_part(source: u32, origin: f64, extent: f64, resized: u64, output: u32) -> Self {
         if resized >= u64::from(output) {
             // Half of what is too much, rounded; a tie goes to the even neighbour. (Hugging Face's own processors round down,
             // which gives other pixels where 3, 7, 11 ... are too much.)
             let surplus = resized - u64::from(output);
             let half = surplus / 2;
-            Self { source, resized, first: half + (surplus & half & 1), count: output, before: 0, output }
+            Self { source, origin, extent, resized, first: half + (surplus & half & 1), count: output, before: 0, output }
         } else {
             let count = resized as u32;
-            Self { source, resized, first: 0, count, before: (output - count) / 2, output }
+            Self { source, origin, extent, resized, first: 0, count, before: (output - count) / 2, output }
         }
     }
 
     fn is_resized(&self) -> bool {
-        u64::from(self.source) != self.resized
+        self.extent != self.resized as f64
     }
 
     /// Source pixels a pixel of the resized picture.
     fn scale(&self) -> f64 {
-        f64::from(self.source) / self.resized as f64
+        self.extent / self.resized as f64
     }
 
     /// Source pixels that the surviving ones are made from: first and count, with a margin that the filter may not touch.
@@ -90,8 +98,8 @@ impl Axis {
         }
         // No filter reaches further than Lanczos, 3 pixels of the resized picture.
         let reach = 3.0 * self.scale().max(1.0) + 2.0;
-        let begin = (self.first as f64 * self.scale() - reach).floor().max(0.0) as u32;
-        let end = ((self.first as f64 + f64::from(self.count)) * self.scale() + reach).ceil() as u32;
+        let begin = (self.origin + self.first as f64 * self.scale() - reach).floor().max(0.0) as u32;
+        let end = (self.origin + (self.first as f64 + f64::from(self.count)) * self.scale() + reach).ceil() as u32;
         (begin, end.min(self.source) - begin)
     }
 
@@ -101,7 +109,7 @@ impl Axis {
         if !self.is_resized() {
             return (f64::from(self.first as u32 - begin), f64::from(self.count));
         }
-        let left = self.first as f64 * self.scale() - f64::from(begin);
+        let left = self.origin + self.first as f64 * self.scale() - f64::from(begin);
         (left, (f64::from(self.count) * self.scale()).min(f64::from(count) - left))
     }
 }

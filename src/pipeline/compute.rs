@@ -9,6 +9,8 @@ pub struct Input {
     pub sha256: ContentHash,
     /// pixel_values [3, S, S] or an embedding [D].
     pub data: Vec<f32>,
+    /// The image file is damaged, and has a picture all the same.
+    pub damaged: bool,
 }
 
 /// The data of a batch, one input behind the other.

@@ -20,8 +20,8 @@ pub enum Content {
     File { path: PathBuf, stat: Option<Stat> },
     /// An image file's bytes, out of a dataset.
     Bytes(Arc<[u8]>),
-    /// An embedding [D] in place of an image.
-    Embedding { values: Vec<f32>, sha256: ContentHash },
+    /// An embedding [D] in place of an image, and whether that image was damaged.
+    Embedding { values: Vec<f32>, sha256: ContentHash, damaged: bool },
     /// Known to be no image without being opened (a FIFO that is not called an image): skipped.
     Other,
     /// Known to fail without being opened (a FIFO, a broken symlink).
@@ -57,6 +57,7 @@ pub enum Prepared {
     Input {
         sha256: ContentHash,
         data: Vec<f32>,
+        damaged: bool,
     },
     /// Read and hashed, but not decoded: there is a result for this content.
     Known,

@@ -6,8 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::entry::{Content, Entry, Prepare, Prepared};
 use super::record::{ContentHash, Failure};
-use super::sources::parse_hash;
-use crate::image::{self, Examined, Limits, Preprocess, Reason, called_an_image};
+use crate::image::{self, Decoded, Limits, Preprocess, Reason, begins_like_an_image, called_an_image};
 
 /// Image files (or their bytes) to pixel_values [3, S, S].
 pub struct Decode {
@@ -15,6 +14,10 @@ pub struct Decode {
     pub limits: Limits,
     /// Turn images upright as their EXIF says.
     pub exif: bool,
+    /// Decode all pixels of large images too, though most are averaged away at once.
+    pub full: bool,
+    /// Damaged images fail, whatever picture they still have.
+    pub fail_damaged: bool,
 }
 
 impl Decode {
@@ -23,40 +26,31 @@ impl Decode {
         if is_known(&sha256) {
             return Prepared::Known;
         }
-        match image::decode(bytes, &self.limits, self.exif) {
-            Ok(pixels) => Prepared::Input { sha256, data: self.pixel_values(&pixels) },
+        let denominator = |width, height| if self.full { 1 } else { self.preprocess.denominator(width, height) };
+        let mut decoded = image::decode_at(bytes, &self.limits, self.exif, &denominator);
+        if self.fail_damaged {
+            decoded = decoded.and_then(|mut decoded| decoded.damage.take().map_or(Ok(decoded), Err));
+        }
+        match decoded {
+            Ok(decoded) => Prepared::Input { sha256, data: self.pixel_values(&decoded), damaged: decoded.damage.is_some() },
             Err(failure) => Prepared::Failed { sha256: Some(sha256), failure: told(failure) },
         }
     }
 
     fn file(&self, path: &Path, is_known: &mut dyn FnMut(&ContentHash) -> bool) -> Prepared {
-        if called_an_image(path) {
-            return match image::read(path, &self.limits) {
-                Ok(bytes) => self.bytes(&bytes, is_known),
-                Err(failure) => Prepared::Failed { sha256: None, failure: told(failure) },
-            };
+        if !called_an_image(path) && !begins_like_an_image(path) {
+            return Prepared::Skipped;
         }
-        match image::examine(path, None, &self.limits, self.exif) {
-            Examined::NotAnImage => Prepared::Skipped,
-            Examined::Failed(failure) => {
-                let sha256 = failure.content.as_ref().and_then(|content| parse_hash(&content.sha256));
-                Prepared::Failed { sha256, failure: told(failure) }
-            }
-            Examined::Image(loaded) => match parse_hash(&loaded.content.sha256) {
-                Some(sha256) if is_known(&sha256) => Prepared::Known,
-                Some(sha256) => Prepared::Input { sha256, data: self.pixel_values(&loaded.pixels) },
-                None => Prepared::Failed {
-                    sha256: None,
-                    failure: Failure { reason: Reason::Corrupt.as_str().into(), message: "its hash is not one".into() },
-                },
-            },
+        match image::read(path, &self.limits) {
+            Ok(bytes) => self.bytes(&bytes, is_known),
+            Err(failure) => Prepared::Failed { sha256: None, failure: told(failure) },
         }
     }
 
-    fn pixel_values(&self, pixels: &::image::RgbImage) -> Vec<f32> {
+    fn pixel_values(&self, decoded: &Decoded) -> Vec<f32> {
         let (width, height) = self.preprocess.output_size();
         let mut data = vec![0.0; 3 * width as usize * height as usize];
-        self.preprocess.normalize_into(&self.preprocess.resize_and_crop(pixels), &mut data);
+        self.preprocess.normalize_into(&self.preprocess.resize_and_crop_decoded(decoded), &mut data);
         data
     }
 }
@@ -83,7 +77,7 @@ pub struct PassEmbeddings {
 
 impl Prepare for PassEmbeddings {
     fn prepare(&self, entry: &Entry, is_known: &mut dyn FnMut(&ContentHash) -> bool) -> Prepared {
-        let Content::Embedding { values, sha256 } = &entry.content else {
+        let Content::Embedding { values, sha256, damaged } = &entry.content else {
             return Prepared::Skipped;
         };
         if is_known(sha256) {
@@ -100,7 +94,7 @@ impl Prepare for PassEmbeddings {
             Some(message) => {
                 Prepared::Failed { sha256: Some(*sha256), failure: Failure { reason: Reason::Corrupt.as_str().into(), message } }
             }
-            None => Prepared::Input { sha256: *sha256, data: values.clone() },
+            None => Prepared::Input { sha256: *sha256, data: values.clone(), damaged: *damaged },
         }
     }
 }

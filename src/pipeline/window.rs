@@ -144,7 +144,9 @@ impl<'a, C: Compute> Windows<'a, C> {
                 }
                 self.settle(entry, record, Origin::Computed);
             }
-            Step::Prepared(Prepared::Input { sha256, data }) => self.add_content(entry, sha256, data)?,
+            Step::Prepared(Prepared::Input { sha256, data, damaged }) => {
+                self.add_content(entry, Input { sha256, data, damaged })?
+            }
             Step::Prepared(Prepared::Known) => bail!("{}: said to be known, and is not", entry.image_path),
         }
         self.advance()
@@ -155,7 +157,8 @@ impl<'a, C: Compute> Windows<'a, C> {
         if self.slots.is_empty() { Ok(None) } else { self.close().map(Some) }
     }
 
-    fn add_content(&mut self, entry: Entry, sha256: ContentHash, data: Vec<f32>) -> Result<()> {
+    fn add_content(&mut self, entry: Entry, input: Input) -> Result<()> {
+        let sha256 = input.sha256;
         if let Some(&number) = self.pending.get(&sha256) {
             self.slots.push(Slot::Same { entry, sha256, number });
             return Ok(());
@@ -167,7 +170,7 @@ impl<'a, C: Compute> Windows<'a, C> {
         self.pending.insert(sha256, self.num_computed);
         self.slots.push(Slot::Computed { entry, sha256, number: self.num_computed });
         self.num_computed += 1;
-        self.batch.push(Input { sha256, data });
+        self.batch.push(input);
         if self.batch.len() >= self.compute.batch_size().max(1) {
             self.encode()?;
         }

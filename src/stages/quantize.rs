@@ -99,8 +99,13 @@ fn check_joined(made: &Bundle, runtime: &Runtime, calibrated: &Calibrated, repor
 
 impl Inputs {
     fn open(path: &Path, bundle: &Bundle) -> Result<Self> {
-        let decode =
-            Decode { preprocess: Preprocess::from_file(&bundle.preprocessor_path())?, limits: Limits::default(), exif: true };
+        let decode = Decode {
+            preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
+            limits: Limits::default(),
+            exif: true,
+            full: false,
+            fail_damaged: false,
+        };
         let is_embeddings = path.is_file() && path.extension().is_some_and(|e| e == "npy" || e == "parquet")
             || path.join("part-00000.parquet").is_file()
             || path.join("img_emb").is_dir();
@@ -129,9 +134,9 @@ impl Inputs {
     /// Pixels or embeddings of a few entries; what cannot be read is passed over.
     fn prepare(&self, entries: &[Entry]) -> Vec<(ContentHash, Vec<f32>)> {
         let prepared = entries.par_iter().map(|entry| match &entry.content {
-            Content::Embedding { values, sha256 } => Some((*sha256, values.clone())),
+            Content::Embedding { values, sha256, .. } => Some((*sha256, values.clone())),
             _ => match self.decode.prepare(entry, &mut |_| false) {
-                Prepared::Input { sha256, data } => Some((sha256, data)),
+                Prepared::Input { sha256, data, .. } => Some((sha256, data)),
                 _ => None,
             },
         });
@@ -276,7 +281,7 @@ fn compare(
         let decoding = generation::Settings { max_new_tokens: limit, ..generation::Settings::default() };
         let mut model = caption::load(bundle, &runtime, &decoding, BATCH, true)?;
         let captions = model.caption(&embeddings[..count * width], &hashes[..count])?;
-        Ok(captions.into_iter().map(|c| Some(c.ok()?.0.first()?.text.clone())).collect())
+        Ok(captions.into_iter().map(|c| Some(c.ok()?.first()?.text.clone())).collect())
     };
     let before = captions(float, Precision::Fp32, embeddings).context("cannot caption with the float weights")?;
     let after = captions(small, Precision::Int8, &rounded).context("cannot caption with the 8-bit weights")?;

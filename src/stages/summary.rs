@@ -125,8 +125,8 @@ pub(super) fn seconds_per_image<C: Compute>(
         let mut inputs = Vec::new();
         let start = Instant::now();
         for entry in &survey.sample {
-            if let Prepared::Input { sha256, data } = prepare.prepare(entry, &mut |_| false) {
-                inputs.push(Input { sha256, data });
+            if let Prepared::Input { sha256, data, damaged } = prepare.prepare(entry, &mut |_| false) {
+                inputs.push(Input { sha256, data, damaged });
             }
         }
         let reading = start.elapsed();

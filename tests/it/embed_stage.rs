@@ -56,6 +56,8 @@ fn settings(images: &Path, out: &Path) -> EmbedSettings {
         save_images: false,
         limits: Limits::default(),
         exif_rotate: true,
+        full_decode: false,
+        fail_damaged: false,
         threads: 2,
         batch_size: 7,
         overwrite: false,
@@ -105,7 +107,7 @@ fn parts_hold_every_embedding_and_each_content_is_encoded_once() {
     assert_eq!(all.iter().map(RecordBatch::num_rows).sum::<usize>(), 101);
     let schema = all[0].schema();
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    assert_eq!(names, ["image_id", "image_path", "sha256", "embedding"]);
+    assert_eq!(names, ["image_id", "image_path", "sha256", "embedding", "damaged"]);
     let DataType::FixedSizeList(item, 4) = schema.field(3).data_type() else { panic!("{schema:?}") };
     assert_eq!(item.data_type(), &DataType::Float32);
     let list = all[0].column(3).as_fixed_size_list();
@@ -187,7 +189,7 @@ fn clip_retrievals_layout_holds_the_same() {
     embed(&npy_settings);
     let entries = |path: &Path| {
         let content = |content| match content {
-            Content::Embedding { values, sha256 } => (values, sha256),
+            Content::Embedding { values, sha256, damaged: false } => (values, sha256),
             other => panic!("{other:?}"),
         };
         let entries = Embeddings::open(path).unwrap().entries();

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use clipcap::image::{Examined, Failure, Format, Limits, Reason, decode, examine, file_header, header, load, load_bytes};
+use clipcap::image::{
+    Failure, Format, Limits, Reason, begins_like_an_image, called_an_image, decode, file_header, header, load, load_bytes,
+};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -308,41 +310,38 @@ fn files_are_examined_by_name_and_content() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| -> PathBuf { folder.path().join(name) };
     let png = written(RgbImage::new(3, 2), ImageFormat::Png);
-    let verdict = |path: &Path, obstacle| match examine(path, obstacle, &Limits::default(), true) {
-        Examined::Image(loaded) => Ok(Some(loaded.pixels.dimensions())),
-        Examined::NotAnImage => Ok(None),
-        Examined::Failed(failure) => Err(failure.reason),
+    let verdict = |path: &Path| {
+        let looks_like_one = called_an_image(path) || begins_like_an_image(path);
+        let loaded = looks_like_one.then(|| load(path, &Limits::default(), true)).transpose();
+        loaded.map(|loaded| loaded.map(|loaded| loaded.pixels.dimensions())).map_err(|failure| failure.reason)
     };
     let put = |name: &str, bytes: &[u8]| {
         fs::write(at(name), bytes).unwrap();
         at(name)
     };
-    assert_eq!(verdict(&put("a.png", &png), None), Ok(Some((3, 2))));
-    assert_eq!(verdict(&put("png called.jpg", &png), None), Ok(Some((3, 2))));
-    assert_eq!(verdict(&put("png called.dat", &png), None), Ok(Some((3, 2))));
-    assert_eq!(verdict(&put("cut.dat", &png[..50]), None), Err(Reason::Truncated));
-    assert_eq!(verdict(&put("notes.txt", b"BMW and GIF are words"), None), Ok(None));
-    assert_eq!(verdict(&put("text.jpg", b"not a picture"), None), Err(Reason::UnsupportedFormat));
-    assert_eq!(verdict(&put("photo.HEIC", b"\0\0\0\x18ftypheic"), None), Err(Reason::UnsupportedFormat));
-    assert_eq!(verdict(&put("nothing.jpg", b""), None), Err(Reason::Empty));
-    assert_eq!(verdict(&put("nothing", b""), None), Ok(None));
-    assert_eq!(verdict(&at("gone.jpg"), None), Err(Reason::Vanished));
-    assert_eq!(verdict(&at("gone.txt"), None), Ok(None));
-    assert_eq!(verdict(&at("broken link.jpg"), Some(Reason::Vanished)), Err(Reason::Vanished));
-    assert_eq!(verdict(&at("pipe"), Some(Reason::Unreadable)), Ok(None));
+    assert_eq!(verdict(&put("a.png", &png)), Ok(Some((3, 2))));
+    assert_eq!(verdict(&put("png called.jpg", &png)), Ok(Some((3, 2))));
+    assert_eq!(verdict(&put("png called.dat", &png)), Ok(Some((3, 2))));
+    assert_eq!(verdict(&put("cut.dat", &png[..50])), Err(Reason::Truncated));
+    assert_eq!(verdict(&put("notes.txt", b"BMW and GIF are words")), Ok(None));
+    assert_eq!(verdict(&put("text.jpg", b"not a picture")), Err(Reason::UnsupportedFormat));
+    assert_eq!(verdict(&put("photo.HEIC", b"\0\0\0\x18ftypheic")), Err(Reason::UnsupportedFormat));
+    assert_eq!(verdict(&put("nothing.jpg", b"")), Err(Reason::Empty));
+    assert_eq!(verdict(&put("nothing", b"")), Ok(None));
+    assert_eq!(verdict(&at("gone.jpg")), Err(Reason::Vanished));
+    assert_eq!(verdict(&at("gone.txt")), Ok(None));
 
     // Nobody writes into this pipe: whoever opened it would wait for ever.
     assert!(std::process::Command::new("mkfifo").arg(at("y.jpg")).status().unwrap().success());
-    assert_eq!(verdict(&at("y.jpg"), Some(Reason::Unreadable)), Err(Reason::Unreadable));
-    assert_eq!(verdict(&at("y.jpg"), None), Err(Reason::Unreadable));
+    assert_eq!(verdict(&at("y.jpg")), Err(Reason::Unreadable));
     fs::create_dir(at("x.jpg")).unwrap();
-    assert_eq!(verdict(&at("x.jpg"), None), Err(Reason::Unreadable));
+    assert_eq!(verdict(&at("x.jpg")), Err(Reason::Unreadable));
 
     use std::os::unix::fs::PermissionsExt;
     let closed = put("closed.png", &png);
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&closed).is_err() {
-        assert_eq!(verdict(&closed, None), Err(Reason::PermissionDenied));
+        assert_eq!(verdict(&closed), Err(Reason::PermissionDenied));
     }
 }
 

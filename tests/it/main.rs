@@ -15,6 +15,7 @@ mod house;
 mod image_speed;
 mod images;
 mod jobs_cli;
+mod jpeg;
 mod listing;
 mod manual;
 mod model_import;

@@ -31,6 +31,7 @@ struct decoder {
   jmp_buf escape;
   struct clipcap_jpeg_report *report;
   const unsigned char *data;
+  size_t length;
   uint64_t work;
   uint64_t max_work;
   int reading_ahead;
@@ -46,6 +47,12 @@ static void give_up(j_common_ptr cinfo) {
 }
 
 static void be_silent(j_common_ptr cinfo) { (void)cinfo; }
+
+/* Where the source stands. At the end of the data the library goes on in a buffer of its own, with an end marker. */
+static uint64_t offset(const struct decoder *d) {
+  uintptr_t at = (uintptr_t)d->cinfo.src->next_input_byte, data = (uintptr_t)d->data;
+  return at >= data && at <= data + d->length ? (uint64_t)(at - data) : (uint64_t)d->length;
+}
 
 /* Level -1 is a warning; the rest is chatter. */
 static void take_note(j_common_ptr cinfo, int level) {
@@ -67,7 +74,7 @@ static void take_note(j_common_ptr cinfo, int level) {
     /* The longest stretch counts; it ends where the source stands. */
     if ((uint64_t)cinfo->err->msg_parm.i[0] > report->skipped && d->cinfo.input_scan_number > 0) {
       report->skipped = (uint64_t)cinfo->err->msg_parm.i[0];
-      report->skipped_end = (uint64_t)(d->cinfo.src->next_input_byte - d->data);
+      report->skipped_end = offset(d);
     }
     break;
   default:
@@ -109,6 +116,7 @@ void clipcap_jpeg_decode(const unsigned char *data, size_t length, unsigned deno
   memset(report, 0, sizeof(*report));
   d.report = report;
   d.data = data;
+  d.length = length;
   d.max_work = max_work;
   d.cinfo.err = jpeg_std_error(&d.errors);
   d.errors.error_exit = give_up;

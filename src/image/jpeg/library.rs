@@ -72,13 +72,17 @@ pub(super) struct Request {
     pub four_colours: bool,
     /// 1, 2, 4 or 8: the size is the stored one divided by it, rounded up.
     pub denominator: u32,
+    /// Of the whole picture.
+    pub stored_pixels: u64,
     /// Bytes beside the pixels.
     pub max_memory: usize,
 }
 
-/// Blocks of 8 x 8 that may be read before the first pixel comes out (under a second): 20 scans of the largest picture allowed by
-/// default, and any number that an encoder makes of a smaller one.
-const MAX_WORK: u64 = 100_000_000;
+/// Blocks of 8 x 8 that may be read, scan by scan, before the first pixel comes out: half a second, or each block of the picture 20
+/// times, which is more than any encoder makes of it.
+fn max_work(pixels: u64) -> u64 {
+    (pixels / 64 * 3 * 20).max(100_000_000)
+}
 
 /// Decodes into RGB. Where the report has an error, some or all rows may be black.
 pub(super) fn decode(data: &[u8], request: &Request) -> (RgbImage, Report) {
@@ -103,7 +107,7 @@ pub(super) fn decode_as_stored(data: &[u8], request: &Request) -> (Vec<u8>, Repo
             data.as_ptr(),
             data.len(),
             request.denominator,
-            MAX_WORK,
+            max_work(request.stored_pixels),
             request.max_memory,
             pixels.as_mut_ptr(),
             request.width,

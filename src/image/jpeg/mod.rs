@@ -68,6 +68,7 @@ fn request(frame: &Frame, denominator: u32, rgb_bytes: usize) -> Request {
         height: frame.height.div_ceil(denominator),
         four_colours: frame.components.len() == 4,
         denominator,
+        stored_pixels: u64::from(frame.width) * u64::from(frame.height),
         // Coefficients are two bytes, of up to four channels.
         max_memory: (rgb_bytes / 3).saturating_mul(12).saturating_add(64 << 20),
     }
@@ -103,7 +104,7 @@ fn judged(bytes: &[u8], frame: &Frame, report: &Report, rgb_bytes: usize) -> Res
         Coverage::Coarse if end.is_none() => Err(ends_early()),
         Coverage::Coarse => Ok(Some(Failure::new(Reason::Truncated, "progressive JPEG whose finest detail is missing"))),
         Coverage::Full if end.is_none() && report.arithmetic => Err(ends_early()),
-        Coverage::Full if holds_data(&bytes[report.skipped.clone()]) => {
+        Coverage::Full if holds_data(bytes.get(report.skipped.clone()).unwrap_or_default()) => {
             let message = "the JPEG goes on behind its last pixel: data is damaged, or the size is not the picture's";
             Ok(Some(Failure::new(Reason::Corrupt, message)))
         }
@@ -135,11 +136,11 @@ fn refused(error: &LibraryError, frame: &Frame, has_end: bool) -> Failure {
     let (reason, message) = match error {
         LibraryError::TooMuchWork => (Reason::TooLarge, "JPEG with more scans than its picture could need".to_owned()),
         LibraryError::TooMuchMemory => (Reason::TooLarge, "JPEG that takes more memory than its picture could need".to_owned()),
-        LibraryError::Unsupported(text) => (Reason::UnsupportedFormat, format!("JPEG of a kind that is not read: {text}")),
-        LibraryError::Broken(_) if !has_end => return ends_early(),
-        LibraryError::Broken(text) if frame.lossless => {
+        LibraryError::Unsupported(text) | LibraryError::Broken(text) if frame.lossless => {
             (Reason::UnsupportedFormat, format!("lossless JPEG, which is read only where it is plain RGB or grey: {text}"))
         }
+        LibraryError::Unsupported(text) => (Reason::UnsupportedFormat, format!("JPEG of a kind that is not read: {text}")),
+        LibraryError::Broken(_) if !has_end => return ends_early(),
         LibraryError::OtherSize => (Reason::Corrupt, "JPEG with two sizes".to_owned()),
         LibraryError::Broken(text) => (Reason::Corrupt, format!("JPEG: {text}")),
     };

@@ -5,7 +5,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type};
 use half::f16;
 use sha2::{Digest, Sha256};
@@ -207,6 +207,7 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
     let ids = text("image_id")?;
     // Tables of others may lack these two: the id names the image then, and the numbers stand for its content.
     let (paths, hashes) = (text("image_path").ok(), text("sha256").ok());
+    let damaged = table::column::<BooleanArray>(batch, "damaged", path).ok();
     let lists = batch.column_by_name("embedding").and_then(|c| c.as_fixed_size_list_opt()).context("no column embedding")?;
     let mut entries = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -218,7 +219,7 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
         entries.push(Entry {
             image_path: paths.unwrap_or(ids).value(row).into(),
             image_id: ids.value(row).into(),
-            content: Content::Embedding { values, sha256 },
+            content: Content::Embedding { values, sha256, damaged: damaged.is_some_and(|column| column.value(row)) },
         });
     }
     Ok(entries)
@@ -291,7 +292,7 @@ fn numbered_rows(file: &NpyFile) -> Result<impl Iterator<Item = Result<Entry>> +
     Ok(file.rows()?.enumerate().map(|(row, vector)| {
         let (values, sha256) = vector?;
         let name = row.to_string();
-        Ok(Entry { image_path: name.clone(), image_id: name, content: Content::Embedding { values, sha256 } })
+        Ok(Entry { image_path: name.clone(), image_id: name, content: Content::Embedding { values, sha256, damaged: false } })
     }))
 }
 
@@ -305,19 +306,32 @@ fn named_rows(file: &NpyFile, metadata: &Path) -> Result<impl Iterator<Item = Re
         }
     });
     Ok(file.rows()?.zip(names).map(|(vector, name)| {
-        let ((values, hash), (image_id, image_path, sha256)) = (vector?, name?);
-        Ok(Entry { image_path, image_id, content: Content::Embedding { values, sha256: sha256.unwrap_or(hash) } })
+        let ((values, hash), Named { image_id, image_path, sha256, damaged }) = (vector?, name?);
+        Ok(Entry { image_path, image_id, content: Content::Embedding { values, sha256: sha256.unwrap_or(hash), damaged } })
     }))
 }
 
-fn names_of(batch: &RecordBatch, path: &Path) -> Result<Vec<(String, String, Option<ContentHash>)>> {
+/// A row of the metadata.
+struct Named {
+    image_id: String,
+    image_path: String,
+    sha256: Option<ContentHash>,
+    damaged: bool,
+}
+
+fn names_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Named>> {
     let paths: &StringArray = table::column(batch, "image_path", path)?;
     let ids = table::column::<StringArray>(batch, "image_id", path).ok();
     let hashes = table::column::<StringArray>(batch, "sha256", path).ok();
+    let damaged = table::column::<BooleanArray>(batch, "damaged", path).ok();
     let name = |row: usize| {
         let image_path = paths.value(row).to_string();
-        let id = ids.map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).to_string());
-        (id, image_path, hashes.and_then(|hashes| parse_hash(hashes.value(row))))
+        Named {
+            image_id: ids.map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).to_string()),
+            image_path,
+            sha256: hashes.and_then(|hashes| parse_hash(hashes.value(row))),
+            damaged: damaged.is_some_and(|column| column.value(row)),
+        }
     };
     Ok((0..batch.num_rows()).map(name).collect())
 }

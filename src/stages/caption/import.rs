@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use arrow::array::{Float64Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{BooleanArray, Float64Array, Int32Array, RecordBatch, StringArray};
 
 use super::tables::{FORMAT, Row, TableFormat, unquoted};
 use super::value::{CaptionText, Captions, finish_reason};
@@ -57,7 +57,7 @@ pub(in crate::stages) fn images(
         let record = first.and_then(|first| {
             let (image_id, image_path) = (first.image_id.to_string(), first.image_path.to_string());
             let sha256 = parse_hash(&first.sha256).context("a sha256 that is not 64 hex digits")?;
-            let mut captions = vec![caption(&first)?];
+            let (mut captions, damaged) = (vec![caption(&first)?], first.damaged);
             while let Some(Ok(next)) = rows.peek()
                 && next.image_path == image_path
                 && next.caption_index > 0
@@ -65,7 +65,8 @@ pub(in crate::stages) fn images(
                 captions.push(caption(next)?);
                 rows.next();
             }
-            Ok((image_id, Record { image_path, stat: None, sha256: Some(sha256), result: Ok(Captions(captions)) }))
+            let result = Ok(Captions { texts: captions, damaged });
+            Ok((image_id, Record { image_path, stat: None, sha256: Some(sha256), result }))
         });
         Some(record.with_context(|| format!("{}: cannot go on from this table; --overwrite makes it anew", path.display())))
     }))
@@ -118,6 +119,7 @@ fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
     let indexes: &Int32Array = table::column(batch, "caption_index", path)?;
     let num_tokens: &Int32Array = table::column(batch, "num_tokens", path)?;
     let logprobs: &Float64Array = table::column(batch, "logprob", path)?;
+    let damaged = table::column::<BooleanArray>(batch, "damaged", path).ok();
     let owned = |column: &StringArray, row: usize| column.value(row).to_string().into();
     Ok((0..batch.num_rows())
         .map(|row| Row {
@@ -129,6 +131,7 @@ fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
             logprob: logprobs.value(row),
             num_tokens: num_tokens.value(row),
             finish_reason: owned(reasons, row),
+            damaged: damaged.is_some_and(|column| column.value(row)),
         })
         .collect())
 }

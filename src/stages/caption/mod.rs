@@ -57,6 +57,10 @@ pub struct CaptionSettings {
     pub decoding: generation::Settings,
     pub limits: Limits,
     pub exif_rotate: bool,
+    /// All pixels of large images are decoded.
+    pub full_decode: bool,
+    /// Damaged images fail even where they have a picture.
+    pub fail_damaged: bool,
     /// Threads that read and decode images.
     pub threads: usize,
     /// Images that are encoded together; rows that decode together.
@@ -304,7 +308,13 @@ impl Listed {
 }
 
 fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
-    let decode = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
+    let decode = Decode {
+        preprocess: model.preprocess.clone(),
+        limits: settings.limits,
+        exif: settings.exif_rotate,
+        full: settings.full_decode,
+        fail_damaged: settings.fail_damaged,
+    };
     (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
 }
 
@@ -324,6 +334,8 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
 pub(in crate::stages) fn how_images_are_read(settings: &CaptionSettings, preprocess: &Preprocess) -> Json {
     json!({
         "exif_rotate": settings.exif_rotate,
+        "full_decode": settings.full_decode,
+        "fail_damaged": settings.fail_damaged,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
         "preprocessing": preprocess.settings(),

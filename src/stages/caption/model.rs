@@ -21,7 +21,7 @@ pub trait Captioner {
     fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>>;
 
     /// embeddings [num_images, D] -> the captions of each image, or why it has none; `hashes` are the images' contents, which seed sampling.
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>>;
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>>;
 }
 
 /// One captioner may serve several runs, one after the other.
@@ -34,7 +34,7 @@ impl<C: Captioner + ?Sized> Captioner for &mut C {
         (**self).encode(pixel_values, num_images)
     }
 
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>> {
         (**self).caption(embeddings, hashes)
     }
 }
@@ -46,11 +46,12 @@ pub(super) struct Engine<C> {
     takes_embeddings: bool,
     embeddings: Vec<f32>,
     hashes: Vec<ContentHash>,
+    damaged: Vec<bool>,
 }
 
 impl<C: Captioner> Engine<C> {
     pub fn new(captioner: C, takes_embeddings: bool) -> Self {
-        Self { captioner, takes_embeddings, embeddings: Vec::new(), hashes: Vec::new() }
+        Self { captioner, takes_embeddings, embeddings: Vec::new(), hashes: Vec::new(), damaged: Vec::new() }
     }
 }
 
@@ -64,6 +65,7 @@ impl<C: Captioner> Compute for Engine<C> {
     fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
         let num_images = inputs.len();
         self.hashes.extend(inputs.iter().map(|input| input.sha256));
+        self.damaged.extend(inputs.iter().map(|input| input.damaged));
         let data = concatenated(&inputs);
         let embeddings = if self.takes_embeddings { data } else { self.captioner.encode(&data, num_images)? };
         self.embeddings.extend(embeddings);
@@ -71,7 +73,9 @@ impl<C: Captioner> Compute for Engine<C> {
     }
 
     fn finish(&mut self) -> Result<Vec<Result<Captions, Failure>>> {
-        let captions = self.captioner.caption(&self.embeddings, &self.hashes)?;
+        let texts = self.captioner.caption(&self.embeddings, &self.hashes)?;
+        let captions = texts.into_iter().zip(self.damaged.drain(..));
+        let captions = captions.map(|(texts, damaged)| texts.map(|texts| Captions { texts, damaged })).collect();
         self.embeddings.clear();
         self.hashes.clear();
         Ok(captions)
@@ -100,11 +104,11 @@ impl Captioner for ClipCap {
         Ok(encoder.encode(pixel_values, num_images)?)
     }
 
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>> {
         let prefixes = self.prefixes(embeddings, hashes.len())?;
         let width = prefixes.len() / hashes.len();
         let prefix = |index: usize| &prefixes[index * width..][..width];
-        let mut captions: Vec<Option<Result<Captions, Failure>>> = vec![None; hashes.len()];
+        let mut captions: Vec<Option<Result<Vec<CaptionText>, Failure>>> = vec![None; hashes.len()];
         for (index, slot) in captions.iter_mut().enumerate() {
             if !prefix(index).iter().all(|value| value.is_finite()) {
                 *slot = Some(Err(beyond_numbers("the mapper's prefix is not finite")));
@@ -120,7 +124,7 @@ impl Captioner for ClipCap {
             let done = |image: FinishedImage| -> Result<(), GenerationError> {
                 let texts = image.captions.iter().map(|caption| told(caption, tokenizer)).collect();
                 if let Some(slot) = captions.get_mut(image.index as usize) {
-                    *slot = Some(Ok(Captions(texts)));
+                    *slot = Some(Ok(texts));
                 }
                 Ok(())
             };

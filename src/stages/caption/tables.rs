@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use arrow::array::{Float64Array, Int32Array, StringArray};
+use arrow::array::{BooleanArray, Float64Array, Int32Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,8 @@ pub struct Row<'a> {
     pub logprob: f64,
     pub num_tokens: i32,
     pub finish_reason: Cow<'a, str>,
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// A caption table under construction.
@@ -142,7 +144,7 @@ impl Sink<Captions> for TableSink {
         match (&mut self.writer, self.format) {
             (Writer::Plain(file), TableFormat::Tsv) => {
                 file.write_all(cell(&entry.image_path, self.quotes_formulas).as_bytes())?;
-                for caption in &captions.0 {
+                for caption in &captions.texts {
                     // A vocabulary is anyone's: what parts fields and lines stays out of them.
                     let text = caption.text.replace(['\t', '\n', '\r'], " ");
                     write!(file, "\t{}", cell(&text, self.quotes_formulas))?;
@@ -172,7 +174,7 @@ impl Sink<Captions> for TableSink {
     }
 
     fn weight(&self, captions: &Captions) -> u64 {
-        captions.0.len() as u64
+        captions.texts.len() as u64
     }
 }
 
@@ -191,7 +193,7 @@ fn begins_a_formula(text: &str) -> bool {
 }
 
 fn rows<'a>(entry: &'a Entry, sha256: &'a str, captions: &'a Captions) -> impl Iterator<Item = Row<'a>> {
-    captions.0.iter().enumerate().map(move |(index, caption): (usize, &CaptionText)| Row {
+    captions.texts.iter().enumerate().map(move |(index, caption): (usize, &CaptionText)| Row {
         image_id: entry.image_id.as_str().into(),
         image_path: entry.image_path.as_str().into(),
         sha256: sha256.into(),
@@ -200,6 +202,7 @@ fn rows<'a>(entry: &'a Entry, sha256: &'a str, captions: &'a Captions) -> impl I
         logprob: caption.logprob,
         num_tokens: caption.num_tokens,
         finish_reason: caption.finish_reason.as_str().into(),
+        damaged: captions.damaged,
     })
 }
 
@@ -220,8 +223,8 @@ impl Writer {
     }
 }
 
-const COLUMNS: [&str; 8] =
-    ["image_id", "image_path", "sha256", "caption_index", "caption", "logprob", "num_tokens", "finish_reason"];
+const COLUMNS: [&str; 9] =
+    ["image_id", "image_path", "sha256", "caption_index", "caption", "logprob", "num_tokens", "finish_reason", "damaged"];
 
 /// Rows on their way into a Parquet file.
 struct ParquetRows {
@@ -232,6 +235,7 @@ struct ParquetRows {
     caption_index: Vec<i32>,
     logprob: Vec<f64>,
     num_tokens: Vec<i32>,
+    damaged: Vec<bool>,
     group_rows: usize,
 }
 
@@ -240,6 +244,7 @@ impl ParquetRows {
         let types = COLUMNS.map(|name| match name {
             "caption_index" | "num_tokens" => DataType::Int32,
             "logprob" => DataType::Float64,
+            "damaged" => DataType::Boolean,
             _ => DataType::Utf8,
         });
         let fields: Vec<_> = COLUMNS.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, false)).collect();
@@ -252,6 +257,7 @@ impl ParquetRows {
             caption_index: Vec::new(),
             logprob: Vec::new(),
             num_tokens: Vec::new(),
+            damaged: Vec::new(),
             group_rows: 0,
         })
     }
@@ -264,6 +270,7 @@ impl ParquetRows {
         self.caption_index.push(row.caption_index);
         self.logprob.push(row.logprob);
         self.num_tokens.push(row.num_tokens);
+        self.damaged.push(row.damaged);
         if self.logprob.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }
     }
 
@@ -274,8 +281,9 @@ impl ParquetRows {
         let caption_index = Arc::new(Int32Array::from(std::mem::take(&mut self.caption_index)));
         let logprob = Arc::new(Float64Array::from(std::mem::take(&mut self.logprob)));
         let num_tokens = Arc::new(Int32Array::from(std::mem::take(&mut self.num_tokens)));
-        let columns =
-            vec![image_id, image_path, sha256, caption_index as _, caption, logprob as _, num_tokens as _, finish_reason];
+        let damaged = Arc::new(BooleanArray::from(std::mem::take(&mut self.damaged)));
+        let numbers = (caption_index as _, logprob as _, num_tokens as _, damaged as _);
+        let columns = vec![image_id, image_path, sha256, numbers.0, caption, numbers.1, numbers.2, finish_reason, numbers.3];
         self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
         if self.group_rows >= ROW_GROUP_ROWS {
             self.group_rows = 0;

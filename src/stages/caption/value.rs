@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int32Array, ListArray, StringArray, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, ListArray, StringArray, StructArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type};
 
@@ -22,7 +22,11 @@ pub struct CaptionText {
 
 /// All captions of an image, by caption_index.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Captions(pub Vec<CaptionText>);
+pub struct Captions {
+    pub texts: Vec<CaptionText>,
+    /// The image file is damaged.
+    pub damaged: bool,
+}
 
 fn fields() -> Fields {
     Fields::from(vec![
@@ -37,30 +41,39 @@ fn item() -> Arc<Field> {
     Arc::new(Field::new("item", DataType::Struct(fields()), false))
 }
 
+fn both() -> Fields {
+    let texts = Field::new("texts", DataType::List(item()), false);
+    Fields::from(vec![texts, Field::new("damaged", DataType::Boolean, false)])
+}
+
 impl Value for Captions {
     const COLUMN: &'static str = "captions";
 
     fn data_type() -> DataType {
-        DataType::List(item())
+        DataType::Struct(both())
     }
 
     fn to_column(values: &[Option<&Self>]) -> ArrayRef {
-        let all = || values.iter().flatten().flat_map(|captions| &captions.0);
+        let all = || values.iter().flatten().flat_map(|captions| &captions.texts);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(all().map(|c| &c.text))),
             Arc::new(Float64Array::from_iter_values(all().map(|c| c.logprob))),
             Arc::new(Int32Array::from_iter_values(all().map(|c| c.num_tokens))),
             Arc::new(StringArray::from_iter_values(all().map(|c| c.finish_reason.as_str()))),
         ];
-        let offsets = OffsetBuffer::from_lengths(values.iter().map(|captions| captions.map_or(0, |c| c.0.len())));
+        let offsets = OffsetBuffer::from_lengths(values.iter().map(|captions| captions.map_or(0, |c| c.texts.len())));
         let present = NullBuffer::from_iter(values.iter().map(Option::is_some));
-        Arc::new(ListArray::new(item(), offsets, Arc::new(StructArray::new(fields(), columns, None)), Some(present)))
+        let lists = ListArray::new(item(), offsets, Arc::new(StructArray::new(fields(), columns, None)), None);
+        let damaged: BooleanArray = values.iter().map(|captions| Some(captions.is_some_and(|c| c.damaged))).collect();
+        Arc::new(StructArray::new(both(), vec![Arc::new(lists), Arc::new(damaged)], Some(present)))
     }
 
     fn from_column(column: &dyn Array) -> Option<Vec<Option<Self>>> {
-        let lists = column.as_list_opt::<i32>()?;
+        let both = column.as_struct_opt()?;
+        let lists = both.column_by_name("texts")?.as_list_opt::<i32>()?;
+        let damaged = both.column_by_name("damaged")?.as_boolean_opt()?;
         let read = |row: usize| -> Option<Option<Self>> {
-            if lists.is_null(row) {
+            if both.is_null(row) {
                 return Some(None);
             }
             let list = lists.value(row);
@@ -77,9 +90,9 @@ impl Value for Captions {
                     finish_reason: finish_reason(reasons.value(i))?,
                 })
             });
-            captions.collect::<Option<Vec<_>>>().map(|captions| Some(Self(captions)))
+            captions.collect::<Option<Vec<_>>>().map(|texts| Some(Self { texts, damaged: damaged.value(row) }))
         };
-        (0..lists.len()).map(read).collect()
+        (0..both.len()).map(read).collect()
     }
 }
 
@@ -95,8 +108,9 @@ mod tests {
     #[test]
     fn captions_come_back_from_a_column() {
         let caption = |text: &str, finish_reason| CaptionText { text: text.into(), logprob: -1.25, num_tokens: 3, finish_reason };
-        let two = Captions(vec![caption("一只狗", FinishReason::Eos), caption("", FinishReason::Loop)]);
-        let one = Captions(vec![caption("猫", FinishReason::Length)]);
+        let two = vec![caption("一只狗", FinishReason::Eos), caption("", FinishReason::Loop)];
+        let two = Captions { texts: two, damaged: false };
+        let one = Captions { texts: vec![caption("猫", FinishReason::Length)], damaged: true };
         let values = [Some(&two), None, Some(&one)];
         let column = Captions::to_column(&values);
         assert_eq!(column.data_type(), &Captions::data_type());

@@ -101,6 +101,10 @@ pub struct EmbedSettings {
     pub save_images: bool,
     pub limits: Limits,
     pub exif_rotate: bool,
+    /// All pixels of large images are decoded.
+    pub full_decode: bool,
+    /// Damaged images fail even where they have a picture.
+    pub fail_damaged: bool,
     /// Threads that read and decode images.
     pub threads: usize,
     pub batch_size: usize,
@@ -199,7 +203,13 @@ pub fn run<E: ImageEncoder>(
         reporter,
         interrupt,
     };
-    let prepare = Decode { preprocess: model.preprocess.clone(), limits: settings.limits, exif: settings.exif_rotate };
+    let prepare = Decode {
+        preprocess: model.preprocess.clone(),
+        limits: settings.limits,
+        exif: settings.exif_rotate,
+        full: settings.full_decode,
+        fail_damaged: settings.fail_damaged,
+    };
     let normalize = settings.normalize;
     let make_compute = || Ok(Engine { encoder: load()?, normalize, embedding_dim: model.embedding_dim, embeddings: Vec::new() });
     let footer = vec![
@@ -251,6 +261,8 @@ fn roots(settings: &EmbedSettings) -> Roots {
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
     let input = json!({
         "exif_rotate": settings.exif_rotate,
+        "full_decode": settings.full_decode,
+        "fail_damaged": settings.fail_damaged,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
         "preprocessing": model.preprocess.settings(),
@@ -270,6 +282,7 @@ fn numbers_made_with(settings: &EmbedSettings, model: &EncoderInfo) -> String {
     let numbers = json!({
         "model": model.identity,
         "exif_rotate": settings.exif_rotate,
+        "full_decode": settings.full_decode,
         "preprocessing": model.preprocess.settings(),
         "dtype": settings.dtype.name(),
         "normalized": settings.normalize,
@@ -294,11 +307,12 @@ impl<E: ImageEncoder> Compute for Engine<E> {
 
     fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
         let num_images = inputs.len();
+        let damaged: Vec<bool> = inputs.iter().map(|input| input.damaged).collect();
         let all = self.encoder.encode(&concatenated(&inputs), num_images)?;
         if all.len() != num_images * self.embedding_dim {
             bail!("the encoder returned {} numbers for {num_images} embeddings of {}", all.len(), self.embedding_dim);
         }
-        self.embeddings.extend(all.chunks_exact(self.embedding_dim).map(|embedding| {
+        self.embeddings.extend(all.chunks_exact(self.embedding_dim).zip(damaged).map(|(embedding, damaged)| {
             if embedding.iter().any(|value| !value.is_finite()) {
                 let message = "the embedding holds numbers that are not finite (an overflow: try --precision fp32)";
                 return Err(Failure { reason: Reason::Corrupt.as_str().into(), message: message.into() });
@@ -307,7 +321,7 @@ impl<E: ImageEncoder> Compute for Engine<E> {
             if self.normalize {
                 scale_to_length_1(&mut embedding);
             }
-            Ok(Embedding(embedding))
+            Ok(Embedding { values: embedding, damaged })
         }));
         Ok(())
     }
@@ -330,9 +344,10 @@ fn records(folder: &Path) -> Result<impl Iterator<Item = Result<Record<Embedding
     let folder = folder.to_path_buf();
     Ok(embeddings.entries().map(move |entry| {
         let entry = entry.with_context(|| format!("{}: cannot go on from this; --overwrite makes it anew", folder.display()))?;
-        let Content::Embedding { values, sha256 } = entry.content else {
+        let Content::Embedding { values, sha256, damaged } = entry.content else {
             bail!("{}: no embedding", entry.image_path);
         };
-        Ok(Record { image_path: entry.image_path, stat: None, sha256: Some(sha256), result: Ok(Embedding(values)) })
+        let result = Ok(Embedding { values, damaged });
+        Ok(Record { image_path: entry.image_path, stat: None, sha256: Some(sha256), result })
     }))
 }

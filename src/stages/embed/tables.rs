@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use arrow::array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use half::f16;
@@ -40,6 +40,7 @@ pub struct EmbeddingSink {
     /// image_id, image_path, sha256
     texts: [Vec<String>; 3],
     values: Vec<f32>,
+    damaged: Vec<bool>,
     part_rows: usize,
     table: ParquetSink,
     npy: Option<Npy>,
@@ -80,6 +81,7 @@ impl EmbeddingSink {
             names: vec![first],
             texts,
             values: vec![],
+            damaged: vec![],
             part_rows: 0,
             table,
             npy,
@@ -100,6 +102,7 @@ impl EmbeddingSink {
             Some(npy) => npy.write(&values, rows, self.dtype)?,
             None => columns.push(list(values, self.dtype, self.embedding_dim)?),
         }
+        columns.push(Arc::new(BooleanArray::from(std::mem::take(&mut self.damaged))));
         self.table.write(&RecordBatch::try_new(schema(self.layout, self.dtype, self.embedding_dim), columns)?)?;
         Ok(())
     }
@@ -133,6 +136,7 @@ fn schema(layout: Layout, dtype: Dtype, embedding_dim: usize) -> SchemaRef {
     if layout == Layout::Parquet {
         fields.push(Field::new("embedding", DataType::FixedSizeList(item(dtype), embedding_dim as i32), false));
     }
+    fields.push(Field::new("damaged", DataType::Boolean, false));
     Arc::new(Schema::new(fields))
 }
 
@@ -194,7 +198,7 @@ impl Npy {
 
 impl Sink<Embedding> for EmbeddingSink {
     fn add(&mut self, entry: &Entry, record: &Record<Embedding>) -> Result<()> {
-        let (Ok(Embedding(values)), Some(sha256)) = (&record.result, &record.sha256) else {
+        let (Ok(Embedding { values, damaged }), Some(sha256)) = (&record.result, &record.sha256) else {
             return Ok(());
         };
         anyhow::ensure!(
@@ -211,6 +215,7 @@ impl Sink<Embedding> for EmbeddingSink {
             column.push(text);
         }
         self.values.extend_from_slice(values);
+        self.damaged.push(*damaged);
         if let Some(images) = &mut self.images {
             images.add(entry, sha256)?;
         }

@@ -63,9 +63,11 @@ pub(super) fn settings_of_run(settings: &CaptionSettings, model: &ModelInfo) -> 
 }
 
 /// How images are read, as a plan keeps it.
-pub fn images_of(limits: Limits, exif_rotate: bool, preprocess: &Preprocess) -> Json {
+pub fn images_of(limits: Limits, exif_rotate: bool, full_decode: bool, fail_damaged: bool, preprocess: &Preprocess) -> Json {
     json!({
         "exif_rotate": exif_rotate,
+        "full_decode": full_decode,
+        "fail_damaged": fail_damaged,
         "max_pixels": limits.max_pixels,
         "max_bytes": limits.max_bytes,
         "preprocessing": preprocess.settings(),

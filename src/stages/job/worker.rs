@@ -103,6 +103,7 @@ impl Worker<'_> {
         let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
         let images = &settings["input"]["images"];
         let number = |name: &str| images[name].as_u64().with_context(context);
+        let flag = |name: &str| images[name].as_bool().with_context(context);
         Ok(CaptionSettings {
             source: Source::Planned(Default::default(), 0),
             // The plan has chosen.
@@ -112,7 +113,9 @@ impl Worker<'_> {
             quotes_formulas: false,
             decoding,
             limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
-            exif_rotate: images["exif_rotate"].as_bool().with_context(context)?,
+            exif_rotate: flag("exif_rotate")?,
+            full_decode: flag("full_decode")?,
+            fail_damaged: flag("fail_damaged")?,
             threads,
             batch_size,
             overwrite: false,

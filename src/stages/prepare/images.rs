@@ -102,7 +102,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
     };
     let content = Content { sha256: sha256_hex(&bytes), bytes: bytes.len() as u64 };
     let (size, failure) = match image::header(&bytes, limits) {
-        Ok(header) => (Some((header.width, header.height)), None),
+        Ok(header) => (Some(header.upright()), None),
         Err(failure) => (None, Some(failure)),
     };
     Some(Found { content: Some(content), size, failure, path, image_path, image_id })

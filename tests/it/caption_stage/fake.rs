@@ -10,9 +10,7 @@ use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::{Limits, Preprocess};
 use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, Silent};
-use clipcap::stages::caption::{
-    CaptionReport, CaptionSettings, CaptionText, Captioner, Captions, ModelInfo, Source, TableFormat, run,
-};
+use clipcap::stages::caption::{CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Source, TableFormat, run};
 use clipcap::table;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -55,7 +53,7 @@ impl Captioner for Fake {
         Ok(pixel_values.chunks_exact(64).map(|plane| plane.iter().sum::<f32>() / 64.0).collect())
     }
 
-    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Captions, Failure>>> {
+    fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>> {
         assert_eq!(embeddings.len(), 3 * hashes.len());
         let window = hashes.iter().fold(Sha256::new(), |all, hash| all.chain_update(hash)).finalize();
         let mut all = self.captioned.lock().unwrap();
@@ -77,7 +75,7 @@ impl Captioner for Fake {
                 finish_reason: if hash[3].is_multiple_of(2) { FinishReason::Eos } else { FinishReason::Length },
             }
         };
-        let captions = embeddings.chunks_exact(3).zip(hashes).map(|(e, h)| Captions(vec![caption(e, h, 0), caption(e, h, 1)]));
+        let captions = embeddings.chunks_exact(3).zip(hashes).map(|(e, h)| vec![caption(e, h, 0), caption(e, h, 1)]);
         Ok(captions.map(Ok).collect())
     }
 }
@@ -103,6 +101,8 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         decoding: Decoding::default(),
         limits: Limits::default(),
         exif_rotate: true,
+        full_decode: false,
+        fail_damaged: false,
         threads: 2,
         batch_size: 4,
         overwrite: false,
@@ -137,7 +137,7 @@ pub fn pictures(folder: &Path, number: u32) {
 }
 
 /// A table's rows as text, by reading the Parquet file or all parts of a folder.
-pub fn rows(out: &Path) -> Vec<[String; 8]> {
+pub fn rows(out: &Path) -> Vec<[String; 9]> {
     let mut files: Vec<PathBuf> = vec![out.into()];
     if out.is_dir() {
         files = fs::read_dir(out).unwrap().map(|e| e.unwrap().path()).collect();
@@ -157,6 +157,7 @@ pub fn rows(out: &Path) -> Vec<[String; 8]> {
                 let cell = |i| match i {
                     3 | 6 => int(i, row),
                     5 => float(i, row),
+                    8 => batch.column(i).as_boolean().value(row).to_string(),
                     _ => text(i, row),
                 };
                 rows.push(std::array::from_fn(cell));

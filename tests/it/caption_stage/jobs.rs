@@ -21,7 +21,7 @@ use super::fake::{Fake, bytes, caption, errors, manifest, model, picture, pictur
 
 fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
     let model = model();
-    let images_read = images_of(Limits::default(), true, &model.preprocess);
+    let images_read = images_of(Limits::default(), true, false, false, &model.preprocess);
     PlanSettings {
         inputs: vec![images.into()],
         wanted: Default::default(),

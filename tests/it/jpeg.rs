@@ -1,0 +1,445 @@
+//! JPEG as everybody else's: Pillow's pixels to the bit, its orientation, and the reasons where there is no picture.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clipcap::files::sha256_hex;
+use clipcap::image::{Decoded, Failure, Limits, Preprocess, Reason, decode, decode_at, header};
+use clipcap::pipeline::{Content, Decode, Entry, Prepare, Prepared};
+use image::RgbImage;
+
+use crate::common::{columns, run, shared, tiny_bundle};
+
+fn fixture(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
+}
+
+fn full(bytes: &[u8]) -> Result<Decoded, Failure> {
+    decode_at(bytes, &Limits::default(), true, &|_, _| 1)
+}
+
+/// Width, height and the first 16 digits of a hash of the RGB bytes.
+type Pixels = (u32, u32, &'static str);
+
+fn pixels(image: &RgbImage) -> (u32, u32, String) {
+    (image.width(), image.height(), sha256_hex(image.as_raw())[..16].to_string())
+}
+
+fn assert_pixels(folder: &Path, cases: &[(&str, Pixels)]) {
+    for (name, (width, height, hash)) in cases {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        let decoded = full(&bytes).unwrap_or_else(|failure| panic!("{name}: {failure}"));
+        assert_eq!(pixels(&decoded.pixels), (*width, *height, hash.to_string()), "{name}");
+        assert_eq!(decoded.damage, None, "{name}");
+        assert_eq!(header(&bytes, &Limits::default()).unwrap().upright(), (*width, *height), "{name}");
+    }
+}
+
+/// Hashes of what Pillow 13.0 (libjpeg-turbo 3.2) gives: `exif_transpose(image).convert("RGB")`.
+#[test]
+fn odd_files_have_pillows_pixels_to_the_bit() {
+    let Some(folder) = shared("cases/img") else { return };
+    assert_pixels(
+        &folder,
+        &[
+            ("jpeg_adobe5.jpg", (32, 32, "e0133cfa23fbf644")),
+            ("jpeg_arithmetic.jpg", (32, 32, "a0203c290ea44474")),
+            ("jpeg_chroma_finer.jpg", (32, 32, "0d93db9eea0feed7")),
+            ("jpeg_cmyk_k_finer.jpg", (32, 32, "23bf665f63b1e279")),
+            ("jpeg_jfif_adobe0.jpg", (32, 32, "e0133cfa23fbf644")),
+            ("jpeg_jfif_ids_rgb.jpg", (32, 32, "e0133cfa23fbf644")),
+            ("jpeg_mjpeg_no_dht.jpg", (32, 32, "a0203c290ea44474")),
+            ("jpeg_sampling_311.jpg", (32, 32, "9a03465e775cc9b3")),
+            ("jpeg_scans_420.jpg", (32, 32, "a0203c290ea44474")),
+            ("jpeg_scans_440.jpg", (32, 32, "0d1a61cd1f247e30")),
+            ("jpeg_scans_cb_first_444.jpg", (32, 32, "d50849b90c9087d6")),
+            ("jpeg_scans_y_cbcr_420.jpg", (32, 32, "a0203c290ea44474")),
+            ("jpeg_y11_cb21_cr11.jpg", (32, 32, "1be892e466aa1b9f")),
+            ("jpeg_y12_c21.jpg", (32, 32, "c5ebd2f17f69a166")),
+            ("jpeg_ycck_cb_finer.jpg", (32, 32, "833db61ee755817d")),
+        ],
+    );
+}
+
+#[test]
+fn our_own_files_have_pillows_pixels_to_the_bit() {
+    assert_pixels(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
+        &[
+            ("baseline_420.jpg", (52, 37, "7cf0bfe5d5f69b16")),
+            ("baseline_444_optimized.jpg", (52, 37, "6ab2052ca131d504")),
+            ("cmyk.jpg", (24, 16, "bca3482e897a5362")),
+            ("flat.jpg", (9, 7, "378522ecb4c0a7b3")),
+            ("grey_progressive.jpg", (52, 37, "e1d9e82483261869")),
+            ("progressive_420.jpg", (52, 37, "7cf0bfe5d5f69b16")),
+            ("restart.jpg", (52, 37, "170f5786b79feb3f")),
+            ("restart_progressive_422.jpg", (52, 37, "daebe0bacad1dd8e")),
+        ],
+    );
+}
+
+#[test]
+fn photos_have_pillows_pixels_to_the_bit() {
+    let Some(folder) = shared("data/photos") else { return };
+    assert_pixels(
+        &folder,
+        &[
+            ("256063.jpg", (500, 332, "dfc58eeffa18f96b")),
+            ("27860802.jpg", (500, 341, "45113ae6a4f51e08")),
+            ("301246.jpg", (500, 312, "23dcab2abc9d64cf")),
+            ("353913.jpg", (500, 375, "932993a5b42a08fd")),
+            ("371897.jpg", (375, 500, "fd32fc9e76ca64c4")),
+            ("371902.jpg", (500, 375, "329d483903b68b17")),
+            ("COCO_val2014_000000060623.jpg", (640, 427, "78b15f258228ecf4")),
+            ("COCO_val2014_000000165547.jpg", (500, 368, "478b606aefb9b8ec")),
+            ("COCO_val2014_000000354533.jpg", (640, 310, "ea91f29613039ed8")),
+            ("CONCEPTUAL_01.jpg", (1300, 1276, "7eafc3c9f268c8f9")),
+            ("CONCEPTUAL_02.jpg", (860, 645, "4a4ff85c9a6b6fdb")),
+            ("CONCEPTUAL_03.jpg", (450, 470, "c1d4eff7f1462c0a")),
+            ("CONCEPTUAL_04.jpg", (640, 441, "d03704b6eefdd1d9")),
+            ("CONCEPTUAL_05.jpg", (674, 614, "b9661ea994ff39d9")),
+            ("CONCEPTUAL_06.jpg", (415, 470, "cd6d1d64e5184ab9")),
+        ],
+    );
+}
+
+#[test]
+fn pictures_are_upright_however_they_say_so() {
+    let Some(folder) = shared("cases/img") else { return };
+    let jpeg = (24, 40, "c578446d72e40866");
+    let lossless = (24, 40, "9d8236bba57a6b1b");
+    assert_pixels(
+        &folder,
+        &[
+            ("exif_long_6.jpg", jpeg),
+            ("exif_long_be_8.jpg", (24, 40, "2fbdd127f6d5c7d1")),
+            ("exif_short_6_control.jpg", jpeg),
+            ("exif_sshort_6.jpg", jpeg),
+            ("exif_twice_6_3.jpg", jpeg),
+            ("xmp_only_6.jpg", jpeg),
+            ("exif_long_6.png", lossless),
+            ("exif_prefixed_6.png", lossless),
+            ("exif_prefixed_6.webp", lossless),
+            ("raw_profile_text_6.png", lossless),
+            ("raw_profile_ztxt_6.png", lossless),
+            ("xmp_only_6.png", lossless),
+        ],
+    );
+}
+
+#[test]
+fn what_is_no_picture_has_the_right_reason() {
+    let Some(folder) = shared("cases/img") else { return };
+    let cases = [
+        ("jpeg_half_eoi.jpg", Reason::Truncated, "ends before"),
+        ("jpeg_half_cut_control.jpg", Reason::Truncated, "ends before"),
+        ("jpeg_progressive_half_first_scan_eoi.jpg", Reason::Truncated, "ends before"),
+        ("jpeg_only_y_scan_eoi.jpg", Reason::Truncated, "ends before"),
+        ("jpeg_12bit.jpg", Reason::UnsupportedFormat, "12 bits"),
+        ("jpeg_lossless.jpg", Reason::UnsupportedFormat, "lossless"),
+        ("jpegls.jpg", Reason::UnsupportedFormat, "JPEG-LS"),
+    ];
+    for (name, reason, says) in cases {
+        let failure = full(&fs::read(folder.join(name)).unwrap()).expect_err(name);
+        assert_eq!(failure.reason, reason, "{name}: {failure}");
+        assert!(failure.message.contains(says), "{name}: {failure}");
+    }
+}
+
+/// The pixels are Pillow's, and the damage is told.
+#[test]
+fn a_tail_of_zeros_is_told() {
+    let Some(folder) = shared("cases/img") else { return };
+    let cases = [
+        ("jpeg_zero_tail_30.jpg", (64, 64, "c3a537c3c8601341")),
+        ("jpeg_zero_tail_50.jpg", (64, 64, "aa62508d3e8240c8")),
+        ("jpeg_zero_tail_70.jpg", (64, 64, "6d7aa2b757d33a40")),
+    ];
+    for (name, (width, height, hash)) in cases {
+        let decoded = full(&fs::read(folder.join(name)).unwrap()).unwrap_or_else(|failure| panic!("{name}: {failure}"));
+        assert_eq!(pixels(&decoded.pixels), (width, height, hash.to_string()), "{name}");
+        let damage = decoded.damage.unwrap_or_else(|| panic!("{name}: taken for whole"));
+        assert!(damage.reason == Reason::Truncated && damage.message.contains("zeros"), "{name}: {damage}");
+    }
+}
+
+/// Wherever the zeros begin, with and without an end marker behind them.
+#[test]
+fn zeros_for_data_are_never_taken_for_a_picture() {
+    for name in ["baseline_420.jpg", "baseline_444_optimized.jpg", "restart.jpg", "progressive_420.jpg", "grey_progressive.jpg"] {
+        let bytes = fixture(name);
+        let whole = full(&bytes).unwrap().pixels;
+        let scan = bytes.windows(2).position(|marker| marker == [0xFF, 0xDA]).unwrap() + 14;
+        let end = bytes.len() - 2;
+        for from in (scan..end - 16).step_by(23) {
+            for keep_end in [false, true] {
+                let mut zeroed = bytes.clone();
+                zeroed[from..if keep_end { end } else { end + 2 }].fill(0);
+                match full(&zeroed) {
+                    Ok(decoded) => assert!(decoded.damage.is_some(), "{name}, zeros from {from}, end marker {keep_end}"),
+                    Err(failure) => assert!(
+                        matches!(failure.reason, Reason::Truncated | Reason::Corrupt),
+                        "{name}, zeros from {from}, end marker {keep_end}: {failure}"
+                    ),
+                }
+            }
+        }
+        // Behind the picture they are padding.
+        let mut padded = bytes[..end].to_vec();
+        padded.extend([0; 100]);
+        for mark in [&[][..], &[0xFF, 0xD9]] {
+            let file = [&padded[..], mark].concat();
+            let decoded = full(&file).unwrap_or_else(|failure| panic!("{name} padded: {failure}"));
+            assert!(decoded.pixels == whole && decoded.damage.is_none(), "{name} padded: {:?}", decoded.damage);
+        }
+    }
+}
+
+/// A picture of which a part never changes has data of zeros, and is whole.
+#[test]
+fn a_flat_picture_is_not_a_damaged_one() {
+    let decoded = full(&scans(2000, 0)).unwrap();
+    assert_eq!((decoded.pixels.width(), decoded.damage), (2000, None));
+}
+
+#[test]
+fn a_progressive_file_without_its_finest_scans_is_told() {
+    let bytes = fixture("progressive_420.jpg");
+    let scans: Vec<usize> = bytes.windows(2).enumerate().filter(|(_, pair)| pair == &[0xFF, 0xDA]).map(|(at, _)| at).collect();
+    assert!(scans.len() > 4);
+    for &end in &scans[1..] {
+        // Tables may stand before the scan: what they belong to is not there.
+        let cut = &bytes[..end];
+        assert_eq!(full(cut).unwrap_err().reason, Reason::Truncated);
+        let closed = [cut, &[0xFF, 0xD9]].concat();
+        match full(&closed) {
+            Ok(decoded) => assert_eq!(decoded.damage.unwrap().reason, Reason::Truncated),
+            Err(failure) => assert_eq!(failure.reason, Reason::Truncated),
+        }
+    }
+}
+
+/// Baseline files of one channel in its own scan after another: ended by an end marker before the last.
+#[test]
+fn a_channel_that_never_comes_is_missed() {
+    let Some(folder) = shared("cases/img") else { return };
+    for name in ["jpeg_scans_420.jpg", "jpeg_scans_440.jpg", "jpeg_scans_cb_first_444.jpg", "jpeg_scans_y_cbcr_420.jpg"] {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        for end in bytes.windows(2).enumerate().filter(|(_, pair)| pair == &[0xFF, 0xDA]).map(|(at, _)| at).skip(1) {
+            let closed = [&bytes[..end], &[0xFF, 0xD9]].concat();
+            assert_eq!(full(&closed).unwrap_err().reason, Reason::Truncated, "{name} closed at {end}");
+        }
+    }
+}
+
+fn segment(marker: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u16 + 2).to_be_bytes();
+    [&[0xFF, marker], &length[..], payload].concat()
+}
+
+/// A grey progressive JPEG that says nothing in a bit per block, and then `count` times nothing at all in a few bytes.
+fn scans(side: u16, count: usize) -> Vec<u8> {
+    let blocks = usize::from(side.div_ceil(8)).pow(2);
+    let mut one_code = [0; 18];
+    one_code[1] = 1;
+    let mut file = vec![0xFF, 0xD8];
+    file.extend(segment(0xDB, &[&[0][..], &[1; 64]].concat()));
+    let [high, low] = side.to_be_bytes();
+    file.extend(segment(0xC2, &[8, high, low, high, low, 1, 1, 0x11, 0]));
+    file.extend(segment(0xC4, &one_code));
+    one_code[0] = 0x10;
+    one_code[17] = 0xE0;
+    file.extend(segment(0xC4, &one_code));
+    file.extend(segment(0xDA, &[1, 1, 0, 0, 0, 0]));
+    // A difference of nothing is the code 0; the last byte is filled up with ones.
+    file.extend(std::iter::repeat_n(0, blocks / 8));
+    if !blocks.is_multiple_of(8) {
+        file.push(0xFF >> (blocks % 8));
+    }
+    // Runs of blocks without a coefficient: the code 0, and 14 bits of how many above 16,384.
+    let mut bits = String::new();
+    let mut left = blocks;
+    while left > 0 {
+        let run = left.clamp(16_384, 32_767);
+        bits += &format!("0{:014b}", run - 16_384);
+        left = left.saturating_sub(run);
+    }
+    while !bits.len().is_multiple_of(8) {
+        bits.push('1');
+    }
+    let mut scan = segment(0xDA, &[1, 1, 0, 1, 63, 0]);
+    for byte in bits.as_bytes().chunks(8) {
+        let byte = u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap();
+        scan.push(byte);
+        if byte == 0xFF {
+            scan.push(0);
+        }
+    }
+    for _ in 0..count {
+        file.extend(&scan);
+    }
+    if count == 0 {
+        file.extend(scan);
+    }
+    file.extend([0xFF, 0xD9]);
+    file
+}
+
+#[test]
+fn scans_without_end_take_no_time() {
+    for (side, count) in [(14_000, 2_000), (14_000, 500), (14_000, 99), (4_000, 2_000), (8, 2_000)] {
+        let file = scans(side, count);
+        let start = Instant::now();
+        let result = full(&file);
+        let took = start.elapsed();
+        eprintln!("{side} x {side}, {count} scans, {} KB: {took:?}", file.len() / 1024);
+        match result {
+            Ok(decoded) => assert!(side == 8 && decoded.damage.is_none()),
+            Err(failure) => assert!(side > 8 && failure.reason == Reason::TooLarge, "{side} x {side}, {count}: {failure}"),
+        }
+        // Two seconds on a machine that does nothing else.
+        assert!(took < Duration::from_secs(10), "{side} x {side}, {count} scans: {took:?}");
+    }
+}
+
+/// Photos enlarged, and turned every way: what is decoded smaller is the same picture at the same place.
+#[test]
+fn large_photos_are_decoded_smaller_and_look_the_same() {
+    let Some(folder) = shared("data/photos") else { return };
+    let preprocess = Preprocess::from_json("{}").unwrap();
+    for (name, width, height, by) in [("353913.jpg", 2400, 1800, 4), ("371897.jpg", 1001, 1333, 2)] {
+        let photo = decode(&fs::read(folder.join(name)).unwrap(), &Limits::default(), true).unwrap();
+        let size = format!(r#"{{"size": {{"width": {width}, "height": {height}}}, "do_center_crop": false}}"#);
+        let large = Preprocess::from_json(&size).unwrap().resize_and_crop(&photo);
+        let mut stored = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut stored, 90).encode_image(&large).unwrap();
+        for orientation in [1, 6, 3, 8] {
+            let mut file = stored.clone();
+            let mut tiff = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+            tiff.extend([orientation, 0, 0, 0, 0, 0, 0]);
+            file.splice(2..2, segment(0xE1, &tiff));
+            let all = full(&file).unwrap();
+            let less = decode_at(&file, &Limits::default(), true, &|w, h| preprocess.denominator(w, h)).unwrap();
+            assert_eq!(all.full, less.full);
+            assert_eq!(less.pixels.width(), all.pixels.width().div_ceil(by));
+            let (exact, near) = (preprocess.resize_and_crop_decoded(&all), preprocess.resize_and_crop_decoded(&less));
+            assert!(exact == preprocess.resize_and_crop(&all.pixels));
+            let off: u64 = exact.iter().zip(near.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+            let mean = off as f64 / exact.len() as f64;
+            assert!(mean < 1.0, "{name}, orientation {orientation}: {mean} of 255 apart");
+        }
+    }
+}
+
+#[test]
+fn damage_fails_on_request() {
+    let Some(folder) = shared("cases/img") else { return };
+    let prepared = |fail_damaged: bool, name: &str| {
+        let preprocess = Preprocess::from_json("{}").unwrap();
+        let decode = Decode { preprocess, limits: Limits::default(), exif: true, full: false, fail_damaged };
+        let content = Content::File { path: folder.join(name), stat: None };
+        decode.prepare(&Entry { image_path: name.into(), image_id: name.into(), content }, &mut |_| false)
+    };
+    assert!(matches!(prepared(false, "jpeg_zero_tail_50.jpg"), Prepared::Input { damaged: true, .. }));
+    assert!(matches!(prepared(true, "jpeg_scans_420.jpg"), Prepared::Input { damaged: false, .. }));
+    let Prepared::Failed { failure, sha256 } = prepared(true, "jpeg_zero_tail_50.jpg") else { panic!("not failed") };
+    assert!(failure.reason == "truncated" && sha256.is_some(), "{failure:?}");
+}
+
+/// From the file to both tables, through embeddings too, and into the settings.
+#[test]
+fn tables_tell_damaged_images() {
+    let Some(cases) = shared("cases/img") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (images, bundle) = (folder.path().join("images"), tiny_bundle(folder.path()));
+    fs::create_dir(&images).unwrap();
+    for name in ["jpeg_zero_tail_50.jpg", "jpeg_scans_420.jpg"] {
+        fs::copy(cases.join(name), images.join(name)).unwrap();
+    }
+    let at = |name: &str| folder.path().join(name);
+    let embed = |out: &str, flags: &[&str], status: i32| {
+        let mut command = crate::common::clipcap();
+        command.args(["embed", "--quiet"]).args(flags).arg("--images").arg(&images).arg("--model").arg(&bundle);
+        run(command.arg("--out").arg(at(out)), status);
+    };
+    let flags = |table: &Path| -> Vec<(String, bool)> {
+        let mut rows = vec![];
+        for batch in clipcap::table::open(table, None).unwrap() {
+            let batch = batch.unwrap();
+            let names: &arrow::array::StringArray = batch.column_by_name("image_path").unwrap().as_any().downcast_ref().unwrap();
+            let flags: &arrow::array::BooleanArray = batch.column_by_name("damaged").unwrap().as_any().downcast_ref().unwrap();
+            rows.extend((0..batch.num_rows()).map(|row| (names.value(row).to_string(), flags.value(row))));
+        }
+        rows
+    };
+    let expected = [("jpeg_scans_420.jpg".to_string(), false), ("jpeg_zero_tail_50.jpg".to_string(), true)];
+    embed("e", &[], 0);
+    assert_eq!(flags(&at("e/part-00000.parquet")), expected);
+    embed("npy", &["--format", "npy"], 0);
+    assert_eq!(flags(&at("npy/metadata/metadata_0.parquet")), expected);
+    // A run that is given again keeps what it had.
+    embed("e", &[], 0);
+    assert_eq!(flags(&at("e/part-00000.parquet")), expected);
+    embed("strict", &["--fail-damaged"], 3);
+    assert_eq!(flags(&at("strict/part-00000.parquet")), expected[..1]);
+    assert_eq!(columns(&at("strict/errors.parquet"), &["reason"]), [["truncated"]]);
+
+    let caption = |out: &str, flags: &[&str], status: i32| {
+        let mut command = crate::common::clipcap();
+        command.args(["caption", "--quiet", "--max-len", "3"]).args(flags).arg("--model").arg(&bundle);
+        run(command.arg("--out").arg(at(out)), status);
+        at(out)
+    };
+    let images = images.to_str().unwrap();
+    assert_eq!(flags(&caption("c.parquet", &[images], 0)), expected);
+    assert_eq!(flags(&caption("from.parquet", &["--embeddings", at("e").to_str().unwrap()], 0)), expected);
+    let csv = fs::read_to_string(caption("comma.csv", &[images], 0)).unwrap();
+    let ends: Vec<&str> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
+    assert_eq!(ends, ["damaged", "false", "true"]);
+    caption("c.parquet", &[images], 0);
+    // Another way of decoding makes other rows: an older table is not gone on with in silence.
+    let full = caption("c.parquet", &[images, "--full-decode"], 1);
+    assert_eq!(flags(&full), expected);
+}
+
+/// Bytes changed anywhere, and many at once: pixels or a reason, and soon.
+#[test]
+fn mutated_jpegs_give_pixels_or_a_reason_soon() {
+    let Some(folder) = shared("cases/img") else { return };
+    let mut files: Vec<Vec<u8>> = ["progressive_420.jpg", "restart.jpg", "cmyk.jpg"].map(fixture).into();
+    for name in ["jpeg_arithmetic.jpg", "jpeg_scans_420.jpg", "jpeg_lossless.jpg", "jpeg_zero_tail_50.jpg"] {
+        files.push(fs::read(folder.join(name)).unwrap());
+    }
+    files.push(scans(2_000, 3));
+    let mut state = 7u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut slowest = Duration::ZERO;
+    for bytes in &files {
+        for _ in 0..60 {
+            let mut bytes = bytes.clone();
+            for _ in 0..1 + random(6) {
+                let at = random(bytes.len());
+                match random(3) {
+                    0 => bytes[at] = random(256) as u8,
+                    1 => bytes.truncate(at.max(4)),
+                    _ => {
+                        let end = (at + random(200)).min(bytes.len());
+                        bytes.drain(at..end);
+                        bytes.resize(bytes.len().max(4), 0);
+                    }
+                }
+            }
+            let start = Instant::now();
+            if let Ok(decoded) = full(&bytes) {
+                assert!(decoded.pixels.len() as u64 <= Limits::default().max_pixels * 3);
+            }
+            slowest = slowest.max(start.elapsed());
+        }
+    }
+    eprintln!("slowest: {slowest:?}");
+    assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+}
