@@ -41,6 +41,10 @@ pub trait ImageEncoder {
     fn max_batch(&self) -> usize;
     /// `pixel_values` [num_images, 3, S, S] normalized -> embeddings [num_images, D], projected and not normalized.
     fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>, RuntimeError>;
+    /// The same for images that do not lie one behind the other, [3, S, S] each.
+    fn encode_each(&mut self, images: &[&[f32]]) -> Result<Vec<f32>, RuntimeError> {
+        self.encode(&images.concat(), images.len())
+    }
 }
 
 /// Embeddings to prefixes.

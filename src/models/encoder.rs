@@ -37,7 +37,9 @@ pub struct ClipEncoder {
     embedding_dim: usize,
     max_batch: usize,
     /// OpenVINO wants one fixed shape: smaller batches are padded to it.
-    padded: Option<Vec<f32>>,
+    is_fixed: bool,
+    /// Pixels of a batch, kept from one to the next.
+    buffer: Vec<f32>,
 }
 
 impl ClipEncoder {
@@ -47,13 +49,31 @@ impl ClipEncoder {
         let dimensions: &[(&str, i64)] = if fixed { &[("batch", max_batch as i64)] } else { &[] };
         let session = Session::new(runtime, "image_encoder", &model.to_bytes(), folder, dimensions)?;
         let image_size = config.vision_config.image_size();
-        Ok(Self {
-            session,
-            image_size,
-            embedding_dim: config.projection_dim,
-            max_batch,
-            padded: fixed.then(|| vec![0.0; max_batch * 3 * image_size * image_size]),
-        })
+        Ok(Self { session, image_size, embedding_dim: config.projection_dim, max_batch, is_fixed: fixed, buffer: vec![] })
+    }
+
+    /// Floats of one image.
+    fn image_len(&self) -> usize {
+        3 * self.image_size * self.image_size
+    }
+
+    /// Runs a batch that has the shape the session takes and returns the first embeddings of it.
+    fn run(session: &mut Session, pixels: &[f32], side: usize, wanted: usize) -> Result<Vec<f32>, RuntimeError> {
+        let batch = pixels.len() / (3 * side * side).max(1);
+        let shape = [batch as i64, 3, side as i64, side as i64];
+        let outputs = session.run(&[("pixel_values", Feed::F32(pixels, &shape))])?;
+        let embeddings = outputs.f32("image_embeds")?;
+        Ok(embeddings[..embeddings.len() / batch.max(1) * wanted].to_vec())
+    }
+
+    fn misshapen(&self, found: usize, num_images: usize) -> RuntimeError {
+        let side = self.image_size as i64;
+        RuntimeError::Shape {
+            model: "image_encoder".into(),
+            what: "pixel_values".into(),
+            found: vec![found as i64],
+            wanted: vec![num_images as i64, 3, side, side],
+        }
     }
 }
 
@@ -67,25 +87,31 @@ impl ImageEncoder for ClipEncoder {
     }
 
     fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>, RuntimeError> {
-        let (side, batch) = (self.image_size as i64, num_images.max(1));
-        if pixel_values.len() != num_images * 3 * self.image_size * self.image_size || num_images > self.max_batch {
-            return Err(RuntimeError::Shape {
-                model: "image_encoder".into(),
-                what: "pixel_values".into(),
-                found: vec![pixel_values.len() as i64],
-                wanted: vec![num_images as i64, 3, side, side],
-            });
+        if pixel_values.len() != num_images * self.image_len() || num_images > self.max_batch {
+            return Err(self.misshapen(pixel_values.len(), num_images));
         }
-        let (pixels, batch) = match &mut self.padded {
-            Some(padded) => {
-                padded[..pixel_values.len()].copy_from_slice(pixel_values);
-                padded[pixel_values.len()..].fill(0.0);
-                (padded.as_slice(), self.max_batch)
-            }
-            None => (pixel_values, batch),
-        };
-        let outputs = self.session.run(&[("pixel_values", Feed::F32(pixels, &[batch as i64, 3, side, side]))])?;
-        Ok(outputs.f32("image_embeds")?[..num_images * self.embedding_dim].to_vec())
+        if self.is_fixed && num_images < self.max_batch {
+            let images: Vec<&[f32]> = pixel_values.chunks_exact(self.image_len().max(1)).collect();
+            return self.encode_each(&images);
+        }
+        Self::run(&mut self.session, pixel_values, self.image_size, num_images)
+    }
+
+    fn encode_each(&mut self, images: &[&[f32]]) -> Result<Vec<f32>, RuntimeError> {
+        let image_len = self.image_len();
+        if let Some(other) = images.iter().find(|image| image.len() != image_len) {
+            return Err(self.misshapen(other.len(), 1));
+        }
+        if images.len() > self.max_batch {
+            return Err(self.misshapen(images.len() * image_len, images.len()));
+        }
+        let rows = if self.is_fixed { self.max_batch } else { images.len() };
+        self.buffer.resize(rows * image_len, 0.0);
+        let mut places = self.buffer.chunks_exact_mut(image_len.max(1));
+        places.by_ref().zip(images).for_each(|(place, image)| place.copy_from_slice(image));
+        // What is behind the last image is computed for nobody; zeros, so that it is the same every time.
+        self.buffer[images.len() * image_len..].fill(0.0);
+        Self::run(&mut self.session, &self.buffer, self.image_size, images.len())
     }
 }
 

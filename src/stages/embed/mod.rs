@@ -12,7 +12,7 @@ use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, SETTINGS_KEY, StoredImages, known_total};
 use crate::pipeline::{
     Compute, Content, Counter, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots,
-    Settings, WINDOW_IMAGES, concatenated,
+    Settings, WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
@@ -308,7 +308,8 @@ impl<E: ImageEncoder> Compute for Engine<E> {
     fn encode(&mut self, inputs: Vec<Input>) -> Result<()> {
         let num_images = inputs.len();
         let damaged: Vec<bool> = inputs.iter().map(|input| input.damaged).collect();
-        let all = self.encoder.encode(&concatenated(&inputs), num_images)?;
+        let images: Vec<&[f32]> = inputs.iter().map(|input| input.data.as_slice()).collect();
+        let all = self.encoder.encode_each(&images)?;
         if all.len() != num_images * self.embedding_dim {
             bail!("the encoder returned {} numbers for {num_images} embeddings of {}", all.len(), self.embedding_dim);
         }
