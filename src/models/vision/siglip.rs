@@ -12,7 +12,7 @@ use crate::models::block::{Attention, Block, Product, attend, feed_forward};
 use crate::models::config::{
     Activation, ConfigError, PreprocessorConfig, Resize, check, check_heads, check_probabilities, check_sizes,
 };
-use crate::models::layers::{Style, layer_norm, linear, parameter};
+use crate::models::layers::{Style, layer_norm, linear, parameter, patch_embedding};
 use crate::models::tensors::{Init, List, inverse_root};
 use crate::onnx::{Graph, Value};
 
@@ -74,13 +74,8 @@ impl SiglipVisionConfig {
     /// [B, 3, S, S] -> [B, T, C].
     fn patches(&self, g: &Graph, style: Style, pixels: Value) -> Value {
         let (width, patch, positions) = (self.hidden_size, self.patch_size, self.num_positions());
-        let batch = g.shape(pixels)[0].clone();
         g.scope("embeddings", || {
-            let kernel = parameter(g, style, "patch_embedding.weight", &[width, 3, patch, patch]);
-            let bias = parameter(g, style, "patch_embedding.bias", &[width]);
-            let patches = g.conv(pixels, kernel, Some(bias), patch as i64);
-            let patches = g.reshape(patches, &[batch, width.into(), positions.into()]);
-            let patches = g.transpose(patches, &[0, 2, 1]);
+            let patches = patch_embedding(g, style, pixels, width, patch, true);
             g.add(patches, parameter(g, style, "position_embedding.weight", &[positions, width]))
         })
     }

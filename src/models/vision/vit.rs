@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ImageTower;
 use crate::models::block::{Attention, Block, Product};
 use crate::models::config::{Activation, ConfigError, check, check_heads, check_probabilities, check_sizes};
-use crate::models::layers::{Style, layer_norm, linear, parameter};
+use crate::models::layers::{Style, layer_norm, linear, parameter, patch_embedding};
 use crate::models::tensors::{Init, List, inverse_root};
 use crate::onnx::{Graph, Value};
 
@@ -78,10 +78,7 @@ impl ClipVisionConfig {
         let (width, patch, positions) = (self.hidden_size, self.patch_size, self.num_positions());
         let batch = g.shape(pixels)[0].clone();
         g.scope("embeddings", || {
-            let kernel = parameter(g, style, "patch_embedding.weight", &[width, 3, patch, patch]);
-            let patches = g.conv(pixels, kernel, None, patch as i64); // [B, C, S/patch, S/patch]
-            let patches = g.reshape(patches, &[batch.clone(), width.into(), (positions - 1).into()]);
-            let patches = g.transpose(patches, &[0, 2, 1]); // [B, T-1, C]
+            let patches = patch_embedding(g, style, pixels, width, patch, false);
             let class = g.reshape(parameter(g, style, "class_embedding", &[width]), &[1.into(), 1.into(), width.into()]);
             let class = g.expand(class, &[batch, 1.into(), width.into()]);
             let x = g.concat(&[class, patches], 1);
