@@ -50,6 +50,8 @@ fn cases() -> Vec<Case> {
         case("tanh", matrix, |g, x| g.tanh(x[0])),
         case("sigmoid", matrix, |g, x| g.sigmoid(x[0])),
         case("erf", matrix, |g, x| g.erf(x[0])),
+        case("cos", matrix, |g, x| g.cos(x[0])),
+        case("sin", matrix, |g, x| g.sin(x[0])),
         case("clip", matrix, |g, x| g.clip(x[0], g.floats(&[-0.4], &[]), g.floats(&[0.5], &[]))),
         case("gelu", matrix, |g, x| g.gelu(g.scale(x[0], 2.0), false)),
         case("gelu_new", matrix, |g, x| g.gelu(g.scale(x[0], 2.0), true)),

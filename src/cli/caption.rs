@@ -13,7 +13,7 @@ use crate::pipeline::jobfolder::{JobFolder, Plan};
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::caption::{self, CaptionSettings, Source, TableFormat};
+use crate::stages::caption::{self, CaptionSettings, Source, TableFormat, Wording};
 use crate::stages::job::{ShardEnd, Shards, Worker};
 
 /// Write a caption table for every image under some folders.
@@ -118,6 +118,12 @@ pub(super) struct DecodingArgs {
     /// Distinct captions per image; resample up to N times, then write fewer
     #[arg(long, help_heading = "Decoding")]
     distinct: bool,
+    /// End captions with this token: text, which stays in them, or a special token by name (default: as the bundle records)
+    #[arg(long, value_name = "TOKEN", alias = "stop_token", help_heading = "Decoding")]
+    stop_token: Option<String>,
+    /// Text behind the image's prefix that captions go on from (default: the bundle's; \"\" for none)
+    #[arg(long, value_name = "TEXT", help_heading = "Decoding")]
+    prompt: Option<String>,
     /// Seed of sampling; the same image and seed give the same captions in any folder
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
     seed: u64,
@@ -211,8 +217,16 @@ struct OriginalArgs {
     bert_model_path: Option<PathBuf>,
     #[arg(long = "clip_model_path", hide = true)]
     clip_model_path: Option<PathBuf>,
-    #[arg(long = "prefix_len", hide = true)]
+    #[arg(long = "prefix_len", aliases = ["prefix_length", "prefix-length"], hide = true)]
     prefix_len: Option<usize>,
+    #[arg(long = "prefix_length_clip", aliases = ["prefix-length-clip", "clip-length", "clip_length"], hide = true)]
+    prefix_length_clip: Option<usize>,
+    #[arg(long = "num_layers", alias = "num-layers", hide = true)]
+    num_layers: Option<usize>,
+    #[arg(long = "only_prefix", alias = "only-prefix", hide = true)]
+    only_prefix: bool,
+    #[arg(long = "is_rn", alias = "is-rn", hide = true)]
+    is_rn: bool,
     #[arg(long = "constant_len", hide = true)]
     constant_len: Option<usize>,
     #[arg(long = "clip_size", hide = true)]
@@ -268,7 +282,7 @@ fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Re
     told(&runtime, reporter);
     let model = caption::info(&bundle, &runtime)?;
     let load = || {
-        let loaded = caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, false);
+        let loaded = caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, false);
         context.tell_placements(&runtime);
         loaded
     };
@@ -326,7 +340,8 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let source = source(&args)?;
     let bundle = open_bundle(&model)?;
     args.original.check(&bundle, &context.terminal)?;
-    let decoding = within_positions(decoding, &flags, &bundle)?;
+    let wording = args.decoding.wording(&bundle)?;
+    let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = Runtime::start(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
@@ -337,6 +352,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         format,
         quotes_formulas: args.quote_formulas,
         decoding,
+        wording,
         limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
         exif_rotate: !args.images.no_exif_rotate,
         full_decode: args.images.full_decode,
@@ -356,7 +372,8 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let model = caption::info(&bundle, &runtime)?;
     let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
     let load = || {
-        let loaded = caption::load(&bundle, &runtime, &settings.decoding, settings.batch_size, takes_embeddings);
+        let loaded =
+            caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, takes_embeddings);
         context.tell_placements(&runtime);
         loaded
     };
@@ -414,20 +431,30 @@ pub(super) fn within_positions(
     mut decoding: generation::Settings,
     flags: &generation::Flags,
     bundle: &Bundle,
+    wording: &Wording,
 ) -> anyhow::Result<generation::Settings> {
-    let limit = caption::max_new_tokens(bundle);
+    let limit = caption::max_new_tokens(bundle, wording)?;
     if flags.max_new_tokens.is_none() {
         decoding.max_new_tokens = decoding.max_new_tokens.min(limit);
         decoding.validate().map_err(|error| BadUsage(error.to_string()))?;
     }
     if decoding.max_new_tokens > limit {
         let asked = decoding.max_new_tokens;
-        return Err(BadUsage(format!("--max-new-tokens {asked}: this GPT2 has positions for {limit} after the prefix")).into());
+        return Err(BadUsage(format!("--max-new-tokens {asked}: this decoder has positions for {limit} after the prefix")).into());
     }
     Ok(decoding)
 }
 
 impl DecodingArgs {
+    /// How captions begin and end.
+    pub(super) fn wording(&self, bundle: &Bundle) -> anyhow::Result<Wording> {
+        let wording = Wording::new(bundle, self.stop_token.clone(), self.prompt.clone());
+        if let Some(stop_token) = &wording.stop_token {
+            bundle.tokenizer_ending(Some(stop_token)).map_err(|error| BadUsage(error.to_string()))?;
+        }
+        Ok(wording)
+    }
+
     pub(super) fn flags(&self) -> generation::Flags {
         generation::Flags {
             temperature: self.temperature,
@@ -454,15 +481,21 @@ impl OriginalArgs {
         let numbers = [
             ("prefix_len", self.prefix_len, mapper.prefix_len),
             // The MLP has no constants; the original asks for their number all the same.
-            ("constant_len", self.constant_len.filter(|_| mapper.kind == MapperKind::Bert), mapper.constant_len),
+            ("constant_len", self.constant_len.filter(|_| mapper.kind != MapperKind::Mlp), mapper.constant_len),
             ("clip_size", self.clip_size, mapper.clip_size),
+            ("prefix_length_clip", self.prefix_length_clip, mapper.transformer.map_or(0, |t| t.clip_length)),
+            ("num_layers", self.num_layers, mapper.transformer.map_or(0, |t| t.num_layers)),
         ];
         for (name, said, is) in numbers {
             if said.is_some_and(|said| said != is) {
                 return Err(BadUsage(format!("--{name} {}: this bundle's is {is}", said.unwrap_or_default())).into());
             }
         }
-        if let Some(said) = self.mapping_type.as_ref().filter(|said| **said != mapper.kind.to_string()) {
+        if let Some(said) = self
+            .mapping_type
+            .as_ref()
+            .filter(|said| said.replace("transformer_encoder", "transformer") != mapper.kind.to_string())
+        {
             return Err(BadUsage(format!("--mapping_type {said}: this bundle's mapper is {}", mapper.kind)).into());
         }
         if self.normalize_prefix && !bundle.normalized() {
@@ -475,6 +508,8 @@ impl OriginalArgs {
             ("bert_model_path", self.bert_model_path.is_some()),
             ("clip_model_path", self.clip_model_path.is_some()),
             ("finetune_gpt2", self.finetune_gpt2),
+            ("only_prefix", self.only_prefix),
+            ("is_rn", self.is_rn),
         ];
         for (name, _) in paths.iter().filter(|(_, given)| *given) {
             reporter.note(&format!("--{name} is not needed: the bundle holds the whole model"));

@@ -76,7 +76,8 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let bundle = open_bundle(&args.model)?;
-    let decoding = within_positions(decoding, &flags, &bundle)?;
+    let wording = args.decoding.wording(&bundle)?;
+    let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
     let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
     let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
     let flags = &args.images;
@@ -90,7 +91,7 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
             job: args.job,
             shard_size: args.shard_size,
             model: args.model,
-            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, images),
+            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, images),
             device: args.device.to_string(),
             precision,
             batch_size: args.batch_size.map(|n| n as usize),

@@ -18,13 +18,13 @@ pub struct ModelArgs {
 
 #[derive(Subcommand)]
 enum ModelCommand {
-    /// Make a bundle of published weights: a CLIP, a Chinese GPT2 and a ClipCap checkpoint
+    /// Make a bundle of published weights: a CLIP, a decoder (GPT2, Qwen, Llama) and a ClipCap checkpoint
     Import(ImportArgs),
     /// Make a bundle with a new mapper, for training
     Init(InitArgs),
     /// Say what a bundle holds and where it came from
     Inspect(InspectArgs),
-    /// Write a bundle's CLIP or GPT2 as a Hugging Face folder of its own, in half precision if wanted
+    /// Write a bundle's CLIP or decoder as a Hugging Face folder, its mapper as a folder, or mapper and decoder as one checkpoint
     Export(ExportArgs),
     /// Add 8-bit weights for `--precision int8`; the float ones stay
     Quantize(QuantizeArgs),
@@ -36,18 +36,21 @@ struct ImportArgs {
     /// open_clip
     #[arg(long, value_name = "PATH")]
     clip: PathBuf,
-    /// Folder of the GPT2 the checkpoint was trained with: config.json and vocab.txt
-    #[arg(long, value_name = "DIR", alias = "gpt2_path")]
+    /// Folder of the decoder the checkpoint was trained with (GPT2, Qwen2, Qwen3, Llama, Mistral): config.json and vocab.txt, tokenizer.json, or
+    /// vocab.json and merges.txt
+    #[arg(long, value_name = "DIR", aliases = ["gpt2_path", "decoder"])]
     gpt2: PathBuf,
     /// ClipCap-Chinese's or the original ClipCap's checkpoint (.pt)
     #[arg(long, value_name = "FILE.pt", alias = "model_path")]
     checkpoint: PathBuf,
-    /// config.json of the BERT inside a BERT mapper; ignored where the checkpoint holds an MLP
+    /// config.json of the BERT inside a BERT mapper; ignored where the checkpoint holds another mapper
     #[arg(long, value_name = "FILE", alias = "bert_config")]
     bert_config: Option<PathBuf>,
     /// The mapper was trained on embeddings of unit length
     #[arg(long, alias = "normalize_prefix")]
     normalize_prefix: bool,
+    #[command(flatten)]
+    words: WordsArgs,
     /// Folder to make
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
@@ -56,10 +59,25 @@ struct ImportArgs {
     overwrite: bool,
 }
 
+/// What a bundle records of its captions.
+#[derive(Args)]
+struct WordsArgs {
+    /// Token that ends a caption: text, which stays in it, or a special token by name (default: `.` for the original ClipCap, else [SEP] or
+    /// the decoder's end of text)
+    #[arg(long, value_name = "TOKEN", alias = "stop_token")]
+    stop_token: Option<String>,
+    /// Text behind the image's prefix that every caption goes on from
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum MapperArg {
     Mlp,
     Bert,
+    /// The original ClipCap's
+    #[value(alias = "transformer_encoder")]
+    Transformer,
 }
 
 #[derive(Args)]
@@ -68,21 +86,30 @@ struct InitArgs {
     /// models--ORG--NAME too) or of open_clip
     #[arg(long, value_name = "PATH|PRESET")]
     clip: PathBuf,
-    /// gpt2-base-zh or gpt2-tiny (random, with a character vocabulary), or a folder with config.json, weights and vocab.txt
-    #[arg(long, value_name = "DIR|PRESET", alias = "gpt2_path")]
+    /// The decoder: gpt2-base-zh, gpt2-tiny, gpt2-tiny-en, qwen2-tiny, qwen3-tiny or llama-tiny (random, with a vocabulary), or a folder with
+    /// config.json, weights and vocabulary
+    #[arg(long, value_name = "DIR|PRESET", aliases = ["gpt2_path", "decoder"])]
     gpt2: PathBuf,
-    /// The new mapper: an MLP, or a BERT over constant positions
+    /// The new mapper: an MLP, a BERT over constant positions, or the original ClipCap's transformer over them
     #[arg(long, value_enum, alias = "mapping_type")]
     mapper: MapperArg,
     /// Positions of the prefix that stands for the image
-    #[arg(long, default_value_t = 10, value_name = "N", alias = "prefix_len")]
+    #[arg(long, default_value_t = 10, value_name = "N", aliases = ["prefix_len", "prefix-length", "prefix_length"])]
     prefix_len: usize,
+    /// Positions that a transformer mapper turns the embedding into (default: as many as --prefix-len)
+    #[arg(long, value_name = "N", aliases = ["clip_length", "prefix-length-clip", "prefix_length_clip"])]
+    clip_length: Option<usize>,
+    /// Layers of a transformer mapper
+    #[arg(long, default_value_t = 8, value_name = "N", alias = "num_layers")]
+    num_layers: usize,
     /// config.json of the mapper's BERT (default: like bert-base, as wide as GPT2 and as deep, 12 layers at most)
     #[arg(long, value_name = "FILE", alias = "bert_config")]
     bert_config: Option<PathBuf>,
     /// The mapper is to be trained on embeddings of unit length
     #[arg(long, alias = "normalize_prefix")]
     normalize_prefix: bool,
+    #[command(flatten)]
+    words: WordsArgs,
     /// Make random weights where a folder holds a configuration and no weights
     #[arg(long)]
     random: bool,
@@ -128,14 +155,19 @@ struct QuantizeArgs {
 #[derive(Clone, Copy, ValueEnum)]
 enum PartArg {
     Clip,
+    /// The decoder, of whatever family
+    #[value(alias = "decoder")]
     Gpt2,
+    Mapper,
+    /// Mapper and decoder in one file, under the names they were trained with
+    Checkpoint,
 }
 
 #[derive(Args)]
 struct ExportArgs {
     /// The bundle
     bundle: PathBuf,
-    /// Which part; --clip and --gpt2 of `model init` and `model import` take such folders
+    /// Which part; --clip and --gpt2 of `model init` and `model import` take such folders, --checkpoint the file in a checkpoint's
     #[arg(long, value_enum)]
     part: PartArg,
     /// Store float16 in place of float32
@@ -151,10 +183,12 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
         ModelCommand::Import(args) => {
             let settings = ImportSettings {
                 clip: args.clip,
-                gpt2: args.gpt2,
+                decoder: args.gpt2,
                 checkpoint: args.checkpoint,
                 bert_config: args.bert_config,
                 normalized: args.normalize_prefix,
+                stop_token: args.words.stop_token,
+                prompt: args.words.prompt,
                 out: args.out,
                 overwrite: args.overwrite,
             };
@@ -163,14 +197,19 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
         ModelCommand::Init(args) => {
             let settings = InitSettings {
                 clip: args.clip,
-                gpt2: args.gpt2,
+                decoder: args.gpt2,
                 mapper: match args.mapper {
                     MapperArg::Mlp => MapperKind::Mlp,
                     MapperArg::Bert => MapperKind::Bert,
+                    MapperArg::Transformer => MapperKind::Transformer,
                 },
                 prefix_len: args.prefix_len,
                 bert_config: args.bert_config,
+                clip_length: args.clip_length,
+                num_layers: args.num_layers,
                 normalized: args.normalize_prefix,
+                stop_token: args.words.stop_token,
+                prompt: args.words.prompt,
                 random: args.random,
                 seed: args.seed,
                 out: args.out,
@@ -187,9 +226,15 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
             let part = match args.part {
                 PartArg::Clip => "clip",
                 PartArg::Gpt2 => "gpt2",
+                PartArg::Mapper => "mapper",
+                PartArg::Checkpoint => "checkpoint",
             };
             let dtype = if args.half { Dtype::F16 } else { Dtype::F32 };
-            Bundle::open(&args.bundle)?.export(part, dtype, &args.out)?;
+            let bundle = Bundle::open(&args.bundle)?;
+            match args.part {
+                PartArg::Checkpoint => bundle.export_checkpoint(dtype, &args.out)?,
+                _ => bundle.export(part, dtype, &args.out)?,
+            }
             let json = serde_json::json!({"part": part, "out": args.out});
             context.terminal.result(&format!("{}: {part} of {}", args.out.display(), args.bundle.display()), &json);
             Ok(Outcome::Complete)

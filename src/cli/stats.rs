@@ -61,9 +61,9 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
     let tokenizer = match (&args.model, &args.vocab) {
         (Some(model), _) => {
             let bundle = Bundle::open(model)?;
-            Some(TokenizerSource { vocabulary: bundle.vocab_path(), lower_case: bundle.lower_case() })
+            Some(TokenizerSource::Model(Box::new(bundle)))
         }
-        (None, Some(vocabulary)) => Some(TokenizerSource { vocabulary: vocabulary.clone(), lower_case: true }),
+        (None, Some(vocabulary)) => Some(TokenizerSource::Pieces(vocabulary.clone())),
         (None, None) => None,
     };
     let mut units: Vec<Unit> = match &args.units[..] {

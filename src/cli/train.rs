@@ -21,7 +21,7 @@ use crate::training::schedule::Decay;
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Folder that `clipcap prepare` wrote
-    #[arg(long, value_name = "DATASET", alias = "data_path", required_unless_present = "artifacts_only")]
+    #[arg(long, value_name = "DATASET", aliases = ["data_path", "data"], required_unless_present = "artifacts_only")]
     dataset: Option<PathBuf>,
     /// Folder that `clipcap embed` wrote, with the same model (for captions)
     #[arg(long, value_name = "EMBEDDINGS")]
@@ -33,7 +33,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "BUNDLE")]
     model: PathBuf,
     /// The run's folder
-    #[arg(long, value_name = "RUN", alias = "output_path")]
+    #[arg(long, value_name = "RUN", aliases = ["output_path", "out_dir"])]
     out: PathBuf,
     /// What is learned: caption (the mapper, from embeddings), contrastive (CLIP, from images and captions) or language-model (GPT2, from
     /// captions alone)
@@ -56,7 +56,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Recipe")]
     max_steps: Option<u64>,
     /// Captions per batch
-    #[arg(long, default_value_t = 40, aliases = ["bs-train", "bs_train"], help_heading = "Recipe")]
+    #[arg(long, default_value_t = 40, aliases = ["bs-train", "bs_train", "bs"], help_heading = "Recipe")]
     batch_size: usize,
     /// Batches per optimizer step; the loss is the mean over the tokens of all of them
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
@@ -97,7 +97,11 @@ pub struct TrainArgs {
     /// Scale embeddings to unit length (always, where the model was trained so)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
     normalize_prefix: bool,
-    /// Maximum sequence length, prefix included; longer captions are cut (default: 100, or what GPT2 allows)
+    /// Text behind the image's prefix that every caption goes on from; it is not learned, and the bundles record it (default: the model's;
+    /// \"\" for none)
+    #[arg(long, value_name = "TEXT", help_heading = "Recipe")]
+    prompt: Option<String>,
+    /// Maximum sequence length, prefix included; longer captions are cut (default: 100, or what the decoder allows)
     #[arg(long, value_name = "N", alias = "max_len", help_heading = "Recipe")]
     max_len: Option<usize>,
     /// Count padding up to --max-len in the loss, as the original does
@@ -141,7 +145,7 @@ pub struct TrainArgs {
 struct OriginalArgs {
     #[arg(long = "mapping_type", hide = true)]
     mapping_type: Option<String>,
-    #[arg(long = "prefix_len", hide = true)]
+    #[arg(long = "prefix_len", aliases = ["prefix_length", "prefix-length"], hide = true)]
     prefix_len: Option<usize>,
     #[arg(long = "constant_len", hide = true)]
     constant_len: Option<usize>,
@@ -155,6 +159,18 @@ struct OriginalArgs {
     bs_eval: Option<usize>,
     #[arg(long = "num_workers", hide = true)]
     num_workers: Option<usize>,
+    #[arg(long = "prefix_length_clip", aliases = ["prefix-length-clip", "clip-length", "clip_length"], hide = true)]
+    prefix_length_clip: Option<usize>,
+    #[arg(long = "num_layers", alias = "num-layers", hide = true)]
+    num_layers: Option<usize>,
+    #[arg(long = "only_prefix", alias = "only-prefix", hide = true)]
+    only_prefix: bool,
+    #[arg(long = "is_rn", alias = "is-rn", hide = true)]
+    is_rn: bool,
+    #[arg(long = "prefix", hide = true)]
+    prefix: Option<String>,
+    #[arg(long = "save_every", alias = "save-every", hide = true)]
+    save_every: Option<u64>,
     #[arg(long = "do_train", hide = true, action = ArgAction::SetTrue)]
     do_train: bool,
 }
@@ -180,6 +196,7 @@ impl TrainArgs {
             dropout: self.dropout,
             label_smoothing: self.label_smoothing,
             normalize_prefix: self.normalize_prefix,
+            prompt: self.prompt.clone(),
             max_len: self.max_len,
             loss_on_padding: self.loss_on_padding,
             captions_per_row: self.captions_per_row,
@@ -195,16 +212,22 @@ impl OriginalArgs {
     /// The bundle says these things; flags that say otherwise are a mistake to be told about.
     fn check(&self, bundle: &Bundle, reporter: &dyn Reporter) -> Result<(), BadUsage> {
         let mapper = bundle.mapper_config();
-        let kind = match mapper.kind {
-            MapperKind::Mlp => "mlp",
-            MapperKind::Bert => "bert",
-        };
+        let kind = mapper.kind.to_string();
+        let clip_length = mapper.transformer.map_or(0, |transformer| transformer.clip_length);
+        let num_layers = mapper.transformer.map_or(0, |transformer| transformer.num_layers);
+        let of_transformer = |given: Option<usize>| given.filter(|_| mapper.kind == MapperKind::Transformer);
         let mut told: Vec<(&str, String, String)> = vec![];
-        told.extend(self.mapping_type.iter().map(|given| ("--mapping_type", given.clone(), kind.to_string())));
+        told.extend(
+            self.mapping_type
+                .iter()
+                .map(|given| ("--mapping_type", given.replace("transformer_encoder", "transformer"), kind.clone())),
+        );
         let sizes = [
             ("--prefix_len", self.prefix_len, mapper.prefix_len),
             ("--clip_size", self.clip_size, mapper.clip_size),
-            ("--constant_len", self.constant_len.filter(|_| mapper.kind == MapperKind::Bert), mapper.constant_len),
+            ("--prefix_length_clip", of_transformer(self.prefix_length_clip), clip_length),
+            ("--num_layers", of_transformer(self.num_layers), num_layers),
+            ("--constant_len", self.constant_len.filter(|_| mapper.kind != MapperKind::Mlp), mapper.constant_len),
         ];
         told.extend(sizes.iter().filter_map(|(flag, given, is)| given.map(|given| (*flag, given.to_string(), is.to_string()))));
         for (flag, given, is) in told {
@@ -220,6 +243,9 @@ impl OriginalArgs {
             ("--bert_path", self.bert_path.is_some()),
             ("--bs_eval", self.bs_eval.is_some()),
             ("--num_workers", self.num_workers.is_some()),
+            ("--is_rn", self.is_rn),
+            ("--prefix", self.prefix.is_some()),
+            ("--save_every", self.save_every.is_some()),
         ];
         for (flag, _) in idle.iter().filter(|(_, given)| *given) {
             reporter.note(&format!("{flag} has no meaning here and is ignored (the model is --model's)"));
@@ -231,6 +257,11 @@ impl OriginalArgs {
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     let recipe = args.recipe();
     recipe.validate().map_err(BadUsage)?;
+    if args.original.only_prefix && args.finetune_gpt2 {
+        return Err(
+            BadUsage("--only_prefix trains the mapper alone, and --finetune-gpt2 the decoder too: choose one".into()).into()
+        );
+    }
     keep_inputs(
         [args.out.as_path()],
         [&args.dataset, &args.embeddings].into_iter().flatten().chain([&args.model]).map(PathBuf::as_path),
@@ -240,7 +271,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     }
     let bundle = Bundle::open(&args.model)?;
     args.original.check(&bundle, &context.terminal)?;
-    train::max_len(&recipe, &bundle).map_err(BadUsage)?;
+    train::max_len(&recipe, &bundle)?.map_err(BadUsage)?;
     if args.artifacts_only {
         let parameters = train::write_artifacts(&args.model, &args.out, &recipe, args.overwrite)?;
         let folder = args.out.join("artifacts");

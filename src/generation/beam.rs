@@ -61,7 +61,7 @@ impl BeamSearch {
             ranked.extend(candidates.into_iter().map(|candidate| (score + candidate.score, beam, candidate)));
         }
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.token.cmp(&b.2.token)));
-        ranked.truncate(2 * num_beams);
+        ranked.truncate(candidates(rules, num_beams));
 
         let previous = std::mem::take(&mut self.running);
         if ranked.is_empty() {
@@ -110,9 +110,15 @@ impl BeamSearch {
     }
 }
 
+/// Continuations that are looked at in a step: as many as leave `num_beams` to run on whichever of them end, as transformers counts.
+pub(super) fn candidates(rules: &Rules, num_beams: usize) -> usize {
+    (1 + rules.tokens.ends.len()).max(2) * num_beams
+}
+
 /// How a continuation ended its caption.
 enum End {
     Sep,
+    Stop,
     Loop(usize),
     Length,
 }
@@ -121,6 +127,7 @@ impl End {
     fn caption(self, draft: Draft, candidate: &Candidate) -> Caption {
         match self {
             Self::Sep => draft.end(candidate.logprob),
+            Self::Stop => draft.close(),
             Self::Loop(kept) => draft.cut(kept),
             Self::Length => draft.stop(),
         }
@@ -129,10 +136,14 @@ impl End {
 
 /// Adds the candidate to `draft` (unless it is [SEP]) and says whether the caption ends with it.
 fn step(rules: &Rules, draft: &mut Draft, candidate: &Candidate) -> Option<End> {
-    if candidate.token == rules.tokens.sep {
+    let ending = rules.tokens.ending(candidate.token);
+    if ending == Some(false) {
         return Some(End::Sep);
     }
     draft.push(candidate.token, candidate.logprob);
+    if ending.is_some() {
+        return Some(End::Stop);
+    }
     let kept = if rules.settings.loop_guard { loop_start(&draft.tokens) } else { None };
     match kept {
         Some(kept) => Some(End::Loop(kept)),

@@ -5,7 +5,7 @@ use serde::Serialize;
 /// One caption of an image, as token ids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caption {
-    /// Without [SEP].
+    /// Without [SEP]; with a stop token that is text.
     pub token_ids: Vec<u32>,
     /// Sum of the unmodified model's log-probabilities of `num_tokens` tokens, rounded to 4 decimals.
     pub logprob: f64,
@@ -18,7 +18,7 @@ pub struct Caption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// The model said [SEP].
+    /// The model said [SEP] or what else ends a caption.
     Eos,
     /// `max_new_tokens` were reached, or no token was left that may follow.
     Length,
@@ -55,6 +55,13 @@ impl Draft {
     pub fn end(self, sep_logprob: f64) -> Caption {
         let num_tokens = self.tokens.len() + 1;
         let logprob = self.logprobs.iter().sum::<f64>() + sep_logprob;
+        self.caption(logprob, num_tokens, FinishReason::Eos)
+    }
+
+    /// Ended by its last token, which belongs to it.
+    pub fn close(self) -> Caption {
+        let num_tokens = self.tokens.len();
+        let logprob = self.logprobs.iter().sum();
         self.caption(logprob, num_tokens, FinishReason::Eos)
     }
 

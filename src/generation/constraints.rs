@@ -53,7 +53,7 @@ impl Rules {
             changes.set(token, f64::NEG_INFINITY);
         }
         if history.len() < settings.min_new_tokens {
-            changes.set(self.tokens.sep, f64::NEG_INFINITY);
+            self.tokens.ends.iter().for_each(|&end| changes.set(end, f64::NEG_INFINITY));
         }
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     const BANNED: f64 = f64::NEG_INFINITY;
 
     fn changes(settings: Settings, history: &[u32], scores: &[f64]) -> Vec<(u32, f64)> {
-        let rules = Rules { settings, tokens: SpecialTokens { sep: 0, banned: vec![1] } };
+        let rules = Rules { settings, tokens: SpecialTokens::bert(0, 1) };
         let mut changes = Changes::default();
         rules.changes(history, |token| scores[token as usize], &mut changes);
         let mut sorted: Vec<_> = changes.iter().collect();

@@ -16,7 +16,7 @@ pub enum GenerationError {
     #[error("--max-new-tokens {max_new_tokens} is more than this model has positions for: {limit} at most after the prefix")]
     TooManyTokens { max_new_tokens: usize, limit: usize },
     #[error(
-        "token {id} ({what}) is outside the decoder's vocabulary of {vocab_size}: vocab.txt and the GPT2 weights do not belong together"
+        "token {id} ({what}) is outside the decoder's vocabulary of {vocab_size}: the vocabulary and the decoder's weights do not belong together"
     )]
     UnknownToken { what: &'static str, id: u32, vocab_size: usize },
     #[error("image {index}: its prefix has {found} numbers, and the decoder needs {prefix_len} x {n_embd}")]

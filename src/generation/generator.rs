@@ -152,7 +152,7 @@ impl Generator {
         }
         let vocab_size = decoder.vocab_size();
         let banned = self.rules.tokens.banned.iter().map(|&id| ("banned", id));
-        for (what, id) in banned.chain([("[SEP]", self.rules.tokens.sep)]) {
+        for (what, id) in banned.chain(self.rules.tokens.ends.iter().map(|&id| ("what ends a caption", id))) {
             if id as usize >= vocab_size {
                 return Err(GenerationError::UnknownToken { what, id, vocab_size });
             }

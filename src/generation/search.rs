@@ -3,7 +3,7 @@
 //! A search is asked row by row for a choice, which is a pure function of its state and the row's logits (so rows are asked in
 //! parallel), and then takes all its choices at once to go one token further.
 
-use super::beam::{BeamSearch, Candidate};
+use super::beam::{BeamSearch, Candidate, candidates};
 use super::caption::{Caption, Draft, loop_start};
 use super::constraints::{Changes, Rules};
 use super::random::Draws;
@@ -81,7 +81,7 @@ impl Search {
         }
         match (self, &rules.settings.strategy) {
             (Self::Beams(search), Strategy::Beam { num_beams, .. }) => {
-                Ok(search.choose(rules, row, logits, log_sum, 2 * num_beams, scratch))
+                Ok(search.choose(rules, row, logits, log_sum, candidates(rules, *num_beams), scratch))
             }
             (Self::Row(search), Strategy::Sample(sampling)) => Ok(search.choose(rules, Some(sampling), logits, log_sum, scratch)),
             (Self::Row(search), _) => Ok(search.choose(rules, None, logits, log_sum, scratch)),
@@ -124,10 +124,14 @@ impl Row {
         let Some(Choice::Token { token, logprob }) = choices.into_iter().next() else {
             return Progress::Finished(vec![self.take().stop()]);
         };
-        if token == rules.tokens.sep {
-            return Progress::Finished(vec![self.take().end(logprob)]);
+        match rules.tokens.ending(token) {
+            Some(true) => {
+                self.draft.push(token, logprob);
+                return Progress::Finished(vec![self.take().close()]);
+            }
+            Some(false) => return Progress::Finished(vec![self.take().end(logprob)]),
+            None => self.draft.push(token, logprob),
         }
-        self.draft.push(token, logprob);
         if rules.settings.loop_guard
             && let Some(kept) = loop_start(&self.draft.tokens)
         {

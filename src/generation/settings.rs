@@ -53,10 +53,24 @@ pub struct Sampling {
 /// Ids of the vocabulary that decoding must know.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SpecialTokens {
-    /// Ends a caption.
-    pub sep: u32,
+    /// Each ends a caption; [SEP] or an end-of-text token, or a stop token before these.
+    pub ends: Vec<u32>,
+    /// The first of `ends` belongs to the caption, as a full stop does.
+    pub end_is_text: bool,
     /// Never generated: [UNK].
     pub banned: Vec<u32>,
+}
+
+impl SpecialTokens {
+    /// `[SEP]` ends a caption and `[UNK]` is banned.
+    pub fn bert(sep: u32, unk: u32) -> Self {
+        Self { ends: vec![sep], end_is_text: false, banned: vec![unk] }
+    }
+
+    /// Whether `token` ends a caption and, then, belongs to it.
+    pub(super) fn ending(&self, token: u32) -> Option<bool> {
+        self.ends.iter().position(|&end| end == token).map(|place| place == 0 && self.end_is_text)
+    }
 }
 
 /// The decoding flags as given; None where a flag was not.

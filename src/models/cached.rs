@@ -1,4 +1,4 @@
-//! GPT2 decoding on the CPU over caches that are updated in place: rows of any length side by side, nothing concatenated or copied
+//! Decoding on the CPU over caches that are updated in place: rows of any length side by side, nothing concatenated or copied
 //! while they grow.
 
 use std::path::Path;
@@ -6,32 +6,32 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::Decoder;
-use super::config::Gpt2Config;
+use super::config::DecoderConfig;
+use super::decoders::{Sizes, architecture, cache_name, cached_head_dim};
 use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
-use super::gpt2::{cache_name, cached_head_dim};
 use super::graphs::{Part, build};
 use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
 
 const MODEL: &str = "decoder";
 
-/// Keys or values of one layer: [rows, H, length, D'], D' the padded width of a head.
+/// Keys or values of one layer: [rows, G, length, D'], D' the padded width of a head.
 type Cache = Vec<f32>;
 
-/// GPT2 with its cache in our memory.
+/// A decoder with its cache in our memory.
 pub struct CachedDecoder {
     session: Session,
-    config: Gpt2Config,
+    sizes: Sizes,
     tokens: TokenEmbedding,
     prefix_len: usize,
     max_rows: usize,
     /// Positions a row has room for, prefix included.
     length: usize,
-    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, H, length, D].
+    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, G, length, D].
     caches: Vec<Cache>,
     /// Positions used by each row.
     used: Vec<usize>,
-    /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, H, P, D].
+    /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, G, P, D].
     held: Vec<Cache>,
     num_held: usize,
     logits: Vec<f32>,
@@ -42,29 +42,30 @@ impl CachedDecoder {
     pub fn load(
         runtime: &Runtime,
         folder: &Path,
-        config: &Gpt2Config,
+        config: &DecoderConfig,
         prefix_len: usize,
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
+        let sizes = architecture(config).sizes();
         let model = build(folder, Part::InPlaceDecoder(config), style_for(runtime))?;
         let session = Session::new(runtime, MODEL, &model.to_bytes(), folder, &[])?;
         // The last token is never fed, so it needs no room.
-        let length = (prefix_len + max_new_tokens.max(1) - 1).min(config.n_positions);
-        let elements = max_rows * length * config.n_head * cached_head_dim(config);
-        check_room(elements * 2 * config.n_layer, max_rows)?;
+        let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
+        let elements = max_rows * length * sizes.n_kv_head * cached_head_dim(&sizes);
+        check_room(elements * 2 * sizes.n_layer, max_rows)?;
         Ok(Self {
             session,
             tokens: TokenEmbedding::open(folder, config)?,
             prefix_len,
             max_rows,
             length,
-            caches: vec![vec![0.0; elements]; 2 * config.n_layer],
+            caches: vec![vec![0.0; elements]; 2 * sizes.n_layer],
             used: vec![],
-            held: vec![vec![]; 2 * config.n_layer],
+            held: vec![vec![]; 2 * sizes.n_layer],
             num_held: 0,
             logits: vec![],
-            config: config.clone(),
+            sizes,
         })
     }
 
@@ -72,7 +73,7 @@ impl CachedDecoder {
     fn forward(&mut self, target: Target, embeds: &mut [f32], sequence: usize, used: &[usize]) -> Result<(), RuntimeError> {
         let rows = used.len();
         let (b, s) = (rows as i64, sequence as i64);
-        let (h, d) = (self.config.n_head as i64, cached_head_dim(&self.config) as i64);
+        let (h, d) = (self.sizes.n_kv_head as i64, cached_head_dim(&self.sizes) as i64);
         let (caches, length) = match target {
             Target::Rows => (&mut self.caches, self.length as i64),
             Target::Held => (&mut self.held, self.prefix_len as i64),
@@ -80,15 +81,15 @@ impl CachedDecoder {
         let mut positions: Vec<i64> = used.iter().flat_map(|&u| (0..sequence).map(move |i| (u + i) as i64)).collect();
         let mut lengths: Vec<i32> = used.iter().map(|&u| (u + sequence - 1) as i32).collect();
         let mut total = [used.iter().max().map_or(0, |&u| (u + sequence) as i32)];
-        self.logits.resize(rows * self.config.vocab_size, 0.0);
+        self.logits.resize(rows * self.sizes.vocab_size, 0.0);
 
         let mut inputs = vec![
-            InPlace::f32("inputs_embeds", embeds, &[b, s, self.config.n_embd as i64])?,
+            InPlace::f32("inputs_embeds", embeds, &[b, s, self.sizes.n_embd as i64])?,
             InPlace::i64("position_ids", &mut positions, &[b, s])?,
             InPlace::i32("seqlens_k", &mut lengths, &[b])?,
             InPlace::i32("total_sequence_length", &mut total, &[1])?,
         ];
-        let mut outputs = vec![InPlace::f32("logits", &mut self.logits, &[b, self.config.vocab_size as i64])?];
+        let mut outputs = vec![InPlace::f32("logits", &mut self.logits, &[b, self.sizes.vocab_size as i64])?];
         for (i, cache) in caches.iter_mut().enumerate() {
             let (layer, part) = (i / 2, ["key", "value"][i % 2]);
             let shape = [b, h, length, d];
@@ -120,7 +121,7 @@ enum Target {
 
 impl Decoder for CachedDecoder {
     fn vocab_size(&self) -> usize {
-        self.config.vocab_size
+        self.sizes.vocab_size
     }
 
     fn prefix_len(&self) -> usize {
@@ -128,7 +129,7 @@ impl Decoder for CachedDecoder {
     }
 
     fn n_embd(&self) -> usize {
-        self.config.n_embd
+        self.sizes.n_embd
     }
 
     fn max_rows(&self) -> usize {
@@ -140,7 +141,7 @@ impl Decoder for CachedDecoder {
     }
 
     fn prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Vec<f32>, RuntimeError> {
-        let wanted = [num_prefixes, self.prefix_len, self.config.n_embd];
+        let wanted = [num_prefixes, self.prefix_len, self.sizes.n_embd];
         if prefix_embeds.len() != wanted.iter().product::<usize>() {
             return Err(RuntimeError::Shape {
                 model: MODEL.into(),
@@ -149,7 +150,7 @@ impl Decoder for CachedDecoder {
                 wanted: wanted.map(|d| d as i64).to_vec(),
             });
         }
-        let elements = num_prefixes * self.prefix_len * self.config.n_head * cached_head_dim(&self.config);
+        let elements = num_prefixes * self.prefix_len * self.sizes.n_kv_head * cached_head_dim(&self.sizes);
         for cache in &mut self.held {
             cache.resize(elements, 0.0);
         }
@@ -165,7 +166,7 @@ impl Decoder for CachedDecoder {
             let message = format!("row {row} of {} from prefix {prefix} of {}", self.max_rows, self.num_held);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let (heads, d, p, length) = (self.config.n_head, cached_head_dim(&self.config), self.prefix_len, self.length);
+        let (heads, d, p, length) = (self.sizes.n_kv_head, cached_head_dim(&self.sizes), self.prefix_len, self.length);
         for (cache, held) in self.caches.iter_mut().zip(&self.held) {
             for head in 0..heads {
                 let (to, from) = ((row * heads + head) * length * d, (prefix * heads + head) * p * d);
@@ -181,7 +182,7 @@ impl Decoder for CachedDecoder {
             let message = format!("rows {sources:?} out of {} (at most {})", self.used.len(), self.max_rows);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let (heads, d, length) = (self.config.n_head, cached_head_dim(&self.config), self.length);
+        let (heads, d, length) = (self.sizes.n_kv_head, cached_head_dim(&self.sizes), self.length);
         let (stride, used) = (heads * length * d, &self.used);
         self.caches.par_iter_mut().for_each(|cache| {
             // A row that was overwritten before a later row reads it is kept aside first.
@@ -222,6 +223,6 @@ impl Decoder for CachedDecoder {
         for used in &mut self.used {
             *used += 1;
         }
-        Ok(&self.logits[..tokens.len() * self.config.vocab_size])
+        Ok(&self.logits[..tokens.len() * self.sizes.vocab_size])
     }
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::config::Gpt2Config;
+use super::config::DecoderConfig;
+use super::decoders::architecture;
 use super::graphs::{BuildError, GPT2_WEIGHTS};
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
 use crate::runtime::RuntimeError;
 
-/// `transformer.wte.weight` [V, C], float32, mapped and not loaded.
+/// A decoder's token embedding [V, C], float32, mapped and not loaded.
 pub struct TokenEmbedding {
     map: Mmap,
     offset: usize,
@@ -19,20 +20,21 @@ pub struct TokenEmbedding {
 }
 
 impl TokenEmbedding {
-    pub fn open(folder: &Path, config: &Gpt2Config) -> Result<Self, BuildError> {
+    pub fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, BuildError> {
         let path = folder.join(GPT2_WEIGHTS);
         let weights = SafetensorsFile::open(&path)?;
-        let name = "transformer.wte.weight";
-        let entry = weights.get(name)?;
-        if entry.dtype != Dtype::F32 || entry.shape != [config.vocab_size, config.n_embd] {
-            let problem = format!("{name} must be float32 {:?}", [config.vocab_size, config.n_embd]);
+        let sizes = architecture(config).sizes();
+        let name = format!("{}.weight", architecture(config).embedding());
+        let entry = weights.get(&name)?;
+        if entry.dtype != Dtype::F32 || entry.shape != [sizes.vocab_size, sizes.n_embd] {
+            let problem = format!("{name} must be float32 {:?}", [sizes.vocab_size, sizes.n_embd]);
             return Err(WeightsError::Invalid { path, problem }.into());
         }
         let offset = entry.offset as usize;
         let file = File::open(&path).map_err(|source| BuildError::Io { path: path.clone(), source })?;
         // SAFETY: weight files of a bundle are replaced by rename and never edited, so the mapped bytes do not change.
         let map = unsafe { Mmap::map(&file) }.map_err(|source| BuildError::Io { path, source })?;
-        Ok(Self { map, offset, vocab_size: config.vocab_size, n_embd: config.n_embd })
+        Ok(Self { map, offset, vocab_size: sizes.vocab_size, n_embd: sizes.n_embd })
     }
 
     /// The embeddings [tokens, C].

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{ClipConfig, Gpt2Config};
+use super::config::{ClipConfig, DecoderConfig};
 use super::weights::SafetensorsFile;
 use super::*;
 use crate::files;
@@ -48,10 +48,10 @@ fn image_embeddings_are_those_of_pytorch() {
 fn check_decoder(
     gpt2: &Path,
     expected: &SafetensorsFile,
-    load: impl Fn(&Path, &Gpt2Config, usize, usize, usize) -> Box<dyn Decoder>,
+    load: impl Fn(&Path, &DecoderConfig, usize, usize, usize) -> Box<dyn Decoder>,
 ) {
     let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
-    let config = Gpt2Config::read(&gpt2.join("config.json")).unwrap();
+    let config = DecoderConfig::read(&gpt2.join("config.json")).unwrap();
     let shape = &expected.get("input_ids").unwrap().shape;
     let (rows, tokens) = (shape[0], shape[1]);
     let ids: Vec<u32> = expected.read_f32("input_ids").unwrap().iter().map(|&x| x as u32).collect();
@@ -101,7 +101,7 @@ fn the_saved_decoder_gives_the_same_logits() {
     use crate::runtime::{Feed, Session};
     let expected = SafetensorsFile::open(expected).unwrap();
     let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
-    let config = Gpt2Config::read(&gpt2.join("config.json")).unwrap();
+    let config = DecoderConfig::read(&gpt2.join("config.json")).unwrap();
     let model = graphs::build(folder.path(), graphs::Part::Decoder(&config), layers::Style::PORTABLE).unwrap();
     let mut session = Session::new(&runtime(1), "decoder", &model.to_bytes(), folder.path(), &[]).unwrap();
     let shape = &expected.get("input_ids").unwrap().shape;
@@ -110,11 +110,12 @@ fn the_saved_decoder_gives_the_same_logits() {
     let embeds = embedding::TokenEmbedding::open(folder.path(), &config).unwrap().rows(&ids).unwrap();
     let positions: Vec<i64> = (0..b).flat_map(|_| 0..t).collect();
     let mask = vec![1i64; (b * t) as usize];
-    let cache_shape = [b, config.n_head as i64, 0, config.head_dim() as i64];
-    let names: Vec<String> = (0..config.n_layer)
-        .flat_map(|layer| ["key", "value"].map(|part| gpt2::cache_name("past_key_values", layer, part)))
+    let sizes = decoders::architecture(&config).sizes();
+    let cache_shape = [b, sizes.n_kv_head as i64, 0, sizes.head_dim as i64];
+    let names: Vec<String> = (0..sizes.n_layer)
+        .flat_map(|layer| ["key", "value"].map(|part| decoders::cache_name("past_key_values", layer, part)))
         .collect();
-    let (embeds_shape, ids_shape) = ([b, t, config.n_embd as i64], [b, t]);
+    let (embeds_shape, ids_shape) = ([b, t, sizes.n_embd as i64], [b, t]);
     let mut feeds = vec![
         ("inputs_embeds", Feed::F32(&embeds, &embeds_shape)),
         ("position_ids", Feed::I64(&positions, &ids_shape)),

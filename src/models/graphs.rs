@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::config::{ClipConfig, Gpt2Config, MapperConfig};
+use super::config::{ClipConfig, DecoderConfig, MapperConfig};
+use super::decoders::architecture;
 use super::layers::Style;
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
-use super::{clip, gpt2, int8, mapper};
+use super::{clip, decoders, int8, mapper};
 use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
 
 /// Weight files of a bundle, relative to it.
@@ -33,21 +34,21 @@ pub enum Part<'a> {
     ImageEncoder(&'a ClipConfig),
     Mapper(&'a MapperConfig),
     /// In ONNX's own operators.
-    Decoder(&'a Gpt2Config),
+    Decoder(&'a DecoderConfig),
     /// Over a cache updated in place (ONNX Runtime's operators).
-    InPlaceDecoder(&'a Gpt2Config),
+    InPlaceDecoder(&'a DecoderConfig),
     /// Over caches of a fixed length: the first run, one token more, and picking rows.
     StaticPrefill {
-        config: &'a Gpt2Config,
+        config: &'a DecoderConfig,
         prefix_len: usize,
         length: usize,
     },
     StaticStep {
-        config: &'a Gpt2Config,
+        config: &'a DecoderConfig,
         length: usize,
     },
     PickRows {
-        config: &'a Gpt2Config,
+        config: &'a DecoderConfig,
         length: usize,
     },
 }
@@ -98,18 +99,20 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
     match part {
         Part::ImageEncoder(config) => clip::image_encoder(&g, style, config),
         Part::Mapper(config) => mapper::mapper(&g, style, config),
-        Part::Decoder(config) => gpt2::decoder(&g, style, config),
-        Part::InPlaceDecoder(config) => gpt2::in_place_decoder(&g, style, config),
-        Part::StaticPrefill { config, prefix_len, length } => gpt2::static_prefill(&g, style, config, prefix_len, length),
-        Part::StaticStep { config, length } => gpt2::static_step(&g, style, config, length),
-        Part::PickRows { config, length } => gpt2::pick_rows(&g, style, config, length),
+        Part::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
+        Part::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),
+        Part::StaticPrefill { config, prefix_len, length } => {
+            decoders::static_prefill(&g, style, architecture(config), prefix_len, length)
+        }
+        Part::StaticStep { config, length } => decoders::static_step(&g, style, architecture(config), length),
+        Part::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
     }
     Ok(g.finish()?)
 }
 
 /// Writes `image_encoder.onnx`, `mapper.onnx` and `decoder.onnx` into a bundle whose weights are in place.
-pub fn write(folder: &Path, clip: &ClipConfig, mapper: &MapperConfig, gpt2: &Gpt2Config) -> Result<(), BuildError> {
-    for part in [Part::ImageEncoder(clip), Part::Mapper(mapper), Part::Decoder(gpt2)] {
+pub fn write(folder: &Path, clip: &ClipConfig, mapper: &MapperConfig, decoder: &DecoderConfig) -> Result<(), BuildError> {
+    for part in [Part::ImageEncoder(clip), Part::Mapper(mapper), Part::Decoder(decoder)] {
         let path = folder.join(part.name()).with_extension("onnx");
         build(folder, part, Style::PORTABLE)?.save(&path).map_err(|source| BuildError::Io { path, source })?;
     }

@@ -121,6 +121,7 @@ pub fn activation(g: &Graph, style: Style, kind: Activation, x: Value) -> Value 
         Activation::Gelu => g.gelu(x, false),
         Activation::GeluNew => g.gelu(x, true),
         Activation::Relu => g.max(x, g.scalar_like(x, 0.0)),
+        Activation::Silu => g.mul(x, g.sigmoid(x)),
     }
 }
 

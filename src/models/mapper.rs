@@ -2,7 +2,7 @@
 //!
 //! B images, D length of an embedding, P positions of a prefix, C width of a state.
 
-use super::config::{BertConfig, MapperConfig, MapperKind};
+use super::config::{Activation, BertConfig, MapperConfig, MapperKind, TransformerConfig};
 use super::layers::{
     Drop, KEEP, Style, activation, attention_with, encoder_attention, join_heads, layer_norm, linear, parameter, split_heads,
 };
@@ -18,8 +18,11 @@ pub fn mapper(g: &Graph, style: Style, config: &MapperConfig) {
 /// [B, D] -> [B, P, C], inside a larger graph; `drop` where it is trained.
 pub fn prefix_embeds(g: &Graph, style: Style, config: &MapperConfig, embeds: Value, drop: Option<Drop<'_>>) -> Value {
     let style = Style { int8: false, ..style };
-    g.scope("clip_project", || match (config.kind, &config.bert) {
-        (MapperKind::Bert, Some(bert)) => bert_mapper(g, style, config, bert, embeds, drop),
+    g.scope("clip_project", || match (config.kind, &config.bert, &config.transformer) {
+        (MapperKind::Bert, Some(bert), _) => bert_mapper(g, style, config, bert, embeds, drop),
+        (MapperKind::Transformer, _, Some(transformer)) => {
+            transformer_mapper(g, style, config, transformer, embeds, drop.is_some())
+        }
         _ => mlp(g, style, config, embeds),
     })
 }
@@ -38,7 +41,72 @@ fn mlp(g: &Graph, style: Style, config: &MapperConfig, embeds: Value) -> Value {
     g.reshape(x, &[batch, config.prefix_len.into(), config.n_embd.into()])
 }
 
-/// The embedding becomes P positions, learned constants P more; BERT runs over both and the states at the constants are the prefix.
+/// The embedding becomes positions, learned constants P more; `encode` runs over both and the states at the constants are the prefix.
+fn over_constants(
+    g: &Graph,
+    style: Style,
+    config: &MapperConfig,
+    projected: usize,
+    embeds: Value,
+    encode: impl FnOnce(Value) -> Value,
+) -> Value {
+    let (constant, width) = (config.constant_len, config.n_embd);
+    let batch = g.shape(embeds)[0].clone();
+    let x = linear(g, style, "linear", embeds, config.clip_size, projected * width, true);
+    let x = g.reshape(x, &[batch.clone(), projected.into(), width.into()]);
+    let learned = parameter(g, style, "prefix_const", &[constant, width]);
+    let learned = g.reshape(learned, &[1.into(), constant.into(), width.into()]);
+    let learned = g.expand(learned, &[batch, constant.into(), width.into()]);
+    let states = encode(g.concat(&[x, learned], 1));
+    g.slice(states, 1, projected.into(), (projected + constant).into())
+}
+
+/// The original ClipCap's.
+fn transformer_mapper(
+    g: &Graph,
+    style: Style,
+    config: &MapperConfig,
+    transformer: &TransformerConfig,
+    embeds: Value,
+    trained: bool,
+) -> Value {
+    over_constants(g, style, config, transformer.clip_length, embeds, |mut x| {
+        for layer in 0..transformer.num_layers {
+            let scope = format!("transformer.layers.{layer}");
+            x = g.block(&scope, || transformer_layer(g, style, config.n_embd, transformer, x, trained));
+        }
+        x
+    })
+}
+
+/// One pre-norm layer, [B, T, C] -> [B, T, C].
+fn transformer_layer(g: &Graph, style: Style, width: usize, config: &TransformerConfig, x: Value, trained: bool) -> Value {
+    /// PyTorch's own, since the original says none.
+    const EPSILON: f64 = 1e-5;
+    let normed = layer_norm(g, style, "norm1", x, width, EPSILON);
+    let attended = g.scope("attn", || {
+        let q = linear(g, style, "to_queries", normed, width, width, config.qkv_bias);
+        let kv = linear(g, style, "to_keys_values", normed, width, 2 * width, config.qkv_bias);
+        let kv = g.split(kv, 2, &[width as i64; 2]);
+        let [k, v] = [0, 1].map(|i| kv.get(i).copied().unwrap_or(q));
+        let heads = if style.fused && !trained {
+            encoder_attention(g, style, q, k, v, config.num_heads)
+        } else {
+            let qkv = [q, k, v].map(|x| split_heads(g, x, config.num_heads));
+            join_heads(g, attention_with(g, style, qkv, None, |weights| weights))
+        };
+        linear(g, style, "project", heads, width, width, true)
+    });
+    let x = g.add(x, attended);
+    let normed = layer_norm(g, style, "norm2", x, width, EPSILON);
+    let fed = g.scope("mlp", || {
+        let hidden = linear(g, style, "fc1", normed, width, config.inner_size, true);
+        linear(g, style, "fc2", activation(g, style, Activation::Relu, hidden), config.inner_size, width, true)
+    });
+    g.add(x, fed)
+}
+
+/// ClipCap-Chinese's.
 fn bert_mapper(
     g: &Graph,
     style: Style,
@@ -47,16 +115,10 @@ fn bert_mapper(
     embeds: Value,
     drop: Option<Drop<'_>>,
 ) -> Value {
-    let (prefix, constant, width) = (config.prefix_len, config.constant_len, config.n_embd);
-    let batch = g.shape(embeds)[0].clone();
-    let x = linear(g, style, "linear", embeds, config.clip_size, prefix * width, true);
-    let x = g.reshape(x, &[batch.clone(), prefix.into(), width.into()]);
-    let learned = parameter(g, style, "prefix_const", &[constant, width]);
-    let learned = g.reshape(learned, &[1.into(), constant.into(), width.into()]);
-    let learned = g.expand(learned, &[batch, constant.into(), width.into()]);
-    let x = g.concat(&[x, learned], 1);
-    let states = g.scope("bert", || bert_encoder(g, style, bert, x, prefix + constant, drop));
-    g.slice(states, 1, prefix.into(), (prefix + constant).into())
+    let positions = config.prefix_len + config.constant_len;
+    over_constants(g, style, config, config.prefix_len, embeds, |x| {
+        g.scope("bert", || bert_encoder(g, style, bert, x, positions, drop))
+    })
 }
 
 /// BERT over given input embeddings [B, T, C], all of token type 0, nothing masked.
@@ -72,7 +134,7 @@ fn bert_encoder(g: &Graph, style: Style, bert: &BertConfig, x: Value, tokens: us
         keep("dropout", rate, normed)
     });
     for layer in 0..bert.num_hidden_layers {
-        x = g.scope(&format!("encoder.layer.{layer}"), || bert_layer(g, style, bert, x, drop));
+        x = g.block(&format!("encoder.layer.{layer}"), || bert_layer(g, style, bert, x, drop));
     }
     x
 }

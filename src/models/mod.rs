@@ -1,4 +1,4 @@
-//! CLIP, mappers and GPT2 as graphs; their weights; model bundles.
+//! CLIP, mappers and decoders as graphs; their weights; model bundles.
 
 mod block;
 pub mod bundle;
@@ -6,9 +6,9 @@ mod cached;
 pub mod clip;
 pub mod config;
 pub mod decoder;
+pub mod decoders;
 mod embedding;
 mod encoder;
-pub mod gpt2;
 pub mod graphs;
 pub mod import;
 pub mod int8;
@@ -23,6 +23,7 @@ pub mod weights;
 pub use bundle::{Bundle, BundleError};
 pub use cached::CachedDecoder;
 pub use decoder::{Decoder, ImageEncoder, Mapper};
+pub use embedding::TokenEmbedding;
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
 pub use resident::ResidentDecoder;
 

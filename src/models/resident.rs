@@ -1,13 +1,13 @@
-//! GPT2 decoding with caches that live on the device (CUDA), in any precision. Every run goes from one set of cache tensors to the next,
+//! Decoding with caches that live on the device (CUDA), in any precision. Every run goes from one set of cache tensors to the next,
 //! so nothing but embeddings and logits crosses to the host. Rows are moved by a graph too.
 
 use std::path::Path;
 
 use super::Decoder;
-use super::config::Gpt2Config;
+use super::config::DecoderConfig;
+use super::decoders::{Sizes, architecture, cache_name};
 use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
-use super::gpt2::cache_name;
 use super::graphs::{Part, build};
 use crate::runtime::{Feed, Resident, ResidentFeed, Runtime, RuntimeError, Session};
 
@@ -29,13 +29,13 @@ struct Row {
     used: usize,
 }
 
-/// GPT2 with caches of a fixed length on the device.
+/// A decoder with caches of a fixed length on the device.
 pub struct ResidentDecoder {
     runtime: Runtime,
     prefill: Session,
     step: Session,
     pick: Session,
-    config: Gpt2Config,
+    sizes: Sizes,
     tokens: TokenEmbedding,
     prefix_len: usize,
     max_rows: usize,
@@ -56,18 +56,19 @@ impl ResidentDecoder {
     pub fn load(
         runtime: &Runtime,
         folder: &Path,
-        config: &Gpt2Config,
+        config: &DecoderConfig,
         prefix_len: usize,
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let length = (prefix_len + max_new_tokens.max(1) - 1).min(config.n_positions);
+        let sizes = architecture(config).sizes();
+        let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
         let session = |part: Part<'_>| -> Result<Session, LoadError> {
             let model = build(folder, part, style_for(runtime))?;
             Ok(Session::new(runtime, part.name(), &model.to_bytes(), folder, &[])?)
         };
         let names = |kind: &str| {
-            (0..config.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name(kind, layer, part))).collect::<Vec<_>>()
+            (0..sizes.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name(kind, layer, part))).collect::<Vec<_>>()
         };
         Ok(Self {
             prefill: session(Part::StaticPrefill { config, prefix_len, length })?,
@@ -75,7 +76,7 @@ impl ResidentDecoder {
             pick: session(Part::PickRows { config, length })?,
             runtime: runtime.clone(),
             tokens: TokenEmbedding::open(folder, config)?,
-            config: config.clone(),
+            sizes,
             prefix_len,
             max_rows,
             length,
@@ -123,7 +124,7 @@ impl ResidentDecoder {
 
 impl Decoder for ResidentDecoder {
     fn vocab_size(&self) -> usize {
-        self.config.vocab_size
+        self.sizes.vocab_size
     }
 
     fn prefix_len(&self) -> usize {
@@ -131,7 +132,7 @@ impl Decoder for ResidentDecoder {
     }
 
     fn n_embd(&self) -> usize {
-        self.config.n_embd
+        self.sizes.n_embd
     }
 
     fn max_rows(&self) -> usize {
@@ -143,7 +144,7 @@ impl Decoder for ResidentDecoder {
     }
 
     fn prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Vec<f32>, RuntimeError> {
-        let shape = [num_prefixes as i64, self.prefix_len as i64, self.config.n_embd as i64];
+        let shape = [num_prefixes as i64, self.prefix_len as i64, self.sizes.n_embd as i64];
         if prefix_embeds.len() as i64 != shape.iter().product::<i64>() {
             let (found, wanted) = (vec![prefix_embeds.len() as i64], shape.to_vec());
             return Err(RuntimeError::Shape { model: MODEL.into(), what: "prefix_embeds".into(), found, wanted });
@@ -184,7 +185,7 @@ impl Decoder for ResidentDecoder {
         let embeds = self.tokens.rows(tokens)?;
         let positions: Vec<i64> = self.rows.iter().map(|row| row.used as i64).collect();
         let rows = tokens.len() as i64;
-        let (embeds_shape, positions_shape) = ([rows, 1, self.config.n_embd as i64], [rows, 1]);
+        let (embeds_shape, positions_shape) = ([rows, 1, self.sizes.n_embd as i64], [rows, 1]);
         let mut feeds = vec![
             ("inputs_embeds", ResidentFeed::Host(Feed::F32(&embeds, &embeds_shape))),
             ("position_ids", ResidentFeed::Host(Feed::I64(&positions, &positions_shape))),

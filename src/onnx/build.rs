@@ -22,7 +22,7 @@ macro_rules! binary {
 
 impl Graph {
     binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul }
-    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, relu Relu, erf Erf, round Round, identity Identity, detach Detach }
+    unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, relu Relu, erf Erf, cos Cos, sin Sin, round Round, identity Identity, detach Detach }
 
     pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
         self.apply(Op::Where, &[condition, a, b])
@@ -83,14 +83,14 @@ impl Graph {
     /// Causal, over a cache updated in place: `inputs` are those of [`Op::GroupQueryAttention`]. Returns (attended, key cache, value cache).
     pub fn group_query_attention(
         &self,
-        qkv: Value,
+        [query, key, value]: [Value; 3],
         cache: [Value; 2],
         lengths: [Value; 2],
-        num_heads: i64,
+        [num_heads, kv_num_heads]: [i64; 2],
         scale: f32,
     ) -> Vec<Value> {
-        let inputs = [Some(qkv), None, None, Some(cache[0]), Some(cache[1]), Some(lengths[0]), Some(lengths[1])];
-        self.apply_many(Op::GroupQueryAttention { num_heads, scale }, &inputs)
+        let inputs = [query, key, value, cache[0], cache[1], lengths[0], lengths[1]].map(Some);
+        self.apply_many(Op::GroupQueryAttention { num_heads, kv_num_heads, scale }, &inputs)
     }
 
     pub fn conv(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64) -> Value {

@@ -228,8 +228,8 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],
-        Op::GroupQueryAttention { num_heads, scale } => {
-            vec![int("num_heads", *num_heads), int("kv_num_heads", *num_heads), float("scale", *scale)]
+        Op::GroupQueryAttention { num_heads, kv_num_heads, scale } => {
+            vec![int("num_heads", *num_heads), int("kv_num_heads", *kv_num_heads), float("scale", *scale)]
         }
         Op::Add
         | Op::Sub
@@ -250,6 +250,8 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Sigmoid
         | Op::Relu
         | Op::Erf
+        | Op::Cos
+        | Op::Sin
         | Op::Round
         | Op::Clip
         | Op::Identity

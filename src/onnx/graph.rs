@@ -92,6 +92,7 @@ pub(super) struct Inner {
     scope: Vec<String>,
     constants: HashMap<ConstantKey, Value>,
     pub dim_values: HashMap<Dim, Value>,
+    pub blocks: Vec<std::ops::Range<usize>>,
     fault: Option<GraphError>,
 }
 
@@ -129,6 +130,7 @@ impl Graph {
                 scope: vec![],
                 constants: HashMap::new(),
                 dim_values: HashMap::new(),
+                blocks: vec![],
                 fault: None,
             }),
         }
@@ -145,6 +147,27 @@ impl Graph {
         let result = build();
         self.inner.borrow_mut().scope.pop();
         result
+    }
+
+    /// As [`scope`](Self::scope), for one of many layers: what it computes may be computed again in the backward pass, from its inputs.
+    pub fn block<R>(&self, name: &str, build: impl FnOnce() -> R) -> R {
+        let start = self.inner.borrow().nodes.len();
+        let result = if name.is_empty() { build() } else { self.scope(name, build) };
+        let mut inner = self.inner.borrow_mut();
+        let end = inner.nodes.len();
+        inner.blocks.push(start..end);
+        result
+    }
+
+    /// Nodes of each [`block`](Self::block) so far, in order.
+    pub fn blocks(&self) -> Vec<std::ops::Range<usize>> {
+        self.inner.borrow().blocks.clone()
+    }
+
+    /// Whether there is a weight `SCOPE.name`.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        let inner = self.inner.borrow();
+        inner.external.contains_key(&inner.full_name(name))
     }
 
     /// An input that is fed at every run.

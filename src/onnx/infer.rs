@@ -34,6 +34,8 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
         | Op::Sigmoid
         | Op::Relu
         | Op::Erf
+        | Op::Cos
+        | Op::Sin
         | Op::Round
         | Op::Clip
         | Op::Gelu { .. }
@@ -218,13 +220,10 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             Ok(vec![q.clone()])
         }
         Op::GroupQueryAttention { .. } => {
-            let (x, key, value) = (input(0)?, input(3)?, input(4)?);
-            let mut shape = x.shape.clone();
-            match shape.last_mut().map(|last| (last.as_fixed(), last)) {
-                Some((Some(width), last)) if width % 3 == 0 => *last = (width / 3).into(),
-                _ => return Err("the packed width must be a multiple of 3".into()),
-            }
-            Ok(vec![ValueType { dtype: x.dtype, shape }, key.clone(), value.clone()])
+            let (query, key, value) = (input(0)?, input(3)?, input(4)?);
+            same_dtype(query, input(1)?)?;
+            same_dtype(query, input(2)?)?;
+            Ok(vec![query.clone(), key.clone(), value.clone()])
         }
     }
 }

@@ -68,6 +68,8 @@ pub enum Op {
     Sigmoid,
     Relu,
     Erf,
+    Cos,
+    Sin,
     Round,
     Clip,
     /// `tanh`: the approximation GPT2 calls gelu_new; otherwise exact.
@@ -176,10 +178,11 @@ pub enum Op {
     MultiHeadAttention {
         num_heads: i64,
     },
-    /// Packed query-key-value [B, S, 3*H*D], past_key, past_value [B, H, M, D] updated in place, seqlens_k [B], total_sequence_length.
-    /// D must be a multiple of 8; scores are multiplied by `scale`.
+    /// Query [B, S, H*D], key and value [B, S, K*D], past_key, past_value [B, K, M, D] updated in place, seqlens_k [B],
+    /// total_sequence_length. D must be a multiple of 8; scores are multiplied by `scale`.
     GroupQueryAttention {
         num_heads: i64,
+        kv_num_heads: i64,
         scale: f32,
     },
 }
@@ -208,6 +211,8 @@ impl Op {
             Self::Sigmoid => ("", "Sigmoid"),
             Self::Relu => ("", "Relu"),
             Self::Erf => ("", "Erf"),
+            Self::Cos => ("", "Cos"),
+            Self::Sin => ("", "Sin"),
             Self::Round => ("", "Round"),
             Self::Clip => ("", "Clip"),
             Self::Gelu { .. } => ("", "Gelu"),

@@ -2,9 +2,11 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::models::{Bundle, Decoder, ResidentDecoder};
+use crate::generation::SpecialTokens;
+use crate::models::{Bundle, Decoder, ResidentDecoder, TokenEmbedding};
 use crate::models::{CachedDecoder, LoadError};
 use crate::runtime::{Device, Precision, Runtime};
+use crate::text::Tokenizer;
 
 /// The device, the precision, the runtime's build and the CPU's type, and static scales where there are any: results are the same bytes where
 /// these are the same.
@@ -36,15 +38,52 @@ fn cpu_type() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.into())
 }
 
+/// What ends a caption, and what is never said.
+pub(super) fn special_tokens(bundle: &Bundle, tokenizer: &Tokenizer) -> SpecialTokens {
+    // A vocabulary may end before the model's does: what has no entry stands for no text.
+    SpecialTokens {
+        ends: tokenizer.ends().to_vec(),
+        end_is_text: tokenizer.end_is_text(),
+        banned: tokenizer.banned_ids(bundle.decoder_sizes().vocab_size),
+    }
+}
+
+/// Text that captions go on from, as embeddings behind every prefix.
+pub(super) struct Prompt {
+    ids: Vec<u32>,
+    embeds: Vec<f32>,
+}
+
+impl Prompt {
+    pub fn new(text: Option<&str>, bundle: &Bundle, tokenizer: &Tokenizer) -> anyhow::Result<Self> {
+        let ids = text.map(|text| tokenizer.encode_prompt(text)).transpose()?.unwrap_or_default();
+        let embeds = match ids.is_empty() {
+            true => vec![],
+            false => TokenEmbedding::open(bundle.path(), bundle.decoder_config())?.rows(&ids)?,
+        };
+        Ok(Self { ids, embeds })
+    }
+
+    /// Positions that it takes.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// A prefix [P, C] with the prompt behind it.
+    pub fn behind(&self, prefix: &[f32]) -> Vec<f32> {
+        [prefix, &self.embeds].concat()
+    }
+}
+
 /// The decoder where it runs best: on CUDA with its caches there, else on the CPU provider.
 pub(super) fn load_decoder(
     bundle: &Bundle,
     runtime: &Runtime,
+    prefix_len: usize,
     rows: usize,
     max_new_tokens: usize,
 ) -> Result<Box<dyn Decoder>, LoadError> {
-    let (folder, config) = (bundle.path(), bundle.gpt2_config());
-    let prefix_len = bundle.mapper_config().prefix_len;
+    let (folder, config) = (bundle.path(), bundle.decoder_config());
     Ok(match runtime.device() {
         Device::Cuda(_) => Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?),
         Device::OpenVino => {

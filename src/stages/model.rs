@@ -6,23 +6,30 @@ use anyhow::{Context, bail};
 
 use crate::models::Bundle;
 use crate::models::bundle::{self, BundlePlan, Configs, PartPlan, Source};
-use crate::models::config::{BertConfig, Gpt2Config, MapperConfig, MapperKind};
-use crate::models::import::{CheckpointSource, ClipSource, Gpt2Source, gpt2_preset};
+use crate::models::config::{BertConfig, DecoderConfig, MapperConfig, MapperKind, TransformerConfig};
+use crate::models::decoders::{Sizes, architecture};
+use crate::models::import::{CheckpointSource, ClipSource, DecoderSource, ORIGINAL_HEADS, decoder_preset};
 use crate::models::part::Part;
 use crate::models::tensors::mapper_tensors;
 use crate::models::weights::WeightSource;
 use crate::pipeline::Reporter;
+use crate::text::{Endings, Vocabulary};
 
 /// Settings of `model import`.
+#[derive(Default)]
 pub struct ImportSettings {
     /// An OpenAI checkpoint, or a Hugging Face folder with weights.
     pub clip: PathBuf,
-    /// A folder with config.json and vocab.txt; its weights serve where the checkpoint holds no GPT2.
-    pub gpt2: PathBuf,
+    /// A decoder's folder, with config.json and its vocabulary; its weights serve where the checkpoint holds no decoder.
+    pub decoder: PathBuf,
     pub checkpoint: PathBuf,
     pub bert_config: Option<PathBuf>,
     /// Whether the mapper was trained on embeddings of unit length.
     pub normalized: bool,
+    /// What ends a caption, where it is not what the model's kind says.
+    pub stop_token: Option<String>,
+    /// Text behind the prefix, which captions go on from.
+    pub prompt: Option<String>,
     pub out: PathBuf,
     pub overwrite: bool,
 }
@@ -31,68 +38,80 @@ pub struct ImportSettings {
 pub struct InitSettings {
     /// A preset, an OpenAI checkpoint, or a Hugging Face folder with or without weights.
     pub clip: PathBuf,
-    /// A preset, or a folder with config.json, with or without vocab.txt and weights.
-    pub gpt2: PathBuf,
+    /// A preset, or a folder with config.json, with or without vocabulary and weights.
+    pub decoder: PathBuf,
     pub mapper: MapperKind,
     pub prefix_len: usize,
     pub bert_config: Option<PathBuf>,
+    /// Positions that a transformer mapper projects an embedding to; as many as `prefix_len` where it is not given.
+    pub clip_length: Option<usize>,
+    /// Layers of a transformer mapper.
+    pub num_layers: usize,
     pub normalized: bool,
     /// Whether a folder without weights gets random ones.
     pub random: bool,
+    pub stop_token: Option<String>,
+    pub prompt: Option<String>,
     pub seed: u64,
     pub out: PathBuf,
     pub overwrite: bool,
 }
 
-/// Makes a bundle of a CLIP, a GPT2 and a ClipCap checkpoint.
+/// Makes a bundle of a CLIP, a decoder and a ClipCap checkpoint.
 pub fn import(settings: &ImportSettings, reporter: &dyn Reporter) -> anyhow::Result<Bundle> {
     let clip = ClipSource::open(&settings.clip).context("cannot import CLIP")?;
-    let gpt2 = Gpt2Source::open(&settings.gpt2, false).context("cannot import GPT2")?;
+    let decoder = DecoderSource::open(&settings.decoder, false).context("cannot import the decoder")?;
     let checkpoint = CheckpointSource::open(&settings.checkpoint).context("cannot import the checkpoint")?;
-    notes(&clip, &gpt2, reporter);
+    notes(&clip, &decoder, reporter);
     if clip.weights.is_none() {
         bail!("{} holds no CLIP weights; `clipcap model init --random` makes random ones", settings.clip.display());
     }
     let kind = checkpoint.mapper_kind()?;
     let bert = match (&settings.bert_config, kind) {
         (Some(path), MapperKind::Bert) => Some(BertConfig::read(path)?),
-        (Some(_), MapperKind::Mlp) => {
-            reporter.note("the checkpoint holds an MLP mapper; --bert-config is ignored");
+        (Some(_), kind) => {
+            let an = if kind == MapperKind::Mlp { "an MLP" } else { "a transformer" };
+            reporter.note(&format!("the checkpoint holds {an} mapper; --bert-config is ignored"));
             None
         }
         (None, _) => None,
     };
-    let mapper = checkpoint.mapper_config(clip.config.projection_dim, gpt2.config.n_embd, bert.as_ref())?;
+    let mapper =
+        checkpoint.mapper_config(clip.config.projection_dim, architecture(&decoder.config).sizes().n_embd, bert.as_ref())?;
     let mapper_part =
         PartPlan::New { part: checkpoint.mapper_part(&mapper)?, source: imported(&settings.checkpoint, checkpoint.weights()) };
-    let gpt2_part = if checkpoint.has_gpt2() {
-        let part = checkpoint.gpt2_part(&gpt2.config)?;
+    let inside = checkpoint.decoder_scope();
+    let decoder_part = if inside.is_some() {
+        let part = checkpoint.decoder_part(&decoder.config)?;
         PartPlan::New { part, source: imported(&settings.checkpoint, checkpoint.weights()) }
-    } else if let Some(weights) = &gpt2.weights {
-        reporter.note("the checkpoint holds no GPT2; the folder's weights are taken");
-        PartPlan::New { part: gpt2.part(0)?, source: imported(&settings.gpt2, weights) }
+    } else if let Some(weights) = &decoder.weights {
+        reporter.note("the checkpoint holds no decoder; the folder's weights are taken");
+        PartPlan::New { part: decoder.part(0)?, source: imported(&settings.decoder, weights) }
     } else {
-        bail!("neither {} nor {} holds GPT2's weights", settings.checkpoint.display(), settings.gpt2.display());
+        bail!("neither {} nor {} holds the decoder's weights", settings.checkpoint.display(), settings.decoder.display());
     };
+    let words = Words::new(&decoder, kind, inside, &settings.stop_token, &settings.prompt);
     let clip_part = clip_part(&clip, &settings.clip, 0)?;
-    let parts = [clip_part, mapper_part, gpt2_part];
-    finish(&settings.out, settings.overwrite, &clip, &gpt2, mapper, settings.normalized, parts)
+    let parts = [clip_part, mapper_part, decoder_part];
+    finish(&settings.out, settings.overwrite, &clip, &decoder, mapper, settings.normalized, words, parts)
 }
 
-/// Makes a bundle with a new mapper. CLIP and GPT2 keep their weights where the sources have any and get new ones otherwise.
+/// Makes a bundle with a new mapper. CLIP and decoder keep their weights where the sources have any and get new ones otherwise.
 pub fn init(settings: &InitSettings, reporter: &dyn Reporter) -> anyhow::Result<Bundle> {
     let clip = ClipSource::open(&settings.clip).context("cannot read CLIP")?;
-    let gpt2 = Gpt2Source::open(&settings.gpt2, true).context("cannot read GPT2")?;
-    notes(&clip, &gpt2, reporter);
-    let gpt2_is_preset = gpt2_preset(&settings.gpt2).is_some();
-    for (given, has_weights, is_preset) in
-        [(&settings.clip, clip.weights.is_some(), clip.is_preset), (&settings.gpt2, gpt2.weights.is_some(), gpt2_is_preset)]
-    {
+    let decoder = DecoderSource::open(&settings.decoder, true).context("cannot read the decoder")?;
+    let sizes = architecture(&decoder.config).sizes();
+    notes(&clip, &decoder, reporter);
+    let decoder_is_preset = decoder_preset(&settings.decoder).is_some();
+    for (given, has_weights, is_preset) in [
+        (&settings.clip, clip.weights.is_some(), clip.is_preset),
+        (&settings.decoder, decoder.weights.is_some(), decoder_is_preset),
+    ] {
         if !(has_weights || is_preset || settings.random) {
             bail!("{} holds no weights; --random makes random ones from its config.json", given.display());
         }
     }
-    let (clip_size, n_embd) = (clip.config.projection_dim, gpt2.config.n_embd);
+    let (clip_size, n_embd) = (clip.config.projection_dim, sizes.n_embd);
     let mapper = match (settings.mapper, &settings.bert_config) {
         (MapperKind::Mlp, given) => {
             if given.is_some() {
@@ -103,9 +122,22 @@ pub fn init(settings: &InitSettings, reporter: &dyn Reporter) -> anyhow::Result<
         (MapperKind::Bert, given) => {
             let bert = match given {
                 Some(path) => BertConfig::read(path)?,
-                None => default_bert(&gpt2.config, settings.prefix_len),
+                None => default_bert(&sizes, settings.prefix_len),
             };
             MapperConfig::bert(clip_size, n_embd, settings.prefix_len, bert)
+        }
+        (MapperKind::Transformer, given) => {
+            if given.is_some() {
+                reporter.note("a transformer mapper was asked for; --bert-config is ignored");
+            }
+            let transformer = TransformerConfig {
+                clip_length: settings.clip_length.unwrap_or(settings.prefix_len),
+                num_layers: settings.num_layers,
+                num_heads: ORIGINAL_HEADS,
+                inner_size: 2 * n_embd,
+                qkv_bias: false,
+            };
+            MapperConfig::transformer(clip_size, n_embd, settings.prefix_len, transformer)
         }
     };
     mapper.validate(settings.bert_config.as_deref().unwrap_or(&settings.out))?;
@@ -113,28 +145,60 @@ pub fn init(settings: &InitSettings, reporter: &dyn Reporter) -> anyhow::Result<
         part: Part::random(mapper_tensors(&mapper), settings.seed),
         source: Source::Random { seed: settings.seed },
     };
-    let gpt2_source = source_of(&settings.gpt2, gpt2.weights.as_ref(), settings.seed);
-    let gpt2_part = PartPlan::New { part: gpt2.part(settings.seed)?, source: gpt2_source };
+    let decoder_source = source_of(&settings.decoder, decoder.weights.as_ref(), settings.seed);
+    let decoder_part = PartPlan::New { part: decoder.part(settings.seed)?, source: decoder_source };
+    let words = Words::new(&decoder, settings.mapper, None, &settings.stop_token, &settings.prompt);
     let clip_part = clip_part(&clip, &settings.clip, settings.seed)?;
-    let parts = [clip_part, mapper_part, gpt2_part];
-    finish(&settings.out, settings.overwrite, &clip, &gpt2, mapper, settings.normalized, parts)
+    let parts = [clip_part, mapper_part, decoder_part];
+    finish(&settings.out, settings.overwrite, &clip, &decoder, mapper, settings.normalized, words, parts)
 }
 
-/// A BERT like bert-base, as wide as GPT2 and as deep (12 layers at most).
-fn default_bert(gpt2: &Gpt2Config, prefix_len: usize) -> BertConfig {
+/// What the decoder's text is like, beyond its vocabulary.
+struct Words {
+    endings: Endings,
+    scope: &'static str,
+    prompt: Option<String>,
+}
+
+impl Words {
+    /// The original ClipCap (told by its `gpt.` or its transformer mapper, with GPT2's own vocabulary) ends a caption with a full stop. `inside`
+    /// is what stands before the decoder's names in a checkpoint.
+    fn new(
+        decoder: &DecoderSource,
+        mapper: MapperKind,
+        inside: Option<&'static str>,
+        stop_token: &Option<String>,
+        prompt: &Option<String>,
+    ) -> Self {
+        let gpt2 = matches!(decoder.config, DecoderConfig::Gpt2(_));
+        let english = gpt2 && matches!(decoder.vocabulary, Vocabulary::Bpe(_));
+        let original = english && (inside == Some("gpt.") || (inside.is_none() && mapper == MapperKind::Transformer));
+        let default = original.then(|| ".".to_string());
+        let endings = Endings { stop_token: stop_token.clone().or(default), ..decoder.endings.clone() };
+        let scope = inside.unwrap_or(match (gpt2, english) {
+            (true, true) => "gpt.",
+            (true, false) => bundle::DEFAULT_SCOPE,
+            (false, _) => "decoder.",
+        });
+        Self { endings, scope, prompt: prompt.clone().filter(|prompt| !prompt.trim().is_empty()) }
+    }
+}
+
+/// A BERT like bert-base, as wide as the decoder and as deep (12 layers at most).
+fn default_bert(decoder: &Sizes, prefix_len: usize) -> BertConfig {
     BertConfig {
-        vocab_size: gpt2.vocab_size,
-        hidden_size: gpt2.n_embd,
-        num_hidden_layers: gpt2.n_layer.min(12),
-        num_attention_heads: gpt2.n_head,
-        intermediate_size: 4 * gpt2.n_embd,
+        vocab_size: decoder.vocab_size,
+        hidden_size: decoder.n_embd,
+        num_hidden_layers: decoder.n_layer.min(12),
+        num_attention_heads: decoder.n_head,
+        intermediate_size: 4 * decoder.n_embd,
         max_position_embeddings: BertConfig::default().max_position_embeddings.max(2 * prefix_len),
         ..BertConfig::default()
     }
 }
 
-fn notes(clip: &ClipSource, gpt2: &Gpt2Source, reporter: &dyn Reporter) {
-    clip.notes.iter().chain(&gpt2.notes).for_each(|note| reporter.note(note));
+fn notes(clip: &ClipSource, decoder: &DecoderSource, reporter: &dyn Reporter) {
+    clip.notes.iter().chain(&decoder.notes).for_each(|note| reporter.note(note));
 }
 
 fn clip_part<'a>(clip: &'a ClipSource, given: &Path, seed: u64) -> anyhow::Result<PartPlan<'a>> {
@@ -156,26 +220,29 @@ fn finish(
     out: &Path,
     overwrite: bool,
     clip: &ClipSource,
-    gpt2: &Gpt2Source,
+    decoder: &DecoderSource,
     mapper: MapperConfig,
     normalized: bool,
-    [clip_part, mapper_part, gpt2_part]: [PartPlan<'_>; 3],
+    words: Words,
+    [clip_part, mapper_part, decoder_part]: [PartPlan<'_>; 3],
 ) -> anyhow::Result<Bundle> {
     let plan = BundlePlan {
         configs: Configs {
             clip: clip.config.clone(),
             preprocessor: clip.preprocessor.clone(),
             mapper,
-            gpt2: gpt2.config.clone(),
+            decoder: decoder.config.clone(),
         },
         normalized,
-        vocabulary: gpt2.vocabulary.clone(),
-        lower_case: gpt2.lower_case,
+        vocabulary: decoder.vocabulary.clone(),
+        endings: words.endings,
+        decoder_scope: words.scope.into(),
+        prompt: words.prompt,
         clip: clip_part,
         mapper: mapper_part,
-        gpt2: gpt2_part,
+        gpt2: decoder_part,
         clip_files: clip.kept_files.clone(),
-        gpt2_files: gpt2.kept_files.clone(),
+        gpt2_files: decoder.kept_files.clone(),
     };
     bundle::build(out, overwrite, &plan).with_context(|| format!("cannot make the bundle {}", out.display()))
 }
@@ -218,7 +285,7 @@ pub fn describe(bundle: &Bundle, verified: bool) -> String {
         }
     }
     let clip = bundle.clip_config();
-    let gpt2 = bundle.gpt2_config();
+    let decoder = bundle.decoder_sizes();
     let normalized = if bundle.normalized() { ", embeddings of unit length" } else { "" };
     text += &format!(
         "\nimage    {family}: {side} x {side}, {layers}, embeddings of {dim}\n",
@@ -229,14 +296,21 @@ pub fn describe(bundle: &Bundle, verified: bool) -> String {
     );
     text += &format!("mapper   {}, prefix of {}{normalized}\n", bundle.mapper_kind(), manifest.prefix_len);
     text += &format!(
-        "GPT2     {} layers of {}, {} heads, {} positions, vocabulary of {}{}\n",
-        gpt2.n_layer,
-        gpt2.n_embd,
-        gpt2.n_head,
-        gpt2.n_positions,
+        "{:<8} {} layers of {}, {} heads, {} positions, vocabulary of {}{}\n",
+        if bundle.decoder_config().model_type() == "gpt2" { "GPT2" } else { bundle.decoder_config().model_type() },
+        decoder.n_layer,
+        decoder.n_embd,
+        decoder.n_head,
+        decoder.n_positions,
         manifest.tokenizer.entries,
         if bundle.lower_case() { ", lower case" } else { "" },
     );
+    if let Some(stop) = &manifest.tokenizer.endings.stop_token {
+        text += &format!("captions end with {stop:?}\n");
+    }
+    if let Some(prompt) = bundle.prompt() {
+        text += &format!("captions go on from {prompt:?}\n");
+    }
     if let Some(int8) = &manifest.int8 {
         text += &format!("int8     {} bytes, {}\n", grouped(int8.bytes), &int8.fingerprint[..12.min(int8.fingerprint.len())]);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::caption::{self, Captioner};
+use super::caption::{self, Captioner, Wording};
 use crate::dataset::wanted::Wanted;
 use crate::files::{hex, temporary_beside};
 use crate::generation;
@@ -21,7 +21,7 @@ use crate::onnx::Model;
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages};
 use crate::pipeline::{Content, ContentHash, Decode, Entry, Prepare, Prepared, Reporter};
 use crate::runtime::{Device, Precision, Runtime, Session};
-use crate::stages::loading::scale_to_length_1;
+use crate::stages::loading::{Prompt, scale_to_length_1};
 
 /// Inputs that are looked at, at most.
 pub const MAX_INPUTS: usize = 512;
@@ -72,7 +72,7 @@ pub fn quantize(settings: &QuantizeSettings, reporter: &dyn Reporter) -> Result<
 fn check_joined(made: &Bundle, runtime: &Runtime, calibrated: &Calibrated, reporter: &dyn Reporter) -> Result<()> {
     let style = Style { int8: true, ..style_for(runtime) };
     for part in
-        [Part::ImageEncoder(made.clip_config()), Part::Mapper(made.mapper_config()), Part::InPlaceDecoder(made.gpt2_config())]
+        [Part::ImageEncoder(made.clip_config()), Part::Mapper(made.mapper_config()), Part::InPlaceDecoder(made.decoder_config())]
     {
         let Some(decisions) = calibrated.parts.get(part.name()) else { continue };
         let model = build(made.path(), part, style)?;
@@ -224,9 +224,10 @@ fn calibrate(
     }
     let width = embeddings.len() / hashes.len();
     let mut mapper = MapperObserver::load(runtime, folder, bundle.mapper_config())?;
-    let mut decoder = DecoderObserver::load(runtime, folder, bundle.gpt2_config())?;
-    let end = bundle.manifest().tokenizer.sep_token_id;
-    let max_tokens = caption::max_new_tokens(bundle).min(MAX_TOKENS);
+    let mut decoder = DecoderObserver::load(runtime, folder, bundle.decoder_config())?;
+    let tokenizer = bundle.tokenizer()?;
+    let prompt = Prompt::new(bundle.prompt(), bundle, &tokenizer)?;
+    let max_tokens = caption::max_new_tokens(bundle, &Wording::new(bundle, None, None))?.min(MAX_TOKENS);
     for (index, batch) in embeddings.chunks(BATCH * width).enumerate() {
         let mut batch = batch.to_vec();
         if bundle.normalized() {
@@ -235,7 +236,8 @@ fn calibrate(
         let rows = batch.len() / width;
         let prefixes = mapper.map(&batch, rows)?;
         if index * BATCH < MAX_CAPTIONED {
-            decoder.caption(&prefixes, rows, end, max_tokens)?;
+            let prefixes: Vec<f32> = prefixes.chunks(prefixes.len() / rows).flat_map(|prefix| prompt.behind(prefix)).collect();
+            decoder.caption(&prefixes, rows, tokenizer.ends(), max_tokens)?;
         }
     }
     parts.insert("mapper", bundle.decide("mapper", &mapper.finish())?);
@@ -277,9 +279,10 @@ fn compare(
     let count = hashes.len().min(MAX_CAPTIONED);
     let captions = |bundle: &Bundle, precision, embeddings: &[f32]| -> Result<Vec<Option<String>>> {
         let runtime = Runtime::start(Device::Cpu, precision, threads)?;
-        let limit = caption::max_new_tokens(bundle).min(MAX_TOKENS);
+        let wording = Wording::new(bundle, None, None);
+        let limit = caption::max_new_tokens(bundle, &wording)?.min(MAX_TOKENS);
         let decoding = generation::Settings { max_new_tokens: limit, ..generation::Settings::default() };
-        let mut model = caption::load(bundle, &runtime, &decoding, BATCH, true)?;
+        let mut model = caption::load(bundle, &runtime, &decoding, &wording, BATCH, true)?;
         let captions = model.caption(&embeddings[..count * width], &hashes[..count])?;
         Ok(captions.into_iter().map(|c| Some(c.ok()?.first()?.text.clone())).collect())
     };

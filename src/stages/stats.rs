@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Outcome;
 use crate::dataset::captions::{CaptionRows, Columns, Encoding, ReadOptions, Row, read_captions, read_table, tables_of};
 use crate::files::{sha256_file, write_json};
+use crate::models::Bundle;
 use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::text::Tokenizer;
 
@@ -44,9 +45,11 @@ pub struct StatsSettings {
 
 /// Where the tokenizer comes from.
 #[derive(Debug, Clone)]
-pub struct TokenizerSource {
-    pub vocabulary: PathBuf,
-    pub lower_case: bool,
+pub enum TokenizerSource {
+    /// A bundle's own.
+    Model(Box<Bundle>),
+    /// WordPiece over a vocab.txt, in lower case.
+    Pieces(PathBuf),
 }
 
 /// Everything that was counted.
@@ -91,13 +94,18 @@ pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome
 /// Everything that the statistics depend on.
 fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
     let hash = |path: &Path| sha256_file(path).with_context(|| format!("cannot read {}", path.display()));
+    let (vocabulary, lower_case) = match &settings.tokenizer {
+        Some(TokenizerSource::Model(bundle)) => (Some(bundle.vocabulary()?.fingerprint()), Some(bundle.lower_case())),
+        Some(TokenizerSource::Pieces(path)) => (Some(hash(path)?), Some(true)),
+        None => (None, None),
+    };
     let recorded = json!({
         "input": inputs.iter().map(|input| hash(input)).collect::<Result<Vec<_>>>()?,
         "name": name_of(&settings.input),
         "units": settings.units,
         "encoding": settings.encoding.map(Encoding::name),
-        "vocabulary": settings.tokenizer.as_ref().map(|t| hash(&t.vocabulary)).transpose()?,
-        "lower_case": settings.tokenizer.as_ref().map(|t| t.lower_case),
+        "vocabulary": vocabulary,
+        "lower_case": lower_case,
         "max_lengths": sorted(&settings.max_lengths),
         "bins": settings.bins,
         "top": settings.top,
@@ -132,7 +140,8 @@ fn count_inputs(settings: &StatsSettings, inputs: &[PathBuf], reporter: &dyn Rep
         bail!("{}: no captions in it", settings.input.display());
     }
     let tokenizer = match &settings.tokenizer {
-        Some(source) => Some(Tokenizer::open(&source.vocabulary, source.lower_case)?),
+        Some(TokenizerSource::Model(bundle)) => Some(bundle.tokenizer()?),
+        Some(TokenizerSource::Pieces(path)) => Some(Tokenizer::open(path, true)?),
         None => None,
     };
     count(&rows, settings, tokenizer.as_ref(), name_of(&settings.input))

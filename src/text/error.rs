@@ -17,6 +17,8 @@ pub enum TextError {
     DuplicateSpecial { path: PathBuf, line: usize, first_line: usize, piece: String },
     #[error("{}: no entry {piece}: a BERT vocabulary needs one, alone on its line", path.display())]
     MissingSpecial { path: PathBuf, piece: &'static str },
+    #[error("{}: {problem}", path.display())]
+    Invalid { path: PathBuf, problem: String },
     #[error("cannot encode a text of {bytes} bytes: {source}")]
     Encode { bytes: usize, source: Box<dyn std::error::Error + Send + Sync> },
 }

@@ -1,12 +1,16 @@
-//! Text on both sides of the model: WordPiece ids, pieces back to readable text, and tokens for counting and scoring.
+//! Text on both sides of the model: ids (WordPiece or BPE), pieces back to readable text, and tokens for counting and scoring.
 
+mod bpe;
 mod detokenize;
 mod error;
+mod files;
 pub mod han;
 pub mod segment;
 mod tokenizer;
 mod vocabulary;
+mod wordpiece;
 
 pub use detokenize::join_pieces;
 pub use error::TextError;
-pub use tokenizer::Tokenizer;
+pub use files::Vocabulary;
+pub use tokenizer::{Endings, Tokenizer};

@@ -1,14 +1,10 @@
 //! Reads `vocab.txt`: one piece a line, its id the line's number from 0.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::Path;
 
 use super::TextError;
-use crate::files::open_regular;
 
-/// bert-base-chinese has 110 kB; the largest multilingual vocabularies a few MB.
-const MAX_BYTES: u64 = 32 << 20;
 const MAX_ENTRIES: usize = 1 << 20;
 const MAX_PIECE_BYTES: usize = 1024;
 
@@ -25,19 +21,6 @@ pub(super) fn is_special(piece: &str) -> bool {
             .strip_prefix("[unused")
             .and_then(|rest| rest.strip_suffix(']'))
             .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// Reads a vocabulary file, checked for size before it is held in memory.
-pub(super) fn read(path: &Path) -> Result<Vec<String>, TextError> {
-    let io = |source| TextError::Io { path: path.into(), source };
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a long file from one that just fits, and bounds what a pipe or device can pour in.
-    open_regular(path).map_err(io)?.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        let bytes = std::fs::metadata(path).map_err(io)?.len().max(MAX_BYTES + 1);
-        return Err(TextError::TooLarge { path: path.into(), bytes, limit: MAX_BYTES });
-    }
-    parse(&bytes, path)
 }
 
 /// Lines to pieces. A byte order mark and `\r` before `\n` are dropped; everything else counts, empty lines too, as each holds an id.
@@ -96,11 +79,6 @@ mod tests {
     fn too_much_is_refused() {
         let lines = "\n".repeat(MAX_ENTRIES + 2);
         assert!(matches!(parse_text(&lines), Err(TextError::TooManyEntries { .. })));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vocab.txt");
-        std::fs::File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
-        assert!(matches!(read(&path), Err(TextError::TooLarge { bytes, .. }) if bytes == MAX_BYTES + 1));
-        assert!(matches!(read(folder.path().join("none").as_path()), Err(TextError::Io { .. })));
     }
 
     #[test]

@@ -26,17 +26,12 @@ use super::objective::Objective;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
 use crate::autodiff::{Spelling, gradients_in_parts};
 use crate::files;
-use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
+use crate::models::decoders::{self, architecture};
 use crate::models::graphs::{BuildError, CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
 use crate::models::layers::Style;
-use crate::models::{gpt2, mapper};
+use crate::models::mapper;
 use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape, Value};
-
-/// The token embedding, which is the head too.
-pub const TOKEN_EMBEDDING: &str = "gpt2.transformer.wte.weight";
-
-/// What GPT2's names begin with beside those of the mapper.
-const GPT2_SCOPE: &str = "gpt2.";
 
 /// File names inside an artifacts folder.
 pub const TRAINING_MODEL: &str = "training_model.onnx";
@@ -52,7 +47,9 @@ pub struct Network<'a> {
     pub folder: &'a Path,
     pub clip: &'a ClipConfig,
     pub mapper: &'a MapperConfig,
-    pub gpt2: &'a Gpt2Config,
+    pub decoder: &'a DecoderConfig,
+    /// What the decoder's names begin with beside those of the mapper, such as `gpt2.`.
+    pub scope: &'a str,
 }
 
 /// For whom a graph is spelled. The saved one is [`Portable`](Self::Portable).
@@ -119,8 +116,8 @@ impl GraphOptions {
     }
 
     /// Whether a tensor of the graph is a parameter of the training.
-    fn trains(&self, name: &str) -> bool {
-        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(GPT2_SCOPE)
+    fn trains(&self, scope: &str, name: &str) -> bool {
+        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(scope)
     }
 
     fn style(&self) -> Style {
@@ -158,10 +155,12 @@ pub struct DropoutSite {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowGradient {
     pub parameter: String,
-    /// Output `NAME.grad_rows`, float32 [R, C]: R = M + B * T.
+    /// Output `NAME.grad_rows`, float32 [R, C].
     pub rows: String,
     /// Output `NAME.grad_row_ids`, int64 [R].
     pub row_ids: String,
+    /// R, in the dimensions of [`Sizes`]: M + B * T of an embedding that is the head too.
+    pub count: Dim,
 }
 
 /// A training graph and what to feed it with and take from it. Inputs: the batch, the parameters, the masks. Outputs: `loss` and each
@@ -171,7 +170,7 @@ pub struct TrainingGraph {
     pub model: Model,
     pub parameters: Vec<Parameter>,
     pub dropout: Vec<DropoutSite>,
-    pub rows: Option<RowGradient>,
+    pub rows: Vec<RowGradient>,
 }
 
 /// Builds the graph of a training step, to be loaded with the network's folder.
@@ -188,29 +187,48 @@ fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'st
     let sites = RefCell::new(vec![]);
     let loss = loss_of(&g, network, options, Some(&sites));
     g.output("loss", loss.mean);
-    let (names, values): (Vec<String>, Vec<Value>) = g.parameters().into_iter().filter(|(name, _)| options.trains(name)).unzip();
+    let (names, values): (Vec<String>, Vec<Value>) =
+        g.parameters().into_iter().filter(|(name, _)| options.trains(network.scope, name)).unzip();
     let spelling = if options.variant == Variant::OpenVino { Spelling::Recomputed } else { Spelling::Statistics };
     let gradients = gradients_in_parts(&g, loss.mean, &values, spelling);
-    let (mut parameters, mut apart) = (vec![], None);
+    let (mut parameters, mut apart) = (vec![], vec![]);
     for ((name, value), gradient) in names.into_iter().zip(values).zip(gradients) {
         let shape = g.shape(value).iter().filter_map(Dim::as_fixed).map(|d| d as usize).collect();
         let parameter = Parameter { name, shape };
         match (gradient.dense, gradient.rows) {
-            (Some(dense), Some(rows)) if options.variant != Variant::Portable && apart.is_none() => {
+            (Some(dense), Some(rows)) if options.variant != Variant::Portable => {
                 g.output(&parameter.gradient_name(), dense);
                 let name = &parameter.name;
-                let outputs = (format!("{name}.grad_rows"), format!("{name}.grad_row_ids"));
-                apart = Some((RowGradient { parameter: name.clone(), rows: outputs.0, row_ids: outputs.1 }, rows));
+                apart.push((row_gradient(&g, name, &rows), rows));
+            }
+            // An embedding that is not the head has rows alone.
+            (None, Some(rows)) if options.variant != Variant::Portable => {
+                g.output(&parameter.gradient_name(), g.zeros(DType::F32, &g.shape(value)));
+                apart.push((row_gradient(&g, &parameter.name, &rows), rows));
             }
             _ => g.output(&parameter.gradient_name(), gradient.whole(&g, value)),
         }
         parameters.push(parameter);
     }
-    if let Some((names, rows)) = &apart {
+    for (names, rows) in &apart {
         g.output(&names.rows, rows.updates);
         g.output(&names.row_ids, rows.indices);
     }
-    Ok(TrainingGraph { model: g.finish()?, parameters, dropout: sites.into_inner(), rows: apart.map(|(names, _)| names) })
+    Ok(TrainingGraph {
+        model: g.finish()?,
+        parameters,
+        dropout: sites.into_inner(),
+        rows: apart.into_iter().map(|(names, _)| names).collect(),
+    })
+}
+
+fn row_gradient(g: &Graph, parameter: &str, rows: &crate::autodiff::Rows) -> RowGradient {
+    RowGradient {
+        parameter: parameter.into(),
+        rows: format!("{parameter}.grad_rows"),
+        row_ids: format!("{parameter}.grad_row_ids"),
+        count: g.shape(rows.indices)[0].clone(),
+    }
 }
 
 /// Builds the graph of an evaluation: the same inputs as training's but for masks; outputs `loss_sum` and `num_tokens`.
@@ -240,14 +258,14 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
         match *file {
             GPT2_WEIGHTS => table.extend(tensors.into_iter().map(|(name, mut tensor)| {
                 tensor.location = gpt2.into();
-                (format!("{GPT2_SCOPE}{name}"), tensor)
+                (format!("{}{name}", network.scope), tensor)
             })),
             _ => table.extend(tensors),
         }
     }
-    let options = options.clone();
-    table.iter_mut().filter(|(name, _)| options.trains(name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
-    Ok(Graph::with_parameters(name, table, move |name| match options.trains(name) {
+    let (options, scope) = (options.clone(), network.scope.to_string());
+    table.iter_mut().filter(|(name, _)| options.trains(&scope, name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
+    Ok(Graph::with_parameters(name, table, move |name| match options.trains(&scope, name) {
         true => ParameterMode::Input,
         false => ParameterMode::Reference,
     }))
@@ -264,12 +282,13 @@ fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
 ///
 /// The last position of a row predicts nothing and is seen by no other, so it is left out: there are S = P + T - 1 positions inside.
 fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
-    let (mapper, config, style) = (network.mapper, network.gpt2, options.style());
+    let (mapper, family, style) = (network.mapper, architecture(network.decoder), options.style());
+    let decoder = family.sizes();
     let prefix_len = options.objective.prefix_len(mapper);
     let Sizes { batch, tokens, labels } = &options.sizes;
     let all = tokens.clone() + prefix_len.into();
     let inside = all.clone() - 1.into();
-    let width = Dim::from(config.n_embd);
+    let width = Dim::from(decoder.n_embd);
 
     let clip_embeds = (prefix_len > 0).then(|| g.input("clip_embeds", DType::F32, &[batch.clone(), mapper.clip_size.into()]));
     let caption_ids = g.input("caption_ids", DType::I64, &[batch.clone(), tokens.clone()]);
@@ -286,16 +305,17 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         Some(rows) => g.gather(x, rows, 0),
         None => {
             // The states before each caption token.
+            let width = g.shape(x).last().cloned().unwrap_or_else(|| 0.into());
             let x = g.reshape(x, &[batch.clone(), inside.clone(), width.clone()]);
             let x = g.slice(x, 1, inside.clone() - num_columns.clone(), inside.clone());
-            g.reshape(x, &[num_labels.clone(), width.clone()])
+            g.reshape(x, &[num_labels.clone(), width])
         }
     };
 
     let drop = |site: &str, rate: f64, x: Value| {
         let site = g.full_name(site);
         let rate = options.dropout.unwrap_or(rate);
-        let Some(sites) = sites.filter(|_| rate > 0.0 && options.trains(&site)) else { return x };
+        let Some(sites) = sites.filter(|_| rate > 0.0 && options.trains(network.scope, &site)) else { return x };
         let input = format!("dropout_mask.{site}");
         // Masks are made for every position; where only picked ones go on, theirs are picked too.
         let picked = g.shape(x) == [num_labels.clone(), width.clone()];
@@ -306,14 +326,15 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         g.mul(x, g.cast(mask, g.dtype(x)))
     };
     let prefix = clip_embeds.map(|embeds| mapper::prefix_embeds(g, style, mapper, g.cast(embeds, style.dtype), Some(&drop))); // [B, P, C]
-    g.scope("gpt2", || {
-        let table = g.scope("transformer", || g.parameter("wte.weight", &[config.vocab_size.into(), width.clone()]));
+    g.scope(network.scope.trim_end_matches('.'), || {
+        let weights = |name: &str| g.scope(name, || g.parameter("weight", &[decoder.vocab_size.into(), width.clone()]));
+        let table = weights(family.embedding());
         let captions = g.cast(g.gather(table, caption_ids, 0), style.dtype); // [B, T, C]
         let embeds = prefix.map_or(captions, |prefix| g.concat(&[prefix, captions], 1));
         let embeds = g.slice(embeds, 1, 0.into(), inside.clone());
         let seen = g.slice(mask, 1, 0.into(), inside.clone());
-        let states = gpt2::states(g, style, config, embeds, seen, &drop, &pick); // [M, C]
-        cross_entropy(g, states, table, labels, options.label_smoothing)
+        let states = decoders::states(g, style, family, embeds, seen, &drop, &pick); // [M, C]
+        cross_entropy(g, states, weights(family.head()), labels, options.label_smoothing)
     })
 }
 
@@ -330,7 +351,7 @@ pub fn write(
         let path = folder.join(name);
         move |source| BuildError::Io { path, source }
     };
-    if !options.trains(TOKEN_EMBEDDING) {
+    if options.objective == Objective::Caption && !options.finetune_gpt2 {
         let target = folder.join(GPT2_COPY);
         files::copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(GPT2_COPY))?;
     }

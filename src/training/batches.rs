@@ -85,6 +85,8 @@ pub struct Shape {
     pub images: Images,
     /// Positions of a prefix, P; 0 where rows begin with a token of their own.
     pub prefix_len: usize,
+    /// Tokens of a prompt that each caption begins with, which are not learned.
+    pub prompt_len: usize,
     /// Caption lengths T a batch may have, ascending; empty: any. A batch is padded to the next one.
     pub buckets: Vec<usize>,
     /// Padding up to this length counts in the loss as the token 0, as the original has it.
@@ -157,8 +159,9 @@ impl Batch {
                 continue;
             }
             // Nothing predicts a row's first token where no prefix stands before it.
-            let unpredicted = usize::from(shape.prefix_len == 0);
+            let unpredicted = shape.prompt_len.max(usize::from(shape.prefix_len == 0));
             let labelled = if shape.loss_on_padding.is_some() { tokens } else { ids.len() };
+            let unpredicted = unpredicted.min(labelled);
             // The state at a position predicts the token that follows it.
             let first = (row * positions + shape.prefix_len) as i64 - 1;
             batch.label_positions.extend((unpredicted as i64..labelled as i64).map(|token| first + token));
@@ -310,7 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 20_000, 1000, 40);
         let epoch = Epoch::shuffled(&corpus.train, 40, 3, 0);
-        let shape = Shape { images: Images::Embeddings, prefix_len: 10, buckets: vec![], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 10, prompt_len: 0, buckets: vec![], loss_on_padding: None };
         let batches: Vec<Batch> =
             (0..epoch.num_batches()).map(|b| Batch::new(&corpus, &corpus.train, epoch.batch(b), &shape)).collect();
         let (real, padded) = batches.iter().fold((0, 0), |(r, p), b| (r + b.caption_tokens, p + b.rows * b.tokens));
@@ -324,7 +327,7 @@ mod tests {
     fn labels_stand_one_position_before_their_token() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 3, prompt_len: 0, buckets: vec![], loss_on_padding: None };
         let numbers = [4u32, 11, 30];
         let batch = Batch::new(&corpus, &corpus.train, &numbers, &shape);
         let positions = 3 + batch.tokens;
@@ -345,7 +348,8 @@ mod tests {
     fn padding_counts_where_the_original_is_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![], loss_on_padding: Some(20) };
+        let shape =
+            Shape { images: Images::Embeddings, prefix_len: 3, prompt_len: 0, buckets: vec![], loss_on_padding: Some(20) };
         let batch = Batch::new(&corpus, &corpus.train, &[0, 1], &shape);
         assert_eq!((batch.tokens, batch.labels.len()), (20, 40));
         assert_eq!(batch.labels.iter().filter(|&&l| l == 0).count(), 40 - batch.caption_tokens);
@@ -355,7 +359,7 @@ mod tests {
     fn a_filled_batch_has_the_same_labels_in_fixed_places() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 50, 10, 9);
-        let shape = Shape { images: Images::Embeddings, prefix_len: 3, buckets: vec![12], loss_on_padding: None };
+        let shape = Shape { images: Images::Embeddings, prefix_len: 3, prompt_len: 0, buckets: vec![12], loss_on_padding: None };
         let batch = Batch::new(&corpus, &corpus.train, &[4, 11], &shape);
         let filled = batch.filled(5, 3);
         assert_eq!((filled.rows, filled.tokens, filled.labels.len(), filled.caption_tokens), (5, 12, 60, batch.caption_tokens));
@@ -370,7 +374,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let corpus = corpus(folder.path(), 5000, 1000, 40);
         let cost = |buckets: &[usize]| -> usize {
-            let shape = Shape { images: Images::Embeddings, prefix_len: 1, buckets: buckets.to_vec(), loss_on_padding: None };
+            let shape = Shape {
+                images: Images::Embeddings,
+                prefix_len: 1,
+                prompt_len: 0,
+                buckets: buckets.to_vec(),
+                loss_on_padding: None,
+            };
             (0..corpus.train.len()).map(|n| shape.tokens(corpus.train.ids(n).len())).sum()
         };
         let chosen = buckets(&corpus.train, 4);

@@ -17,7 +17,8 @@ use super::objective::Objective;
 use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
 use super::parameters::{Buffer, Layout};
 use super::trainer::{Backend, TrainingError, Update};
-use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
+use crate::models::decoders::architecture;
 use crate::models::graphs::{CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS};
 use crate::models::weights::SafetensorsFile;
 use crate::onnx::{DType, Dim};
@@ -41,7 +42,8 @@ pub struct HostBackend {
     folder: PathBuf,
     clip: ClipConfig,
     mapper: MapperConfig,
-    gpt2: Gpt2Config,
+    decoder: DecoderConfig,
+    scope: String,
     options: Options,
     variant: Variant,
     layout: Layout,
@@ -63,7 +65,7 @@ pub struct HostBackend {
 struct TrainingSession {
     session: Session,
     dropout: Vec<DropoutSite>,
-    rows: Option<RowGradient>,
+    rows: Vec<RowGradient>,
 }
 
 impl HostBackend {
@@ -78,7 +80,8 @@ impl HostBackend {
             folder: network.folder.into(),
             clip: network.clip.clone(),
             mapper: network.mapper.clone(),
-            gpt2: network.gpt2.clone(),
+            decoder: network.decoder.clone(),
+            scope: network.scope.into(),
             options,
             variant,
             layout: Layout::default(),
@@ -109,7 +112,7 @@ impl HostBackend {
     }
 
     fn network(&self) -> Network<'_> {
-        Network { folder: &self.folder, clip: &self.clip, mapper: &self.mapper, gpt2: &self.gpt2 }
+        Network { folder: &self.folder, clip: &self.clip, mapper: &self.mapper, decoder: &self.decoder, scope: &self.scope }
     }
 
     fn graph_options(&self, shape: (usize, usize)) -> GraphOptions {
@@ -171,14 +174,17 @@ impl HostBackend {
             0 => &mut self.gradients,
             _ => self.scratch.get_or_insert_with(|| self.layout.buffer()),
         };
-        let width = self.gpt2.n_embd;
-        let num_rows = batch.rows * batch.tokens + batch.labels.len();
-        let (mut loss, mut row_values, mut row_ids) = ([0.0f32], vec![], vec![]);
-        if rows.is_some() {
-            row_values.resize(num_rows * width, 0.0f32);
-            row_ids.resize(num_rows, 0i64);
-        }
-        let (rows_of_batch, tokens) = (batch.rows, batch.tokens);
+        let width = architecture(&self.decoder).sizes().n_embd;
+        let (rows_of_batch, tokens, num_labels) = (batch.rows, batch.tokens, batch.labels.len());
+        let mut loss = [0.0f32];
+        // Of each gradient that comes in rows: their values and where they belong.
+        let mut apart: Vec<(Vec<f32>, Vec<i64>)> = rows
+            .iter()
+            .map(|rows| {
+                resolve(std::slice::from_ref(&rows.count.with("labels", num_labels as i64)), rows_of_batch, tokens)[0] as usize
+            })
+            .map(|count| (vec![0.0; count * width], vec![0; count]))
+            .collect();
         let mut inputs = batch_inputs(&mut batch, self.variant)?;
         for (site, mask) in dropout.iter().zip(&mut self.masks) {
             let shape = resolve(&site.shape, rows_of_batch, tokens);
@@ -192,15 +198,18 @@ impl HostBackend {
             inputs.push(InPlace::f32(&slot.name, values, &shape)?);
             outputs.push(InPlace::f32(&format!("{}.grad", slot.name), gradient, &shape)?);
         }
-        if let Some(rows) = rows.as_ref() {
-            outputs.push(InPlace::f32(&rows.rows, &mut row_values, &[num_rows as i64, width as i64])?);
-            outputs.push(InPlace::i64(&rows.row_ids, &mut row_ids, &[num_rows as i64])?);
+        for (rows, (values, ids)) in rows.iter().zip(&mut apart) {
+            let count = ids.len() as i64;
+            outputs.push(InPlace::f32(&rows.rows, values, &[count, width as i64])?);
+            outputs.push(InPlace::i64(&rows.row_ids, ids, &[count])?);
         }
         session.run_in_place(&inputs, &mut outputs)?;
         drop(outputs);
         drop(inputs);
-        if let Some(slot) = rows.as_ref().and_then(|rows| self.layout.get(&rows.parameter)) {
-            add_rows(&mut target[slot.range()], &row_ids, &row_values, width)?;
+        for (rows, (values, ids)) in rows.iter().zip(&apart) {
+            if let Some(slot) = self.layout.get(&rows.parameter) {
+                add_rows(&mut target[slot.range()], ids, values, width)?;
+            }
         }
         Ok(f64::from(loss[0]))
     }
@@ -279,7 +288,7 @@ pub fn layout_of(parameters: &[Parameter]) -> Layout {
 pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32]) -> Result<(), TrainingError> {
     let mut files: HashMap<&str, SafetensorsFile> = HashMap::new();
     for slot in layout.slots() {
-        let (path, name) = match slot.name.strip_prefix("gpt2.") {
+        let (path, name) = match slot.name.strip_prefix(network.scope) {
             Some(name) => (GPT2_WEIGHTS, name),
             None if slot.name.starts_with("clip_project.") => (MAPPER_WEIGHTS, slot.name.as_str()),
             None => (CLIP_WEIGHTS, slot.name.as_str()),

@@ -40,12 +40,11 @@ impl Golden {
         let folder = tempfile::tempdir().unwrap();
         let settings = ImportSettings {
             clip: golden.join("clip_hf"),
-            gpt2: golden.join("gpt2"),
+            decoder: golden.join("gpt2"),
             checkpoint: golden.join(format!("clipcap_{kind}.pt")),
             bert_config: Some(golden.join("bert/config.json")),
-            normalized: false,
             out: folder.path().join("bundle"),
-            overwrite: false,
+            ..ImportSettings::default()
         };
         let bundle = import(&settings, &Silent).unwrap();
         let expected = SafetensorsFile::open(golden.join(format!("clipcap_{kind}.expected.safetensors"))).unwrap();
@@ -65,7 +64,8 @@ impl Golden {
             folder: self.bundle.path(),
             clip: self.bundle.clip_config(),
             mapper: self.bundle.mapper_config(),
-            gpt2: self.bundle.gpt2_config(),
+            decoder: self.bundle.decoder_config(),
+            scope: self.bundle.decoder_scope(),
         };
         let options = Options { objective: Objective::Caption, finetune_gpt2, dropout, label_smoothing: 0.0, batch_size: 3 };
         HostBackend::new(&self.runtime, &network, options).unwrap()
@@ -255,7 +255,8 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
             folder: golden.bundle.path(),
             clip: golden.bundle.clip_config(),
             mapper: golden.bundle.mapper_config(),
-            gpt2: golden.bundle.gpt2_config(),
+            decoder: golden.bundle.decoder_config(),
+            scope: golden.bundle.decoder_scope(),
         };
         let options =
             Options { objective: Objective::Caption, finetune_gpt2, dropout: None, label_smoothing: 0.0, batch_size: 3 };

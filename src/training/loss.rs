@@ -14,7 +14,7 @@ pub struct Loss {
     pub num_tokens: Value,
 }
 
-/// Cross-entropy of `states` [M, C] times the tied token embedding `table` [V, C] (float32) against `labels` [M] (int64). A negative label does not
+/// Cross-entropy of `states` [M, C] times the head `table` [V, C] (float32) against `labels` [M] (int64). A negative label does not
 /// count: fixed shapes are filled up with those. With label smoothing e every entry of the vocabulary is the target to a share of e / V, as in
 /// PyTorch.
 pub fn cross_entropy(g: &Graph, states: Value, table: Value, labels: Value, label_smoothing: f32) -> Loss {

@@ -26,4 +26,6 @@ pub mod tensorboard;
 pub mod trainer;
 
 #[cfg(test)]
+mod families_tests;
+#[cfg(test)]
 mod host_tests;

@@ -8,9 +8,10 @@ use super::dropout::Moment;
 use super::host::{HostBackend, Options};
 use super::objective::Objective;
 use super::trainer::Backend;
-use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
+use crate::models::decoders::architecture;
 use crate::models::graphs::{CLIP_WEIGHTS, GPT2_WEIGHTS};
-use crate::models::import::{ClipSource, Gpt2Source};
+use crate::models::import::{ClipSource, DecoderSource};
 use crate::models::weights::SafetensorsFile;
 use crate::runtime::{Device, Precision, Runtime};
 
@@ -18,22 +19,28 @@ struct Golden {
     folder: tempfile::TempDir,
     clip: ClipConfig,
     mapper: MapperConfig,
-    gpt2: Gpt2Config,
+    decoder: DecoderConfig,
 }
 
 impl Golden {
     fn open(root: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (clip, gpt2) =
-            (ClipSource::open(&root.join("clip_hf")).unwrap(), Gpt2Source::open(&root.join("gpt2"), false).unwrap());
+        let (clip, decoder) =
+            (ClipSource::open(&root.join("clip_hf")).unwrap(), DecoderSource::open(&root.join("gpt2"), false).unwrap());
         clip.part(0).unwrap().write(&folder.path().join(CLIP_WEIGHTS)).unwrap();
-        gpt2.part(0).unwrap().write(&folder.path().join(GPT2_WEIGHTS)).unwrap();
-        let mapper = MapperConfig::mlp(clip.config.projection_dim, gpt2.config.n_embd, 2);
-        Self { folder, clip: clip.config.clone(), mapper, gpt2: gpt2.config.clone() }
+        decoder.part(0).unwrap().write(&folder.path().join(GPT2_WEIGHTS)).unwrap();
+        let mapper = MapperConfig::mlp(clip.config.projection_dim, architecture(&decoder.config).sizes().n_embd, 2);
+        Self { folder, clip: clip.config.clone(), mapper, decoder: decoder.config.clone() }
     }
 
     fn backend(&self, objective: Objective) -> HostBackend {
-        let network = Network { folder: self.folder.path(), clip: &self.clip, mapper: &self.mapper, gpt2: &self.gpt2 };
+        let network = Network {
+            folder: self.folder.path(),
+            clip: &self.clip,
+            mapper: &self.mapper,
+            decoder: &self.decoder,
+            scope: "gpt2.",
+        };
         let options = Options { objective, finetune_gpt2: false, dropout: Some(0.0), label_smoothing: 0.0, batch_size: 3 };
         HostBackend::new(&Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap(), &network, options).unwrap()
     }

@@ -21,6 +21,7 @@ mod manual;
 mod model_import;
 mod mutated_models;
 mod objectives;
+mod originals;
 mod pipeline;
 mod prepare;
 mod quantize;

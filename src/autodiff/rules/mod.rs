@@ -59,6 +59,8 @@ pub(super) fn apply(
         Op::Tanh => dense(vec![g.mul(d, g.sub(g.scalar_like(y, 1.0), g.mul(y, y)))]),
         Op::Sigmoid => dense(vec![g.mul(d, g.sub(y, g.mul(y, y)))]),
         Op::Erf => dense(vec![elementwise::erf(g, a, d)]),
+        Op::Cos => dense(vec![g.neg(g.mul(d, g.sin(a)))]),
+        Op::Sin => dense(vec![g.mul(d, g.cos(a))]),
         Op::Clip => dense(vec![elementwise::clip(g, a, b, c.unwrap_or(b), d)]),
         Op::Gelu { tanh: true } => dense(vec![elementwise::gelu_tanh(g, a, y, d)]),
         Op::Gelu { tanh: false } => dense(vec![elementwise::gelu_exact(g, a, d)]),

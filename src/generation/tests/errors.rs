@@ -29,9 +29,9 @@ fn what_does_not_fit_is_named() {
     let message = run_with(Settings::default(), special_tokens(), &mut ToyDecoder::new(20, 4, 67), short);
     assert!(message.contains("image 8") && message.contains("has 5 numbers") && message.contains("2 x 3"), "{message}");
 
-    let outside = SpecialTokens { sep: 20, banned: vec![] };
+    let outside = SpecialTokens { banned: vec![], ..SpecialTokens::bert(20, 0) };
     let message = run_with(Settings::default(), outside, &mut ToyDecoder::new(20, 4, 67), TOY.request(0));
-    assert!(message.contains("token 20 ([SEP])") && message.contains("vocabulary of 20"), "{message}");
+    assert!(message.contains("token 20 (what ends a caption)") && message.contains("vocabulary of 20"), "{message}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::generation::{Caption, GenerationError, Generator, Request, Sampling, Settings, SpecialTokens, Strategy};
-use crate::models::config::{Gpt2Config, MapperConfig};
+use crate::models::config::{DecoderConfig, MapperConfig};
+use crate::models::decoders::architecture;
 use crate::models::import::CheckpointSource;
 use crate::models::weights::SafetensorsFile;
 use crate::models::{CachedDecoder, Decoder, Mapper, PrefixMapper, ResidentDecoder, graphs};
@@ -17,7 +18,7 @@ const SPECIAL: (u32, u32) = (100, 102);
 struct Golden {
     folder: tempfile::TempDir,
     runtime: Runtime,
-    gpt2: Gpt2Config,
+    decoder: DecoderConfig,
     prefix_len: usize,
     /// [6, P, C]
     prefixes: Vec<f32>,
@@ -26,7 +27,7 @@ struct Golden {
 }
 
 fn golden() -> Option<Golden> {
-    let gpt2 = Gpt2Config::read(&shared("golden/gpt2/config.json")?).unwrap();
+    let decoder = DecoderConfig::read(&shared("golden/gpt2/config.json")?).unwrap();
     let checkpoint = CheckpointSource::open(&shared("golden/clipcap_mlp_trained.pt")?).unwrap();
     let embeds = SafetensorsFile::open(shared("golden/clipcap_mlp.expected.safetensors")?).unwrap();
     let embeds = embeds.read_f32("clip_embeds").unwrap();
@@ -40,9 +41,10 @@ fn golden() -> Option<Golden> {
         .collect();
 
     let folder = tempfile::tempdir().unwrap();
-    let mapper: MapperConfig = checkpoint.mapper_config(embeds.len() / expected.len(), gpt2.n_embd, None).unwrap();
+    let mapper: MapperConfig =
+        checkpoint.mapper_config(embeds.len() / expected.len(), architecture(&decoder).sizes().n_embd, None).unwrap();
     for (part, path) in
-        [(checkpoint.mapper_part(&mapper), graphs::MAPPER_WEIGHTS), (checkpoint.gpt2_part(&gpt2), graphs::GPT2_WEIGHTS)]
+        [(checkpoint.mapper_part(&mapper), graphs::MAPPER_WEIGHTS), (checkpoint.decoder_part(&decoder), graphs::GPT2_WEIGHTS)]
     {
         let path = folder.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -51,10 +53,10 @@ fn golden() -> Option<Golden> {
     let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap();
     let mut prefix_mapper = PrefixMapper::load(&runtime, folder.path(), &mapper, 6).unwrap();
     let prefixes = prefix_mapper.map(&embeds, expected.len()).unwrap();
-    Some(Golden { folder, runtime, gpt2, prefix_len: mapper.prefix_len, prefixes, expected })
+    Some(Golden { folder, runtime, decoder, prefix_len: mapper.prefix_len, prefixes, expected })
 }
 
-type Load = fn(&Runtime, &Path, &Gpt2Config, usize, usize, usize) -> Box<dyn Decoder>;
+type Load = fn(&Runtime, &Path, &DecoderConfig, usize, usize, usize) -> Box<dyn Decoder>;
 
 const DECODERS: [Load; 2] = [
     |runtime, folder, config, prefix_len, rows, tokens| {
@@ -68,8 +70,8 @@ const DECODERS: [Load; 2] = [
 impl Golden {
     fn captions(&self, settings: &Settings, load: Load, max_rows: usize) -> Vec<Vec<Caption>> {
         let tokens = settings.max_new_tokens;
-        let mut decoder = load(&self.runtime, self.folder.path(), &self.gpt2, self.prefix_len, max_rows, tokens);
-        let prefixes = self.prefixes.chunks(self.prefix_len * self.gpt2.n_embd).enumerate();
+        let mut decoder = load(&self.runtime, self.folder.path(), &self.decoder, self.prefix_len, max_rows, tokens);
+        let prefixes = self.prefixes.chunks(self.prefix_len * architecture(&self.decoder).sizes().n_embd).enumerate();
         let mut requests: Vec<Request> = prefixes
             .map(|(i, prefix)| Request { index: i as u64, sha256: [i as u8; 32], prefix_embeds: prefix.to_vec() })
             .collect();
@@ -77,7 +79,7 @@ impl Golden {
         let again: Vec<Request> =
             requests.iter().map(|request| Request { index: request.index + 6, ..request.clone() }).collect();
         requests.extend(again);
-        let tokens = SpecialTokens { sep: SPECIAL.1, banned: vec![SPECIAL.0] };
+        let tokens = SpecialTokens::bert(SPECIAL.1, SPECIAL.0);
         let mut generator = Generator::new(settings.clone(), tokens).unwrap();
         let mut captions = vec![Vec::new(); requests.len()];
         let mut requests = Some(requests);

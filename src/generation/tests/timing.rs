@@ -43,7 +43,7 @@ fn a_row_is_cheap() {
     for (name, strategy) in strategies {
         for (kind, rows, limit_ms) in [("peaked", &peaked, 0.05), ("flat", &flat, 0.3), ("uniform", &uniform, 0.3)] {
             let settings = Settings { strategy: strategy.clone(), ..Settings::default() };
-            let rules = Rules { settings, tokens: SpecialTokens { sep: 102, banned: vec![100] } };
+            let rules = Rules { settings, tokens: SpecialTokens::bert(102, 100) };
             let mut scratch = Scratch::default();
             let searches: Vec<Search> = (0..20).map(|draw| Search::new(&rules, &[3; 32], draw)).collect();
             let mut best = f64::INFINITY;

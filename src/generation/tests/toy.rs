@@ -10,7 +10,7 @@ pub const PREFIX_LEN: usize = 2;
 pub const N_EMBD: usize = 3;
 
 pub fn special_tokens() -> SpecialTokens {
-    SpecialTokens { sep: SEP, banned: vec![UNK] }
+    SpecialTokens::bert(SEP, UNK)
 }
 
 /// The model that one prefix selects.

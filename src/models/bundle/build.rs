@@ -12,16 +12,19 @@ use crate::files;
 use crate::models::graphs;
 use crate::models::part::{Content, Part, PartFacts, PartTensor};
 use crate::models::tensors::TensorSpec;
-use crate::text::Tokenizer;
+use crate::text::{Endings, Tokenizer, Vocabulary};
 
 /// Everything a bundle is made of.
 pub struct BundlePlan<'a> {
     pub configs: Configs,
     /// Whether the mapper takes embeddings of unit length.
     pub normalized: bool,
-    /// `vocab.txt`, byte for byte.
-    pub vocabulary: Vec<u8>,
-    pub lower_case: bool,
+    pub vocabulary: Vocabulary,
+    pub endings: Endings,
+    /// See [`Manifest::decoder_scope`].
+    pub decoder_scope: String,
+    /// See [`Manifest::prompt`].
+    pub prompt: Option<String>,
     pub clip: PartPlan<'a>,
     pub mapper: PartPlan<'a>,
     pub gpt2: PartPlan<'a>,
@@ -50,19 +53,20 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
     plan.configs.validate(out)?;
     let staging = Staging::beside(out)?;
     let folder = &staging.0;
-    let tokenizer = tokenizer_facts(&plan.vocabulary, plan.lower_case)?;
+    let tokenizer = tokenizer_facts(&plan.vocabulary, &plan.endings)?;
     let clip = write_part(folder, "clip", &plan.clip)?;
     let mapper = write_part(folder, "mapper", &plan.mapper)?;
     let gpt2 = write_part(folder, "gpt2", &plan.gpt2)?;
     write_files(folder, plan)?;
-    graphs::write(folder, &plan.configs.clip, &plan.configs.mapper, &plan.configs.gpt2)?;
+    graphs::write(folder, &plan.configs.clip, &plan.configs.mapper, &plan.configs.decoder)?;
     let fingerprints = Fingerprints {
         configs: &plan.configs,
         clip: &clip.facts,
         mapper: &mapper.facts,
         gpt2: &gpt2.facts,
         vocabulary: &plan.vocabulary,
-        lower_case: plan.lower_case,
+        endings: &plan.endings,
+        prompt: plan.prompt.as_deref(),
         normalized: plan.normalized,
     };
     let manifest = Manifest {
@@ -74,6 +78,8 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
         embedding_fingerprint: fingerprints.embedding(),
         preprocessing: plan.configs.preprocessor.clone(),
         tokenizer,
+        decoder_scope: plan.decoder_scope.clone(),
+        prompt: plan.prompt.clone(),
         parts: [("clip", clip), ("gpt2", gpt2), ("mapper", mapper)].map(|(name, record)| (name.to_string(), record)).into(),
         int8: None,
     };
@@ -85,7 +91,7 @@ pub fn build(out: &Path, overwrite: bool, plan: &BundlePlan) -> Result<Bundle, B
 
 impl Bundle {
     /// A bundle like this one with other weights: `weights` gives a tensor's new values by its checkpoint name
-    /// (`clip_project.*`, `gpt2.transformer.*`, `vision_model.*` and CLIP's others), or None where it stays. A part none of whose tensors changes is copied.
+    /// (`clip_project.*`, the decoder's behind its scope, such as `gpt2.transformer.*`, `vision_model.*` and CLIP's others), or None where it stays. A part none of whose tensors changes is copied.
     pub fn with_weights<'w>(
         &self,
         out: &Path,
@@ -107,11 +113,13 @@ impl Bundle {
         let plan = BundlePlan {
             configs: self.configs.clone(),
             normalized: self.manifest.normalized,
-            vocabulary: fs::read(self.vocab_path()).map_err(BundleError::io(self.vocab_path()))?,
-            lower_case: self.manifest.tokenizer.lower_case,
+            vocabulary: self.vocabulary()?,
+            endings: self.manifest.tokenizer.endings.clone(),
+            decoder_scope: self.decoder_scope().into(),
+            prompt: self.manifest.prompt.clone(),
             clip: replace("clip", "", clip_specs, &clip_stored)?,
             mapper: replace("mapper", "", mapper_specs, &mapper_stored)?,
-            gpt2: replace("gpt2", "gpt2.", gpt2_specs, &gpt2_stored)?,
+            gpt2: replace("gpt2", self.decoder_scope(), gpt2_specs, &gpt2_stored)?,
             clip_files: self.small_files("clip")?,
             gpt2_files: self.small_files("gpt2")?,
         };
@@ -125,15 +133,23 @@ impl Bundle {
         self
     }
 
-    /// Files of a part's folder other than its weights.
+    /// This bundle, to be written by [`with_weights`](Self::with_weights) as one whose captions go on from a prompt, or from none.
+    #[must_use]
+    pub fn with_prompt(mut self, prompt: Option<String>) -> Self {
+        self.manifest.prompt = prompt;
+        self
+    }
+
+    /// Files of a part's folder other than its weights and vocabulary.
     fn small_files(&self, part: &str) -> Result<Vec<PathBuf>, BundleError> {
         let folder = self.folder.join(part);
         let entries =
             fs::read_dir(&folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
         let mut entries = entries.map_err(BundleError::io(folder))?;
-        entries.retain(|path| {
-            path.is_file() && path.file_name().is_some_and(|name| name != WEIGHTS && (part != "gpt2" || name != "vocab.txt"))
-        });
+        let vocabulary = if part == "gpt2" { Some(self.vocabulary()?) } else { None };
+        let written: Vec<&str> = vocabulary.iter().flat_map(Vocabulary::files).map(|(name, _)| name).chain([WEIGHTS]).collect();
+        entries
+            .retain(|path| path.is_file() && path.file_name().is_some_and(|name| written.iter().all(|written| name != *written)));
         entries.sort();
         Ok(entries)
     }
@@ -237,13 +253,16 @@ fn write_part(folder: &Path, name: &str, plan: &PartPlan) -> Result<PartRecord, 
 
 /// Configurations, vocabulary and kept files.
 fn write_files(folder: &Path, plan: &BundlePlan) -> Result<(), BundleError> {
-    let Configs { clip, preprocessor, mapper, gpt2 } = &plan.configs;
-    let gpt2_names = json!({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tokenizer_class": "BertTokenizer"});
+    let Configs { clip, preprocessor, mapper, decoder } = &plan.configs;
+    let mut names = json!({"model_type": decoder.model_type(), "architectures": [decoder.class()]});
+    if matches!(plan.vocabulary, Vocabulary::WordPiece { .. }) {
+        names["tokenizer_class"] = "BertTokenizer".into();
+    }
     let written = [
         ("clip/config.json", clip.to_json()),
         ("clip/preprocessor_config.json", with_keys(preprocessor, json!({"image_processor_type": clip.image_processor_type()}))),
         ("mapper/config.json", with_keys(mapper, json!({}))),
-        ("gpt2/config.json", with_keys(gpt2, gpt2_names)),
+        ("gpt2/config.json", with_keys(decoder, names)),
     ];
     for (name, value) in written {
         let path = folder.join(name);
@@ -256,8 +275,11 @@ fn write_files(folder: &Path, plan: &BundlePlan) -> Result<(), BundleError> {
             files::write_atomic(&target, &bytes).map_err(BundleError::io(target))?;
         }
     }
-    let vocabulary = folder.join("gpt2/vocab.txt");
-    files::write_atomic(&vocabulary, &plan.vocabulary).map_err(BundleError::io(vocabulary))
+    for (name, bytes) in plan.vocabulary.files() {
+        let path = folder.join("gpt2").join(name);
+        files::write_atomic(&path, bytes).map_err(BundleError::io(path))?;
+    }
+    Ok(())
 }
 
 /// A configuration as JSON, with more keys.
@@ -269,16 +291,18 @@ fn with_keys(config: &impl Serialize, keys: Value) -> Value {
     value
 }
 
-fn tokenizer_facts(vocabulary: &[u8], lower_case: bool) -> Result<TokenizerFacts, BundleError> {
-    let tokenizer = Tokenizer::from_bytes(vocabulary, Path::new("vocab.txt"), lower_case)?;
+fn tokenizer_facts(vocabulary: &Vocabulary, endings: &Endings) -> Result<TokenizerFacts, BundleError> {
+    let tokenizer = Tokenizer::new(vocabulary, endings, Path::new(""))?;
+    let [pad_token_id, cls_token_id, mask_token_id] = tokenizer.bert_ids();
     Ok(TokenizerFacts {
-        kind: "bert-wordpiece".into(),
+        kind: tokenizer.kind().into(),
         entries: tokenizer.vocab_size(),
-        lower_case,
+        lower_case: vocabulary.lower_case(),
         unk_token_id: tokenizer.unk_id(),
-        sep_token_id: tokenizer.sep_id(),
-        pad_token_id: tokenizer.pad_id(),
-        cls_token_id: tokenizer.cls_id(),
-        mask_token_id: tokenizer.mask_id(),
+        sep_token_id: tokenizer.end_id(),
+        pad_token_id,
+        cls_token_id,
+        mask_token_id,
+        endings: endings.clone(),
     })
 }

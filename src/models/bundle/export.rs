@@ -1,4 +1,4 @@
-//! A part of a bundle as a Hugging Face folder of its own.
+//! Parts of a bundle as folders of their own.
 
 use std::fs;
 use std::path::Path;
@@ -12,36 +12,59 @@ use crate::models::config::read_json;
 use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
 
 impl Bundle {
-    /// Writes `clip` or `gpt2` into a new folder: its small files as they are, its weights in `dtype` (float32 or float16).
+    /// Writes `clip`, `gpt2` (the decoder) or `mapper` into a new folder: its small files as they are, its weights in `dtype` (float32 or
+    /// float16).
     pub fn export(&self, part: &str, dtype: Dtype, out: &Path) -> Result<(), BundleError> {
+        self.write_folder(out, |staging| {
+            let folder = self.path().join(part);
+            for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
+                let path = entry.map_err(BundleError::io(&folder))?.path();
+                let name = path.file_name().unwrap_or_default();
+                if path.is_file() && name != WEIGHTS {
+                    fs::copy(&path, staging.join(name)).map_err(BundleError::io(&path))?;
+                }
+            }
+            if dtype == Dtype::F16 {
+                say_half(&staging.join("config.json"))?;
+            }
+            write_weights(&staging.join(WEIGHTS), dtype, &[("", SafetensorsFile::open(self.weights_path(part))?)])
+        })
+    }
+
+    /// Writes mapper and decoder into a new folder as one checkpoint, `model.safetensors`, under the names they were trained with
+    /// (`clip_project.*` and, for instance, `gpt.*`). `model import --checkpoint` takes it.
+    pub fn export_checkpoint(&self, dtype: Dtype, out: &Path) -> Result<(), BundleError> {
+        self.write_folder(out, |staging| {
+            let open = |part: &str| SafetensorsFile::open(self.weights_path(part));
+            write_weights(&staging.join(WEIGHTS), dtype, &[("", open("mapper")?), (self.decoder_scope(), open("gpt2")?)])
+        })
+    }
+
+    fn write_folder(&self, out: &Path, write: impl FnOnce(&Path) -> Result<(), BundleError>) -> Result<(), BundleError> {
         if out.symlink_metadata().is_ok() && fs::read_dir(out).map_or(true, |mut entries| entries.next().is_some()) {
             return Err(BundleError::invalid(out, "it is there already: choose another --out, or remove it first"));
         }
         let staging = Staging::beside(out)?;
-        let folder = self.path().join(part);
-        for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
-            let path = entry.map_err(BundleError::io(&folder))?.path();
-            let name = path.file_name().unwrap_or_default();
-            if path.is_file() && name != WEIGHTS {
-                fs::copy(&path, staging.path().join(name)).map_err(BundleError::io(&path))?;
-            }
-        }
-        if dtype == Dtype::F16 {
-            say_half(&staging.path().join("config.json"))?;
-        }
-        let weights = SafetensorsFile::open(self.weights_path(part))?;
-        let list = weights.tensors().iter().map(|(name, entry)| (name.as_str(), dtype, entry.shape.as_slice()));
-        let mut writer = SafetensorsWriter::create(&staging.path().join(WEIGHTS), list)?;
-        for name in weights.tensors().keys() {
-            let values = weights.read_f32(name)?;
-            match dtype {
-                Dtype::F16 => writer.write_bytes(name, &halves(&values))?,
-                _ => writer.write_f32(name, &values)?,
-            }
-        }
-        writer.finish()?;
+        write(staging.path())?;
         staging.publish(out)
     }
+}
+
+/// Writes the tensors of some files into one, each file's names behind its scope.
+fn write_weights(path: &Path, dtype: Dtype, files: &[(&str, SafetensorsFile)]) -> Result<(), BundleError> {
+    let all =
+        || files.iter().flat_map(|(scope, file)| file.tensors().iter().map(move |(name, entry)| (scope, file, name, entry)));
+    let list: Vec<(String, &[usize])> =
+        all().map(|(scope, _, name, entry)| (format!("{scope}{name}"), entry.shape.as_slice())).collect();
+    let mut writer = SafetensorsWriter::create(path, list.iter().map(|(name, shape)| (name.as_str(), dtype, *shape)))?;
+    for (scope, file, name, _) in all() {
+        let (values, name) = (file.read_f32(name)?, format!("{scope}{name}"));
+        match dtype {
+            Dtype::F16 => writer.write_bytes(&name, &halves(&values))?,
+            _ => writer.write_f32(&name, &values)?,
+        }
+    }
+    Ok(writer.finish()?)
 }
 
 /// transformers makes a model in the element type that its configuration names.

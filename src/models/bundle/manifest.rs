@@ -9,6 +9,7 @@ use super::Configs;
 use crate::files;
 use crate::models::config::{MapperKind, PreprocessorConfig};
 use crate::models::part::PartFacts;
+use crate::text::{Endings, Vocabulary};
 
 /// What a bundle says of itself. It holds no absolute path and no time: the same model gives the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,11 +27,28 @@ pub struct Manifest {
     pub embedding_fingerprint: String,
     pub preprocessing: PreprocessorConfig,
     pub tokenizer: TokenizerFacts,
+    /// What stands before the decoder's names in a checkpoint of the whole model: `gpt2.`, or the original ClipCap's `gpt.`.
+    #[serde(default = "default_scope", skip_serializing_if = "is_default_scope")]
+    pub decoder_scope: String,
+    /// Text behind the prefix, which captions go on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// `clip`, `gpt2` and `mapper`.
     pub parts: BTreeMap<String, PartRecord>,
     /// 8-bit weights made of the float ones by `model quantize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub int8: Option<Int8Record>,
+}
+
+/// ClipCap-Chinese's.
+pub const DEFAULT_SCOPE: &str = "gpt2.";
+
+fn default_scope() -> String {
+    DEFAULT_SCOPE.into()
+}
+
+fn is_default_scope(scope: &str) -> bool {
+    scope == DEFAULT_SCOPE
 }
 
 /// What is recorded of `int8.safetensors`.
@@ -126,14 +144,17 @@ impl std::fmt::Display for Source {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenizerFacts {
     pub kind: String,
-    /// Lines of `vocab.txt`; the model's own vocab_size may be padded to more.
+    /// Entries of the vocabulary; the model's own vocab_size may be padded to more.
     pub entries: usize,
     pub lower_case: bool,
-    pub unk_token_id: u32,
+    pub unk_token_id: Option<u32>,
+    /// Ends a caption: `[SEP]`, an end-of-text token, or the stop token.
     pub sep_token_id: u32,
     pub pad_token_id: Option<u32>,
     pub cls_token_id: Option<u32>,
     pub mask_token_id: Option<u32>,
+    #[serde(flatten)]
+    pub endings: Endings,
 }
 
 /// Everything a model's fingerprints are made of.
@@ -142,8 +163,9 @@ pub(super) struct Fingerprints<'a> {
     pub clip: &'a PartFacts,
     pub mapper: &'a PartFacts,
     pub gpt2: &'a PartFacts,
-    pub vocabulary: &'a [u8],
-    pub lower_case: bool,
+    pub vocabulary: &'a Vocabulary,
+    pub endings: &'a Endings,
+    pub prompt: Option<&'a str>,
     pub normalized: bool,
 }
 
@@ -160,16 +182,23 @@ impl Fingerprints<'_> {
     }
 
     pub fn whole(&self) -> String {
-        let parts = json!({
+        let mut parts = json!({
             "embedding": self.embedding(),
             "mapper": self.mapper.fingerprint,
             "mapper_config": self.configs.mapper,
             "gpt2": self.gpt2.fingerprint,
-            "gpt2_config": self.configs.gpt2,
-            "vocabulary": files::sha256_hex(self.vocabulary),
-            "lower_case": self.lower_case,
+            "gpt2_config": self.configs.decoder,
+            "vocabulary": self.vocabulary.fingerprint(),
+            "lower_case": self.vocabulary.lower_case(),
             "normalized": self.normalized,
         });
+        // A model that says nothing of these has the fingerprint it had before they could be said.
+        if !self.endings.is_default() {
+            parts["endings"] = json!(self.endings);
+        }
+        if let Some(prompt) = self.prompt {
+            parts["prompt"] = prompt.into();
+        }
         files::sha256_hex(parts.to_string().as_bytes())
     }
 }

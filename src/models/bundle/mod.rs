@@ -5,7 +5,7 @@
 //! image_encoder.onnx  mapper.onnx  decoder.onnx       graphs that point into the weight files
 //! clip/{config.json, preprocessor_config.json, model.safetensors}
 //! mapper/{config.json, model.safetensors}
-//! gpt2/{config.json, vocab.txt, model.safetensors}
+//! gpt2/{config.json, vocab.txt, model.safetensors}    the decoder, of whatever family; BPE has tokenizer.json or vocab.json and merges.txt
 //! int8.safetensors  image_encoder.int8.onnx  decoder.int8.onnx     after `model quantize`
 //! ```
 //!
@@ -14,15 +14,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{ClipConfig, ConfigError, Gpt2Config, MapperConfig, MapperKind, PreprocessorConfig, read_json};
+use super::config::{ClipConfig, ConfigError, DecoderConfig, MapperConfig, MapperKind, PreprocessorConfig, read_json};
+use super::decoders::{Sizes, architecture, decoder_tensors};
 use super::graphs::BuildError;
-use super::import::{ImportError, read_vocabulary};
+use super::import::ImportError;
 use super::part::facts_of;
-use super::tensors::{TensorSpec, clip_tensors, gpt2_tensors, mapper_tensors};
+use super::tensors::{TensorSpec, clip_tensors, mapper_tensors};
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
 use crate::files;
 use crate::table::{self, TableError};
-use crate::text::TextError;
+use crate::text::{TextError, Tokenizer, Vocabulary};
 
 mod build;
 mod export;
@@ -32,7 +33,7 @@ mod static_weights;
 
 pub use build::{BundlePlan, PartPlan, build};
 pub use manifest::{
-    CalibratedPart, CalibrationRecord, CalibrationReport, Int8Record, Manifest, PartRecord, Source, TokenizerFacts,
+    CalibratedPart, CalibrationRecord, CalibrationReport, DEFAULT_SCOPE, Int8Record, Manifest, PartRecord, Source, TokenizerFacts,
 };
 pub use quantize::Calibrated;
 
@@ -93,22 +94,26 @@ pub struct Configs {
     pub clip: ClipConfig,
     pub preprocessor: PreprocessorConfig,
     pub mapper: MapperConfig,
-    pub gpt2: Gpt2Config,
+    pub decoder: DecoderConfig,
 }
 
 impl Configs {
     /// Checks that the parts fit each other. `path` names the bundle in errors.
     pub fn validate(&self, path: &Path) -> Result<(), BundleError> {
-        let Self { clip, preprocessor, mapper, gpt2 } = self;
+        let Self { clip, preprocessor, mapper, decoder } = self;
+        let sizes = architecture(decoder).sizes();
         let fits = |holds: bool, problem: String| if holds { Ok(()) } else { Err(BundleError::invalid(path, problem)) };
         fits(
             mapper.clip_size == clip.projection_dim,
             format!("the mapper takes embeddings of {} and CLIP makes {}", mapper.clip_size, clip.projection_dim),
         )?;
-        fits(mapper.n_embd == gpt2.n_embd, format!("the mapper's n_embd is {} and GPT2's {}", mapper.n_embd, gpt2.n_embd))?;
         fits(
-            mapper.prefix_len < gpt2.n_positions,
-            format!("a prefix of {} leaves no room in GPT2's {} positions", mapper.prefix_len, gpt2.n_positions),
+            mapper.n_embd == sizes.n_embd,
+            format!("the mapper's n_embd is {} and the decoder's {}", mapper.n_embd, sizes.n_embd),
+        )?;
+        fits(
+            mapper.prefix_len < sizes.n_positions,
+            format!("a prefix of {} leaves no room in the decoder's {} positions", mapper.prefix_len, sizes.n_positions),
         )?;
         let side = clip.vision_config.image_size();
         fits(preprocessor.side() == side, format!("preprocessing makes squares of {} and CLIP takes {side}", preprocessor.side()))
@@ -116,7 +121,7 @@ impl Configs {
 
     /// The tensors of each part: (part, tensors).
     fn tensors(&self) -> [(&'static str, Vec<TensorSpec>); 3] {
-        [("clip", clip_tensors(&self.clip)), ("gpt2", gpt2_tensors(&self.gpt2)), ("mapper", mapper_tensors(&self.mapper))]
+        [("clip", clip_tensors(&self.clip)), ("gpt2", decoder_tensors(&self.decoder)), ("mapper", mapper_tensors(&self.mapper))]
     }
 }
 
@@ -146,7 +151,7 @@ impl Bundle {
             clip: ClipConfig::read(&folder.join("clip/config.json"))?,
             preprocessor: PreprocessorConfig::read(&folder.join("clip/preprocessor_config.json"))?,
             mapper: MapperConfig::read(&folder.join("mapper/config.json"))?,
-            gpt2: Gpt2Config::read(&folder.join("gpt2/config.json"))?,
+            decoder: DecoderConfig::read(&folder.join("gpt2/config.json"))?,
         };
         configs.validate(folder)?;
         let recorded = (manifest.mapper_kind, manifest.prefix_len);
@@ -155,9 +160,6 @@ impl Bundle {
             return Err(BundleError::invalid(manifest_path, problem));
         }
         let bundle = Self { folder: folder.into(), manifest, configs };
-        if !bundle.vocab_path().is_file() {
-            return Err(BundleError::invalid(bundle.vocab_path(), "the vocabulary is missing"));
-        }
         for (part, specs) in bundle.configs.tensors() {
             bundle.part(part)?;
             check_weights(&bundle.weights_path(part), part, &specs)?;
@@ -182,8 +184,23 @@ impl Bundle {
         &self.configs.clip
     }
 
-    pub fn gpt2_config(&self) -> &Gpt2Config {
-        &self.configs.gpt2
+    pub fn decoder_config(&self) -> &DecoderConfig {
+        &self.configs.decoder
+    }
+
+    /// The decoder's sizes.
+    pub fn decoder_sizes(&self) -> Sizes {
+        architecture(&self.configs.decoder).sizes()
+    }
+
+    /// What stands before the decoder's names where the whole model's tensors are named, such as `gpt2.`.
+    pub fn decoder_scope(&self) -> &str {
+        &self.manifest.decoder_scope
+    }
+
+    /// Text behind the prefix, which captions go on from.
+    pub fn prompt(&self) -> Option<&str> {
+        self.manifest.prompt.as_deref()
     }
 
     pub fn mapper_config(&self) -> &MapperConfig {
@@ -212,8 +229,30 @@ impl Bundle {
         self.folder.join("clip/preprocessor_config.json")
     }
 
-    pub fn vocab_path(&self) -> PathBuf {
-        self.folder.join("gpt2/vocab.txt")
+    /// The decoder's folder, where its vocabulary is.
+    pub fn decoder_folder(&self) -> PathBuf {
+        self.folder.join("gpt2")
+    }
+
+    /// The files that text is cut into pieces with.
+    pub fn vocabulary(&self) -> Result<Vocabulary, BundleError> {
+        let folder = self.decoder_folder();
+        let found = Vocabulary::find::<TextError>(&folder, |_| Ok(self.lower_case()))?;
+        found.ok_or_else(|| BundleError::invalid(folder, "the vocabulary is missing"))
+    }
+
+    /// The decoder's tokenizer, which knows what ends a caption.
+    pub fn tokenizer(&self) -> Result<Tokenizer, BundleError> {
+        self.tokenizer_ending(None)
+    }
+
+    /// As [`tokenizer`](Self::tokenizer), with another stop token than the bundle's where one is given.
+    pub fn tokenizer_ending(&self, stop_token: Option<&str>) -> Result<Tokenizer, BundleError> {
+        let mut endings = self.manifest.tokenizer.endings.clone();
+        if let Some(stop_token) = stop_token {
+            endings.stop_token = Some(stop_token.into());
+        }
+        Ok(Tokenizer::new(&self.vocabulary()?, &endings, &self.decoder_folder())?)
     }
 
     /// The weight file of `clip`, `mapper` or `gpt2`.
@@ -290,18 +329,19 @@ impl Bundle {
     /// Compares configurations and vocabulary, and what is recorded of the weights, with the recorded fingerprint.
     fn check_fingerprint(&self) -> Result<(), BundleError> {
         let facts = |part: &str| self.part(part).map(|record| &record.facts);
-        let vocabulary = read_vocabulary(&self.vocab_path())?;
+        let vocabulary = self.vocabulary()?;
         let fingerprints = manifest::Fingerprints {
             configs: &self.configs,
             clip: facts("clip")?,
             mapper: facts("mapper")?,
             gpt2: facts("gpt2")?,
             vocabulary: &vocabulary,
-            lower_case: self.lower_case(),
+            endings: &self.manifest.tokenizer.endings,
+            prompt: self.prompt(),
             normalized: self.normalized(),
         };
         if fingerprints.whole() != self.fingerprint() || fingerprints.embedding() != self.embedding_fingerprint() {
-            let problem = "the bundle's configurations or vocab.txt are not those it was made with: put them back, or make the bundle again";
+            let problem = "the bundle's configurations or vocabulary are not those it was made with: put them back, or make the bundle again";
             return Err(BundleError::invalid(self.folder.join(MANIFEST), problem));
         }
         Ok(())

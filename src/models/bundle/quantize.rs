@@ -11,6 +11,7 @@ use super::build::{Staging, check_place};
 use super::{Bundle, BundleError, CalibrationReport, Int8Record, MANIFEST, static_weights};
 use crate::files;
 use crate::models::block::Product;
+use crate::models::decoders::{self, architecture};
 use crate::models::graphs::{INT8_WEIGHTS, Part, build};
 use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
@@ -60,7 +61,7 @@ impl Bundle {
         self.write_int8(&path, parts)?;
         let style = Style { int8: true, ..Style::PORTABLE };
         for part in
-            [Part::ImageEncoder(self.clip_config()), Part::Mapper(self.mapper_config()), Part::Decoder(self.gpt2_config())]
+            [Part::ImageEncoder(self.clip_config()), Part::Mapper(self.mapper_config()), Part::Decoder(self.decoder_config())]
         {
             let model = match (parts.contains_key(part.name()), part) {
                 (true, part) => match int8::in_8_bits(folder, &build(folder, part, Style::PORTABLE)?, Centred::Unsigned)? {
@@ -135,7 +136,6 @@ impl Bundle {
     }
 
     fn int8_weights(&self) -> Vec<Weight> {
-        let gpt2 = self.gpt2_config();
         let products = self.clip_config().vision_config.tower().products().into_iter();
         let mut weights: Vec<Weight> = products
             .map(|product| {
@@ -143,21 +143,15 @@ impl Bundle {
                 Weight { part: "clip", name, outputs, inputs, transposed: false }
             })
             .collect();
-        let (width, inner) = (gpt2.n_embd, gpt2.inner_size());
-        for layer in 0..gpt2.n_layer {
-            let products = [
-                ("attn.c_attn", 3 * width, width),
-                ("attn.c_proj", width, width),
-                ("mlp.c_fc", inner, width),
-                ("mlp.c_proj", width, inner),
-            ];
-            for (name, outputs, inputs) in products {
-                let name = format!("transformer.h.{layer}.{name}.weight");
-                weights.push(Weight { part: "gpt2", name, outputs, inputs, transposed: true });
-            }
-        }
-        let name = "transformer.wte.weight".into();
-        weights.push(Weight { part: "gpt2", name, outputs: gpt2.vocab_size, inputs: width, transposed: false });
+        let family = architecture(self.decoder_config());
+        let sizes = family.sizes();
+        let (outputs, inputs) = (sizes.vocab_size, sizes.n_embd);
+        let head = decoders::Product { name: family.head().into(), outputs, inputs, transposed: false };
+        let products = (0..sizes.n_layer).flat_map(|layer| family.products(layer)).chain([head]);
+        weights.extend(products.map(|product| {
+            let decoders::Product { name, outputs, inputs, transposed } = product;
+            Weight { part: "gpt2", name: format!("{name}.weight"), outputs, inputs, transposed }
+        }));
         weights
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::models::config::{BertConfig, ClipVisionConfig};
+use crate::models::config::{BertConfig, ClipVisionConfig, Gpt2Config};
 use crate::models::part::Part;
 
 /// A small random bundle.
@@ -27,14 +27,16 @@ fn small(folder: &Path) -> Bundle {
         clip: ClipConfig::vision_only(vision),
         preprocessor: PreprocessorConfig::for_image_size(16),
         mapper: MapperConfig::bert(12, 16, 3, bert),
-        gpt2,
+        decoder: gpt2.into(),
     };
     let new = |specs| PartPlan::New { part: Part::random(specs, 5), source: Source::Random { seed: 5 } };
     let [(_, clip), (_, gpt2), (_, mapper)] = configs.tensors();
     let plan = BundlePlan {
         normalized: true,
-        vocabulary: crate::models::import::made_vocabulary(300).into_bytes(),
-        lower_case: true,
+        vocabulary: Vocabulary::WordPiece { pieces: crate::models::import::made_vocabulary(300).into_bytes(), lower_case: true },
+        endings: crate::text::Endings::default(),
+        decoder_scope: DEFAULT_SCOPE.into(),
+        prompt: None,
         clip: new(clip),
         mapper: new(mapper),
         gpt2: new(gpt2),
@@ -99,7 +101,7 @@ fn parts_that_do_not_fit_are_named() {
     let changed = || Bundle::open(bundle.path()).unwrap_err().to_string().contains("not those it was made with");
     assert!(changed());
     std::fs::write(&path, &text).unwrap();
-    let vocabulary = std::fs::read_to_string(bundle.vocab_path()).unwrap();
-    std::fs::write(bundle.vocab_path(), vocabulary.trim_end().rsplit_once('\n').unwrap().0).unwrap();
+    let vocabulary = std::fs::read_to_string(bundle.decoder_folder().join("vocab.txt")).unwrap();
+    std::fs::write(bundle.decoder_folder().join("vocab.txt"), vocabulary.trim_end().rsplit_once('\n').unwrap().0).unwrap();
     assert!(changed());
 }

@@ -60,7 +60,11 @@ impl Default for Gpt2Config {
 impl Gpt2Config {
     /// Reads a `config.json`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let mut value: serde_json::Value = read_json(path)?;
+        Self::from_json(read_json(path)?, path)
+    }
+
+    /// From a `config.json`'s content; `path` names it in errors.
+    pub(super) fn from_json(mut value: serde_json::Value, path: &Path) -> Result<Self, ConfigError> {
         let json = |source| ConfigError::Json { path: path.into(), source };
         let model_type = value.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("gpt2").to_string();
         check(path, model_type == "gpt2", || format!("model_type is {model_type}; gpt2 is what is supported"))?;

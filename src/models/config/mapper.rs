@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BertConfig, ConfigError, check, check_sizes, read_json};
+use super::{BertConfig, ConfigError, check, check_heads, check_sizes, read_json};
 
 /// Which network turns an embedding into a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,6 +10,8 @@ use super::{BertConfig, ConfigError, check, check_sizes, read_json};
 pub enum MapperKind {
     Mlp,
     Bert,
+    /// The original ClipCap's own transformer.
+    Transformer,
 }
 
 impl std::fmt::Display for MapperKind {
@@ -17,6 +19,7 @@ impl std::fmt::Display for MapperKind {
         f.write_str(match self {
             Self::Mlp => "mlp",
             Self::Bert => "bert",
+            Self::Transformer => "transformer",
         })
     }
 }
@@ -40,6 +43,24 @@ pub struct MapperConfig {
     /// The BERT mapper's network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bert: Option<BertConfig>,
+    /// The transformer mapper's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transformer: Option<TransformerConfig>,
+}
+
+/// The original ClipCap's transformer mapper: pre-norm layers with ReLU over the projected tokens and, behind them, `constant_len` constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformerConfig {
+    /// Positions that an embedding is projected to.
+    pub clip_length: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    /// Width inside the MLPs.
+    pub inner_size: usize,
+    /// Whether queries, keys and values have biases.
+    #[serde(default)]
+    pub qkv_bias: bool,
 }
 
 impl MapperConfig {
@@ -47,13 +68,23 @@ impl MapperConfig {
     pub fn mlp(clip_size: usize, n_embd: usize, prefix_len: usize) -> Self {
         let out = prefix_len * n_embd;
         let layer_sizes = vec![clip_size, out / 2, out];
-        Self { kind: MapperKind::Mlp, clip_size, n_embd, prefix_len, constant_len: 0, layer_sizes, bert: None }
+        Self { kind: MapperKind::Mlp, clip_size, n_embd, prefix_len, constant_len: 0, layer_sizes, bert: None, transformer: None }
     }
 
     /// ClipCap-Chinese's BERT mapper.
     pub fn bert(clip_size: usize, n_embd: usize, prefix_len: usize, bert: BertConfig) -> Self {
         let bert = Some(bert);
-        Self { kind: MapperKind::Bert, clip_size, n_embd, prefix_len, constant_len: prefix_len, layer_sizes: vec![], bert }
+        Self { bert, ..Self::over_constants(MapperKind::Bert, clip_size, n_embd, prefix_len) }
+    }
+
+    /// The original ClipCap's transformer mapper.
+    pub fn transformer(clip_size: usize, n_embd: usize, prefix_len: usize, transformer: TransformerConfig) -> Self {
+        let transformer = Some(transformer);
+        Self { transformer, ..Self::over_constants(MapperKind::Transformer, clip_size, n_embd, prefix_len) }
+    }
+
+    fn over_constants(kind: MapperKind, clip_size: usize, n_embd: usize, prefix_len: usize) -> Self {
+        Self { kind, clip_size, n_embd, prefix_len, constant_len: prefix_len, layer_sizes: vec![], bert: None, transformer: None }
     }
 
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -82,6 +113,22 @@ impl MapperConfig {
                         )
                     },
                 )
+            }
+            MapperKind::Transformer => {
+                check(path, self.constant_len == self.prefix_len, || {
+                    format!("constant_len ({}) must equal prefix_len ({})", self.constant_len, self.prefix_len)
+                })?;
+                check(path, self.transformer.is_some(), || "a transformer mapper needs the key transformer".into())?;
+                let Some(transformer) = &self.transformer else { return Ok(()) };
+                let TransformerConfig { clip_length, num_layers, num_heads, inner_size, .. } = *transformer;
+                let sizes = [
+                    ("clip_length", clip_length),
+                    ("num_layers", num_layers),
+                    ("num_heads", num_heads),
+                    ("inner_size", inner_size),
+                ];
+                check_sizes(path, &sizes)?;
+                check_heads(path, ("n_embd", self.n_embd), ("num_heads", num_heads))
             }
             MapperKind::Bert => {
                 check(path, self.constant_len == self.prefix_len, || {

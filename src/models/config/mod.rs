@@ -10,15 +10,19 @@ use serde::{Deserialize, Serialize};
 
 mod bert;
 mod clip;
+mod decoder;
 mod gpt2;
+mod llama;
 mod mapper;
 mod preprocessor;
 
 pub use super::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
 pub use bert::BertConfig;
 pub use clip::{ClipConfig, ClipTextConfig, TextConfig};
+pub use decoder::DecoderConfig;
 pub use gpt2::Gpt2Config;
-pub use mapper::{MapperConfig, MapperKind};
+pub use llama::{LlamaConfig, RopeScaling};
+pub use mapper::{MapperConfig, MapperKind, TransformerConfig};
 pub use preprocessor::{PreprocessorConfig, Resize};
 
 /// What can be wrong with a configuration file.
@@ -44,6 +48,9 @@ pub enum Activation {
     #[serde(alias = "gelu_pytorch_tanh", alias = "gelu_fast")]
     GeluNew,
     Relu,
+    /// x * sigmoid(x), Llama's.
+    #[serde(alias = "swish")]
+    Silu,
 }
 
 /// Larger files are not configurations.

@@ -3,12 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::gpt2::gpt2_part;
+use super::decoder::decoder_part;
 use super::{Catalog, ImportError, catalog, match_part};
-use crate::models::config::{BertConfig, Gpt2Config, MapperConfig, MapperKind};
+use crate::models::config::{BertConfig, DecoderConfig, MapperConfig, MapperKind, TransformerConfig};
 use crate::models::part::Part;
 use crate::models::tensors::mapper_tensors;
 use crate::models::weights::WeightSource;
+
+/// What stands before the decoder's names: ClipCap-Chinese's, the original's, and this program's for other decoders than GPT2.
+pub const DECODER_SCOPES: [&str; 3] = ["gpt2.", "gpt.", "decoder."];
+
+/// Heads of the original's transformer mapper, always.
+pub const ORIGINAL_HEADS: usize = 8;
 
 /// A checkpoint of ClipCap-Chinese (`clip_project.*`, `gpt2.*`) or of the original ClipCap (`gpt.*`), with or without what
 /// a training framework puts in front.
@@ -61,18 +67,17 @@ impl CheckpointSource {
         ImportError::unusable(self.weights.path(), problem)
     }
 
-    /// True where the checkpoint holds a GPT2 too; it wins over the folder's.
-    pub fn has_gpt2(&self) -> bool {
-        self.weights.tensors().keys().any(|name| self.within(name, &["gpt2.", "gpt."]).is_some())
+    /// What stands before the decoder's names where the checkpoint holds a decoder too; it wins over the folder's.
+    pub fn decoder_scope(&self) -> Option<&'static str> {
+        let holds = |scope: &str| self.weights.tensors().keys().any(|name| self.within(name, &[scope]).is_some());
+        DECODER_SCOPES.into_iter().find(|scope| holds(scope))
     }
 
     /// The kind of mapper, by its tensors. (What the original calls "mlp" may hold a BERT: its command line always built one.)
     pub fn mapper_kind(&self) -> Result<MapperKind, ImportError> {
         let inside = |scope: &str| self.weights.tensors().keys().any(|name| self.within(name, &[scope]).is_some());
         if inside("clip_project.transformer.") {
-            return Err(
-                self.unusable("its mapper is ClipCap's own transformer, which is not supported yet; MLP and BERT mappers are")
-            );
+            return Ok(MapperKind::Transformer);
         }
         if inside("clip_project.bert.") {
             Ok(MapperKind::Bert)
@@ -80,7 +85,8 @@ impl CheckpointSource {
             Ok(MapperKind::Mlp)
         } else {
             Err(self.unusable(
-                "its clip_project.* is neither an MLP (clip_project.model.0.weight) nor a BERT mapper (clip_project.bert.*)",
+                "its clip_project.* is neither an MLP (clip_project.model.0.weight), nor a BERT (clip_project.bert.*) or transformer mapper \
+                 (clip_project.transformer.*)",
             ))
         }
     }
@@ -94,6 +100,18 @@ impl CheckpointSource {
                 let out = layer_sizes.last().copied().unwrap_or(0);
                 let prefix_len = self.prefix_len(out, n_embd)?;
                 MapperConfig { layer_sizes, ..MapperConfig::mlp(clip_size, n_embd, prefix_len) }
+            }
+            MapperKind::Transformer => {
+                let first = |name: &str| -> Result<usize, ImportError> { Ok(self.shape(name)?.first().copied().unwrap_or(0)) };
+                let layer = "clip_project.transformer.layers";
+                let transformer = TransformerConfig {
+                    clip_length: self.prefix_len(first("clip_project.linear.weight")?, n_embd)?,
+                    num_layers: (0..).take_while(|n| self.has(&format!("{layer}.{n}.norm1.weight"))).count(),
+                    num_heads: ORIGINAL_HEADS,
+                    inner_size: first(&format!("{layer}.0.mlp.fc1.weight"))?,
+                    qkv_bias: self.has(&format!("{layer}.0.attn.to_queries.bias")),
+                };
+                MapperConfig::transformer(clip_size, n_embd, first("clip_project.prefix_const")?, transformer)
             }
             MapperKind::Bert => {
                 let bert = bert.ok_or_else(|| {
@@ -111,8 +129,9 @@ impl CheckpointSource {
 
     fn prefix_len(&self, out: usize, n_embd: usize) -> Result<usize, ImportError> {
         if out == 0 || !out.is_multiple_of(n_embd) {
-            let problem =
-                format!("its mapper's output of {out} is not a multiple of GPT2's n_embd, {n_embd}: another GPT2 was meant");
+            let problem = format!(
+                "its mapper's output of {out} is not a multiple of the decoder's width, {n_embd}: another decoder was meant"
+            );
             return Err(self.unusable(problem));
         }
         Ok(out / n_embd)
@@ -146,7 +165,7 @@ impl CheckpointSource {
     pub fn mapper_part(&self, config: &MapperConfig) -> Result<Part<'_>, ImportError> {
         let catalog = catalog(&self.weights, |name| {
             // Whatever is neither the mapper's nor GPT2's is listed as unexpected here.
-            if self.within(name, &["gpt2.", "gpt."]).is_some() {
+            if self.within(name, &DECODER_SCOPES).is_some() {
                 return None;
             }
             let own = name.strip_prefix(&self.prefix).unwrap_or(name);
@@ -156,9 +175,9 @@ impl CheckpointSource {
         match_part(&format!("this {} mapper", config.kind), self.weights.path().into(), &mapper_tensors(config), catalog)
     }
 
-    /// The part of the GPT2 inside the checkpoint.
-    pub fn gpt2_part(&self, config: &Gpt2Config) -> Result<Part<'_>, ImportError> {
-        let catalog: Catalog = catalog(&self.weights, |name| self.within(name, &["gpt2.", "gpt."]).map(str::to_owned));
-        gpt2_part(config, &self.weights, catalog)
+    /// The part of the decoder inside the checkpoint.
+    pub fn decoder_part(&self, config: &DecoderConfig) -> Result<Part<'_>, ImportError> {
+        let catalog: Catalog = catalog(&self.weights, |name| self.within(name, &DECODER_SCOPES).map(str::to_owned));
+        decoder_part(config, &self.weights, catalog)
     }
 }

@@ -10,17 +10,16 @@ use super::weights::{WeightSource, WeightsError};
 
 mod checkpoint;
 mod clip;
-mod gpt2;
+mod decoder;
 mod hub;
 mod open_clip;
 mod openai;
 mod presets;
 
-pub use checkpoint::CheckpointSource;
+pub use checkpoint::{CheckpointSource, ORIGINAL_HEADS};
 pub use clip::ClipSource;
-pub use gpt2::Gpt2Source;
-pub(crate) use gpt2::read_vocabulary;
-pub use presets::{clip_preset, gpt2_preset, made_vocabulary};
+pub use decoder::DecoderSource;
+pub use presets::{clip_preset, decoder_preset, made_vocabulary};
 
 /// What can be wrong with a model that is imported.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +28,8 @@ pub enum ImportError {
     Weights(#[from] WeightsError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Text(crate::text::TextError),
     #[error("{}: {problem}", path.display())]
     Unusable { path: PathBuf, problem: String },
     #[error("{}: not the tensors of {what}{}", path.display(), differences(missing, unexpected, misshapen))]

@@ -6,10 +6,10 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::range::Range;
-use crate::models::config::{ClipConfig, Gpt2Config, MapperConfig};
+use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
+use crate::models::decoders::{architecture, cache_name};
 use crate::models::embedding::TokenEmbedding;
 use crate::models::encoder::LoadError;
-use crate::models::gpt2::cache_name;
 use crate::models::graphs::{Part, build};
 use crate::models::layers::Style;
 use crate::onnx::Product;
@@ -100,16 +100,17 @@ pub struct DecoderObserver {
 }
 
 impl DecoderObserver {
-    pub fn load(runtime: &Runtime, folder: &Path, config: &Gpt2Config) -> Result<Self, LoadError> {
+    pub fn load(runtime: &Runtime, folder: &Path, config: &DecoderConfig) -> Result<Self, LoadError> {
         let observer = Observer::load(runtime, folder, Part::Decoder(config))?;
         let shape = observer.session.input_shape(&cache_name("past_key_values", 0, "key"));
         let cache = [1, 3].map(|axis| shape.get(axis).copied().unwrap_or(0));
-        let (layers, width) = (config.n_layer, config.n_embd);
+        let sizes = architecture(config).sizes();
+        let (layers, width) = (sizes.n_layer, sizes.n_embd);
         Ok(Self { observer, tokens: TokenEmbedding::open(folder, config)?, layers, width, cache })
     }
 
-    /// Captions `prefixes` [rows, P, C] with up to `max_tokens` words each, `end` being the last.
-    pub fn caption(&mut self, prefixes: &[f32], rows: usize, end: u32, max_tokens: usize) -> Result<(), RuntimeError> {
+    /// Captions `prefixes` [rows, P, C] with up to `max_tokens` words each, any of `ends` being the last.
+    pub fn caption(&mut self, prefixes: &[f32], rows: usize, ends: &[u32], max_tokens: usize) -> Result<(), RuntimeError> {
         let mut rows = rows;
         let (mut embeds, mut past) = (prefixes.to_vec(), 0);
         let names = |kind| {
@@ -136,7 +137,7 @@ impl DecoderObserver {
             let logits = outputs.pop().unwrap_or_default();
             past += sequence;
             let words: Vec<u32> = logits.chunks_exact(logits.len() / rows).map(likeliest).collect();
-            let open: Vec<usize> = (0..rows).filter(|&row| words[row] != end).collect();
+            let open: Vec<usize> = (0..rows).filter(|&row| !ends.contains(&words[row])).collect();
             if open.is_empty() {
                 break;
             }

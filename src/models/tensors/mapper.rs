@@ -1,22 +1,27 @@
 use super::{Init, List, TensorSpec};
-use crate::models::config::{BertConfig, MapperConfig, MapperKind};
+use crate::models::config::{BertConfig, MapperConfig, MapperKind, TransformerConfig};
 
 /// A mapper's tensors, as ClipCap checkpoints name them.
 pub fn mapper_tensors(config: &MapperConfig) -> Vec<TensorSpec> {
     let mut list = List::default();
-    match (config.kind, &config.bert) {
-        (MapperKind::Mlp, _) => {
+    match (config.kind, &config.bert, &config.transformer) {
+        (MapperKind::Mlp, ..) => {
             for (layer, sizes) in config.layer_sizes.windows(2).enumerate() {
                 // A tanh without parameters stands between two layers.
                 torch_linear(&mut list, &format!("clip_project.model.{}", 2 * layer), sizes[0], sizes[1]);
             }
         }
-        (MapperKind::Bert, None) => {}
-        (MapperKind::Bert, Some(bert)) => {
+        (MapperKind::Bert, Some(bert), _) => {
             list.add("clip_project.prefix_const", &[config.constant_len, config.n_embd], Init::Normal(1.0));
             bert_tensors(&mut list, "clip_project.bert", bert);
             torch_linear(&mut list, "clip_project.linear", config.clip_size, config.prefix_len * config.n_embd);
         }
+        (MapperKind::Transformer, _, Some(transformer)) => {
+            list.add("clip_project.prefix_const", &[config.constant_len, config.n_embd], Init::Normal(1.0));
+            transformer_tensors(&mut list, config.n_embd, transformer);
+            torch_linear(&mut list, "clip_project.linear", config.clip_size, transformer.clip_length * config.n_embd);
+        }
+        (MapperKind::Bert | MapperKind::Transformer, ..) => {}
     }
     list.0
 }
@@ -26,6 +31,23 @@ fn torch_linear(list: &mut List, name: &str, inputs: usize, outputs: usize) {
     let init = Init::Uniform(1.0 / (inputs as f64).sqrt());
     list.add(format!("{name}.weight"), &[outputs, inputs], init);
     list.add(format!("{name}.bias"), &[outputs], init);
+}
+
+fn transformer_tensors(list: &mut List, width: usize, config: &TransformerConfig) {
+    for layer in 0..config.num_layers {
+        let scope = format!("clip_project.transformer.layers.{layer}");
+        list.layer_norm(&format!("{scope}.norm1"), width);
+        for (name, outputs) in [("to_queries", width), ("to_keys_values", 2 * width)] {
+            torch_linear(list, &format!("{scope}.attn.{name}"), width, outputs);
+            if !config.qkv_bias {
+                list.0.pop();
+            }
+        }
+        torch_linear(list, &format!("{scope}.attn.project"), width, width);
+        list.layer_norm(&format!("{scope}.norm2"), width);
+        torch_linear(list, &format!("{scope}.mlp.fc1"), width, config.inner_size);
+        torch_linear(list, &format!("{scope}.mlp.fc2"), config.inner_size, width);
+    }
 }
 
 pub(super) fn bert_tensors(list: &mut List, scope: &str, bert: &BertConfig) {

@@ -4,11 +4,13 @@
 
 mod clip;
 mod gpt2;
+mod llama;
 mod mapper;
 mod random;
 
 pub use clip::clip_tensors;
 pub use gpt2::gpt2_tensors;
+pub use llama::llama_tensors;
 pub use mapper::mapper_tensors;
 pub use random::random_values;
 

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::ModelInfo;
 use super::model::ClipCap;
-use crate::generation::{Generator, Settings, SpecialTokens, Strategy};
+use super::{ModelInfo, Wording};
+use crate::generation::{Generator, Settings, Strategy};
 use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, PrefixMapper};
 use crate::runtime::{Device, Precision, Runtime};
-use crate::stages::loading::{check_precision, compute_identity, load_decoder};
-use crate::text::Tokenizer;
+use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
 
 /// What results depend on, without loading a weight.
 pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
@@ -35,6 +34,7 @@ pub fn load(
     bundle: &Bundle,
     runtime: &Runtime,
     decoding: &Settings,
+    wording: &Wording,
     batch_size: usize,
     takes_embeddings: bool,
 ) -> Result<ClipCap> {
@@ -43,15 +43,13 @@ pub fn load(
     if runtime.precision() == Precision::Int8 {
         bundle.check_int8()?;
     }
-    let tokenizer = Arc::new(Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?);
-    let limit = max_new_tokens(bundle);
+    let tokenizer = Arc::new(bundle.tokenizer_ending(wording.stop_token.as_deref())?);
+    let prompt = Prompt::new(wording.prompt.as_deref(), bundle, &tokenizer)?;
+    let limit = max_new_tokens(bundle, wording)?;
     if decoding.max_new_tokens > limit {
-        bail!("--max-new-tokens {}: this GPT2 has positions for {limit} after the prefix", decoding.max_new_tokens);
+        bail!("--max-new-tokens {}: this decoder has positions for {limit} after the prefix", decoding.max_new_tokens);
     }
-    // A vocabulary may end before the model's does: what has no entry stands for no text.
-    let without_entry = tokenizer.vocab_size() as u32..bundle.gpt2_config().vocab_size as u32;
-    let banned = std::iter::once(tokenizer.unk_id()).chain(without_entry).collect();
-    let tokens = SpecialTokens { sep: tokenizer.sep_id(), banned };
+    let tokens = special_tokens(bundle, &tokenizer);
     let texts = tokenizer.clone();
     let generator = Generator::new(decoding.clone(), tokens)?.comparing(move |ids| texts.decode(ids));
     let encoder = match takes_embeddings {
@@ -65,11 +63,14 @@ pub fn load(
         Strategy::Beam { num_beams, .. } => num_beams,
         _ => 1,
     };
-    let decoder = load_decoder(bundle, runtime, batch_size.max(beams), decoding.max_new_tokens)?;
-    Ok(ClipCap { encoder, mapper, decoder, generator, tokenizer, normalize: bundle.normalized(), batch_size })
+    let prefix_len = bundle.mapper_config().prefix_len + prompt.len();
+    let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens)?;
+    Ok(ClipCap { encoder, mapper, decoder, generator, tokenizer, prompt, normalize: bundle.normalized(), batch_size })
 }
 
 /// Tokens a caption can have at most: the last one is never fed, so it needs no position.
-pub fn max_new_tokens(bundle: &Bundle) -> usize {
-    (bundle.gpt2_config().n_positions + 1).saturating_sub(bundle.mapper_config().prefix_len)
+pub fn max_new_tokens(bundle: &Bundle, wording: &Wording) -> Result<usize> {
+    let prompt = wording.prompt.as_deref().map(|prompt| bundle.tokenizer()?.encode_prompt(prompt).map_err(anyhow::Error::from));
+    let taken = bundle.mapper_config().prefix_len + prompt.transpose()?.map_or(0, |ids| ids.len());
+    Ok((bundle.decoder_sizes().n_positions + 1).saturating_sub(taken))
 }

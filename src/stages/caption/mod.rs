@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
+use crate::models::Bundle;
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
     Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Names, Outlook, Output, Parts, PassEmbeddings, Prepare,
@@ -55,6 +57,7 @@ pub struct CaptionSettings {
     /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
     pub quotes_formulas: bool,
     pub decoding: generation::Settings,
+    pub wording: Wording,
     pub limits: Limits,
     pub exif_rotate: bool,
     /// All pixels of large images are decoded.
@@ -72,6 +75,26 @@ pub struct CaptionSettings {
     pub prune: bool,
     /// Failed images as a share of all: beyond it the run ends with exit status 1.
     pub max_error_rate: f64,
+}
+
+/// How captions begin and end, where it is not as the bundle says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wording {
+    /// In place of the bundle's stop token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_token: Option<String>,
+    /// Text that captions go on from; the bundle's where nothing else was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+}
+
+impl Wording {
+    /// The bundle's prompt unless another is given; an empty one is none.
+    pub fn new(bundle: &Bundle, stop_token: Option<String>, prompt: Option<String>) -> Self {
+        let prompt = prompt.or_else(|| bundle.prompt().map(str::to_owned));
+        Self { stop_token, prompt: prompt.filter(|prompt| !prompt.trim().is_empty()) }
+    }
 }
 
 /// What the stage needs to know of a model before it is loaded.
@@ -323,11 +346,20 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
         Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
         _ => json!({"images": how_images_are_read(settings, &model.preprocess)}),
     };
-    let mut fingerprinted = json!({"model": model.identity, "decoding": settings.decoding, "input": input});
+    let mut fingerprinted = captioning(&model.identity, &settings.decoding, &settings.wording, input).settings;
     if settings.quotes_formulas {
         fingerprinted["quotes_formulas"] = true.into();
     }
     Ok(Settings::new("caption", fingerprinted))
+}
+
+/// What captions depend on. How they are worded is named where something was asked for.
+pub(in crate::stages) fn captioning(model: &Json, decoding: &generation::Settings, wording: &Wording, input: Json) -> Settings {
+    let mut settings = json!({"model": model, "decoding": decoding, "input": input});
+    if *wording != Wording::default() {
+        settings["wording"] = json!(wording);
+    }
+    Settings::new("caption", settings)
 }
 
 /// What the pixels of an image depend on.

@@ -9,7 +9,7 @@ use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Requ
 use crate::image::Reason;
 use crate::models::{Decoder, ImageEncoder, Mapper};
 use crate::pipeline::{Compute, ContentHash, Failure, Input, concatenated};
-use crate::stages::loading::scale_to_length_1;
+use crate::stages::loading::{Prompt, scale_to_length_1};
 use crate::text::Tokenizer;
 
 /// What captions images, on one thread.
@@ -82,13 +82,14 @@ impl<C: Captioner> Compute for Engine<C> {
     }
 }
 
-/// CLIP, a mapper and GPT2 on ONNX Runtime.
+/// CLIP, a mapper and a decoder on ONNX Runtime.
 pub struct ClipCap {
     pub encoder: Option<Box<dyn ImageEncoder>>,
     pub mapper: Box<dyn Mapper>,
     pub decoder: Box<dyn Decoder>,
     pub generator: Generator,
     pub tokenizer: Arc<Tokenizer>,
+    pub(super) prompt: Prompt,
     /// Embeddings are scaled to length 1 before they are mapped, as the model was trained.
     pub normalize: bool,
     pub batch_size: usize,
@@ -117,8 +118,11 @@ impl Captioner for ClipCap {
         // An image that leaves the range of numbers fails by itself: the others go on without it, and are none the worse for it.
         loop {
             let open = captions.iter().enumerate().filter(|(_, slot)| slot.is_none());
-            let request =
-                |index: usize| Request { index: index as u64, sha256: hashes[index], prefix_embeds: prefix(index).to_vec() };
+            let request = |index: usize| Request {
+                index: index as u64,
+                sha256: hashes[index],
+                prefix_embeds: self.prompt.behind(prefix(index)),
+            };
             let mut requests = Some(open.map(|(index, _)| request(index)).collect::<Vec<_>>());
             let tokenizer = &self.tokenizer;
             let done = |image: FinishedImage| -> Result<(), GenerationError> {

@@ -13,7 +13,7 @@ use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
 use crate::pipeline::sources::count_tar;
 use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
-use crate::stages::caption::{CaptionSettings, ModelInfo, how_images_are_read};
+use crate::stages::caption::{CaptionSettings, ModelInfo, Wording, captioning, how_images_are_read};
 use crate::{generation, stages::Outcome};
 
 mod merge;
@@ -51,15 +51,22 @@ pub struct Planned {
 }
 
 /// What a job's results depend on, but for the device, its runtime and the CPU's type.
-pub fn settings_of(fingerprint: &Json, precision: &str, decoding: &generation::Settings, images: Json) -> Settings {
+pub fn settings_of(
+    fingerprint: &Json,
+    precision: &str,
+    decoding: &generation::Settings,
+    wording: &Wording,
+    images: Json,
+) -> Settings {
     let model = json!({"fingerprint": fingerprint, "precision": precision});
-    Settings::new("caption", json!({"model": model, "decoding": decoding, "input": {"images": images}}))
+    captioning(&model, decoding, wording, json!({"images": images}))
 }
 
 /// As [`settings_of`], for a run and its model.
 pub(super) fn settings_of_run(settings: &CaptionSettings, model: &ModelInfo) -> Settings {
     let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, how_images_are_read(settings, &model.preprocess))
+    let images = how_images_are_read(settings, &model.preprocess);
+    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, &settings.wording, images)
 }
 
 /// How images are read, as a plan keeps it.

@@ -14,7 +14,7 @@ use crate::generation;
 use crate::image::Limits;
 use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
 use crate::pipeline::{Counts, Interrupt, LockError, Reporter, Settings, Tick, WorkLock};
-use crate::stages::caption::{self, CaptionReport, CaptionSettings, Captioner, ModelInfo, Source, TableFormat};
+use crate::stages::caption::{self, CaptionReport, CaptionSettings, Captioner, ModelInfo, Source, TableFormat, Wording};
 
 /// Which shards a worker takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +101,8 @@ impl Worker<'_> {
         let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
         let settings = &self.plan.settings.settings;
         let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
+        let wording = settings.get("wording").cloned().unwrap_or_else(|| json!({}));
+        let wording: Wording = serde_json::from_value(wording).with_context(context)?;
         let images = &settings["input"]["images"];
         let number = |name: &str| images[name].as_u64().with_context(context);
         let flag = |name: &str| images[name].as_bool().with_context(context);
@@ -112,6 +114,7 @@ impl Worker<'_> {
             format: TableFormat::Parquet,
             quotes_formulas: false,
             decoding,
+            wording,
             limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
             exif_rotate: flag("exif_rotate")?,
             full_decode: flag("full_decode")?,

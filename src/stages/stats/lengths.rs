@@ -157,7 +157,7 @@ fn count_part<'a>(rows: &'a CaptionRows, words: Option<&Words>, tokenizer: Optio
         }
         if let Some(tokenizer) = tokenizer {
             let ids = tokenizer.encode(row.caption)?;
-            part.unknown += ids.iter().filter(|&&id| id == tokenizer.unk_id()).count() as u64;
+            part.unknown += ids.iter().filter(|&&id| Some(id) == tokenizer.unk_id()).count() as u64;
             units[2].add(ids.len());
         }
         match (&mut image, row.image) {

@@ -106,7 +106,7 @@ fn told(entries: Vec<(String, u64)>, tokenizer: Option<&Tokenizer>) -> Result<Ve
         .into_par_iter()
         .map(|(text, count)| {
             let known = match tokenizer {
-                Some(tokenizer) => Some(!tokenizer.encode(&text)?.contains(&tokenizer.unk_id())),
+                Some(tokenizer) => Some(!tokenizer.encode(&text)?.iter().any(|&id| Some(id) == tokenizer.unk_id())),
                 None => None,
             };
             Ok(Entry { text, count, known })

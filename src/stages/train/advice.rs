@@ -3,7 +3,6 @@
 use super::settings::Recipe;
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
-use crate::text::Tokenizer;
 use crate::training::corpus::Captions;
 use crate::training::objective::Objective;
 use crate::training::schedule::Schedule;
@@ -37,9 +36,9 @@ pub fn on_length(recipe: &Recipe, bundle: &Bundle, train: &Captions, reporter: &
     if recipe.objective != Objective::Caption {
         return;
     }
-    let Ok(tokenizer) = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case()) else { return };
+    let Ok(tokenizer) = bundle.tokenizer() else { return };
     let room = recipe.max_tokens(bundle);
-    let is_cut = |ids: &[u32]| ids.len() >= room && ids.last() != Some(&tokenizer.sep_id());
+    let is_cut = |ids: &[u32]| ids.len() >= room && ids.last() != Some(&tokenizer.end_id());
     let cut = (0..train.len()).filter(|&caption| is_cut(train.ids(caption))).count() as u64;
     let all = train.len() as u64;
     if cut * 100 <= all {

@@ -21,7 +21,13 @@ use crate::training::trainer::Backend;
 
 /// The network of a bundle.
 pub fn network(bundle: &Bundle) -> Network<'_> {
-    Network { folder: bundle.path(), clip: bundle.clip_config(), mapper: bundle.mapper_config(), gpt2: bundle.gpt2_config() }
+    Network {
+        folder: bundle.path(),
+        clip: bundle.clip_config(),
+        mapper: bundle.mapper_config(),
+        decoder: bundle.decoder_config(),
+        scope: bundle.decoder_scope(),
+    }
 }
 
 /// Readies the device a run computes on.

@@ -7,7 +7,6 @@ use super::settings::{Recipe, TrainSettings};
 use crate::models::Bundle;
 use crate::pipeline::sources::Embeddings;
 use crate::pipeline::{Content, Entry, Reporter};
-use crate::text::Tokenizer;
 use crate::training::batches::Images;
 use crate::training::corpus::{Framing, JoinReport, Tokenized};
 use crate::training::objective::Objective;
@@ -85,6 +84,7 @@ impl Beside {
 /// What stands around captions for an objective.
 pub fn framing(recipe: &Recipe, bundle: &Bundle) -> Framing {
     Framing {
+        prompt: recipe.prompt.clone().filter(|_| recipe.objective == Objective::Caption),
         max_tokens: recipe.max_tokens(bundle),
         cls: recipe.objective != Objective::Caption,
         always_sep: recipe.objective == Objective::Contrastive,
@@ -120,8 +120,8 @@ fn check_text_tower(bundle: &Bundle) -> Result<()> {
     let Some(text) = bundle.clip_config().clip_text() else {
         bail!("{}: there is no text tower (text_config), and the contrastive objective trains one", config.display());
     };
-    let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;
-    let fits = text.vocab_size >= tokenizer.vocab_size() && text.eos_token_id == Some(tokenizer.sep_id());
+    let tokenizer = bundle.tokenizer()?;
+    let fits = text.vocab_size >= tokenizer.vocab_size() && text.eos_token_id == Some(tokenizer.end_id());
     if !fits {
         bail!(
             "{}: the text tower reads {} entries and ends at {}; the bundle's vocabulary has {} and [SEP] is {}. Make the bundle with a CLIP \
@@ -130,7 +130,7 @@ fn check_text_tower(bundle: &Bundle) -> Result<()> {
             text.vocab_size,
             text.eos_token_id.map_or("none of them".into(), |id| id.to_string()),
             tokenizer.vocab_size(),
-            tokenizer.sep_id()
+            tokenizer.end_id()
         );
     }
     Ok(())

@@ -13,7 +13,6 @@ use crate::files;
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::table;
-use crate::text::Tokenizer;
 use crate::training::corpus::{CaptionRow, Corpus, Tokenized};
 use crate::training::objective::Objective;
 use crate::training::random::{key, name_key};
@@ -117,10 +116,10 @@ pub fn corpus(
     reporter: &dyn Reporter,
 ) -> Result<Corpus> {
     let framing = framing(recipe, bundle);
-    let made_of = json!({
+    let mut made_of = json!({
         "dataset": fingerprints.dataset,
         "embeddings": fingerprints.embeddings,
-        "vocabulary": files::sha256_file(&bundle.vocab_path()).with_context(|| format!("cannot read {}", bundle.vocab_path().display()))?,
+        "vocabulary": bundle.vocabulary()?.fingerprint(),
         "lower_case": bundle.lower_case(),
         "objective": recipe.objective,
         "max_tokens": framing.max_tokens,
@@ -129,13 +128,17 @@ pub fn corpus(
         "dev_size": recipe.dev_size,
         "seed": recipe.seed,
     });
+    let endings = &bundle.manifest().tokenizer.endings;
+    if !endings.is_default() || framing.prompt.is_some() {
+        made_of["words"] = json!({"endings": endings, "prompt": framing.prompt});
+    }
     let fingerprint = files::sha256_hex(made_of.to_string().as_bytes());
     if let Some(corpus) = Corpus::open(folder, &fingerprint)? {
         reporter.detail("captions are tokenized already");
         return Ok(corpus);
     }
     reporter.note("tokenizing captions");
-    let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;
+    let tokenizer = bundle.tokenizer()?;
     let held_out = dataset.held_out(recipe.dev_size, recipe.seed)?;
     let captions = dataset.rows()?.filter_map(|row| {
         let row = match row {
@@ -150,7 +153,7 @@ pub fn corpus(
         };
         Some(Ok(CaptionRow { image_id: row.image_id, caption_id: row.caption_id, caption: row.caption, split: split.into() }))
     });
-    let tokenized = Tokenized::new(captions, &tokenizer, framing)?;
+    let tokenized = Tokenized::new(captions, &tokenizer, &framing)?;
     let report = beside.join(tokenized, recipe, folder, &fingerprint, reporter)?;
     let what = if recipe.objective == Objective::Contrastive { "readable image" } else { "embedding" };
     if report.captions_without_image > 0 {

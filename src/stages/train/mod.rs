@@ -45,8 +45,13 @@ pub fn train(
     bundle.check_bytes(&["clip", "gpt2", "mapper"])?;
     let mut settings = settings.clone();
     settings.recipe.normalize_prefix |= bundle.normalized();
-    settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle).map_err(Error::msg)?);
+    settings.recipe.prompt = prompt(&settings.recipe, &bundle);
+    settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle)?.map_err(Error::msg)?);
     let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
+    let bundle = match settings.recipe.objective {
+        Objective::Caption => bundle.with_prompt(settings.recipe.prompt.clone()),
+        _ => bundle,
+    };
     let dataset = Dataset::open(&settings.dataset)?;
     let beside = Beside::open(&settings, &bundle)?;
     let fingerprints =
@@ -80,20 +85,27 @@ pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe, overwrite: boo
     Ok(backend::write_artifacts(&folder, &bundle, recipe, &fingerprint)?.numel())
 }
 
-/// Positions of a sequence, where the prefix (or `[CLS]`) fits and the model has as many; else what is wrong with `--max-len`.
-pub fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<usize, String> {
-    let prefix_len = recipe.objective.prefix_len(bundle.mapper_config()).max(1);
+/// The text that captions go on from: the recipe's, else the model's; none of an empty one.
+fn prompt(recipe: &Recipe, bundle: &Bundle) -> Option<String> {
+    let given = recipe.prompt.clone().or_else(|| bundle.prompt().map(str::to_owned));
+    given.filter(|prompt| recipe.objective == Objective::Caption && !prompt.trim().is_empty())
+}
+
+/// Positions of a sequence, where the prefix (or `[CLS]`) and the prompt fit and the model has as many; else what is wrong with `--max-len`.
+pub fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<Result<usize, String>> {
+    let recipe = &Recipe { prompt: prompt(recipe, bundle), ..recipe.clone() };
+    let prefix_len = recipe.objective.prefix_len(bundle.mapper_config()).max(1) + recipe.prompt_ids(bundle)?.len();
     let (reader, positions) = match (recipe.objective, bundle.clip_config().clip_text()) {
         (Objective::Contrastive, Some(text)) => ("the text tower", text.max_position_embeddings),
-        _ => ("GPT2", bundle.gpt2_config().n_positions),
+        _ => ("the decoder", bundle.decoder_sizes().n_positions),
     };
     let max_len = recipe.max_len.unwrap_or(positions.min(100));
     if max_len <= prefix_len || max_len > positions {
-        return Err(format!(
+        return Ok(Err(format!(
             "--max-len {max_len} must be above the {prefix_len} positions before a caption and at most {reader}'s {positions}"
-        ));
+        )));
     }
-    Ok(max_len)
+    Ok(Ok(max_len))
 }
 
 /// A folder that holds files and is no run stays untouched.

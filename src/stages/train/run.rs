@@ -84,6 +84,7 @@ impl<'a> Run<'a> {
         let shape = Shape {
             images,
             prefix_len: settings.objective.prefix_len(bundle.mapper_config()),
+            prompt_len: settings.prompt_ids(&bundle)?.len(),
             buckets: fixed_lengths(runtime, &corpus),
             loss_on_padding: settings.loss_on_padding.then_some(tokens),
         };

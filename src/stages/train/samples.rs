@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use crate::generation::{FinishedImage, Generator, Request, Settings, SpecialTokens};
+use crate::generation::{FinishedImage, Generator, Request, Settings};
 use crate::models::{Bundle, CachedDecoder, Mapper, PrefixMapper};
 use crate::runtime::Runtime;
-use crate::text::Tokenizer;
+use crate::stages::loading::{Prompt, special_tokens};
 use crate::training::corpus::Corpus;
 
 /// Tokens a sample caption has at most.
@@ -14,18 +14,25 @@ const MAX_NEW_TOKENS: usize = 40;
 /// Greedy captions of the images in `rows` of the corpus, in that order. They are made on the CPU, where a few cost little.
 pub fn captions(runtime: &Runtime, bundle: &Bundle, corpus: &Corpus, rows: &[usize]) -> Result<Vec<String>> {
     let runtime = runtime.on_cpu();
-    let (mapper, gpt2) = (bundle.mapper_config(), bundle.gpt2_config());
-    let tokenizer = Tokenizer::open(&bundle.vocab_path(), bundle.lower_case())?;
+    let mapper = bundle.mapper_config();
+    let tokenizer = bundle.tokenizer()?;
     let embeddings: Vec<f32> = rows.iter().flat_map(|&row| corpus.embedding(row)).collect();
     let prefixes = PrefixMapper::load(&runtime, bundle.path(), mapper, rows.len())?.map(&embeddings, rows.len())?;
-    let max_new_tokens = MAX_NEW_TOKENS.min(gpt2.n_positions - mapper.prefix_len);
-    let mut decoder = CachedDecoder::load(&runtime, bundle.path(), gpt2, mapper.prefix_len, rows.len(), max_new_tokens)?;
-    let tokens = SpecialTokens { sep: tokenizer.sep_id(), banned: vec![tokenizer.unk_id()] };
+    let prompt = Prompt::new(bundle.prompt(), bundle, &tokenizer)?;
+    let prefix_len = mapper.prefix_len + prompt.len();
+    let max_new_tokens = MAX_NEW_TOKENS.min(bundle.decoder_sizes().n_positions.saturating_sub(prefix_len)).max(1);
+    let mut decoder =
+        CachedDecoder::load(&runtime, bundle.path(), bundle.decoder_config(), prefix_len, rows.len(), max_new_tokens)?;
+    let tokens = special_tokens(bundle, &tokenizer);
     let mut generator = Generator::new(Settings { max_new_tokens, ..Settings::default() }, tokens)?;
     let width = mapper.prefix_len * mapper.n_embd;
     let mut requests = Some(
         (0..rows.len())
-            .map(|n| Request { index: n as u64, sha256: [0; 32], prefix_embeds: prefixes[n * width..(n + 1) * width].to_vec() })
+            .map(|n| Request {
+                index: n as u64,
+                sha256: [0; 32],
+                prefix_embeds: prompt.behind(&prefixes[n * width..(n + 1) * width]),
+            })
             .collect::<Vec<_>>(),
     );
     let mut texts = vec![String::new(); rows.len()];

@@ -60,6 +60,9 @@ pub struct Recipe {
     pub dropout: Option<f64>,
     pub label_smoothing: f32,
     pub normalize_prefix: bool,
+    /// Text behind the prefix that captions go on from; not given: the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
     /// Positions, prefix included; longer captions are cut. Not given: 100, or all that GPT2 has where it has fewer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_len: Option<usize>,
@@ -86,8 +89,16 @@ impl Recipe {
 
     /// Caption tokens that `max_len` leaves room for.
     pub fn max_tokens(&self, bundle: &Bundle) -> usize {
-        let max_len = self.max_len.unwrap_or(bundle.gpt2_config().n_positions);
+        let max_len = self.max_len.unwrap_or(bundle.decoder_sizes().n_positions);
         max_len.saturating_sub(self.objective.prefix_len(bundle.mapper_config())).max(1)
+    }
+
+    /// Ids of the prompt.
+    pub fn prompt_ids(&self, bundle: &Bundle) -> Result<Vec<u32>> {
+        match self.prompt.as_deref().filter(|_| self.objective == Objective::Caption) {
+            Some(prompt) => Ok(bundle.tokenizer()?.encode_prompt(prompt)?),
+            None => Ok(vec![]),
+        }
     }
 
     /// Steps of a run of `total` in which the learning rate rises.

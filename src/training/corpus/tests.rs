@@ -20,7 +20,7 @@ pub fn corpus(folder: &Path, count: usize, images: usize, longest: usize) -> Cor
         row(&format!("{}", n * images / count), &text, if n % 10 == 9 { "dev" } else { "train" })
     });
     let captions: Vec<_> = captions.collect();
-    let tokenized = Tokenized::new(captions.into_iter(), &tokenizer(), Framing::caption(100)).unwrap();
+    let tokenized = Tokenized::new(captions.into_iter(), &tokenizer(), &Framing::caption(100)).unwrap();
     let embeddings = (0..images).map(|n| Ok::<_, CorpusError>((n.to_string(), vec![n as f32, 1.0])));
     tokenized.join_embeddings(embeddings, 2, false, folder, "f").unwrap();
     Corpus::open(folder, "f").unwrap().unwrap()
@@ -36,7 +36,7 @@ fn captions_meet_the_embeddings_of_their_images() {
         row("c", "五", "dev"),
         row("x", "一", "dev"),
     ];
-    let tokenized = Tokenized::new(captions.into_iter(), &tokenizer(), Framing::caption(3)).unwrap();
+    let tokenized = Tokenized::new(captions.into_iter(), &tokenizer(), &Framing::caption(3)).unwrap();
     let embeddings = [("c", 3.0), ("unused", 9.0), ("a", 1.0), ("b", 2.0), ("a", 7.0)];
     let embeddings = embeddings.map(|(id, value)| Ok::<_, CorpusError>((id.to_string(), vec![value, 4.0])));
     let report = tokenized.join_embeddings(embeddings.into_iter(), 2, false, folder.path(), "one").unwrap();
@@ -63,7 +63,7 @@ fn captions_meet_the_embeddings_of_their_images() {
 fn embeddings_are_scaled_on_request_and_checked() {
     let join = |values: Vec<f32>| {
         let folder = tempfile::tempdir().unwrap();
-        let tokenized = Tokenized::new([row("a", "一", "train")].into_iter(), &tokenizer(), Framing::caption(9)).unwrap();
+        let tokenized = Tokenized::new([row("a", "一", "train")].into_iter(), &tokenizer(), &Framing::caption(9)).unwrap();
         let embeddings = std::iter::once(Ok::<_, CorpusError>(("a".to_string(), values)));
         tokenized.join_embeddings(embeddings, 2, true, folder.path(), "f")?;
         Ok(Corpus::open(folder.path(), "f")?.unwrap().embedding(0).collect::<Vec<_>>())
@@ -83,20 +83,20 @@ fn rows_may_begin_with_cls_keep_their_end_and_hold_several_captions() {
         let captions = [("a", "一二"), ("a", "三"), ("a", "四五一"), ("b", "五"), ("b", "一二三四五")];
         let captions = captions.map(|(image, caption)| row(image, caption, "train"));
         let folder = tempfile::tempdir().unwrap();
-        Tokenized::new(captions.into_iter(), &tokenizer, framing).unwrap().without_images(folder.path(), "f").unwrap();
+        Tokenized::new(captions.into_iter(), &tokenizer, &framing).unwrap().without_images(folder.path(), "f").unwrap();
         let corpus = Corpus::open(folder.path(), "f").unwrap().unwrap();
         assert!(corpus.image_bytes(1).is_empty());
         (0..corpus.train.len()).map(|n| corpus.train.ids(n).to_vec()).collect()
     };
-    let pairs = Framing { max_tokens: 5, cls: true, always_sep: true, captions_per_row: 1 };
+    let pairs = Framing { cls: true, always_sep: true, ..Framing::caption(5) };
     let wanted: [&[u32]; 5] = [&[8, 3, 4, 2], &[8, 5, 2], &[8, 6, 7, 3, 2], &[8, 7, 2], &[8, 3, 4, 5, 2]];
     assert_eq!(rows(pairs), wanted);
-    let documents = Framing { max_tokens: 6, cls: true, always_sep: false, captions_per_row: 9 };
+    let documents = Framing { cls: true, captions_per_row: 9, ..Framing::caption(6) };
     let wanted: [&[u32]; 4] = [&[8, 3, 4, 2, 5, 2], &[8, 6, 7, 3, 2], &[8, 7, 2], &[8, 3, 4, 5, 6, 7]];
-    assert_eq!(rows(documents), wanted);
-    let two = Framing { max_tokens: 99, captions_per_row: 2, ..documents };
+    assert_eq!(rows(documents.clone()), wanted);
+    let two = Framing { max_tokens: 99, captions_per_row: 2, ..documents.clone() };
     assert_eq!(rows(two).iter().map(Vec::len).collect::<Vec<_>>(), [6, 5, 9]);
-    let without = Tokenized::new([row("a", "一", "train")].into_iter(), &self::tokenizer(), documents);
+    let without = Tokenized::new([row("a", "一", "train")].into_iter(), &self::tokenizer(), &documents);
     assert!(matches!(without, Err(CorpusError::Vocabulary(_))));
 }
 

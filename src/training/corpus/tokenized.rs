@@ -18,8 +18,10 @@ use crate::text::{TextError, Tokenizer};
 const PIECE: usize = 4096;
 
 /// What stands around a caption's tokens. `[SEP]` always follows them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Framing {
+    /// Text that captions go on from; it stands before each and is not learned.
+    pub prompt: Option<String>,
     /// Ids of a row at most; what is longer is cut.
     pub max_tokens: usize,
     /// Begin each row with `[CLS]`.
@@ -33,7 +35,7 @@ pub struct Framing {
 impl Framing {
     /// A caption a row.
     pub fn caption(max_tokens: usize) -> Self {
-        Self { max_tokens, cls: false, always_sep: false, captions_per_row: 1 }
+        Self { prompt: None, max_tokens, cls: false, always_sep: false, captions_per_row: 1 }
     }
 }
 
@@ -61,7 +63,7 @@ impl Tokenized {
     pub fn new<E: From<CorpusError>>(
         captions: impl Iterator<Item = Result<CaptionRow, E>>,
         tokenizer: &Tokenizer,
-        framing: Framing,
+        framing: &Framing,
     ) -> Result<Self, E> {
         let mut made =
             Self { images: HashMap::new(), names: vec![], captions: vec![], splits: vec![], offsets: vec![0], ids: vec![] };
@@ -77,21 +79,25 @@ impl Tokenized {
         Ok(made)
     }
 
-    fn add(&mut self, rows: &[CaptionRow], tokenizer: &Tokenizer, framing: Framing) -> Result<(), CorpusError> {
-        let cls = match (framing.cls, tokenizer.cls_id()) {
+    fn add(&mut self, rows: &[CaptionRow], tokenizer: &Tokenizer, framing: &Framing) -> Result<(), CorpusError> {
+        let prompt = framing.prompt.as_deref();
+        let before = prompt.map(|text| tokenizer.encode_prompt(text)).transpose()?.unwrap_or_default();
+        let cls = match (framing.cls, tokenizer.begin_id()) {
             (true, None) => {
-                return Err(CorpusError::Vocabulary("the vocabulary has no [CLS] for a caption to begin with".into()));
+                return Err(CorpusError::Vocabulary(
+                    "the vocabulary has no [CLS] (or beginning-of-text token) for a caption to begin with".into(),
+                ));
             }
             (wanted, cls) => cls.filter(|_| wanted),
         };
         let encoded: Vec<Vec<u32>> = rows
             .par_iter()
             .map(|row| {
-                let mut ids: Vec<u32> = cls.into_iter().chain(tokenizer.encode(&row.caption)?).collect();
-                ids.push(tokenizer.sep_id());
+                let mut ids: Vec<u32> = cls.into_iter().chain(before.iter().copied()).collect();
+                ids.extend(tokenizer.with_end(tokenizer.encode_behind(prompt, &row.caption)?));
                 ids.truncate(framing.max_tokens);
                 if let (true, Some(last)) = (framing.always_sep, ids.last_mut()) {
-                    *last = tokenizer.sep_id();
+                    *last = tokenizer.end_id();
                 }
                 Ok(ids)
             })

@@ -93,6 +93,7 @@ pub fn model() -> ModelInfo {
 
 pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
     CaptionSettings {
+        wording: Default::default(),
         source: Source::Paths(vec![images.into()]),
         wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),

@@ -28,7 +28,7 @@ fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
         job: job.into(),
         shard_size,
         model: "model".into(),
-        settings: settings_of(&model.identity["fingerprint"], "fp32", &Decoding::default(), images_read),
+        settings: settings_of(&model.identity["fingerprint"], "fp32", &Decoding::default(), &Default::default(), images_read),
         device: "cpu".into(),
         precision: "fp32".into(),
         batch_size: None,

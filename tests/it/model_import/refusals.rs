@@ -36,7 +36,7 @@ fn what_does_not_fit_is_refused_by_name() {
             "clipcap_mlp.pt",
             "transformer",
             |name| Some(name.replace("clip_project.model", "clip_project.transformer")),
-            "transformer, which is not supported",
+            "there is no tensor named clip_project.linear.weight",
         ),
         (
             "clipcap_mlp.pt",

@@ -1,0 +1,88 @@
+//! Every family, decoded with caches token by token, against the saved graph over the whole sequence at once.
+
+use std::path::Path;
+
+use super::*;
+use crate::models::config::{Gpt2Config, LlamaConfig};
+use crate::models::graphs::{GPT2_WEIGHTS, Part as Network, build};
+use crate::models::import::decoder_preset;
+use crate::models::part::Part;
+use crate::models::{CachedDecoder, Decoder, ResidentDecoder, TokenEmbedding};
+use crate::runtime::{Device, Feed, Precision, Runtime, Session};
+
+fn preset(name: &str) -> DecoderConfig {
+    decoder_preset(name.as_ref()).unwrap().0
+}
+
+/// Small decoders; head widths that are and are not multiples of 8.
+fn decoders() -> Vec<(&'static str, DecoderConfig)> {
+    let llama = |name: &str, change: &dyn Fn(&mut LlamaConfig)| match preset(name) {
+        DecoderConfig::Llama(mut config) => {
+            (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.initializer_range) = (50, 32, 2, 0.3);
+            change(&mut config);
+            DecoderConfig::Llama(config)
+        }
+        DecoderConfig::Gpt2(_) => unreachable!("only Llama's kind is asked for"),
+    };
+    let gpt2 = Gpt2Config { vocab_size: 50, n_embd: 24, n_layer: 2, n_head: 4, initializer_range: 0.3, ..Gpt2Config::default() };
+    vec![
+        ("gpt2", gpt2.into()),
+        ("qwen2", llama("qwen2-tiny", &|_| {})),
+        ("qwen3", llama("qwen3-tiny", &|config| config.head_dim = Some(12))),
+        ("llama", llama("llama-tiny", &|config| (config.num_key_value_heads, config.attention_bias) = (Some(1), true))),
+    ]
+}
+
+/// Logits [B, V] behind whole sequences [B, T].
+fn whole(folder: &Path, config: &DecoderConfig, ids: &[u32], rows: usize) -> Vec<f32> {
+    let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(1)).unwrap();
+    let model = build(folder, Network::Decoder(config), Style::PORTABLE).unwrap();
+    let mut session = Session::new(&runtime, "decoder", &model.to_bytes(), folder, &[]).unwrap();
+    let sizes = architecture(config).sizes();
+    let (b, t) = (rows as i64, (ids.len() / rows) as i64);
+    let embeds = TokenEmbedding::open(folder, config).unwrap().rows(ids).unwrap();
+    let positions: Vec<i64> = (0..b).flat_map(|_| 0..t).collect();
+    let mask = vec![1i64; ids.len()];
+    let cache = [b, sizes.n_kv_head as i64, 0, sizes.head_dim as i64];
+    let names: Vec<String> =
+        (0..sizes.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name("past_key_values", layer, part))).collect();
+    let (embeds_shape, ids_shape) = ([b, t, sizes.n_embd as i64], [b, t]);
+    let mut feeds = vec![
+        ("inputs_embeds", Feed::F32(&embeds, &embeds_shape)),
+        ("position_ids", Feed::I64(&positions, &ids_shape)),
+        ("attention_mask", Feed::I64(&mask, &ids_shape)),
+    ];
+    feeds.extend(names.iter().map(|name| (name.as_str(), Feed::F32(&[], &cache))));
+    session.run(&feeds).unwrap().f32("logits").unwrap().to_vec()
+}
+
+#[test]
+fn cached_decoding_is_what_the_whole_sequence_gives() {
+    let (rows, tokens, prefix) = (3, 9, 4);
+    let ids: Vec<u32> = (0..rows * tokens).map(|i| (i * i * 7 + 3 * i) as u32 % 50).collect();
+    let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(1)).unwrap();
+    for (name, config) in decoders() {
+        let folder = tempfile::tempdir().unwrap();
+        Part::random(decoder_tensors(&config), 4).write(&folder.path().join(GPT2_WEIGHTS)).unwrap();
+        let wanted = whole(folder.path(), &config, &ids, rows);
+        let embedding = TokenEmbedding::open(folder.path(), &config).unwrap();
+        let room = tokens - prefix + 1;
+        let decoders: [Box<dyn Decoder>; 2] = [
+            Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
+            Box::new(ResidentDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
+        ];
+        for mut decoder in decoders {
+            let prefixes: Vec<u32> = ids.chunks(tokens).flat_map(|row| row[..prefix].to_vec()).collect();
+            decoder.prefill(&embedding.rows(&prefixes).unwrap(), rows).unwrap();
+            (0..rows).for_each(|row| decoder.start_row(row).unwrap());
+            let mut logits = vec![];
+            for at in prefix..tokens {
+                let step: Vec<u32> = ids.chunks(tokens).map(|row| row[at]).collect();
+                logits = decoder.step(&step).unwrap().to_vec();
+            }
+            let largest = wanted.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let worst = logits.iter().zip(&wanted).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+            assert!(worst < 1e-5, "{name}: {worst}");
+        }
+    }
+}
