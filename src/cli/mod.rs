@@ -24,6 +24,7 @@ mod prepare;
 mod report;
 mod run;
 mod scenes;
+mod score;
 mod show;
 mod stats;
 mod train;
@@ -123,6 +124,8 @@ enum Command {
     Job(job::JobArgs),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
+    /// Score how well captions fit their images, with a CLIP that reads text
+    Score(Box<score::ScoreArgs>),
     /// Show a caption table, or two side by side, as one HTML page
     Report(Box<report::ReportArgs>),
     /// Look into a Parquet table: rows, or how many there are of each value
@@ -224,6 +227,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Merge(args) => job::merge(args, context),
         Command::Job(args) => job::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Score(args) => score::run(*args, context),
         Command::Report(args) => report::run(*args, context),
         Command::Show(args) => show::run(args, context),
         Command::Scenes(args) => scenes::run(args, context),

@@ -7,7 +7,7 @@ use super::config::{ClipConfig, DecoderConfig, MapperConfig};
 use super::decoders::architecture;
 use super::layers::Style;
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
-use super::{clip, decoders, int8, mapper};
+use super::{clip, decoders, int8, mapper, text_encoder};
 use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
 
 /// Weight files of a bundle, relative to it.
@@ -32,6 +32,7 @@ pub enum BuildError {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part<'a> {
     ImageEncoder(&'a ClipConfig),
+    TextEncoder(&'a ClipConfig),
     Mapper(&'a MapperConfig),
     /// In ONNX's own operators.
     Decoder(&'a DecoderConfig),
@@ -57,6 +58,7 @@ impl Part<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::ImageEncoder(_) => "image_encoder",
+            Self::TextEncoder(_) => "text_encoder",
             Self::Mapper(_) => "mapper",
             Self::Decoder(_) | Self::InPlaceDecoder(_) => "decoder",
             Self::StaticPrefill { .. } => "decoder_prefill",
@@ -67,7 +69,7 @@ impl Part<'_> {
 
     fn weights(&self) -> &'static str {
         match self {
-            Self::ImageEncoder(_) => CLIP_WEIGHTS,
+            Self::ImageEncoder(_) | Self::TextEncoder(_) => CLIP_WEIGHTS,
             Self::Mapper(_) => MAPPER_WEIGHTS,
             _ => GPT2_WEIGHTS,
         }
@@ -98,6 +100,7 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
     let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);
     match part {
         Part::ImageEncoder(config) => clip::image_encoder(&g, style, config),
+        Part::TextEncoder(config) => text_encoder::text_encoder(&g, style, config),
         Part::Mapper(config) => mapper::mapper(&g, style, config),
         Part::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
         Part::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),

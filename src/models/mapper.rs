@@ -134,24 +134,31 @@ fn bert_encoder(g: &Graph, style: Style, bert: &BertConfig, x: Value, tokens: us
         keep("dropout", rate, normed)
     });
     for layer in 0..bert.num_hidden_layers {
-        x = g.block(&format!("encoder.layer.{layer}"), || bert_layer(g, style, bert, x, drop));
+        x = g.block(&format!("encoder.layer.{layer}"), || bert_layer(g, style, bert, x, None, drop));
     }
     x
 }
 
-/// One post-norm layer, [B, T, C] -> [B, T, C].
-fn bert_layer(g: &Graph, style: Style, bert: &BertConfig, x: Value, drop: Option<Drop<'_>>) -> Value {
+/// One post-norm layer, [B, T, C] -> [B, T, C]; `bias` is added to the scores.
+pub(super) fn bert_layer(
+    g: &Graph,
+    style: Style,
+    bert: &BertConfig,
+    x: Value,
+    bias: Option<Value>,
+    drop: Option<Drop<'_>>,
+) -> Value {
     let (width, inner, rate) = (bert.hidden_size, bert.intermediate_size, bert.hidden_dropout_prob);
     let keep = drop.unwrap_or(KEEP);
     let x = g.scope("attention", || {
         let heads = g.scope("self", || {
             let [q, k, v] = ["query", "key", "value"].map(|name| linear(g, style, name, x, width, width, true));
-            if style.fused && drop.is_none() {
+            if style.fused && drop.is_none() && bias.is_none() {
                 return encoder_attention(g, style, q, k, v, bert.num_attention_heads);
             }
             let qkv = [q, k, v].map(|x| split_heads(g, x, bert.num_attention_heads));
             let weigh = |weights| keep("dropout", bert.attention_probs_dropout_prob, weights);
-            join_heads(g, attention_with(g, style, qkv, None, weigh))
+            join_heads(g, attention_with(g, style, qkv, bias, weigh))
         });
         g.scope("output", || {
             let attended = keep("dropout", rate, linear(g, style, "dense", heads, width, width, true));

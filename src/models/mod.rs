@@ -17,6 +17,7 @@ pub mod mapper;
 pub mod part;
 mod resident;
 pub mod tensors;
+mod text_encoder;
 pub mod vision;
 pub mod weights;
 
@@ -26,6 +27,7 @@ pub use decoder::{Decoder, ImageEncoder, Mapper};
 pub use embedding::TokenEmbedding;
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
 pub use resident::ResidentDecoder;
+pub use text_encoder::{CaptionReader, ReaderError, TextEncoder};
 
 #[cfg(test)]
 mod golden_tests;

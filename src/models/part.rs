@@ -43,6 +43,16 @@ impl Content<'_> {
         }
     }
 
+    /// The element type of the stored tensor.
+    pub fn dtype(&self) -> Option<Dtype> {
+        match self {
+            Self::Stored { source, name } | Self::Rows { source, name, .. } | Self::Transposed { source, name } => {
+                Some(source.get(name).ok()?.dtype)
+            }
+            Self::Random { .. } | Self::Values(_) => None,
+        }
+    }
+
     /// The name of the stored tensor, where it is one as it is.
     pub fn stored_name(&self) -> Option<&str> {
         match self {

@@ -12,6 +12,7 @@ pub mod quantize;
 pub mod report;
 pub mod run;
 pub mod scenes;
+pub mod score;
 pub mod show;
 pub mod stats;
 mod summary;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Configs;
 use crate::files;
-use crate::models::config::{MapperKind, PreprocessorConfig};
+use crate::models::config::{ClipConfig, MapperKind, PreprocessorConfig};
 use crate::models::part::PartFacts;
 use crate::text::{Endings, Vocabulary};
 
@@ -157,6 +157,17 @@ pub struct TokenizerFacts {
     pub endings: Endings,
 }
 
+/// What an image's embedding depends on, in one hash: see `Bundle::embedding_fingerprint`. `weights` is that of CLIP's part.
+pub fn embedding_fingerprint(clip: &ClipConfig, preprocessor: &PreprocessorConfig, weights: &str) -> String {
+    let parts = json!({
+        "clip": weights,
+        "vision_config": clip.vision_config,
+        "projection_dim": clip.projection_dim,
+        "preprocessing": preprocessor,
+    });
+    files::sha256_hex(parts.to_string().as_bytes())
+}
+
 /// Everything a model's fingerprints are made of.
 pub(super) struct Fingerprints<'a> {
     pub configs: &'a Configs,
@@ -172,13 +183,7 @@ pub(super) struct Fingerprints<'a> {
 impl Fingerprints<'_> {
     pub fn embedding(&self) -> String {
         let Configs { clip, preprocessor, .. } = self.configs;
-        let parts = json!({
-            "clip": self.clip.fingerprint,
-            "vision_config": clip.vision_config,
-            "projection_dim": clip.projection_dim,
-            "preprocessing": preprocessor,
-        });
-        files::sha256_hex(parts.to_string().as_bytes())
+        embedding_fingerprint(clip, preprocessor, &self.clip.fingerprint)
     }
 
     pub fn whole(&self) -> String {

@@ -33,7 +33,8 @@ mod static_weights;
 
 pub use build::{BundlePlan, PartPlan, build};
 pub use manifest::{
-    CalibratedPart, CalibrationRecord, CalibrationReport, DEFAULT_SCOPE, Int8Record, Manifest, PartRecord, Source, TokenizerFacts,
+    CalibratedPart, CalibrationRecord, CalibrationReport, DEFAULT_SCOPE, Int8Record, Manifest, PartRecord, Source,
+    TokenizerFacts, embedding_fingerprint,
 };
 pub use quantize::Calibrated;
 

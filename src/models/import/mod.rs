@@ -75,6 +75,10 @@ fn match_part<'a>(what: &str, path: PathBuf, specs: &[TensorSpec], mut catalog: 
             }
             continue;
         };
+        if let Some(dtype) = content.dtype().filter(|dtype| !dtype.is_float()) {
+            misshapen.push(format!("{} is stored as {dtype}, and weights are floating-point numbers", spec.name));
+            continue;
+        }
         match content.shape() {
             Some(shape) if shape == spec.shape => {
                 tensors.push(PartTensor { name: spec.name.clone(), shape, content });

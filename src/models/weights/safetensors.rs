@@ -39,6 +39,36 @@ pub struct SafetensorsFile {
 /// A header of 600 tensors takes 60 kB; this leaves room for the largest models and refuses nonsense before allocating.
 const MAX_HEADER_BYTES: u64 = 32 << 20;
 
+/// A name that stands twice at the top of a header; what is not an object has none.
+fn repeated(header: &[u8]) -> Option<String> {
+    struct Repeated(Option<String>);
+    impl<'de> serde::Deserialize<'de> for Repeated {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Names;
+            impl<'de> serde::de::Visitor<'de> for Names {
+                type Value = Repeated;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Repeated, A::Error> {
+                    let (mut names, mut repeated) = (std::collections::HashSet::new(), None);
+                    while let Some(name) = map.next_key::<String>()? {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                        if let Some(name) = names.replace(name) {
+                            repeated = Some(name);
+                        }
+                    }
+                    Ok(Repeated(repeated))
+                }
+            }
+            deserializer.deserialize_map(Names)
+        }
+    }
+    serde_json::from_slice::<Repeated>(header).ok()?.0
+}
+
 impl SafetensorsFile {
     /// Opens the file and checks its header: its length, each tensor's type, shape and place, that tensors neither overlap nor leave
     /// holes, and that together they fill the file to its end.
@@ -60,6 +90,9 @@ impl SafetensorsFile {
         }
         let mut header = vec![0; header_bytes as usize];
         file.read_exact(&mut header).map_err(WeightsError::io(&path))?;
+        if let Some(name) = repeated(&header) {
+            return Err(invalid(format!("its header names {name} twice, and none is chosen")));
+        }
         let header: ::safetensors::tensor::Metadata =
             serde_json::from_slice(&header).map_err(|error| invalid(format!("not a valid safetensors header: {error}")))?;
         let data_start = 8 + header_bytes;

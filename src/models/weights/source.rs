@@ -97,7 +97,7 @@ impl WeightSource {
             return Self::open_sharded(path);
         }
         let mut source = Self { path: path.into(), format: WeightFormat::Safetensors, files: vec![], tensors: BTreeMap::new() };
-        source.format = source.add_file(path)?;
+        source.format = source.add_file(path, &|_| true)?;
         Ok(source)
     }
 
@@ -183,24 +183,27 @@ impl WeightSource {
             if !plain || shard.contains(['/', '\\']) {
                 return Err(invalid(format!("it names {shard:?}, which is not a file beside it")));
             }
-            source.format = source.add_file(&folder.join(shard))?;
+            // A tensor in two of them is taken from the one the index names.
+            let wanted = |name: &str| weight_map.get(name) == Some(shard);
+            source.format = source.add_file(&folder.join(shard), &wanted)?;
         }
         let missing: Vec<&str> =
             weight_map.keys().map(String::as_str).filter(|name| !source.tensors.contains_key(*name)).collect();
         if !missing.is_empty() {
             return Err(invalid(format!("these tensors are in none of its files: {}", missing.join(", "))));
         }
-        source.tensors.retain(|name, _| weight_map.contains_key(name));
         Ok(source)
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<WeightFormat, WeightsError> {
+    fn add_file(&mut self, path: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<WeightFormat, WeightsError> {
         let mut file = open_regular(path).map_err(WeightsError::io(path))?;
         let mut head = Vec::new();
         file.by_ref().take(16).read_to_end(&mut head).map_err(WeightsError::io(path))?;
         let index = self.files.len();
         let mut add = |name: String, dtype, shape, view| {
-            self.tensors.insert(name, TensorInfo { dtype, shape, file: index, view });
+            if wanted(&name) {
+                self.tensors.insert(name, TensorInfo { dtype, shape, file: index, view });
+            }
         };
         let format = if head.starts_with(b"PK\x03\x04") {
             let (tensors, script) = torch::open_zip(path, &mut file)?;

@@ -217,3 +217,41 @@ fn a_tensor_whose_numbers_are_not_yet_themselves_is_refused() {
     assert_eq!(opened(b"}X\x03\x00\x00\x00neg\x89s"), Ok(()));
     assert_eq!(opened(b"N"), Ok(()));
 }
+
+#[test]
+fn a_legacy_file_ends_with_its_last_storage() {
+    let Some(path) = shared("golden/gpt2_legacy/pytorch_model.bin") else { return };
+    let whole = std::fs::read(path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let twice = folder.path().join("twice.bin");
+    std::fs::write(&twice, [whole.clone(), whole].concat()).unwrap();
+    assert!(WeightSource::open(&twice).unwrap_err().to_string().contains("two files in one"));
+}
+
+#[test]
+fn a_safetensors_header_names_a_tensor_once() {
+    let entry = |dtype: &str| format!(r#""w":{{"dtype":"{dtype}","shape":[1],"data_offsets":[0,4]}}"#);
+    let header = format!("{{{},{}}}", entry("F32"), entry("I32"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()).unwrap();
+    assert!(WeightSource::open(&path).unwrap_err().to_string().contains("names w twice"));
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_the_one_that_the_index_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for (shard, value) in [("a.safetensors", 1.0), ("b.safetensors", 2.0)] {
+        let list = [("only", Dtype::F32, &[1][..]), ("both", Dtype::F32, &[1][..])];
+        let list = list.into_iter().filter(|(name, ..)| *name == "both" || value == 2.0);
+        let mut writer = SafetensorsWriter::create(&folder.path().join(shard), list.clone()).unwrap();
+        for (name, ..) in list {
+            writer.write_f32(name, &[value]).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+    let index = r#"{"weight_map": {"both": "a.safetensors", "only": "b.safetensors"}}"#;
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    let source = WeightSource::open(folder.path()).unwrap();
+    assert_eq!((source.read_f32("both").unwrap(), source.read_f32("only").unwrap()), (vec![1.0], vec![2.0]));
+}

@@ -215,8 +215,14 @@ pub(super) fn open_legacy(path: &Path, file: &mut File) -> Result<TorchTensors, 
         let bytes = u64::from_le_bytes(numel).checked_mul(dtype.size() as u64);
         let end = bytes.and_then(|bytes| start.checked_add(bytes)).filter(|&end| end <= file_bytes);
         let Some(end) = end else { return Err(invalid(format!("cut short inside storage {key}"))) };
-        storages.insert(key.to_owned(), StorageRegion { region: Region::At(start), bytes: end - start });
+        if storages.insert(key.to_owned(), StorageRegion { region: Region::At(start), bytes: end - start }).is_some() {
+            return Err(invalid(format!("storage {key} is listed twice")));
+        }
         position = end;
+    }
+    if position != file_bytes {
+        let more = file_bytes - position;
+        return Err(invalid(format!("{more} bytes stand behind the last storage: is it two files in one?")));
     }
     locate_all(path, &arena, top, &storages)
 }
@@ -235,7 +241,9 @@ fn locate_all(
         })?;
         let (shape, view) =
             place::locate(tensor, storage).map_err(|problem| WeightsError::invalid(path, format!("{name}: {problem}")))?;
-        tensors.insert(name, TorchTensor { dtype: tensor.dtype, shape, view });
+        if tensors.insert(name.clone(), TorchTensor { dtype: tensor.dtype, shape, view }).is_some() {
+            return Err(WeightsError::invalid(path, format!("{name} is there twice: save one of them")));
+        }
     }
     Ok(tensors)
 }
@@ -254,12 +262,16 @@ fn named_tensors(arena: &Arena, top: Id) -> Result<Vec<(String, &Tensor)>, Strin
     let mut visits = 0;
     let mut open = vec![(String::new(), top, 0)];
     while let Some((prefix, id, depth)) = open.pop() {
-        for (key, value) in arena.items(id).unwrap_or_default() {
+        let items = arena.items(id).unwrap_or_default();
+        // A key that is set twice has its last value, as in Python.
+        let last: BTreeMap<&str, usize> =
+            items.iter().enumerate().filter_map(|(number, (key, _))| Some((arena.text(*key)?, number))).collect();
+        for (number, (key, value)) in items.iter().enumerate() {
             visits += 1;
             if visits > MAX_VISITS || found.len() > MAX_TENSORS {
                 return Err("the pickle describes more tensors than any model has".into());
             }
-            let Some(key) = arena.text(*key) else { continue };
+            let Some(key) = arena.text(*key).filter(|key| last.get(key) == Some(&number)) else { continue };
             if prefix.len() + key.len() > MAX_NAME_BYTES {
                 return Err(format!("a name of {} bytes", prefix.len() + key.len()));
             }

@@ -1,0 +1,155 @@
+//! `clipcap score`: cosines as transformers has them, whatever the table and wherever the images are.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use clipcap::models::weights::SafetensorsFile;
+use serde_json::{Value, json};
+
+use crate::common::{clipcap, columns, run, shared, tiny_bundle};
+
+/// The scores of a table, row by row.
+fn scores(table: &Path) -> Vec<Option<f32>> {
+    let mut rows = vec![];
+    for batch in clipcap::table::open(table, None).unwrap() {
+        let batch = batch.unwrap();
+        let column = batch.column_by_name("clip_score").unwrap().as_primitive::<Float32Type>().clone();
+        rows.extend((0..column.len()).map(|row| (!column.is_null(row)).then(|| column.value(row))));
+    }
+    rows
+}
+
+fn expected() -> Option<Value> {
+    Some(serde_json::from_slice(&fs::read(shared("golden_models/expected.json")?).unwrap()).unwrap())
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn unit(values: &[f32], width: usize) -> Vec<Vec<f64>> {
+    let scaled = |row: &[f32]| {
+        let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        row.iter().map(|x| f64::from(*x) / length).collect()
+    };
+    values.chunks(width).map(scaled).collect()
+}
+
+/// Every photo with every caption, and transformers' cosines in that order.
+fn pairs(family: &str, language: &str) -> Option<(Vec<(String, String)>, Vec<f64>)> {
+    let expected = expected()?;
+    let (photos, captions) = (texts(&expected["photos"]), texts(&expected[language]));
+    let file = SafetensorsFile::open(shared(&format!("golden_models/{family}.expected.safetensors"))?).unwrap();
+    let read = |name: &str| unit(&file.read_f32(name).unwrap(), file.get(name).unwrap().shape[1]);
+    let (images, written) = (read("image_embeds"), read("text_embeds_normalized"));
+    let (mut rows, mut cosines) = (vec![], vec![]);
+    for (photo, image) in photos.iter().zip(&images) {
+        for (caption, text) in captions.iter().zip(&written) {
+            rows.push((photo.clone(), caption.clone()));
+            cosines.push(image.iter().zip(text).map(|(a, b)| a * b).sum());
+        }
+    }
+    Some((rows, cosines))
+}
+
+fn score(table: &Path, scorer: &Path, out: &Path) -> std::process::Command {
+    let mut command = clipcap();
+    command.args(["score", "--quiet", "--overwrite"]).arg(table).arg("--scorer").arg(scorer).arg("--out").arg(out);
+    command
+}
+
+/// The pairs as JSON lines.
+fn lines(folder: &Path, key: &str, rows: &[(String, String)]) -> PathBuf {
+    let path = folder.join(format!("{key}.jsonl"));
+    let lines: Vec<String> = rows.iter().map(|(image, caption)| json!({key: image, "caption": caption}).to_string()).collect();
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    path
+}
+
+#[test]
+fn scores_are_the_cosines_of_transformers() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("scored.parquet");
+    for (family, language) in [("chinese_clip", "chinese"), ("clip_text", "english")] {
+        let Some((rows, wanted)) = pairs(family, language) else { return };
+        let scorer = shared(&format!("golden_models/{family}")).unwrap();
+        for key in ["image", "file_name"] {
+            let table = lines(folder.path(), key, &rows);
+            run(score(&table, &scorer, &out).arg("--images").arg(shared("data/photos").unwrap()), 0);
+            let found = scores(&out);
+            assert_eq!(found.len(), wanted.len());
+            for (row, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                assert!((f64::from(found.unwrap()) - wanted).abs() < 2e-3, "{family}, row {row}: {found:?}, not {wanted}");
+            }
+            assert_eq!(columns(&out, &["caption"])[0], [rows[0].1.clone()]);
+        }
+        // A bundle of the same CLIP scores the same, and embeddings made with it stand in for the images.
+        let (bundle, embeddings) = (folder.path().join(family), folder.path().join(format!("{family}-e")));
+        let mut init = clipcap();
+        init.args(["model", "init", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--quiet", "--clip"]).arg(&scorer);
+        run(init.arg("--out").arg(&bundle), 0);
+        let mut embed = clipcap();
+        embed.args(["embed", "--quiet", "--images"]).arg(shared("data/photos").unwrap());
+        run(embed.arg("--model").arg(&bundle).arg("--out").arg(&embeddings), 0);
+        let (table, again) = (lines(folder.path(), "image", &rows), folder.path().join("again.parquet"));
+        for with in [&bundle, &scorer] {
+            run(score(&table, with, &again).arg("--embeddings").arg(&embeddings), 0);
+            assert!(scores(&again).iter().zip(scores(&out)).all(|(a, b)| (a.unwrap() - b.unwrap()).abs() < 1e-4));
+        }
+        let other = shared(if family == "clip_text" { "golden_models/chinese_clip" } else { "golden_models/clip_text" }).unwrap();
+        let refused = run(score(&table, &other, &again).arg("--embeddings").arg(&embeddings), 1);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("another image encoder"));
+    }
+}
+
+#[test]
+fn a_row_without_its_image_has_no_score_and_is_told() {
+    let (Some((mut rows, _)), Some(scorer)) = (pairs("chinese_clip", "chinese"), shared("golden_models/chinese_clip")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    fs::create_dir_all(&photos).unwrap();
+    rows.truncate(6);
+    fs::copy(shared("data/photos").unwrap().join(&rows[0].0), photos.join(&rows[0].0)).unwrap();
+    fs::write(photos.join("broken.jpg"), b"\xff\xd8\xff").unwrap();
+    rows[1].0 = "gone.jpg".into();
+    rows[2].0 = "broken.jpg".into();
+    let table = lines(folder.path(), "image", &rows);
+    for name in ["out.parquet", "out.csv", "out.jsonl"] {
+        let out = folder.path().join(name);
+        run(score(&table, &scorer, &out).arg("--images").arg(&photos), 3);
+        let errors = columns(&folder.path().join("out.errors.parquet"), &["image_path", "reason"]);
+        assert_eq!(errors, [["broken.jpg", "truncated"], ["gone.jpg", "vanished"]]);
+        let told: Vec<bool> = match name {
+            "out.parquet" => scores(&out).iter().map(Option::is_some).collect(),
+            "out.csv" => fs::read_to_string(&out).unwrap().lines().skip(1).map(|line| !line.ends_with(',')).collect(),
+            _ => fs::read_to_string(&out)
+                .unwrap()
+                .lines()
+                .map(|line| !serde_json::from_str::<Value>(line).unwrap()["clip_score"].is_null())
+                .collect(),
+        };
+        assert_eq!(told, [true, false, false, true, true, true], "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_score_is_told() {
+    let (Some((rows, _)), Some(models)) = (pairs("chinese_clip", "chinese"), shared("golden_models")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (table, out) = (lines(folder.path(), "image", &rows), folder.path().join("out.parquet"));
+    let photos = shared("data/photos").unwrap();
+    for (scorer, word) in [
+        (models.join("siglip"), "no text tower"),
+        (models.join("openai_resnet.pt"), "vocab.json and merges.txt"),
+        (tiny_bundle(folder.path()), "no text tower"),
+    ] {
+        let refused = run(score(&table, &scorer, &out).arg("--images").arg(&photos), 1);
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(message.contains(word), "{message}");
+        assert!(!out.exists());
+    }
+}
