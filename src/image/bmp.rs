@@ -168,7 +168,8 @@ impl Bitmap<'_> {
         self.masks.map(|mask| {
             let shift = mask.trailing_zeros().min(31);
             let greatest = u64::from(mask >> shift);
-            if greatest == 0 { 0 } else { (u64::from((pixel & mask) >> shift) * 255 / greatest) as u8 }
+            // A colour without bits is black.
+            (u64::from((pixel & mask) >> shift) * 255).checked_div(greatest).unwrap_or(0) as u8
         })
     }
 

@@ -66,7 +66,8 @@ const PILLOWS: [(&str, (u32, u32), &str); 40] = [
 ];
 
 /// The same picture written in other ways.
-const SAME: [(&str, &str); 7] = [
+const SAME: [(&str, &str); 8] = [
+    ("jxl_lossless.jxl", "tiff_planar_tiles_be.tif"),
     ("tiff_planar_tiles_deflate_le.tif", "tiff_planar_tiles_be.tif"),
     ("tiff_rgb_be_big.tif", "tiff_planar_tiles_be.tif"),
     ("tiff_pred16_be.tif", "tiff_planar16_deflate_be.tif"),
@@ -204,6 +205,21 @@ fn a_thumbnail_of_a_raw_photo_is_not_the_photo() {
         assert_eq!(failure.reason, Reason::UnsupportedFormat, "{failure}");
         assert!(failure.message.contains(said), "{failure}");
     }
+}
+
+#[test]
+fn jpeg_xl_is_read_and_its_early_end_told() {
+    let whole = fixture("jxl_lossless.jxl");
+    for length in [3, 30, 100, whole.len() / 2, whole.len() - 20] {
+        assert_eq!(decoded(&whole[..length]).unwrap_err().reason, Reason::Truncated, "{length}");
+    }
+    let lossy = decoded(&fixture("jxl_lossy.jxl")).unwrap();
+    let exact = decoded(&whole).unwrap();
+    let difference: u64 = lossy.iter().zip(exact.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    assert!(difference / (lossy.len() as u64) < 12, "{difference}");
+    let grey = decoded(&fixture("jxl_grey.jxl")).unwrap();
+    assert_eq!(grey.get_pixel(10, 7).0, [71; 3]);
+    assert_eq!(header(&fixture("jxl_grey.jxl"), &Limits::default()).unwrap().upright(), (37, 29));
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Colour {
                 Self::Cmyk => [0, 1, 2].map(|n| {
                     let white = 255 - u32::from(pixel[3]);
                     let product = u32::from(pixel[n]) * white + 128;
-                    (white - ((product >> 8) + product >> 8)) as u8
+                    (white - (((product >> 8) + product) >> 8)) as u8
                 }),
                 Self::YCbCr => super::ycbcr::rgb(pixel[0], pixel[1], pixel[2]),
                 Self::Lab => super::lab::rgb(pixel[0], pixel[1], pixel[2]),

@@ -109,7 +109,7 @@ pub(super) fn restore(row: &mut [u8], predictor: u64, bits: u64, samples: usize,
         return restore_floats(row, bits, samples);
     }
     let size = (bits / 8) as usize;
-    if big_endian && bits % 8 == 0 && matches!(size, 2 | 4 | 8) {
+    if big_endian && bits.is_multiple_of(8) && matches!(size, 2 | 4 | 8) {
         row.chunks_exact_mut(size).for_each(<[u8]>::reverse);
     }
     match (predictor, bits) {
