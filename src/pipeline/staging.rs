@@ -11,7 +11,7 @@ use super::reporter::Reporter;
 use super::settings::Settings;
 
 /// A locked work folder in which an output is built. Dropped before [`publish`](Self::publish), it leaves the output as it was: what
-/// was stopped is made again in less time than it takes to check.
+/// was stopped is made again in less time than it takes to check. Where publishing fails, it stays for the next run to repair.
 pub struct Staging {
     output: Output,
     existing: Existing,
@@ -79,7 +79,11 @@ impl Staging {
 
     /// Puts the finished output in its place: `files`, `errors.parquet` where there is one, and `manifest.json`.
     pub fn publish(mut self, files: &[PathBuf], reporter: &dyn Reporter) -> Result<()> {
-        self.output.publish(&self.folder, files, reporter)?;
+        if let Err(error) = self.output.publish(&self.folder, files, reporter) {
+            // Half of it may be in place. The rest stays, and with it the manifest: the next run sees that, and makes it whole.
+            self.lock = None;
+            return Err(error);
+        }
         self.close().with_context(|| format!("cannot remove {}", self.output.work_folder().display()))
     }
 
@@ -141,6 +145,24 @@ mod tests {
         fs::remove_file(output.path().join("a.txt")).unwrap();
         assert!(make(&output, 2, false).unwrap());
         assert_eq!((text().as_str(), fs::read_dir(root.path()).unwrap().count()), ("2", 1));
+    }
+
+    #[test]
+    fn a_disk_that_fails_while_the_files_are_put_in_place_is_repaired() {
+        let root = tempfile::tempdir().unwrap();
+        let output = Output::folder(&root.path().join("out"));
+        make(&output, 1, false).unwrap();
+        // The second file cannot be put in place: a folder is there.
+        fs::create_dir_all(output.path().join("errors.parquet/full")).unwrap();
+        let staging = Staging::open(&output, FORMAT, true).unwrap();
+        fs::write(staging.folder().join("a.txt"), "2").unwrap();
+        fs::write(staging.folder().join("errors.parquet"), "errors").unwrap();
+        fs::write(staging.folder().join("manifest.json"), "{}").unwrap();
+        assert!(staging.publish(&[PathBuf::from("a.txt")], &Silent).is_err());
+        assert!(!output.manifest().exists());
+        fs::remove_dir_all(output.errors()).unwrap();
+        assert!(make(&output, 2, false).unwrap());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]
