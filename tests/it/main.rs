@@ -9,6 +9,7 @@ mod devices;
 mod embed_stage;
 mod evaluate;
 mod families;
+mod faults;
 mod finished;
 mod formats;
 mod house;
