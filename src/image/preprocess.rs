@@ -67,6 +67,9 @@ pub struct Preprocess {
 const MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// Pictures of more pixels are large; those of Flickr30k and COCO are not.
+const LARGE_PIXELS: u64 = 640 * 640;
+
 /// Sides beyond this are a mistake in a configuration, not a picture an encoder takes.
 const MAX_SIDE: u32 = 1 << 14;
 
@@ -191,9 +194,10 @@ impl Preprocess {
     }
 
     /// By what a picture's width and height may be divided while it is decoded: by 2, 4 or 8 where at least twice the pixels that
-    /// are wanted are left in both directions, which the resize cannot tell from all of them.
+    /// are wanted are left in both directions, which the resize cannot tell from all of them. A picture that is not large is decoded whole: it
+    /// costs little, and for an encoder of few pixels the difference would be seen.
     pub fn denominator(&self, width: u32, height: u32) -> u32 {
-        if self.settings.resize.is_none() {
+        if self.settings.resize.is_none() || u64::from(width) * u64::from(height) <= LARGE_PIXELS {
             return 1;
         }
         let (wide, high) = self.resized(width, height);
@@ -323,6 +327,8 @@ mod tests {
         assert_eq!([(3000, 4000), (3584, 3584), (30_000, 447), (30_000, 1791)].map(|(w, h)| usual(w, h)), [4, 8, 1, 4]);
         let exact = denominators(r#"{"size": {"height": 100, "width": 300}, "do_center_crop": false}"#);
         assert_eq!([(1200, 400), (1200, 4000), (599, 400), (2400, 800)].map(|(w, h)| exact(w, h)), [2, 2, 1, 4]);
+        let small = denominators(r#"{"size": 64, "crop_size": 64}"#);
+        assert_eq!([(500, 375), (640, 640), (1000, 750), (4000, 3000)].map(|(w, h)| small(w, h)), [1, 1, 4, 8]);
         let off = denominators(r#"{"do_resize": false}"#);
         assert_eq!(off(4000, 3000), 1);
     }
