@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use super::naming::without_extension;
+use super::naming::{composed, normal, without_extension};
 
 /// `train=0.9,dev=0.05,test=0.05`: shares by a hash of the image's id, so that adding images moves none.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +96,7 @@ struct Listed {
 impl SplitLists {
     /// Takes a line of a split's list. The error names another split that has the same image.
     pub fn add(&mut self, line: &str, split: &str) -> Result<(), String> {
-        let line = line.trim_start_matches("./").trim_start_matches('/');
+        let line = &*normal(line);
         let stem = without_extension(line);
         for name in if stem == line { vec![line] } else { vec![line, stem] } {
             match self.whole.entry(name.into()) {
@@ -135,6 +135,8 @@ impl SplitLists {
     /// The split of an image, by its path where a file is known and by its id: as a line calls it, as a line ends, or without folders that
     /// no line has.
     fn split_of(&self, image_id: &str, image_path: Option<&str>) -> Option<&str> {
+        let image_path = image_path.map(composed);
+        let image_path = image_path.as_deref();
         let names = || image_path.into_iter().chain(image_path.map(without_extension)).chain([image_id]);
         let whole = |name: &str| self.whole.get(name).and_then(|listed| listed.split.as_deref());
         let bare = |name: &str| name.match_indices('/').find_map(|(at, _)| whole(&name[at + 1..]));

@@ -74,15 +74,18 @@ impl<R: Read> Read for Decoded<R> {
     }
 }
 
-/// Whether some text can only be UTF-8: other encodings do not give valid sequences of three bytes one after the other.
-pub fn is_surely_utf8(head: &[u8]) -> bool {
+/// Whether some text can only be UTF-8, and not `given`: other encodings do not give valid sequences of three bytes one after the other, and in
+/// UTF-16 plain letters have zeros beside them.
+pub fn is_surely_utf8(head: &[u8], given: Encoding) -> bool {
     let valid = match std::str::from_utf8(head) {
         Ok(text) => text,
         // A character may be cut where the head ends.
         Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default(),
         Err(_) => return false,
     };
-    head.starts_with(b"\xEF\xBB\xBF") || valid.is_ascii() || valid.bytes().filter(|&byte| byte >= 0xE0).count() > 1
+    let is_wide = [encoding_rs::UTF_16LE, encoding_rs::UTF_16BE].contains(&given.0);
+    let is_plain = is_wide && valid.is_ascii() && !head.contains(&0);
+    head.starts_with(b"\xEF\xBB\xBF") || is_plain || valid.bytes().filter(|&byte| byte >= 0xE0).count() > 1
 }
 
 /// The encoding that bytes, which are not UTF-8, are likely to be in.
@@ -202,6 +205,18 @@ mod tests {
             assert_eq!(read, text, "{name}");
         }
         assert!("klingon".parse::<Encoding>().unwrap_err().contains("gb18030"));
+    }
+
+    #[test]
+    fn a_file_that_is_plainly_utf8_is_told_from_one_that_is_not() {
+        let (gbk_name, wide): (Encoding, Encoding) = ("gbk".parse().unwrap(), "utf-16".parse().unwrap());
+        assert!(is_surely_utf8("1\t一只猫".as_bytes(), gbk_name) && is_surely_utf8("1\t一只猫".as_bytes(), wide));
+        assert!(
+            !is_surely_utf8(&gbk("1\t一只猫"), gbk_name)
+                && !is_surely_utf8(b"1\tdog", gbk_name)
+                && is_surely_utf8(b"1\tdog", wide)
+        );
+        assert!(!is_surely_utf8(&"1\tdog".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(), wide));
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl Input {
         let mut head = Vec::new();
         (&mut file).take(HEAD_BYTES).read_to_end(&mut head)?;
         // Beside a file in another encoding there may be one that is plainly UTF-8.
-        let encoding = if encoding::is_surely_utf8(&head) { Encoding::UTF_8 } else { encoding };
+        let encoding = if encoding::is_surely_utf8(&head, encoding) { Encoding::UTF_8 } else { encoding };
         let whole = Hashed::new(Cursor::new(head).chain(file));
         Ok((Self::Decoded(Box::new(Decoded::new(whole, encoding))), true))
     }
@@ -370,6 +370,10 @@ impl FileReader<'_> {
                     message: "this JSON is too large to be read whole: write JSON lines".into(),
                 });
             }
+        }
+        if let Err(bad) = std::str::from_utf8(&whole) {
+            let around = &whole[bad.valid_up_to()..][..(whole.len() - bad.valid_up_to()).min(200)];
+            return Err(error(format!("not UTF-8 at byte {} ({})", bad.valid_up_to() + 1, encoding::cure(around))));
         }
         let batch = map::parse(&whole, member, layout).map_err(|bad| error(format!("not JSON: {bad}")))?;
         self.batches.push(batch);

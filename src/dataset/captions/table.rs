@@ -41,6 +41,8 @@ impl TableLayout {
 /// The delimiter of Excel's `sep=;`, where the first line is that.
 pub fn separator_line(line: &str) -> Option<u8> {
     match line.trim_start_matches('\u{feff}').trim_matches('"').as_bytes() {
+        // A tab, which is white space and may be gone.
+        [s, e, p, b'='] if [s, e, p].map(u8::to_ascii_lowercase) == *b"sep" => Some(b'\t'),
         [s, e, p, b'=', delimiter] if [s, e, p].map(u8::to_ascii_lowercase) == *b"sep" => Some(*delimiter),
         _ => None,
     }
@@ -258,6 +260,12 @@ mod tests {
         let error =
             TableLayout::from_header("a,b", None, &Columns::default(), Translation::Unknown, Take::default()).unwrap_err();
         assert!(error.contains("the columns are: a, b"), "{error}");
+    }
+
+    #[test]
+    fn excel_says_the_separator() {
+        let said = ["sep=;", "\u{feff}SEP=,", "\"sep=|\"", "sep=\t", "sep=", "sep=;;", "image,caption"].map(separator_line);
+        assert_eq!(said, [Some(b';'), Some(b','), Some(b'|'), Some(b'\t'), Some(b'\t'), None, None]);
     }
 
     #[test]
