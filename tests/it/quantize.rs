@@ -126,7 +126,7 @@ fn embeddings_calibrate_what_comes_after_the_encoder() {
     embed(&images, &bundle, folder.path().join("embeddings"), &["--device", "cpu"]);
     let (small, record) = quantize(&bundle, &folder.path().join("embeddings"), folder.path().join("small"));
     let parts = record["int8"]["calibration"]["parts"].as_object().unwrap();
-    assert_eq!(parts.keys().collect::<Vec<_>>(), ["decoder", "mapper"]);
+    assert!(parts.contains_key("mapper") && !parts.contains_key("image_encoder"), "{record}");
     // The encoder has a scale for each row, as without calibration.
     assert_eq!(embed(&images, &small, folder.path().join("int8"), &["--device", "cpu", "--precision", "int8"]).len(), 6);
     let mut command = clipcap();
