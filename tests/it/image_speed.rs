@@ -5,10 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clipcap::image::{Limits, Preprocess, decode, read};
+use clipcap::image::{Limits, Preprocess, decode, decode_at, read};
 
 /// The sum over steps of the least time each took, in ms: what the work costs when nobody else wants the core.
-fn least(files: &[PathBuf], rounds: usize) -> ([f64; 5], usize) {
+fn least(files: &[PathBuf], rounds: usize, full: bool) -> ([f64; 5], usize) {
     let preprocess = Preprocess::from_json("{}").unwrap();
     let mut out = vec![0.0; 3 * 224 * 224];
     let mut spent = [0.0; 5];
@@ -21,9 +21,10 @@ fn least(files: &[PathBuf], rounds: usize) -> ([f64; 5], usize) {
             times[1] = Instant::now();
             std::hint::black_box(clipcap::files::sha256_hex(&bytes));
             times[2] = Instant::now();
-            let pixels = decode(&bytes, &Limits::default(), true).unwrap();
+            let denominator = |width, height| if full { 1 } else { preprocess.denominator(width, height) };
+            let picture = decode_at(&bytes, &Limits::default(), true, &denominator).unwrap();
             times[3] = Instant::now();
-            let crop = preprocess.resize_and_crop(&pixels);
+            let crop = preprocess.resize_and_crop_decoded(&picture);
             times[4] = Instant::now();
             preprocess.normalize_into(&crop, &mut out);
             times[5] = Instant::now();
@@ -54,8 +55,19 @@ fn a_photo_takes_three_milliseconds() {
         image::codecs::jpeg::JpegEncoder::new_with_quality(file, 85).encode_image(&resized).unwrap();
     }
     let stored: Vec<_> = photos.iter().filter(|path| path.to_str().unwrap().contains("353913")).cloned().collect();
-    for (name, files) in [("500x375, 4:4:4", small), ("353913.jpg, 500x375, 4:2:0", stored), ("photos", photos)] {
-        let (ms, bytes) = least(&files, 40);
+    // As a phone's camera takes it.
+    let large = Preprocess::from_json(r#"{"size": {"width": 4000, "height": 3000}, "do_center_crop": false}"#).unwrap();
+    let large = large.resize_and_crop(&decode(&fs::read(&stored[0]).unwrap(), &Limits::default(), true).unwrap());
+    let enlarged = vec![scratch.path().join("large.jpg")];
+    image::codecs::jpeg::JpegEncoder::new_with_quality(fs::File::create(&enlarged[0]).unwrap(), 90).encode_image(&large).unwrap();
+    for (name, files, rounds, full) in [
+        ("500x375, 4:4:4", &small, 40, false),
+        ("353913.jpg, 500x375, 4:2:0", &stored, 40, false),
+        ("photos", &photos, 40, false),
+        ("4000x3000, 4:4:4", &enlarged, 10, false),
+        ("4000x3000, 4:4:4, every pixel", &enlarged, 10, true),
+    ] {
+        let (ms, bytes) = least(files, rounds, full);
         let [read, hash, decode, resize, normalize] = ms;
         let total: f64 = ms.iter().sum();
         eprintln!(
