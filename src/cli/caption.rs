@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
+use crate::dataset::tar::expanded;
 use crate::dataset::wanted::Wanted;
 use crate::generation;
 use crate::image::Limits;
@@ -33,7 +34,7 @@ use crate::stages::job::{ShardEnd, Shards, Worker};
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings", "job"]).required(true).multiple(true))]
 pub struct CaptionArgs {
-    /// Folders of images, image files, tars (also as a pattern: set-{000..099}.tar), or one dataset made with `prepare --with-images`
+    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), or one dataset made with `prepare --with-images`
     #[arg(value_name = "PATH", conflicts_with = "embeddings")]
     paths: Vec<PathBuf>,
     #[arg(long = "image_path", value_name = "PATH", hide = true, conflicts_with = "embeddings")]
@@ -132,6 +133,9 @@ pub(super) struct DecodingArgs {
 /// How image files are read.
 #[derive(clap::Args)]
 pub(super) struct ImageArgs {
+    /// Column of the images' bytes, where the inputs are Parquet files (bytes, or Hugging Face's struct<bytes, path>)
+    #[arg(long, value_name = "COLUMN", alias = "image_column", default_value = "image", help_heading = "Images")]
+    pub image_column: String,
     /// Ignore EXIF orientation
     #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
     pub no_exif_rotate: bool,
@@ -175,6 +179,23 @@ impl FileArgs {
         }
         wanted.check().map(|()| wanted).map_err(|error| BadUsage(error.to_string()))
     }
+}
+
+/// Parquet files that hold images, with patterns expanded; None where the paths are no such files.
+pub(super) fn parquet_source(paths: &[PathBuf], column: &str) -> anyhow::Result<Option<Vec<PathBuf>>> {
+    let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    if !paths.iter().any(is_parquet) {
+        return Ok(None);
+    }
+    if let Some(other) = paths.iter().find(|path| !is_parquet(path)) {
+        let message = format!("{}: Parquet files (with a column {column} of images) are read by themselves", other.display());
+        return Err(BadUsage(message).into());
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
+    }
+    Ok(Some(files))
 }
 
 /// What happens to earlier work and to failures.
@@ -417,6 +438,9 @@ fn source(args: &CaptionArgs) -> anyhow::Result<Source> {
         return Ok(Source::Embeddings(embeddings.clone()));
     }
     let paths: Vec<PathBuf> = args.paths.iter().chain(&args.image_path).cloned().collect();
+    if let Some(parquet) = parquet_source(&paths, &args.images.image_column)? {
+        return Ok(Source::Parquet(parquet, args.images.image_column.clone()));
+    }
     match &paths[..] {
         [only] if StoredImages::is_dataset(only) => Ok(Source::Dataset(only.clone())),
         several if several.iter().any(|path| StoredImages::is_dataset(path)) => {

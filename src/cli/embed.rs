@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, told};
+use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, parquet_source, told};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
 use crate::pipeline::Reporter;
@@ -19,7 +19,7 @@ pub struct EmbedArgs {
     /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
     #[arg(long, value_name = "DATASET")]
     dataset: Option<PathBuf>,
-    /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar)
+    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar)
     #[arg(long, value_name = "DIR", num_args = 1.., alias = "image_path")]
     images: Vec<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
@@ -115,7 +115,10 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
 
 fn source(args: &EmbedArgs) -> anyhow::Result<Source> {
     match (&args.dataset, &args.images[..]) {
-        (None, images) => Ok(Source::Images(images.to_vec())),
+        (None, images) => Ok(match parquet_source(images, &args.image.image_column)? {
+            Some(files) => Source::Parquet(files, args.image.image_column.clone()),
+            None => Source::Images(images.to_vec()),
+        }),
         (Some(dataset), []) if StoredImages::is_dataset(dataset) || dataset.join("captions.parquet").is_file() => {
             Ok(Source::Dataset(dataset.clone()))
         }

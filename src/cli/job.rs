@@ -72,6 +72,11 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
         ))
         .into());
     }
+    if let Some(file) = args.inputs.iter().find(|path| path.extension().is_some_and(|extension| extension == "parquet")) {
+        return Err(
+            BadUsage(format!("{}: a Parquet file is captioned by one worker; plan folders or tars", file.display())).into()
+        );
+    }
     keep_inputs([args.job.as_path()], args.inputs.iter().chain([&args.model]).map(PathBuf::as_path))?;
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;

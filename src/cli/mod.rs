@@ -17,6 +17,7 @@ mod caption;
 mod doctor;
 mod embed;
 mod evaluate;
+mod export;
 mod job;
 mod manual;
 mod model;
@@ -58,7 +59,7 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 /// A job's settings are its plan's: its workers take none.
 fn with_planned_settings(command: clap::Command) -> clap::Command {
     let is_planned = |argument: &clap::Arg| {
-        matches!(argument.get_help_heading(), Some("Decoding" | "Images")) || argument.get_id() == "precision"
+        matches!(argument.get_help_heading(), Some("Decoding" | "Images" | "Files")) || argument.get_id() == "precision"
     };
     let settle = |argument: clap::Arg| if is_planned(&argument) { argument.conflicts_with("job") } else { argument };
     command.mut_subcommand("caption", |caption| caption.mut_args(settle))
@@ -122,6 +123,8 @@ enum Command {
     Merge(job::MergeArgs),
     /// Show how far a job of many workers is
     Job(job::JobArgs),
+    /// Write captions and pictures as webdataset, imagefolder, Parquet, sidecar files, COCO results or for kohya
+    Export(export::ExportArgs),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
     /// Score how well captions fit their images, with a CLIP that reads text
@@ -226,6 +229,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Plan(args) => job::plan(*args, context),
         Command::Merge(args) => job::merge(args, context),
         Command::Job(args) => job::run(args, context),
+        Command::Export(args) => export::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Score(args) => score::run(*args, context),
         Command::Report(args) => report::run(*args, context),

@@ -4,6 +4,7 @@ pub mod caption;
 pub mod doctor;
 pub mod embed;
 pub mod evaluate;
+pub mod export;
 pub mod job;
 mod loading;
 pub mod model;

@@ -8,6 +8,7 @@ mod common;
 mod devices;
 mod embed_stage;
 mod evaluate;
+mod export;
 mod families;
 mod faults;
 mod finished;

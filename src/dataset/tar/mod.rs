@@ -359,7 +359,7 @@ pub fn expanded(path: &Path) -> io::Result<Vec<PathBuf>> {
 fn first_braces(text: &str) -> Option<(&str, Vec<String>, &str)> {
     for (from, _) in text.match_indices('{') {
         let inside = &text[from + 1..];
-        let Some(to) = inside.find('}') else { return None };
+        let to = inside.find('}')?;
         let (inside, after) = (&inside[..to], &inside[to + 1..]);
         if let Some(choices) = numbers(inside) {
             return Some((&text[..from], choices, after));

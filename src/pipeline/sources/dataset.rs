@@ -1,6 +1,7 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::folder::file_entry;
 use super::parquet_info;
-use crate::dataset::listing::relative_path;
+use crate::dataset::listing::{self, relative_path};
 use crate::dataset::naming::image_id;
 use crate::image::Reason;
 use crate::pipeline::{Content, Entry, Failure};
@@ -22,10 +23,29 @@ const ROWS_AT_ONCE: usize = 16;
 /// A dataset's stored images, in the order of its rows.
 pub struct StoredImages {
     shards: Vec<PathBuf>,
+    column: String,
     pub num_rows: u64,
 }
 
 impl StoredImages {
+    /// Any Parquet files with a column of images: bytes, or Hugging Face's struct<bytes, path>. An image without a path of its own is called
+    /// by its file and row.
+    ///
+    /// # Errors
+    /// A file that is no Parquet, or has no such column.
+    pub fn in_files(files: &[PathBuf], column: &str) -> Result<Self> {
+        let mut num_rows = 0;
+        for file in files {
+            let info = parquet_info(file, None)?;
+            if info.schema.field_with_name(column).is_err() {
+                let names: Vec<&str> = info.schema.fields().iter().map(|field| field.name().as_str()).collect();
+                bail!("{}: no column {column}; it has {} (--image-column names another)", file.display(), names.join(", "));
+            }
+            num_rows += info.num_rows;
+        }
+        Ok(Self { shards: files.to_vec(), column: column.into(), num_rows })
+    }
+
     /// Whether a folder is a dataset (and not a folder of image files).
     pub fn is_dataset(folder: &Path) -> bool {
         folder.join("images.parquet").is_file() || folder.join("images-00000.parquet").is_file()
@@ -57,7 +77,7 @@ impl StoredImages {
             }
             num_rows += info.num_rows;
         }
-        Ok(Self { shards, num_rows })
+        Ok(Self { shards, column: "image".into(), num_rows })
     }
 
     pub fn shards(&self) -> &[PathBuf] {
@@ -65,7 +85,7 @@ impl StoredImages {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.shards.iter().flat_map(|shard| or_error(read(shard)))
+        self.shards.iter().flat_map(|shard| or_error(read(shard, &self.column)))
     }
 }
 
@@ -116,22 +136,29 @@ impl DatasetFiles {
         Ok(rows.map(entry).collect())
     }
 
-    /// Several roots begin their image paths with their last part, as in every listing. A dataset is anyone's: a path in it that leads
-    /// out of the folders is not followed.
     fn locate(&self, image_path: &str) -> Result<PathBuf, &'static str> {
-        let relative = relative_path(image_path);
-        if relative.as_os_str().is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err("the dataset's path leads out of the folder of images, so it is not followed");
-        }
-        if let [only] = &self.roots[..] {
-            return Ok(only.join(relative));
-        }
-        let mut parts = relative.components();
-        let first = parts.next().map(|part| part.as_os_str());
-        let root = self.roots.iter().find(|root| root.file_name() == first);
-        root.map(|root| root.join(parts.as_path()))
-            .ok_or("none of the folders of images has the name that the dataset's path begins with")
+        located(&self.roots, image_path)
     }
+}
+
+/// Where an image_path leads below its roots. Several roots begin their image paths with their last part, as in every listing. A table is
+/// anyone's: a path in it that leads out of the folders is not followed.
+///
+/// # Errors
+/// Why it is not followed.
+pub fn located(roots: &[PathBuf], image_path: &str) -> Result<PathBuf, &'static str> {
+    let relative = relative_path(image_path);
+    if relative.as_os_str().is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err("the dataset's path leads out of the folder of images, so it is not followed");
+    }
+    if let [only] = roots {
+        return Ok(only.join(relative));
+    }
+    let mut parts = relative.components();
+    let first = parts.next().map(|part| part.as_os_str());
+    let root = roots.iter().find(|root| root.file_name() == first);
+    root.map(|root| root.join(parts.as_path()))
+        .ok_or("none of the folders of images has the name that the dataset's path begins with")
 }
 
 fn or_error(
@@ -143,33 +170,49 @@ fn or_error(
     }
 }
 
-fn read(path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
+fn read(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
     let context = || format!("cannot read {}", path.display());
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).with_context(context)?).with_context(context)?;
     let batches = builder.with_batch_size(ROWS_AT_ONCE).build().with_context(context)?;
-    let path = path.to_path_buf();
-    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| entries_of(&batch, &path)) {
-        Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+    let (path, column) = (path.to_path_buf(), column.to_string());
+    let mut next_row = 0;
+    Ok(batches.flat_map(move |batch| {
+        match batch.map_err(anyhow::Error::from).and_then(|batch| {
+            let first_row = next_row;
+            next_row += batch.num_rows();
+            entries_of(&batch, &path, &column, first_row)
+        }) {
+            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+        }
     }))
 }
 
-fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
-    let images = batch.column_by_name("image").and_then(|c| c.as_struct_opt()).context("the column image is no struct")?;
-    let bytes = images.column_by_name("bytes").context("the column image has no bytes")?;
-    let names = images.column_by_name("path").and_then(|c| c.as_string_opt::<i32>());
+fn entries_of(batch: &RecordBatch, path: &Path, column: &str, first_row: usize) -> Result<Vec<Entry>> {
+    let images = batch.column_by_name(column).with_context(|| format!("no column {column}"))?;
+    let (bytes, names) = match images.as_struct_opt() {
+        Some(parts) => {
+            let bytes = parts.column_by_name("bytes").with_context(|| format!("the column {column} has no bytes"))?;
+            (bytes, parts.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()))
+        }
+        None => (images, None),
+    };
     let paths = table::column::<StringArray>(batch, "image_path", path).ok().or(names);
-    let paths = paths.context("neither a column image_path nor image.path")?;
+    let file = path.file_name().map(|name| listing::image_path(name.as_bytes())).unwrap_or_default();
     let ids = table::column::<StringArray>(batch, "image_id", path).ok();
     let mut entries = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
-        let image_path = paths.value(row).to_string();
+        let named = paths.filter(|paths| paths.is_valid(row) && !paths.value(row).is_empty());
+        let image_path = named.map_or_else(|| format!("{file}/{:08}", first_row + row), |paths| paths.value(row).to_string());
         let id =
             ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).into());
         let content: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
             (Some(bytes), _) => bytes.value(row).into(),
             (_, Some(bytes)) => bytes.value(row).into(),
-            _ => bail!("image.bytes is {}, not binary", bytes.data_type()),
+            _ => match bytes.as_binary_view_opt() {
+                Some(bytes) => bytes.value(row).into(),
+                None => bail!("the column {column} is {}, not bytes of images", images.data_type()),
+            },
         };
         let content = if images.is_valid(row) && bytes.is_valid(row) {
             Content::Bytes(content)

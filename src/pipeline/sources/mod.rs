@@ -17,7 +17,7 @@ mod folder;
 mod planned;
 mod tar;
 
-pub use dataset::{DatasetFiles, StoredImages};
+pub use dataset::{DatasetFiles, StoredImages, located};
 pub(crate) use embeddings::parse_hash;
 pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;

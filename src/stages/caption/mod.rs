@@ -40,6 +40,8 @@ pub enum Source {
     Paths(Vec<PathBuf>),
     /// A dataset that stores its images.
     Dataset(PathBuf),
+    /// Parquet files with a column of images.
+    Parquet(Vec<PathBuf>, String),
     /// An embeddings folder, a Parquet file of one, or a `.npy` file.
     Embeddings(PathBuf),
     /// One shard of a job: its listing, and how many files that holds.
@@ -255,6 +257,7 @@ impl CaptionSettings {
     fn roots(&self) -> Roots {
         match &self.source {
             Source::Paths(roots) => Roots::of_files(roots, &self.out),
+            Source::Parquet(files, _) => Roots::of(files.clone(), &self.out),
             Source::Dataset(path) | Source::Embeddings(path) => Roots::of([path.clone()], &self.out),
             // A job's plan says where its images are.
             Source::Planned(..) => Roots::default(),
@@ -284,6 +287,7 @@ impl Listed {
                 Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes), *found)
             }
             Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
+            Source::Parquet(files, column) => Self::Stored(StoredImages::in_files(files, column)?),
             Source::Embeddings(path) => {
                 let embeddings = Embeddings::open(path)?;
                 check_embeddings(path, &embeddings, model)?;

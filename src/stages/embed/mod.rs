@@ -34,6 +34,8 @@ pub enum Source {
     Images(Vec<PathBuf>),
     /// A dataset that stores its images.
     Dataset(PathBuf),
+    /// Parquet files with a column of images.
+    Parquet(Vec<PathBuf>, String),
     /// A dataset's list of images, whose files are under these folders.
     DatasetFiles(PathBuf, Vec<PathBuf>),
 }
@@ -234,8 +236,12 @@ pub fn run<E: ImageEncoder>(
             left_out = folder.left_out();
             report
         }
-        Source::Dataset(path) => {
-            let images = StoredImages::open(path)?;
+        Source::Dataset(_) | Source::Parquet(..) => {
+            let images = match &settings.source {
+                Source::Parquet(files, column) => StoredImages::in_files(files, column)?,
+                Source::Dataset(path) => StoredImages::open(path)?,
+                _ => bail!("no stored images"),
+            };
             let (counter, outlook) = (known_total(images.num_rows), Outlook::Number(images.num_rows));
             let entries = images.entries();
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
@@ -254,6 +260,7 @@ pub fn run<E: ImageEncoder>(
 fn roots(settings: &EmbedSettings) -> Roots {
     match &settings.source {
         Source::Images(roots) | Source::DatasetFiles(_, roots) => Roots::of_files(roots, &settings.out),
+        Source::Parquet(files, _) => Roots::of(files.clone(), &settings.out),
         Source::Dataset(path) => Roots::of([path.clone()], &settings.out),
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clipcap::dataset::tar::TarWriter;
+use clipcap::files::sha256_hex;
 use clipcap::image::Limits;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source};
@@ -145,15 +146,15 @@ fn hostile_members_are_accounted_for() {
     let second = 512 + good.len().next_multiple_of(512);
     let fails = |bytes: &[u8], captioned: u64, reasons: &[(&str, &str)]| {
         fs::write(&hostile, bytes).unwrap();
+        let out = folder.path().join(format!("{}-{}/out.parquet", bytes.len(), sha256_hex(bytes)));
         let settings = CaptionSettings {
             source: Source::Paths(vec![hostile.clone()]),
-            overwrite: true,
             limits: Limits { max_bytes: 1 << 20, ..Limits::default() },
             ..settings(Path::new("."), &out)
         };
         let report = caption(&settings, &Fake::new(4)).unwrap();
         let wanted = reasons.iter().map(|(name, reason)| (format!("hostile.tar/{name}"), (*reason).to_string())).collect();
-        assert_eq!((report.report.counts.succeeded, errors(&folder.path().join("out.errors.parquet"))), (captioned, wanted));
+        assert_eq!((report.report.counts.succeeded, errors(&out.with_file_name("out.errors.parquet"))), (captioned, wanted));
     };
     fails(&two[..second + 512 + 40], 1, &[("second.png", "truncated"), ("", "truncated")]);
     fails(&two[..second + 100], 1, &[("", "truncated")]);
@@ -185,4 +186,51 @@ fn a_tar_that_is_none_is_told_and_hides_nothing_else() {
     let told = errors(&folder.path().join("out.errors.parquet"));
     assert_eq!(told["bad.tar/"], "corrupt");
     assert_eq!(told["bad.tar.gz/"], "truncated");
+}
+
+#[test]
+fn parquet_files_with_a_column_of_images_are_captioned_as_their_folder() {
+    use arrow::array::{ArrayRef, BinaryArray, LargeBinaryArray, StringArray, StructArray};
+    use arrow::datatypes::{DataType, Field};
+    use arrow::record_batch::RecordBatch;
+    use clipcap::table::ParquetSink;
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    for i in 0..40 {
+        picture(&images.join(format!("{i:04}.png")), i);
+    }
+    let whole = folder.path().join("whole.parquet");
+    caption(&settings(&images, &whole), &Fake::new(4)).unwrap();
+    let wanted: Vec<String> = rows(&whole).into_iter().map(|row| row[4].clone()).collect();
+    let bytes = |i: u32| fs::read(images.join(format!("{i:04}.png"))).unwrap();
+    let write = |name: &str, column: ArrayRef| {
+        let path = folder.path().join(name);
+        let batch = RecordBatch::try_from_iter([("picture", column)]).unwrap();
+        let mut sink = ParquetSink::create(&path, batch.schema(), "images/1").unwrap();
+        sink.write(&batch).unwrap();
+        sink.finish().unwrap();
+        path
+    };
+    let all: Vec<Vec<u8>> = (0..40).map(bytes).collect();
+    let names: StringArray = (0..40).map(|i| (i != 7).then(|| format!("{i:04}.png"))).collect();
+    let parts: Vec<(std::sync::Arc<Field>, ArrayRef)> = vec![
+        (Field::new("bytes", DataType::Binary, true).into(), std::sync::Arc::new(BinaryArray::from_iter_values(&all))),
+        (Field::new("path", DataType::Utf8, true).into(), std::sync::Arc::new(names)),
+    ];
+    let hugging_face = write("hf.parquet", std::sync::Arc::new(StructArray::from(parts)));
+    let plain = write("plain.parquet", std::sync::Arc::new(LargeBinaryArray::from_iter_values(&all)));
+    for (file, first, eighth) in
+        [(&hugging_face, "0000.png", "hf.parquet/00000007"), (&plain, "plain.parquet/00000000", "plain.parquet/00000007")]
+    {
+        let out = file.with_extension("captions.parquet");
+        let source = Source::Parquet(vec![file.clone()], "picture".into());
+        let report = caption(&CaptionSettings { source, ..settings(&images, &out) }, &Fake::new(4)).unwrap();
+        assert_eq!(report.outcome, Outcome::Complete);
+        let rows = rows(&out);
+        assert_eq!(rows.iter().map(|row| row[4].clone()).collect::<Vec<_>>(), wanted);
+        assert_eq!((rows[0][1].as_str(), rows[14][1].as_str()), (first, eighth));
+    }
+    let source = Source::Parquet(vec![plain], "image".into());
+    let error = caption(&CaptionSettings { source, ..settings(&images, &folder.path().join("none.parquet")) }, &Fake::new(4));
+    assert!(error.unwrap_err().to_string().contains("it has picture (--image-column"));
 }
