@@ -273,7 +273,8 @@ fn what_python_and_excel_write_is_read() {
 fn every_bad_element_of_a_document_in_one_line_has_its_number() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.json");
-    let element = |at: usize| json!({"image_id": at, "caption": if at % 3 == 0 { Value::from("狗") } else { Value::Null }});
+    let element =
+        |at: usize| json!({"image_id": at, "caption": if at.is_multiple_of(3) { Value::from("狗") } else { Value::Null }});
     let document =
         json!({"images": [{"id": 0, "file_name": "0.jpg"}, {"id": 3}], "annotations": (0..6).map(element).collect::<Vec<_>>()});
     fs::write(&path, document.to_string()).unwrap();

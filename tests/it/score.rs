@@ -38,7 +38,9 @@ fn unit(values: &[f32], width: usize) -> Vec<Vec<f64>> {
 }
 
 /// Every photo with every caption, and transformers' cosines in that order.
-fn pairs(family: &str, language: &str) -> Option<(Vec<(String, String)>, Vec<f64>)> {
+type Pairs = Vec<(String, String)>;
+
+fn pairs(family: &str, language: &str) -> Option<(Pairs, Vec<f64>)> {
     let expected = expected()?;
     let (photos, captions) = (texts(&expected["photos"]), texts(&expected[language]));
     let file = SafetensorsFile::open(shared(&format!("golden_models/{family}.expected.safetensors"))?).unwrap();
