@@ -9,8 +9,9 @@ mod rules;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
-use crate::onnx::{Dim, Graph, Node, Op, Reduction, Value};
+use crate::onnx::{DType, Dim, Graph, Node, Op, Reduction, Source, Value};
 use rules::{NotDifferentiable, Part};
 
 /// A gradient in two parts, which add up to it. Either may be absent.
@@ -50,7 +51,20 @@ pub fn gradients(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Value> {
 
 /// As [`gradients`], with rows left for the caller to add.
 pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spelling) -> Vec<Gradient> {
+    gradients_recomputing(g, loss, wrt, spelling, &[])
+}
+
+/// As [`gradients_in_parts`]; what `blocks` (ranges of nodes) computed is computed again once a gradient has arrived behind them, so that of each
+/// block only its inputs are kept from the forward pass.
+pub fn gradients_recomputing(
+    g: &Graph,
+    loss: Value,
+    wrt: &[Value],
+    spelling: Spelling,
+    blocks: &[Range<usize>],
+) -> Vec<Gradient> {
     let nodes: Vec<Node> = g.nodes().to_vec();
+    let mut again: Option<(usize, HashMap<Value, Value>)> = None;
     let dependent = dependents(g, &nodes, wrt);
     let mut sums: HashMap<Value, Sum> = HashMap::new();
     let shape = g.shape(loss);
@@ -59,7 +73,7 @@ pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spell
     }
     let one = g.expand(g.scalar_like(loss, 1.0), &shape);
     sums.entry(loss).or_default().add(g, Part::Dense(one));
-    for node in nodes.iter().rev() {
+    for (number, node) in nodes.iter().enumerate().rev() {
         // After a fault shapes mean nothing any more; `finish` will tell.
         if g.has_fault() {
             break;
@@ -72,9 +86,20 @@ pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spell
         if upstream.iter().all(Option::is_none) {
             continue;
         }
+        let block = blocks.iter().position(|block| block.contains(&number));
+        if let Some(block) = block
+            && again.as_ref().is_none_or(|(made, _)| *made != block)
+            && let Some(arrived) = upstream.iter().flatten().next()
+        {
+            again = Some((block, recompute(g, &nodes[blocks[block].clone()], &dependent, *arrived)));
+        }
+        let seen = match &again {
+            Some((made, values)) if Some(*made) == block => with_values(node, values),
+            _ => node.clone(),
+        };
         let scope = node.name.split('/').next().unwrap_or_default();
         g.scope("backward", || {
-            g.scope(scope, || match rules::apply(g, node, &upstream, spelling) {
+            g.scope(scope, || match rules::apply(g, &seen, &upstream, spelling) {
                 Ok(parts) => {
                     for (input, part) in node.inputs.iter().zip(parts) {
                         if let (Some(input), Some(part)) = (*input, part)
@@ -103,6 +128,48 @@ impl Gradient {
         let indices = g.expand(g.reshape(indices, &column), &shape);
         // Not ScatterND: on the CPU it loses summands where two threads meet at a row.
         g.scatter_elements(base, indices, updates, 0, Reduction::Add)
+    }
+}
+
+/// Adds the nodes of a block a second time and returns what stands for each of its values. Values that come from before the block go in through
+/// an addition of zero that waits for `arrived`: without it, a runtime would find both computations to be one, or make them at once.
+fn recompute(g: &Graph, nodes: &[Node], dependent: &HashSet<Value>, arrived: Value) -> HashMap<Value, Value> {
+    let own: HashSet<Value> = nodes.iter().flat_map(|node| node.outputs.iter().copied()).collect();
+    let mut values: HashMap<Value, Value> = HashMap::new();
+    g.scope("recomputed", || {
+        let wide = g.cast(arrived, DType::F32);
+        let axes: Vec<usize> = (0..g.shape(wide).len()).collect();
+        let sum = if axes.is_empty() { wide } else { g.reduce_sum(wide, &axes, false) };
+        let zero = g.scale(sum, 0.0);
+        for node in nodes {
+            let mut depends = false;
+            for input in node.inputs.iter().flatten().copied() {
+                let outside =
+                    dependent.contains(&input) && !own.contains(&input) && matches!(g.source(input), Source::Node { .. });
+                if outside && !values.contains_key(&input) {
+                    let waiting = g.add(input, g.cast(zero, g.dtype(input)));
+                    values.insert(input, waiting);
+                }
+                depends |= values.contains_key(&input);
+            }
+            if depends {
+                let inputs: Vec<Option<Value>> =
+                    node.inputs.iter().map(|input| input.map(|input| values.get(&input).copied().unwrap_or(input))).collect();
+                let outputs = g.apply_many(node.op.clone(), &inputs);
+                values.extend(node.outputs.iter().copied().zip(outputs));
+            }
+        }
+    });
+    values
+}
+
+/// A node over other values, where there are any for its own.
+fn with_values(node: &Node, values: &HashMap<Value, Value>) -> Node {
+    let other = |value: &Value| values.get(value).copied().unwrap_or(*value);
+    Node {
+        inputs: node.inputs.iter().map(|input| input.as_ref().map(other)).collect(),
+        outputs: node.outputs.iter().map(other).collect(),
+        ..node.clone()
     }
 }
 

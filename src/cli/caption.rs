@@ -16,6 +16,7 @@ use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::caption::{self, CaptionSettings, Source, TableFormat, Wording};
 use crate::stages::job::{ShardEnd, Shards, Worker};
+use crate::text::clean::{Cleaner, Cleaning, Punctuation, Script};
 
 /// Write a caption table for every image under some folders.
 ///
@@ -125,6 +126,21 @@ pub(super) struct DecodingArgs {
     /// Text behind the image's prefix that captions go on from (default: the bundle's; \"\" for none)
     #[arg(long, value_name = "TEXT", help_heading = "Decoding")]
     prompt: Option<String>,
+    /// Write captions in simplified or traditional characters (default: as the model says them)
+    #[arg(long, value_enum, value_name = "SCRIPT", help_heading = "Clean-up")]
+    script: Option<ScriptArg>,
+    /// Replace what a regular expression matches: 'PATTERN=TEXT', with $1 for a group; may be given several times
+    #[arg(long, value_name = "PATTERN=TEXT", help_heading = "Clean-up")]
+    replace: Vec<String>,
+    /// Punctuation: none (removed), no-end (removed at the end), wide (Chinese marks) or ascii (default: as the model says it)
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Clean-up")]
+    punctuation: Option<PunctuationArg>,
+    /// Leave out captions with any of these words; an image that keeps none fails as `filtered`
+    #[arg(long, value_name = "WORDS", alias = "banned_words", value_delimiter = ',', help_heading = "Clean-up")]
+    banned_words: Vec<String>,
+    /// Leave out captions with none of these words; an image that keeps none fails as `filtered`
+    #[arg(long, value_name = "WORDS", alias = "required_words", value_delimiter = ',', help_heading = "Clean-up")]
+    required_words: Vec<String>,
     /// Seed of sampling; the same image and seed give the same captions in any folder
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
     seed: u64,
@@ -469,10 +485,51 @@ pub(super) fn within_positions(
     Ok(decoding)
 }
 
+/// Chinese characters of one script.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ScriptArg {
+    Simplified,
+    Traditional,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PunctuationArg {
+    None,
+    NoEnd,
+    Wide,
+    Ascii,
+}
+
 impl DecodingArgs {
+    /// What is done to captions that are made.
+    fn cleaning(&self) -> Result<Cleaning, String> {
+        let pair = |text: &String| {
+            let (pattern, with) = text.split_once('=').ok_or_else(|| format!("--replace {text}: PATTERN=TEXT is expected"))?;
+            Ok((pattern.to_string(), with.to_string()))
+        };
+        let words = |words: &[String]| words.iter().filter(|word| !word.trim().is_empty()).cloned().collect();
+        let cleaning = Cleaning {
+            script: self.script.map(|script| match script {
+                ScriptArg::Simplified => Script::Simplified,
+                ScriptArg::Traditional => Script::Traditional,
+            }),
+            replace: self.replace.iter().map(pair).collect::<Result<_, String>>()?,
+            punctuation: self.punctuation.map(|how| match how {
+                PunctuationArg::None => Punctuation::None,
+                PunctuationArg::NoEnd => Punctuation::NoEnd,
+                PunctuationArg::Wide => Punctuation::Wide,
+                PunctuationArg::Ascii => Punctuation::Ascii,
+            }),
+            banned: words(&self.banned_words),
+            required: words(&self.required_words),
+        };
+        Cleaner::new(&cleaning).map(|_| cleaning)
+    }
+
     /// How captions begin and end.
     pub(super) fn wording(&self, bundle: &Bundle) -> anyhow::Result<Wording> {
-        let wording = Wording::new(bundle, self.stop_token.clone(), self.prompt.clone());
+        let mut wording = Wording::new(bundle, self.stop_token.clone(), self.prompt.clone());
+        wording.cleaning = self.cleaning().map_err(BadUsage)?;
         if let Some(stop_token) = &wording.stop_token {
             bundle.tokenizer_ending(Some(stop_token)).map_err(|error| BadUsage(error.to_string()))?;
         }

@@ -10,6 +10,7 @@ use crate::pipeline::Reporter;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
+use crate::training::lora::Lora;
 use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::Decay;
@@ -42,6 +43,19 @@ pub struct TrainArgs {
     /// Train GPT2 too; without it, only the mapper learns
     #[arg(long, alias = "finetune_gpt2")]
     finetune_gpt2: bool,
+    /// Train adapters of this rank (LoRA) in the decoder, which stays as it is otherwise. best/ and last/ have them merged into the decoder's
+    /// weights, and beside them alone in adapter/, as PEFT lays them out
+    #[arg(long, value_name = "R", alias = "lora_rank", help_heading = "Adapters")]
+    lora_rank: Option<usize>,
+    /// What adapters are multiplied by, times R (default: twice R)
+    #[arg(long, value_name = "A", alias = "lora_alpha", requires = "lora_rank", help_heading = "Adapters")]
+    lora_alpha: Option<f64>,
+    /// Which products get adapters, by the ends of their names, or all-linear (default: c_attn in GPT2; q_proj and v_proj elsewhere)
+    #[arg(long, value_name = "NAMES", alias = "lora_targets", requires = "lora_rank", value_delimiter = ',', num_args = 1.., help_heading = "Adapters")]
+    lora_targets: Vec<String>,
+    /// Keep only the inputs of layers and compute the rest again in the backward pass: less memory, about a third more time
+    #[arg(long, help_heading = "Recipe")]
+    recompute: bool,
     /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
     #[arg(long)]
     artifacts_only: bool,
@@ -204,6 +218,12 @@ impl TrainArgs {
             eval_steps: self.eval_steps,
             patience: self.patience,
             seed: self.seed,
+            recompute: self.recompute,
+            lora: self.lora_rank.map(|rank| Lora {
+                rank,
+                alpha: self.lora_alpha.unwrap_or(2.0 * rank as f64),
+                targets: self.lora_targets.clone(),
+            }),
         }
     }
 }
@@ -272,6 +292,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     let bundle = Bundle::open(&args.model)?;
     args.original.check(&bundle, &context.terminal)?;
     train::max_len(&recipe, &bundle)?.map_err(BadUsage)?;
+    recipe.lora.iter().try_for_each(|lora| lora.validate(bundle.decoder_config())).map_err(BadUsage)?;
     if args.artifacts_only {
         let parameters = train::write_artifacts(&args.model, &args.out, &recipe, args.overwrite)?;
         let folder = args.out.join("artifacts");

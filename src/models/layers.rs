@@ -56,11 +56,26 @@ pub fn linear(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
         let mut shape = g.shape(x);
         let rows = Dim::product(&shape[..shape.len() - 1]);
         let flat = g.reshape(x, &[rows, inputs.into()]);
-        let y = g.gemm(flat, weight, bias, false, true);
+        let y = adapted(g, style, flat, g.gemm(flat, weight, bias, false, true), inputs, outputs);
         shape.pop();
         shape.push(outputs.into());
         g.reshape(y, &shape)
     })
+}
+
+/// What an adapter's two weights are called beside the weight they stand for, in PEFT's words.
+pub const LORA_A: &str = "lora_A.weight";
+pub const LORA_B: &str = "lora_B.weight";
+/// The factor of adapters in a graph that has any.
+pub const LORA_SCALE: &str = "lora_scale";
+
+/// `y` [N, outputs] and what an adapter makes of `x` [N, inputs], where there is one in this scope.
+fn adapted(g: &Graph, style: Style, x: Value, y: Value, inputs: usize, outputs: usize) -> Value {
+    let rank = g.parameter_shape(LORA_A).and_then(|shape| usize::try_from(*shape.first()?).ok());
+    let (Some(rank), Some(scale)) = (rank, g.number(LORA_SCALE)) else { return y };
+    let (a, b) = (parameter(g, style, LORA_A, &[rank, inputs]), parameter(g, style, LORA_B, &[outputs, rank]));
+    let added = g.gemm(g.gemm(x, a, None, false, true), b, None, false, true);
+    g.add(y, g.scale(added, scale))
 }
 
 /// GPT2's Conv1D: `x [.., inputs]`, weight [inputs, outputs], bias [outputs].
@@ -73,7 +88,8 @@ pub fn conv1d(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
         let weight = parameter(g, style, "weight", &[inputs, outputs]);
         let mut shape = g.shape(x);
         let rows = Dim::product(&shape[..shape.len() - 1]);
-        let y = g.gemm(g.reshape(x, &[rows, inputs.into()]), weight, Some(bias), false, false);
+        let flat = g.reshape(x, &[rows, inputs.into()]);
+        let y = adapted(g, style, flat, g.gemm(flat, weight, Some(bias), false, false), inputs, outputs);
         shape.pop();
         shape.push(outputs.into());
         g.reshape(y, &shape)

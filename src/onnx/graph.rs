@@ -93,6 +93,7 @@ pub(super) struct Inner {
     constants: HashMap<ConstantKey, Value>,
     pub dim_values: HashMap<Dim, Value>,
     pub blocks: Vec<std::ops::Range<usize>>,
+    pub numbers: HashMap<&'static str, f32>,
     fault: Option<GraphError>,
 }
 
@@ -131,6 +132,7 @@ impl Graph {
                 constants: HashMap::new(),
                 dim_values: HashMap::new(),
                 blocks: vec![],
+                numbers: HashMap::new(),
                 fault: None,
             }),
         }
@@ -164,10 +166,20 @@ impl Graph {
         self.inner.borrow().blocks.clone()
     }
 
-    /// Whether there is a weight `SCOPE.name`.
-    pub fn has_parameter(&self, name: &str) -> bool {
+    /// A number that layers ask for by name, such as the factor of adapters.
+    pub fn set_number(&self, name: &'static str, number: f32) {
+        self.inner.borrow_mut().numbers.insert(name, number);
+    }
+
+    /// See [`set_number`](Self::set_number).
+    pub fn number(&self, name: &str) -> Option<f32> {
+        self.inner.borrow().numbers.get(name).copied()
+    }
+
+    /// The shape of the weight `SCOPE.name` in the table, where it is there.
+    pub fn parameter_shape(&self, name: &str) -> Option<Vec<i64>> {
         let inner = self.inner.borrow();
-        inner.external.contains_key(&inner.full_name(name))
+        inner.external.get(&inner.full_name(name)).map(|tensor| tensor.shape.clone())
     }
 
     /// An input that is fed at every run.

@@ -1,6 +1,7 @@
 //! Text on both sides of the model: ids (WordPiece or BPE), pieces back to readable text, and tokens for counting and scoring.
 
 mod bpe;
+pub mod clean;
 mod clip_bpe;
 mod detokenize;
 mod error;

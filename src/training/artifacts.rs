@@ -21,15 +21,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::contrastive;
+use super::lora::{Lora, is_adapter};
 use super::loss::{Loss, cross_entropy};
 use super::objective::Objective;
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
-use crate::autodiff::{Spelling, gradients_in_parts};
+use crate::autodiff::{Spelling, gradients_recomputing};
 use crate::files;
 use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
 use crate::models::decoders::{self, architecture};
 use crate::models::graphs::{BuildError, CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS, external_tensors};
-use crate::models::layers::Style;
+use crate::models::layers::{LORA_SCALE, Style};
 use crate::models::mapper;
 use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape, Value};
 
@@ -92,6 +93,10 @@ pub struct GraphOptions {
     pub objective: Objective,
     /// Of captions: train GPT2 too; otherwise the mapper only.
     pub finetune_gpt2: bool,
+    /// Of captions: adapters of a decoder that is frozen otherwise.
+    pub lora: Option<Lora>,
+    /// Compute what layers computed again in the backward pass, which keeps less in memory.
+    pub recompute: bool,
     /// None: as the configurations say. A frozen GPT2 never drops.
     pub dropout: Option<f64>,
     pub label_smoothing: f32,
@@ -107,6 +112,8 @@ impl GraphOptions {
         Self {
             objective: Objective::Caption,
             finetune_gpt2,
+            lora: None,
+            recompute: false,
             dropout: None,
             label_smoothing: 0.0,
             sizes: Sizes::symbolic(),
@@ -117,7 +124,7 @@ impl GraphOptions {
 
     /// Whether a tensor of the graph is a parameter of the training.
     fn trains(&self, scope: &str, name: &str) -> bool {
-        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(scope)
+        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
     }
 
     fn style(&self) -> Style {
@@ -190,7 +197,8 @@ fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'st
     let (names, values): (Vec<String>, Vec<Value>) =
         g.parameters().into_iter().filter(|(name, _)| options.trains(network.scope, name)).unzip();
     let spelling = if options.variant == Variant::OpenVino { Spelling::Recomputed } else { Spelling::Statistics };
-    let gradients = gradients_in_parts(&g, loss.mean, &values, spelling);
+    let blocks = if options.recompute { g.blocks() } else { vec![] };
+    let gradients = gradients_recomputing(&g, loss.mean, &values, spelling, &blocks);
     let (mut parameters, mut apart) = (vec![], vec![]);
     for ((name, value), gradient) in names.into_iter().zip(values).zip(gradients) {
         let shape = g.shape(value).iter().filter_map(Dim::as_fixed).map(|d| d as usize).collect();
@@ -263,12 +271,23 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
             _ => table.extend(tensors),
         }
     }
+    for spec in options.lora.iter().flat_map(|lora| lora.tensors(network.scope, network.decoder)) {
+        let shape = spec.shape.iter().map(|&d| d as i64).collect();
+        // Always fed, and in no file.
+        let tensor = ExternalTensor { dtype: DType::F32, shape, location: String::new(), offset: 0, length: 0 };
+        table.insert(spec.name, tensor);
+    }
+    let scale = options.lora.as_ref().map(|lora| lora.scale() as f32);
     let (options, scope) = (options.clone(), network.scope.to_string());
     table.iter_mut().filter(|(name, _)| options.trains(&scope, name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
-    Ok(Graph::with_parameters(name, table, move |name| match options.trains(&scope, name) {
+    let g = Graph::with_parameters(name, table, move |name| match options.trains(&scope, name) {
         true => ParameterMode::Input,
         false => ParameterMode::Reference,
-    }))
+    });
+    if let Some(scale) = scale {
+        g.set_number(LORA_SCALE, scale);
+    }
+    Ok(g)
 }
 
 fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {

@@ -2,6 +2,7 @@
 
 use super::artifacts::*;
 use super::artifacts_tests::{Batch, Tensors, check_slope, difference, norm, runtime, step};
+use super::lora::{Lora, is_adapter};
 use crate::models::config::{
     ClipConfig, ClipVisionConfig, DecoderConfig, LlamaConfig, MapperConfig, RopeScaling, TransformerConfig,
 };
@@ -42,6 +43,7 @@ impl World {
         let open = |file: &str| SafetensorsFile::open(self.folder.path().join(file)).unwrap();
         let (mapper, decoder) = (open(MAPPER_WEIGHTS), open(GPT2_WEIGHTS));
         let read = |name: &str| match name.strip_prefix(self.scope) {
+            _ if is_adapter(name) => vec![0.0; graph.parameters.iter().find(|p| p.name == name).unwrap().shape.iter().product()],
             Some(name) => decoder.read_f32(name).unwrap(),
             None => mapper.read_f32(name).unwrap(),
         };
@@ -138,6 +140,39 @@ pub(super) fn families() -> Vec<(&'static str, DecoderConfig)> {
             }),
         ),
     ]
+}
+
+#[test]
+fn layers_that_are_computed_again_and_adapters_have_their_gradients() {
+    for (name, decoder) in families().into_iter().step_by(2) {
+        let lora = Lora { rank: 2, alpha: 3.0, targets: vec!["all-linear".into()] };
+        let world = World::random(decoder, |width| {
+            let transformer = TransformerConfig { clip_length: 2, num_layers: 2, num_heads: 4, inner_size: 32, qkv_bias: false };
+            MapperConfig::transformer(10, width, 3, transformer)
+        });
+        let batch = batch(3);
+        for variant in VARIANTS {
+            for (finetune_gpt2, lora) in [(true, None), (false, Some(lora.clone()))] {
+                let plain = GraphOptions { lora, ..options(finetune_gpt2, variant, (3, 7)) };
+                let again = GraphOptions { recompute: true, ..plain.clone() };
+                let graphs = [&plain, &again].map(|options| training_graph(&world.network(), options).unwrap());
+                let mut parameters = world.parameters(&graphs[0]);
+                // Adapters that say something.
+                for (name, values) in &mut parameters {
+                    if is_adapter(name) {
+                        values.iter_mut().zip(0..).for_each(|(v, i): (_, u32)| *v = ((i * 37 % 19) as f32 - 9.0) / 40.0);
+                    }
+                }
+                check_slope(&world.network(), &graphs[1], variant, &batch, &parameters, 5e-4);
+                let [(a, plain), (b, again)] =
+                    graphs.each_ref().map(|graph| step(graph, world.folder.path(), variant, 3, &batch, &parameters));
+                assert_eq!(a, b);
+                for (tensor, gradient) in &plain {
+                    assert!(difference(&again[tensor], gradient) < 1e-6, "{name} {variant:?} {tensor}");
+                }
+            }
+        }
+    }
 }
 
 fn batch(prefix: usize) -> Batch {

@@ -13,6 +13,7 @@ use super::artifacts::{
 use super::batches::{Batch, Numbers};
 use super::checkpoint::{CheckpointError, read_slot};
 use super::dropout::{self, Moment};
+use super::lora::{Lora, is_adapter};
 use super::objective::Objective;
 use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
 use super::parameters::{Buffer, Layout};
@@ -20,6 +21,8 @@ use super::trainer::{Backend, TrainingError, Update};
 use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
 use crate::models::decoders::architecture;
 use crate::models::graphs::{CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS};
+use crate::models::layers::LORA_B;
+use crate::models::tensors::{Init, TensorSpec, random_values};
 use crate::models::weights::SafetensorsFile;
 use crate::onnx::{DType, Dim};
 use crate::runtime::{Device, InPlace, Runtime, RuntimeError, Session};
@@ -29,6 +32,8 @@ use crate::runtime::{Device, InPlace, Runtime, RuntimeError, Session};
 pub struct Options {
     pub objective: Objective,
     pub finetune_gpt2: bool,
+    pub lora: Option<Lora>,
+    pub recompute: bool,
     /// None: as the configurations say.
     pub dropout: Option<f64>,
     pub label_smoothing: f32,
@@ -119,6 +124,8 @@ impl HostBackend {
         GraphOptions {
             objective: self.options.objective,
             finetune_gpt2: self.options.finetune_gpt2,
+            lora: self.options.lora.clone(),
+            recompute: self.options.recompute,
             dropout: self.options.dropout,
             label_smoothing: self.options.label_smoothing,
             sizes: if self.is_fixed() { Sizes::fixed(shape.0, shape.1) } else { Sizes::symbolic() },
@@ -288,6 +295,16 @@ pub fn layout_of(parameters: &[Parameter]) -> Layout {
 pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32]) -> Result<(), TrainingError> {
     let mut files: HashMap<&str, SafetensorsFile> = HashMap::new();
     for slot in layout.slots() {
+        if is_adapter(&slot.name) {
+            let init = if slot.name.ends_with(LORA_B) {
+                Init::Constant(0.0)
+            } else {
+                Init::Uniform(1.0 / (slot.shape[1] as f64).sqrt())
+            };
+            let spec = TensorSpec { name: slot.name.clone(), shape: slot.shape.clone(), init, optional: false };
+            values[slot.range()].copy_from_slice(&random_values(&spec, 0));
+            continue;
+        }
         let (path, name) = match slot.name.strip_prefix(network.scope) {
             Some(name) => (GPT2_WEIGHTS, name),
             None if slot.name.starts_with("clip_project.") => (MAPPER_WEIGHTS, slot.name.as_str()),

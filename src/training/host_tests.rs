@@ -67,7 +67,15 @@ impl Golden {
             decoder: self.bundle.decoder_config(),
             scope: self.bundle.decoder_scope(),
         };
-        let options = Options { objective: Objective::Caption, finetune_gpt2, dropout, label_smoothing: 0.0, batch_size: 3 };
+        let options = Options {
+            objective: Objective::Caption,
+            finetune_gpt2,
+            dropout,
+            label_smoothing: 0.0,
+            batch_size: 3,
+            lora: None,
+            recompute: false,
+        };
         HostBackend::new(&self.runtime, &network, options).unwrap()
     }
 
@@ -258,8 +266,15 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
             decoder: golden.bundle.decoder_config(),
             scope: golden.bundle.decoder_scope(),
         };
-        let options =
-            Options { objective: Objective::Caption, finetune_gpt2, dropout: None, label_smoothing: 0.0, batch_size: 3 };
+        let options = Options {
+            objective: Objective::Caption,
+            finetune_gpt2,
+            dropout: None,
+            label_smoothing: 0.0,
+            batch_size: 3,
+            lora: None,
+            recompute: false,
+        };
         let mut device = ResidentBackend::new(&golden.runtime, &network, &options, DType::F32).unwrap();
         assert_eq!(device.layout(), host.layout());
         let recipe = Recipe { max_grad_norm: Some(1.0), no_decay_norm_bias: true, ..recipe() };

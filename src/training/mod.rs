@@ -9,6 +9,7 @@ mod contrastive;
 pub mod corpus;
 pub mod dropout;
 pub mod host;
+pub mod lora;
 mod loss;
 #[cfg(test)]
 mod loss_tests;

@@ -41,7 +41,15 @@ impl Golden {
             decoder: &self.decoder,
             scope: "gpt2.",
         };
-        let options = Options { objective, finetune_gpt2: false, dropout: Some(0.0), label_smoothing: 0.0, batch_size: 3 };
+        let options = Options {
+            objective,
+            finetune_gpt2: false,
+            dropout: Some(0.0),
+            label_smoothing: 0.0,
+            batch_size: 3,
+            lora: None,
+            recompute: false,
+        };
         HostBackend::new(&Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap(), &network, options).unwrap()
     }
 }

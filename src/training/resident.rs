@@ -43,6 +43,8 @@ impl ResidentBackend {
         let graph_options = GraphOptions {
             objective: options.objective,
             finetune_gpt2: options.finetune_gpt2,
+            lora: options.lora.clone(),
+            recompute: options.recompute,
             dropout: options.dropout,
             label_smoothing: options.label_smoothing,
             sizes: Sizes::symbolic(),

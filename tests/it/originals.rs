@@ -122,3 +122,70 @@ fn decoders_of_other_kinds_are_refused_by_name() {
     assert!(refused(&|config| config["tie_word_embeddings"] = false.into()).contains("lm_head.weight"));
     assert!(refused(&|config| config["num_hidden_layers"] = 3.into()).contains("model.layers.2"));
 }
+
+#[test]
+fn captions_are_cleaned_up_where_it_is_asked_for() {
+    let Some(golden) = shared("golden_models") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name);
+    let embeddings = embeddings(&golden, "mlp", folder.path());
+    import(&golden, "qwen2", "qwen2_mapper.pt", &here("qwen"), &[]);
+    let table = here("t.parquet");
+    let flags = ["--replace", "(?i)^a (.*)=One $1", "--punctuation", "no-end"];
+    let cleaned = captions(&embeddings, &here("qwen"), &table, &flags);
+    assert_eq!(cleaned[0], "One man in a red shirt rides a bicycle down the street");
+    let manifest = fs::read_to_string(here("t.manifest.json")).unwrap();
+    assert!(manifest.contains("no-end") && manifest.contains("One $1"), "{manifest}");
+    let mut command = clipcap();
+    command.args(["caption", "--quiet", "--overwrite", "--banned-words", "dogs,kite", "--model"]).arg(here("qwen"));
+    run(command.arg("--embeddings").arg(&embeddings).arg("--out").arg(&table), 3);
+    assert_eq!(columns(&table, &["caption"]).len(), 4);
+    let failed = columns(&here("t.errors.parquet"), &["image_path", "reason"]);
+    assert_eq!(failed, [["1", "filtered"], ["4", "filtered"]]);
+}
+
+#[test]
+fn adapters_are_trained_merged_and_saved_as_peft_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = crate::common::training::model(folder.path(), "mlp");
+    let split = |image: u64| Some(if image % 10 == 0 { "dev" } else { "train" });
+    let (dataset, embeddings) = crate::common::training::data(folder.path(), 20, split, crate::common::training::distinct);
+    let train = |out: &str, more: &[&str]| {
+        let mut command = clipcap();
+        command.args(["train", "--quiet", "--batch-size", "8", "--lr", "0.01", "--warmup-steps", "2", "--epochs", "3"]);
+        command.args(["--sample-images", "1", "--lora-rank", "2", "--lora-targets", "c_attn,c_fc"]).args(more);
+        command.arg("--dataset").arg(&dataset).arg("--embeddings").arg(&embeddings).arg("--model").arg(&model);
+        run(command.arg("--out").arg(folder.path().join(out)), 0);
+        folder.path().join(out).join("last")
+    };
+    let plain = train("plain", &[]);
+    let open = |path: PathBuf| clipcap::models::weights::SafetensorsFile::open(path).unwrap();
+    let adapter = open(plain.join("adapter/adapter_model.safetensors"));
+    let name = "base_model.model.transformer.h.1.mlp.c_fc";
+    let [a, b] = ["A", "B"].map(|part| adapter.read_f32(&format!("{name}.lora_{part}.weight")).unwrap());
+    assert_eq!(adapter.tensors().len(), 2 * 2 * 2);
+    let (before, after) = (open(model.join("gpt2/model.safetensors")), open(plain.join("gpt2/model.safetensors")));
+    let weight = "transformer.h.1.mlp.c_fc.weight";
+    let (before_w, after_w) = (before.read_f32(weight).unwrap(), after.read_f32(weight).unwrap());
+    // Conv1D keeps [inputs, outputs]; alpha is twice the rank.
+    let (inputs, outputs) = (16, 64);
+    let mut moved = 0.0f32;
+    for input in 0..inputs {
+        for output in 0..outputs {
+            let added = 2.0 * (0..2).map(|r| b[output * 2 + r] * a[r * inputs + input]).sum::<f32>();
+            let at = input * outputs + output;
+            assert!((after_w[at] - before_w[at] - added).abs() < 1e-6);
+            moved = moved.max(added.abs());
+        }
+    }
+    assert!(moved > 1e-4, "the adapters learned something");
+    let fixed = "transformer.wte.weight";
+    assert_eq!(before.read_f32(fixed).unwrap(), after.read_f32(fixed).unwrap());
+    let config: Value = serde_json::from_slice(&fs::read(plain.join("adapter/adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["fan_in_fan_out"], &config["peft_type"]), (&2.into(), &true.into(), &"LORA".into()));
+    // What is computed again is the same.
+    let again = train("again", &["--recompute"]);
+    let other = open(again.join("gpt2/model.safetensors"));
+    let differs = after_w.iter().zip(other.read_f32(weight).unwrap()).fold(0f32, |m, (x, y)| m.max((x - y).abs()));
+    assert!(differs < 1e-5, "{differs}");
+}

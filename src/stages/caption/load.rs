@@ -12,6 +12,7 @@ use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, PrefixMapper};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
+use crate::text::clean::Cleaner;
 
 /// What results depend on, without loading a weight.
 pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
@@ -45,6 +46,7 @@ pub fn load(
     }
     let tokenizer = Arc::new(bundle.tokenizer_ending(wording.stop_token.as_deref())?);
     let prompt = Prompt::new(wording.prompt.as_deref(), bundle, &tokenizer)?;
+    let cleaner = Cleaner::new(&wording.cleaning).map_err(anyhow::Error::msg)?;
     let limit = max_new_tokens(bundle, wording)?;
     if decoding.max_new_tokens > limit {
         bail!("--max-new-tokens {}: this decoder has positions for {limit} after the prefix", decoding.max_new_tokens);
@@ -65,7 +67,7 @@ pub fn load(
     };
     let prefix_len = bundle.mapper_config().prefix_len + prompt.len();
     let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens)?;
-    Ok(ClipCap { encoder, mapper, decoder, generator, tokenizer, prompt, normalize: bundle.normalized(), batch_size })
+    Ok(ClipCap { encoder, mapper, decoder, generator, tokenizer, prompt, cleaner, normalize: bundle.normalized(), batch_size })
 }
 
 /// Tokens a caption can have at most: the last one is never fed, so it needs no position.

@@ -18,6 +18,7 @@ use crate::pipeline::{
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Words};
+use crate::text::clean::Cleaning;
 
 pub(in crate::stages) mod import;
 mod load;
@@ -81,7 +82,6 @@ pub struct CaptionSettings {
 
 /// How captions begin and end, where it is not as the bundle says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Wording {
     /// In place of the bundle's stop token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,13 +89,16 @@ pub struct Wording {
     /// Text that captions go on from; the bundle's where nothing else was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// What is done to captions that are made.
+    #[serde(flatten)]
+    pub cleaning: Cleaning,
 }
 
 impl Wording {
     /// The bundle's prompt unless another is given; an empty one is none.
     pub fn new(bundle: &Bundle, stop_token: Option<String>, prompt: Option<String>) -> Self {
         let prompt = prompt.or_else(|| bundle.prompt().map(str::to_owned));
-        Self { stop_token, prompt: prompt.filter(|prompt| !prompt.trim().is_empty()) }
+        Self { stop_token, prompt: prompt.filter(|prompt| !prompt.trim().is_empty()), cleaning: Cleaning::default() }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::models::{Decoder, ImageEncoder, Mapper};
 use crate::pipeline::{Compute, ContentHash, Failure, Input, concatenated};
 use crate::stages::loading::{Prompt, scale_to_length_1};
 use crate::text::Tokenizer;
+use crate::text::clean::Cleaner;
 
 /// What captions images, on one thread.
 pub trait Captioner {
@@ -90,6 +91,7 @@ pub struct ClipCap {
     pub generator: Generator,
     pub tokenizer: Arc<Tokenizer>,
     pub(super) prompt: Prompt,
+    pub(super) cleaner: Cleaner,
     /// Embeddings are scaled to length 1 before they are mapped, as the model was trained.
     pub normalize: bool,
     pub batch_size: usize,
@@ -124,11 +126,11 @@ impl Captioner for ClipCap {
                 prefix_embeds: self.prompt.behind(prefix(index)),
             };
             let mut requests = Some(open.map(|(index, _)| request(index)).collect::<Vec<_>>());
-            let tokenizer = &self.tokenizer;
+            let (tokenizer, cleaner) = (&self.tokenizer, &self.cleaner);
             let done = |image: FinishedImage| -> Result<(), GenerationError> {
-                let texts = image.captions.iter().map(|caption| told(caption, tokenizer)).collect();
+                let told = image.captions.iter().map(|caption| told(caption, tokenizer, cleaner)).collect();
                 if let Some(slot) = captions.get_mut(image.index as usize) {
-                    *slot = Some(Ok(texts));
+                    *slot = Some(wanted(told, cleaner));
                 }
                 Ok(())
             };
@@ -142,12 +144,14 @@ impl Captioner for ClipCap {
         }
         let captions = captions.into_iter().collect::<Option<Vec<_>>>().context("an image was given no captions")?;
         match &captions[..] {
-            [Err(failure), others @ ..] if !others.is_empty() && others.iter().all(Result::is_err) => bail!(
-                "not one of {} images can be captioned ({}): is the model damaged (`clipcap model inspect BUNDLE --verify`), or are these \
+            [Err(failure), _, ..] if captions.iter().all(|c| c.as_ref().is_err_and(|failure| failure.reason != FILTERED)) => {
+                bail!(
+                    "not one of {} images can be captioned ({}): is the model damaged (`clipcap model inspect BUNDLE --verify`), or are these \
                  embeddings another model's?",
-                captions.len(),
-                failure.message
-            ),
+                    captions.len(),
+                    failure.message
+                )
+            }
             _ => Ok(captions),
         }
     }
@@ -180,9 +184,24 @@ impl ClipCap {
     }
 }
 
-fn told(caption: &Caption, tokenizer: &Tokenizer) -> CaptionText {
+/// Why an image has no caption where banned or required words left none.
+const FILTERED: &str = "filtered";
+
+/// Captions that may stay; where none may, the image fails with the first one's reason.
+fn wanted(captions: Vec<CaptionText>, cleaner: &Cleaner) -> Result<Vec<CaptionText>, Failure> {
+    let reasons: Vec<Option<String>> = captions.iter().map(|caption| cleaner.refuses(&caption.text)).collect();
+    if let (Some(first), Some(Some(why))) = (captions.first(), reasons.first())
+        && reasons.iter().all(Option::is_some)
+    {
+        let message = format!("none of {} captions may stay; of {:?}: {why}", captions.len(), first.text);
+        return Err(Failure { reason: FILTERED.into(), message });
+    }
+    Ok(captions.into_iter().zip(reasons).filter(|(_, reason)| reason.is_none()).map(|(caption, _)| caption).collect())
+}
+
+fn told(caption: &Caption, tokenizer: &Tokenizer, cleaner: &Cleaner) -> CaptionText {
     CaptionText {
-        text: tokenizer.decode(&caption.token_ids),
+        text: cleaner.clean(tokenizer.decode(&caption.token_ids)),
         // No -0.0: it would be another text in a table.
         logprob: caption.logprob + 0.0,
         num_tokens: caption.num_tokens as i32,

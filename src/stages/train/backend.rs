@@ -35,6 +35,8 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
     let options = Options {
         objective: recipe.objective,
         finetune_gpt2: recipe.finetune_gpt2,
+        lora: recipe.lora.clone(),
+        recompute: recipe.recompute,
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
         batch_size: recipe.batch_size,
@@ -92,6 +94,8 @@ pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fin
     let network = network(bundle);
     let options = GraphOptions {
         objective: recipe.objective,
+        lora: recipe.lora.clone(),
+        recompute: recipe.recompute,
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
         dtype: DType::F32,

@@ -11,6 +11,7 @@ use crate::models::Bundle;
 use crate::models::bundle::Source;
 use crate::pipeline::Reporter;
 use crate::training::checkpoint::{self, RunState};
+use crate::training::lora::Lora;
 use crate::training::parameters::Layout;
 
 /// RUN.
@@ -147,10 +148,25 @@ impl RunFolder {
     }
 
     /// Writes `last/`: the bundle with these parameters.
-    pub fn write_last(&self, bundle: &Bundle, layout: &Layout, parameters: &[f32], steps: u64) -> Result<()> {
+    pub fn write_last(
+        &self,
+        bundle: &Bundle,
+        lora: Option<&Lora>,
+        layout: &Layout,
+        parameters: &[f32],
+        steps: u64,
+    ) -> Result<()> {
         let staging = files::temporary_beside(&self.path.join("next"));
-        let weights = |name: &str| layout.get(name).map(|slot| &parameters[slot.range()]);
+        // Adapters become part of the weights, and lie beside them by themselves.
+        let merged = lora.map(|lora| lora.merged(bundle, layout, parameters)).transpose()?.unwrap_or_default();
+        let weights = |name: &str| match merged.get(name) {
+            Some(values) => Some(values.as_slice()),
+            None => layout.get(name).map(|slot| &parameters[slot.range()]),
+        };
         bundle.with_weights(&staging, true, &Source::Trained { steps }, weights)?;
+        if let Some(lora) = lora {
+            lora.write_peft(&staging.join("adapter"), bundle, layout, parameters)?;
+        }
         Ok(checkpoint::publish(&staging, &self.last())?)
     }
 

@@ -296,7 +296,7 @@ impl<'a> Run<'a> {
         }
         let layout = self.backend.layout().clone();
         let [parameters, ..] = self.backend.numbers()?;
-        self.folder.write_last(&self.bundle, &layout, parameters, step).context(INTACT)?;
+        self.folder.write_last(&self.bundle, self.config.recipe.lora.as_ref(), &layout, parameters, step).context(INTACT)?;
         if best {
             self.folder.promote_last().context(INTACT)?;
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 use crate::models::Bundle;
 use crate::table::{self, FORMAT_KEY};
+use crate::training::lora::Lora;
 use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::Decay;
@@ -80,6 +81,12 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
     pub seed: u64,
+    /// Layers compute again in the backward pass what they computed before.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub recompute: bool,
+    /// Adapters of a frozen decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 impl Recipe {
@@ -133,6 +140,10 @@ impl Recipe {
         check(
             !self.normalize_prefix || self.objective == Objective::Caption,
             "--normalize-prefix is about embeddings, which only --objective caption learns from",
+        )?;
+        check(
+            self.lora.is_none() || (self.objective == Objective::Caption && !self.finetune_gpt2),
+            "--lora-rank trains adapters of a decoder that stays as it is: leave out --finetune-gpt2, and use --objective caption",
         )?;
         let one_row = self.captions_per_row == 1 || self.objective == Objective::LanguageModel;
         check(
