@@ -20,7 +20,7 @@ fn dataset(folder: &Path) -> (PathBuf, PathBuf) {
     }
     fs::write(folder.join("captions.jsonl"), lines).unwrap();
     let dataset = folder.join("dataset");
-    prepare(&[folder.join("captions.jsonl")], &[images.clone()], &dataset);
+    prepare(&[folder.join("captions.jsonl")], std::slice::from_ref(&images), &dataset);
     (dataset, images)
 }
 

@@ -37,9 +37,10 @@ fn unit(values: &[f32], width: usize) -> Vec<Vec<f64>> {
     values.chunks(width).map(scaled).collect()
 }
 
-/// Every photo with every caption, and transformers' cosines in that order.
+/// A photo and a caption, each with each.
 type Pairs = Vec<(String, String)>;
 
+/// Every photo with every caption, and transformers' cosines in that order.
 fn pairs(family: &str, language: &str) -> Option<(Pairs, Vec<f64>)> {
     let expected = expected()?;
     let (photos, captions) = (texts(&expected["photos"]), texts(&expected[language]));
