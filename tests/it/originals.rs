@@ -148,7 +148,7 @@ fn captions_are_cleaned_up_where_it_is_asked_for() {
 fn adapters_are_trained_merged_and_saved_as_peft_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let model = crate::common::training::model(folder.path(), "mlp");
-    let split = |image: u64| Some(if image % 10 == 0 { "dev" } else { "train" });
+    let split = |image: u64| Some(if image.is_multiple_of(10) { "dev" } else { "train" });
     let (dataset, embeddings) = crate::common::training::data(folder.path(), 20, split, crate::common::training::distinct);
     let train = |out: &str, more: &[&str]| {
         let mut command = clipcap();
