@@ -65,6 +65,7 @@ pub fn gradients_recomputing(
 ) -> Vec<Gradient> {
     let nodes: Vec<Node> = g.nodes().to_vec();
     let mut again: Option<(usize, HashMap<Value, Value>)> = None;
+    let mut awaited_before: HashSet<Value> = HashSet::new();
     let dependent = dependents(g, &nodes, wrt);
     let mut sums: HashMap<Value, Sum> = HashMap::new();
     let shape = g.shape(loss);
@@ -91,7 +92,13 @@ pub fn gradients_recomputing(
             && again.as_ref().is_none_or(|(made, _)| *made != block)
             && let Some(arrived) = upstream.iter().flatten().next()
         {
-            again = Some((block, recompute(g, &nodes[blocks[block].clone()], &dependent, *arrived)));
+            // Gradients of weights behind this block are finished first: a runtime that left them for the end would keep all that was computed again.
+            let done = |of: &&Value| !awaited_before.contains(*of) && sums.get(*of).is_some_and(|sum| sum.dense.is_some());
+            let finished: Vec<Value> = wrt.iter().filter(done).copied().collect();
+            let mut awaited = vec![*arrived];
+            awaited.extend(finished.iter().filter_map(|of| sums.get(of)?.dense));
+            awaited_before.extend(finished);
+            again = Some((block, recompute(g, &nodes[blocks[block].clone()], &dependent, &awaited)));
         }
         let seen = match &again {
             Some((made, values)) if Some(*made) == block => with_values(node, values),
@@ -132,15 +139,25 @@ impl Gradient {
 }
 
 /// Adds the nodes of a block a second time and returns what stands for each of its values. Values that come from before the block go in through
-/// an addition of zero that waits for `arrived`: without it, a runtime would find both computations to be one, or make them at once.
-fn recompute(g: &Graph, nodes: &[Node], dependent: &HashSet<Value>, arrived: Value) -> HashMap<Value, Value> {
+/// an addition of zero that waits for what is `awaited`: without it, a runtime would find both computations to be one, or make them at once.
+fn recompute(g: &Graph, nodes: &[Node], dependent: &HashSet<Value>, awaited: &[Value]) -> HashMap<Value, Value> {
     let own: HashSet<Value> = nodes.iter().flat_map(|node| node.outputs.iter().copied()).collect();
     let mut values: HashMap<Value, Value> = HashMap::new();
     g.scope("recomputed", || {
-        let wide = g.cast(arrived, DType::F32);
-        let axes: Vec<usize> = (0..g.shape(wide).len()).collect();
-        let sum = if axes.is_empty() { wide } else { g.reduce_sum(wide, &axes, false) };
-        let zero = g.scale(sum, 0.0);
+        let mut zero: Option<Value> = None;
+        for &value in awaited {
+            // One element for all of them, where a dimension is known to have one.
+            let rank = g.shape(value).len();
+            let first = (0..rank).fold(value, |x, axis| match g.shape(x)[axis].as_fixed() {
+                Some(2..) => g.slice(x, axis, 0.into(), 1.into()),
+                _ => x,
+            });
+            let first = g.cast(first, DType::F32);
+            let axes: Vec<usize> = (0..rank).collect();
+            let nothing = g.scale(if axes.is_empty() { first } else { g.reduce_sum(first, &axes, false) }, 0.0);
+            zero = Some(zero.map_or(nothing, |zero| g.add(zero, nothing)));
+        }
+        let Some(zero) = zero else { return };
         for node in nodes {
             let mut depends = false;
             for input in node.inputs.iter().flatten().copied() {

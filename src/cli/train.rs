@@ -53,7 +53,7 @@ pub struct TrainArgs {
     /// Which products get adapters, by the ends of their names, or all-linear (default: c_attn in GPT2; q_proj and v_proj elsewhere)
     #[arg(long, value_name = "NAMES", alias = "lora_targets", requires = "lora_rank", value_delimiter = ',', num_args = 1.., help_heading = "Adapters")]
     lora_targets: Vec<String>,
-    /// Keep only the inputs of layers and compute the rest again in the backward pass: less memory, about a third more time
+    /// Keep only the inputs of layers and compute the rest again in the backward pass: less memory, about a fifth more time
     #[arg(long, help_heading = "Recipe")]
     recompute: bool,
     /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
