@@ -59,7 +59,7 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "all", requires = "job", conflicts_with = "shard", num_args = 0..=1, require_equals = true, default_missing_value = "one", value_parser = ["one", "all"], help_heading = "Job")]
     next: Option<String>,
     /// In a .csv or .tsv, quote cells that a spreadsheet would run (those that begin with = + - @) with an apostrophe
-    #[arg(long)]
+    #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
     #[command(flatten)]
     decoding: DecodingArgs,

@@ -168,6 +168,8 @@ pub struct RowGradient {
     pub row_ids: String,
     /// R, in the dimensions of [`Sizes`]: M + B * T of an embedding that is the head too.
     pub count: Dim,
+    /// C
+    pub width: usize,
 }
 
 /// A training graph and what to feed it with and take from it. Inputs: the batch, the parameters, the masks. Outputs: `loss` and each
@@ -236,6 +238,7 @@ fn row_gradient(g: &Graph, parameter: &str, rows: &crate::autodiff::Rows) -> Row
         rows: format!("{parameter}.grad_rows"),
         row_ids: format!("{parameter}.grad_row_ids"),
         count: g.shape(rows.indices)[0].clone(),
+        width: g.shape(rows.updates).last().and_then(Dim::as_fixed).map_or(0, |width| width as usize),
     }
 }
 

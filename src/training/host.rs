@@ -19,7 +19,6 @@ use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or
 use super::parameters::{Buffer, Layout};
 use super::trainer::{Backend, TrainingError, Update};
 use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
-use crate::models::decoders::architecture;
 use crate::models::graphs::{CLIP_WEIGHTS, GPT2_WEIGHTS, MAPPER_WEIGHTS};
 use crate::models::layers::LORA_B;
 use crate::models::tensors::{Init, TensorSpec, random_values};
@@ -181,16 +180,16 @@ impl HostBackend {
             0 => &mut self.gradients,
             _ => self.scratch.get_or_insert_with(|| self.layout.buffer()),
         };
-        let width = architecture(&self.decoder).sizes().n_embd;
         let (rows_of_batch, tokens, num_labels) = (batch.rows, batch.tokens, batch.labels.len());
         let mut loss = [0.0f32];
         // Of each gradient that comes in rows: their values and where they belong.
         let mut apart: Vec<(Vec<f32>, Vec<i64>)> = rows
             .iter()
             .map(|rows| {
-                resolve(std::slice::from_ref(&rows.count.with("labels", num_labels as i64)), rows_of_batch, tokens)[0] as usize
+                let count = rows.count.with("labels", num_labels as i64);
+                let count = resolve(std::slice::from_ref(&count), rows_of_batch, tokens)[0] as usize;
+                (vec![0.0; count * rows.width], vec![0; count])
             })
-            .map(|count| (vec![0.0; count * width], vec![0; count]))
             .collect();
         let mut inputs = batch_inputs(&mut batch, self.variant)?;
         for (site, mask) in dropout.iter().zip(&mut self.masks) {
@@ -207,7 +206,7 @@ impl HostBackend {
         }
         for (rows, (values, ids)) in rows.iter().zip(&mut apart) {
             let count = ids.len() as i64;
-            outputs.push(InPlace::f32(&rows.rows, values, &[count, width as i64])?);
+            outputs.push(InPlace::f32(&rows.rows, values, &[count, rows.width as i64])?);
             outputs.push(InPlace::i64(&rows.row_ids, ids, &[count])?);
         }
         session.run_in_place(&inputs, &mut outputs)?;
@@ -215,7 +214,7 @@ impl HostBackend {
         drop(inputs);
         for (rows, (values, ids)) in rows.iter().zip(&apart) {
             if let Some(slot) = self.layout.get(&rows.parameter) {
-                add_rows(&mut target[slot.range()], ids, values, width)?;
+                add_rows(&mut target[slot.range()], ids, values, rows.width)?;
             }
         }
         Ok(f64::from(loss[0]))

@@ -280,7 +280,7 @@ fn bad_usage_is_told() {
         let output = run(&mut world.train("run", flags), 2);
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }
-    for (flags, word) in [(&["--max-len", "3"][..], "max-len"), (&["--max-len", "41"], "GPT2's 40")] {
+    for (flags, word) in [(&["--max-len", "3"][..], "max-len"), (&["--max-len", "41"], "decoder's 40")] {
         let output = run(&mut world.train("run", flags), 2);
         assert!(stderr(&output).contains(word), "{flags:?}: {}", stderr(&output));
     }

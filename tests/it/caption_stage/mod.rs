@@ -99,7 +99,7 @@ fn batch_size_threads_and_place_change_no_byte_of_the_table() {
         let mut files = bytes(out.parent().unwrap());
         assert_eq!(
             manifest(&out.with_file_name("out.manifest.json"))["recorded"],
-            json!({"batch_size": batch_size, "threads": threads})
+            json!({"batch_size": batch_size, "threads": threads, "files": {"hidden": false, "include": [], "exclude": []}})
         );
         files.remove("out.manifest.json");
         assert!(&files == first.get_or_insert_with(|| files.clone()));
