@@ -157,10 +157,10 @@ pub(super) struct ImageArgs {
     pub no_exif_rotate: bool,
     /// Decode every pixel of large JPEGs, which are otherwise read at a half, quarter or eighth of their size where that is at least
     /// twice what the model sees (slower; numbers differ in the fourth decimal)
-    #[arg(long, help_heading = "Images")]
+    #[arg(long, alias = "full_decode", help_heading = "Images")]
     pub full_decode: bool,
     /// Fail damaged images too, of which a part of the picture is left (otherwise marked in the column "damaged")
-    #[arg(long, help_heading = "Images")]
+    #[arg(long, alias = "fail_damaged", help_heading = "Images")]
     pub fail_damaged: bool,
     /// Images above this many pixels fail
     #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
