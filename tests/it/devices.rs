@@ -1,25 +1,10 @@
 //! Devices other than the CPU provider: OpenVINO for real, CUDA's refusal where there is none.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::common::{clipcap, columns, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Float32Type;
+use crate::common::{clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
 use serde_json::Value;
-
-fn embed(images: &Path, model: &Path, out: PathBuf, flags: &[&str]) -> Vec<Vec<f32>> {
-    let mut command = clipcap();
-    command.arg("embed").arg("--images").arg(images).arg("--model").arg(model).arg("--out").arg(&out);
-    run(command.arg("--quiet").args(flags), 0);
-    let mut rows = vec![];
-    for batch in clipcap::table::open(&out.join("part-00000.parquet"), None).unwrap() {
-        let batch = batch.unwrap();
-        let lists = batch.column_by_name("embedding").unwrap().as_fixed_size_list();
-        rows.extend((0..lists.len()).map(|i| lists.value(i).as_primitive::<Float32Type>().values().to_vec()));
-    }
-    rows
-}
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();

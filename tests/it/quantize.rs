@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Float32Type;
 use serde_json::Value;
 
-use crate::common::{checkout, clipcap, columns, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
+use crate::common::{checkout, clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
 
 /// The trained CLIP and GPT2 of the checkout with a new mapper.
 fn demo_bundle(folder: &Path) -> PathBuf {
@@ -23,19 +21,6 @@ fn quantize(bundle: &Path, calibrate: &Path, out: PathBuf) -> (PathBuf, Value) {
     command.args(["model", "quantize", "--quiet", "--json"]).arg(bundle).arg("--calibrate").arg(calibrate).arg("--out").arg(&out);
     let output = run(&mut command, 0);
     (out, serde_json::from_slice(&output.stdout).unwrap())
-}
-
-fn embed(images: &Path, model: &Path, out: PathBuf, flags: &[&str]) -> Vec<Vec<f32>> {
-    let mut command = clipcap();
-    command.arg("embed").arg("--images").arg(images).arg("--model").arg(model).arg("--out").arg(&out);
-    run(command.arg("--quiet").args(flags), 0);
-    let mut rows = vec![];
-    for batch in clipcap::table::open(&out.join("part-00000.parquet"), None).unwrap() {
-        let batch = batch.unwrap();
-        let lists = batch.column_by_name("embedding").unwrap().as_fixed_size_list();
-        rows.extend((0..lists.len()).map(|i| lists.value(i).as_primitive::<Float32Type>().values().to_vec()));
-    }
-    rows
 }
 
 fn least_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {

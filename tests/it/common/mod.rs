@@ -6,7 +6,8 @@ pub mod training;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use arrow::array::{Array, StringArray};
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::datatypes::Float32Type;
 
 /// The checkout.
 pub fn checkout() -> &'static Path {
@@ -112,4 +113,18 @@ pub fn openvino() -> bool {
         eprintln!("SKIPPED: runtime/openvino is absent (scripts/setup.sh --openvino)");
     }
     there
+}
+
+/// Embeds `images` into `out` with more `flags`; the embeddings in the order of the files.
+pub fn embed(images: &Path, model: &Path, out: PathBuf, flags: &[&str]) -> Vec<Vec<f32>> {
+    let mut command = clipcap();
+    command.arg("embed").arg("--images").arg(images).arg("--model").arg(model).arg("--out").arg(&out);
+    run(command.arg("--quiet").args(flags), 0);
+    let mut rows = vec![];
+    for batch in clipcap::table::open(&out.join("part-00000.parquet"), None).unwrap() {
+        let batch = batch.unwrap();
+        let lists = batch.column_by_name("embedding").unwrap().as_fixed_size_list();
+        rows.extend((0..lists.len()).map(|i| lists.value(i).as_primitive::<Float32Type>().values().to_vec()));
+    }
+    rows
 }
