@@ -50,7 +50,7 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "TABLE", alias = "output_path", required_unless_present = "job")]
     out: Option<PathBuf>,
     /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "keep_work", "dry_run"], help_heading = "Job")]
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
     job: Option<PathBuf>,
     /// The job's shard to caption, from 0, or a range such as 0-9 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX)
     #[arg(long, value_name = "K|K-L", requires = "job", help_heading = "Job")]
@@ -74,6 +74,10 @@ pub struct CaptionArgs {
     files: FileArgs,
     #[command(flatten)]
     resume: ResumeArgs,
+    /// Caption only the images in this list, anew: an image_id or image_path a line, or what a report exports (those marked n). The other
+    /// images keep the rows that the table has; a new table has the listed images alone
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["overwrite", "dry_run"], help_heading = "Files")]
+    only: Option<PathBuf>,
     /// Count files, read image headers, time the model on a few images, and write nothing
     #[arg(long, alias = "dry_run", help_heading = "Running")]
     dry_run: bool,
@@ -373,7 +377,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let format = table_format(&out)?;
-    keep_inputs([out.as_path()], args.embeddings.iter().chain([&model]).map(PathBuf::as_path))?;
+    keep_inputs([out.as_path()], args.embeddings.iter().chain(&args.only).chain([&model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
     let bundle = open_bundle(&model)?;
     args.original.check(&bundle, &context.terminal)?;
@@ -400,6 +404,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         keep_work: args.resume.keep_work,
         retry_failed: args.resume.retry_failed,
         prune: args.resume.may_drop(),
+        only: args.only,
         max_error_rate: args.resume.max_error_rate,
     };
     told(&runtime, &context.terminal);

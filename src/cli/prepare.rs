@@ -63,6 +63,9 @@ pub struct PrepareArgs {
     /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates
     #[arg(long)]
     lint: bool,
+    /// Leave out the images in this list, and their captions: an image_id or image_path a line, or what a report exports (those marked n)
+    #[arg(long, value_name = "LIST")]
+    drop: Option<PathBuf>,
     #[command(flatten)]
     files: super::caption::FileArgs,
     /// Images above this many pixels fail
@@ -94,7 +97,7 @@ enum Fold {
 
 pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
     let made = ["captions", "images", "errors", "duplicates"].map(|table| args.out.join(format!("{table}.parquet")));
-    keep_inputs(made.iter().map(PathBuf::as_path), args.captions.iter().map(PathBuf::as_path))?;
+    keep_inputs(made.iter().map(PathBuf::as_path), args.captions.iter().chain(&args.drop).map(PathBuf::as_path))?;
     let wanted = args.files.wanted(!args.images.is_empty())?;
     let settings = PrepareSettings {
         wanted,
@@ -113,6 +116,7 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
         with_images: args.with_images,
         near_duplicates: args.near_duplicates,
         lint: args.lint,
+        drop: args.drop,
         limits: Limits { max_pixels: args.max_pixels, max_bytes: args.max_bytes },
         overwrite: args.overwrite,
         max_error_rate: args.max_error_rate,

@@ -20,13 +20,20 @@ table and the manifest beside a table. Images are looked for in the folders of -
 the exit status is 3.
 
   clipcap report captions.parquet --images photos --out report.html
-  clipcap report before.parquet after.parquet --labels before,after --references dataset --images photos --out report.html";
+  clipcap report before.parquet after.parquet --labels before,after --references dataset --images photos --out report.html
+
+The worst come first: empty captions, loops, then the lowest score (CIDEr where there are references, else the log-probability a token). A \
+caption that stands under many images is told at the top. The keys y and n mark captions as good or bad; the browser keeps the marks, and \
+\"Export marks\" writes them as a list:
+
+  clipcap caption photos --model better --only report.marks.tsv --out again.parquet
+  clipcap prepare ... --drop report.marks.tsv";
 
 #[derive(clap::Args)]
 #[command(after_long_help = MORE_HELP)]
 pub struct ReportArgs {
-    /// A caption table, or two to be shown side by side
-    #[arg(value_name = "TABLE", required = true, num_args = 1..=2)]
+    /// A caption table, or several (8 at most) to be shown side by side
+    #[arg(value_name = "TABLE", required = true, num_args = 1..=report::MOST_TABLES)]
     tables: Vec<PathBuf>,
     /// What people wrote, to be shown and to score with: a dataset, a table, or COCO annotations
     #[arg(long, value_name = "DATASET|TABLE|JSON")]

@@ -75,6 +75,31 @@ impl Assembled {
         let (batch, row) = self.row(at);
         batch.get(row.caption)
     }
+
+    /// Leaves images out, with their captions. Returns how many of both.
+    pub fn drop_images(&mut self, is_dropped: impl Fn(&Image) -> bool) -> (u64, u64) {
+        let mut kept = 0;
+        let rank: Vec<Option<u32>> = self
+            .images
+            .iter()
+            .map(|image| {
+                let number = (!is_dropped(image)).then_some(kept);
+                kept += u32::from(number.is_some());
+                number
+            })
+            .collect();
+        let before = (self.images.len(), self.places.len());
+        let places = std::mem::take(&mut self.places);
+        let ids = std::mem::take(&mut self.caption_ids);
+        (self.places, self.caption_ids) = places
+            .into_iter()
+            .zip(ids)
+            .filter_map(|(place, id)| Some((Place { image: rank[place.image as usize]?, ..place }, id)))
+            .unzip();
+        let mut keeps = rank.iter().map(Option::is_some);
+        self.images.retain(|_| keeps.next().unwrap_or(true));
+        ((before.0 - self.images.len()) as u64, (before.1 - self.places.len()) as u64)
+    }
 }
 
 /// Puts captions and listed images together. `listed` are in listing order; None: there is no list, so nothing is matched.

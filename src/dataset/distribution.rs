@@ -92,7 +92,12 @@ impl Distribution {
     /// At most `bins` bins from the least to the greatest value: (from, to, count), `to` being the first number that is not in it. All hold
     /// equally many whole numbers, so that no bin is higher only because it has room for one more.
     pub fn histogram(&self, bins: usize) -> Vec<(u64, u64, u64)> {
-        let Some(Figures { min, max, .. }) = self.figures() else { return Vec::new() };
+        self.histogram_beside(self, bins)
+    }
+
+    /// The same with the bins that `all` would have, which holds every number that is here.
+    pub fn histogram_beside(&self, all: &Self, bins: usize) -> Vec<(u64, u64, u64)> {
+        let Some(Figures { min, max, .. }) = all.figures() else { return Vec::new() };
         let width = (max - min + 1).div_ceil(bins.max(1) as u64);
         let mut out: Vec<_> = (min..=max).step_by(width as usize).map(|from| (from, from + width, 0)).collect();
         self.counts().for_each(|(n, count)| out[((n - min) / width) as usize].2 += count);
@@ -101,7 +106,15 @@ impl Distribution {
 
     /// [`histogram`](Self::histogram)'s bins as the bars of a picture: a whole number is in the middle of its place.
     pub fn bars(&self, bins: usize) -> Vec<(f64, f64, u64)> {
-        self.histogram(bins).into_iter().map(|(from, to, count)| (from as f64 - 0.5, to as f64 - 0.5, count)).collect()
+        self.bars_beside(self, bins)
+    }
+
+    /// The same with the bars that `all` would have.
+    pub fn bars_beside(&self, all: &Self, bins: usize) -> Vec<(f64, f64, u64)> {
+        self.histogram_beside(all, bins)
+            .into_iter()
+            .map(|(from, to, count)| (from as f64 - 0.5, to as f64 - 0.5, count))
+            .collect()
     }
 }
 
@@ -152,6 +165,9 @@ mod tests {
         assert_eq!(few.bars(20), [(2.5, 3.5, 1), (3.5, 4.5, 0), (4.5, 5.5, 2)]);
         assert_eq!(few.bars(2), [(2.5, 4.5, 1), (4.5, 6.5, 2)]);
         assert!(Distribution::default().bars(2).is_empty());
+        let more: Distribution = [3, 5, 5, 7].into_iter().collect();
+        assert_eq!(few.bars_beside(&more, 3), [(2.5, 4.5, 1), (4.5, 6.5, 2), (6.5, 8.5, 0)]);
+        assert_eq!(Distribution::default().bars_beside(&few, 1), [(2.5, 5.5, 0)]);
     }
 
     #[test]

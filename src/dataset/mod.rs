@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod captions;
+pub mod chosen;
 pub mod distribution;
 pub mod duplicates;
 pub mod lint;

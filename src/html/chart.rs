@@ -20,11 +20,27 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 46.0;
 
+/// One of the histograms that share a chart. Bins have the same bounds in all of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// What it is called in the legend; text.
+    pub name: String,
+    pub bins: Vec<Bin>,
+}
+
 /// A histogram with labelled axes and marks (`name`, where) such as the median. Labels are text.
 pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64)]) -> String {
-    let (Some(first), Some(last)) = (bins.first(), bins.last()) else { return "<p class=\"soft\">nothing to show</p>\n".into() };
+    histograms(&[Series { name: String::new(), bins: bins.into() }], x_label, y_label, marks)
+}
+
+/// Histograms on the same axes: bars of a bin stand beside each other, and a legend says whose they are where there are several.
+pub fn histograms(series: &[Series], x_label: &str, y_label: &str, marks: &[(&str, f64)]) -> String {
+    let bounds = series.first().map_or(&[][..], |series| &series.bins);
+    let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else {
+        return "<p class=\"soft\">nothing to show</p>\n".into();
+    };
     let (low, high) = (first.low, if last.high > first.low { last.high } else { first.low + 1.0 });
-    let top = bins.iter().map(|b| b.count).max().unwrap_or(0).max(1) as f64;
+    let top = series.iter().flat_map(|series| &series.bins).map(|b| b.count).max().unwrap_or(0).max(1) as f64;
     let step = nice_step(top / 4.0).max(1.0);
     let ceiling = (top / step).ceil() * step;
     let x = |value: f64| LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT);
@@ -46,19 +62,22 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
         );
         tick += step;
     }
-    for bin in bins {
-        let (left, right) = (x(bin.low), x(bin.high));
-        let at = y(bin.count as f64);
-        let _ = writeln!(
-            svg,
-            "<rect class=\"bar\" x=\"{:.1}\" y=\"{at:.1}\" width=\"{:.1}\" height=\"{:.1}\"><title>{} to {}: {}</title></rect>",
-            left + 0.5,
-            (right - left - 1.0).max(0.5),
-            (HEIGHT - BOTTOM - at).max(0.0),
-            number(bin.low),
-            number(bin.high),
-            thousands(bin.count)
-        );
+    for (number_of, one) in series.iter().enumerate() {
+        let of = if series.len() > 1 { format!("{}, ", escape(&one.name)) } else { String::new() };
+        for bin in &one.bins {
+            let (left, right) = (x(bin.low) + 0.5, x(bin.high) - 0.5);
+            let width = ((right - left) / series.len() as f64).max(0.5);
+            let at = y(bin.count as f64);
+            let _ = writeln!(
+                svg,
+                "<rect class=\"bar s{number_of}\" x=\"{:.1}\" y=\"{at:.1}\" width=\"{width:.1}\" height=\"{:.1}\"><title>{of}{} to {}: {}</title></rect>",
+                left + width * number_of as f64,
+                (HEIGHT - BOTTOM - at).max(0.0),
+                number(bin.low),
+                number(bin.high),
+                thousands(bin.count)
+            );
+        }
     }
     let x_step = nice_step((high - low) / 7.0);
     let mut tick = (low / x_step).ceil() * x_step;
@@ -95,7 +114,16 @@ pub fn histogram(bins: &[Bin], x_label: &str, y_label: &str, marks: &[(&str, f64
         "<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
         escape(y_label)
     );
-    svg
+    svg + &legend(series)
+}
+
+/// Names beside their colours; nothing for one alone.
+fn legend(series: &[Series]) -> String {
+    if series.len() < 2 {
+        return String::new();
+    }
+    let item = |(number, series): (usize, &Series)| format!("<li class=\"s{number}\">{}</li>\n", escape(&series.name));
+    format!("<ul class=\"legend\">\n{}</ul>\n", series.iter().enumerate().map(item).collect::<String>())
 }
 
 /// Names with bars beside them, longest first as given.
@@ -164,5 +192,22 @@ mod tests {
         assert!(histogram(&[], "x", "y", &[]).contains("nothing"));
         let flat = histogram(&[Bin { low: 4.0, high: 4.0, count: 0 }], "x", "y", &[]);
         assert!(!flat.contains("NaN") && !flat.contains("inf"));
+    }
+
+    #[test]
+    fn histograms_share_their_axes_and_are_told_apart() {
+        let bins =
+            |counts: [u64; 2]| counts.iter().zip([0.0, 1.0]).map(|(&count, low)| Bin { low, high: low + 1.0, count }).collect();
+        let series = [("A <1>", [4, 2]), ("B", [1, 8])].map(|(name, counts)| Series { name: name.into(), bins: bins(counts) });
+        let svg = histograms(&series, "x", "y", &[]);
+        let field = |rect: &str, name: &str| -> f64 {
+            rect.split(&format!(" {name}=\"")).nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+        };
+        let rects: Vec<(f64, f64)> = svg.split("<rect").skip(1).map(|rect| (field(rect, "x"), field(rect, "height"))).collect();
+        // A's two bins, then B's: heights by the same scale, and no bar over another.
+        assert!((rects[0].1 / rects[3].1 - 0.5).abs() < 1e-3 && (rects[1].1 / rects[0].1 - 0.5).abs() < 1e-3, "{rects:?}");
+        assert!(rects[0].0 < rects[2].0 && rects[2].0 < rects[1].0 && rects[1].0 < rects[3].0, "{rects:?}");
+        assert!(svg.contains("<li class=\"s0\">A &lt;1&gt;</li>") && svg.contains("class=\"bar s1\""));
+        assert!(!histogram(&series[0].bins, "x", "y", &[]).contains("legend"));
     }
 }

@@ -154,10 +154,14 @@ impl Table {
     }
 
     pub fn to_html(&self) -> String {
-        let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
+        // What scrolls must be reachable by keys.
+        let mut out = String::from("<div class=\"scroll\" tabindex=\"0\"><table>\n<thead><tr>");
         let class = |column: &str| if column.starts_with('#') { " class=\"n\"" } else { "" };
         for column in &self.columns {
-            let _ = write!(out, "<th{}>{}</th>", class(column), escape(column.trim_start_matches('#')));
+            let _ = match column.trim_start_matches('#') {
+                "" => write!(out, "<td{}></td>", class(column)),
+                name => write!(out, "<th scope=\"col\"{}>{}</th>", class(column), escape(name)),
+            };
         }
         out.push_str("</tr></thead>\n<tbody>\n");
         for row in &self.rows {

@@ -1,5 +1,6 @@
 //! A stage's run from the lock to the finished output, around the stream that does the work.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,16 +10,16 @@ use serde_json::{Value as Json, json};
 
 use super::compute::Compute;
 use super::entry::{Content, Entry, Prepare};
-use super::errors::ErrorsTable;
+use super::errors::{ErrorsTable, errors_in};
 use super::held::{Held, Lost, Roll};
 use super::index::Index;
 use super::output::{Existing, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
-use super::record::{Record, Value};
+use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
 use super::roots::Roots;
 use super::settings::Settings;
 use super::shard;
-use super::stream::{Counter, Options, Stream};
+use super::stream::{Chosen, Counter, Only, Options, Stream};
 use super::timing::Timings;
 use super::workfolder::{WorkFolder, run_of};
 use super::writer::{Counts, Sink};
@@ -55,6 +56,9 @@ pub struct Job<'a> {
     pub may_be_empty: bool,
     /// Results of images that are no longer found may go, however many they are.
     pub prune: bool,
+    /// Only these images are computed, whether they have a result or not; the others keep what the output has of them, which other settings
+    /// may have made.
+    pub only: Option<Chosen<'a>>,
     pub reporter: &'a dyn Reporter,
     pub interrupt: &'a Interrupt,
 }
@@ -196,6 +200,10 @@ impl Job<'_> {
             known.extend(self.known_by_name(work, &parts, is_replaced)?);
         }
         let held = Held::of(known);
+        let fresh = |path: &PathBuf| self.only.is_some() && run_of(path) > work.ledger.settled_run;
+        let fresh = Index::load(work.shards()?.into_iter().filter(fresh).collect(), |_, _| (), |_, _| ());
+        let failures = if self.only.is_some() && is_finished { self.failures()? } else { HashMap::new() };
+        let only = self.only.map(|chosen| Only { chosen, fresh: &fresh, failures: &failures });
         self.look_ahead(&held, &index, parts.outlook)?;
         let staging = work.staging();
         let errors = ErrorsTable::create(&staging.join("errors.parquet"))?;
@@ -211,7 +219,7 @@ impl Job<'_> {
             reporter: self.reporter,
             interrupt: self.interrupt,
         };
-        let stream = Stream { prepare: parts.prepare, work, index: &index, held: &held, options };
+        let stream = Stream { prepare: parts.prepare, work, index: &index, held: &held, only, options };
         let finished = stream.run(parts.entries, parts.counter, parts.make_compute, sink)?;
         let (counts, timings) = (finished.counts, finished.timings);
         let Some(sink) = finished.sink else {
@@ -357,10 +365,18 @@ impl Job<'_> {
         let existing = self.output.existing(self.format)?;
         // No manifest: a run of these settings was stopped while it put its output in place.
         let was_being_placed = matches!(existing, Existing::Unknown) && work.ledger.placing;
-        if !was_being_placed {
+        // What a choice of images leaves as it is may be of other settings; this run's say so.
+        let is_patched = self.only.is_some() && matches!(existing, Existing::Finished(_));
+        if !was_being_placed && !is_patched {
             check_replaceable(&self.output, &existing, &self.settings)?;
         }
         Ok(existing)
+    }
+
+    /// What the finished output has no results of.
+    fn failures(&self) -> Result<HashMap<String, Failure>> {
+        let path = self.output.errors();
+        if path.exists() { errors_in(&path)?.collect() } else { Ok(HashMap::new()) }
     }
 
     fn import<V: Value>(&self, records: impl Iterator<Item = Result<Record<V>>>, work: &WorkFolder) -> Result<()> {

@@ -42,7 +42,7 @@ pub use reporter::{Interrupt, Reporter, Silent, Tick};
 pub use roots::Roots;
 pub use settings::Settings;
 pub use staging::Staging;
-pub use stream::{Counter, Finished, Options, Stream};
+pub use stream::{Chosen, Counter, Finished, Only, Options, Stream};
 pub use survey::{Survey, survey};
 pub use timing::Timings;
 pub use window::WINDOW_IMAGES;

@@ -4,6 +4,7 @@
 //! lister (1 thread) -> readers (n threads) -> the model (the caller's thread) -> writer (1 thread)
 //! ```
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +54,29 @@ pub struct Stream<'a> {
     pub index: &'a Index,
     /// Images whose results stay where they cannot be read this time.
     pub held: &'a Held,
+    /// Where only some images are computed.
+    pub only: Option<Only<'a>>,
     pub options: Options<'a>,
+}
+
+/// A choice of images: they are computed anew, and the others stay as they are, unread.
+pub struct Only<'a> {
+    pub chosen: Chosen<'a>,
+    /// What was computed since: an interrupted run goes on from it.
+    pub fresh: &'a Index,
+    /// What failed before, by image_path.
+    pub failures: &'a HashMap<String, Failure>,
+}
+
+/// Says whether an image is chosen.
+pub type Chosen<'a> = &'a (dyn Fn(&Entry) -> bool + Sync);
+
+/// What is known of an entry before it is looked at.
+enum Known<V> {
+    Nothing,
+    Record(Arc<Record<V>>),
+    /// Not chosen, and without a result: left for another time.
+    LeftOut,
 }
 
 /// Counts what will be listed while the work has begun: adds to the total until done or told to stop.
@@ -157,11 +180,12 @@ impl Stream<'_> {
             let mut kept = Vec::new();
             let standing = entry.and_then(|mut entry| {
                 kept = self.kept_under(&mut entry, &mut shelf)?;
-                Ok((self.index.standing(&entry, self.options.retry_failed, &mut shelf)?, entry))
+                Ok((self.known(&entry, &mut shelf)?, entry))
             });
             let turn = match standing {
-                Ok((Some(record), entry)) => Turn::AtHand(entry, record),
-                Ok((None, entry)) => {
+                Ok((Known::LeftOut, _)) => continue,
+                Ok((Known::Record(record), entry)) => Turn::AtHand(entry, record),
+                Ok((Known::Nothing, entry)) => {
                     let (reply, coming) = bounded(1);
                     if jobs.send(Job { entry, reply }).is_err() {
                         return;
@@ -178,6 +202,26 @@ impl Stream<'_> {
                 return;
             }
         }
+    }
+
+    fn known<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Known<V>> {
+        let record = |record: Option<_>| record.map_or(Known::Nothing, Known::Record);
+        let Some(only) = &self.only else {
+            return Ok(record(self.index.standing(entry, self.options.retry_failed, shelf)?));
+        };
+        if matches!(entry.content, Content::Unlisted(_)) {
+            return Ok(Known::Nothing);
+        }
+        if (only.chosen)(entry) {
+            return Ok(record(only.fresh.standing(entry, self.options.retry_failed, shelf)?));
+        }
+        if let Some(record) = self.index.by_path(&entry.image_path, shelf)?.filter(|record| record.result.is_ok()) {
+            return Ok(Known::Record(record));
+        }
+        Ok(only.failures.get(&entry.image_path).map_or(Known::LeftOut, |failure| {
+            let (image_path, result) = (entry.image_path.clone(), Err(failure.clone()));
+            Known::Record(Arc::new(Record { image_path, stat: None, sha256: None, result }))
+        }))
     }
 
     /// The results of what is in a folder that cannot be listed this time: they stay, and the folder's failure says so.
@@ -242,8 +286,9 @@ impl Stream<'_> {
             _ => {}
         }
         let mut found = Ok(None);
+        let index = self.only.as_ref().map_or(self.index, |only| only.fresh);
         let mut is_known = |sha256: &_| {
-            found = self.index.by_content(sha256, shelf).map(|record| record.map(|record| (*sha256, record)));
+            found = index.by_content(sha256, shelf).map(|record| record.map(|record| (*sha256, record)));
             let is_known = matches!(found, Ok(Some(_)));
             if !is_known {
                 take_turn();

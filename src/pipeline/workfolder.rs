@@ -74,6 +74,11 @@ impl WorkFolder {
         }
     }
 
+    /// The settings of the work that is in a folder, without locking or changing anything; none where there is no such work.
+    pub fn settings_in(root: &Path) -> Result<Option<Settings>> {
+        Ok(read_ledger(&root.join("ledger.json"))?.map(|ledger| ledger.settings))
+    }
+
     /// Locks the work folder of `output` and reads its ledger. Work that other settings did is refused, unless `overwrite` discards it;
     /// work on images from elsewhere too, unless `prune` lets it go.
     pub fn open(output: &Output, settings: &Settings, roots: &Roots, overwrite: bool, prune: bool) -> Result<Self> {

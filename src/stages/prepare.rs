@@ -7,14 +7,15 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
-use crate::dataset::assemble::{Assembled, Listed, assemble};
+use crate::dataset::assemble::{Assembled, Image, Listed, assemble};
 use crate::dataset::captions::{BadLine, Columns, Encoding, Format, ReadOptions, Translation, read_captions};
+use crate::dataset::chosen::ImageList;
 use crate::dataset::lint::{Lint, lint};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::dataset::wanted::Wanted;
-use crate::files::{AtomicFile, write_json};
+use crate::files::{AtomicFile, sha256_file, write_json};
 use crate::image::Limits;
 use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
 use crate::table::TableError;
@@ -46,6 +47,8 @@ pub struct PrepareSettings {
     /// Bits of the perceptual hash that near-duplicates may differ in.
     pub near_duplicates: Option<u32>,
     pub lint: bool,
+    /// A list of images that are left out, with their captions.
+    pub drop: Option<PathBuf>,
     pub limits: Limits,
     /// Replace what is at `out`, whatever it is.
     pub overwrite: bool,
@@ -86,6 +89,7 @@ fn build(
     interrupt: &Interrupt,
 ) -> Result<(Outcome, Summary)> {
     let lists = ListFiles::read(&settings.splits)?;
+    let drop_list = settings.drop.as_deref().map(ImageList::read).transpose()?;
     let options = ReadOptions {
         format: settings.format,
         columns: settings.columns.clone(),
@@ -115,17 +119,28 @@ fn build(
     if interrupt.is_set() {
         return Ok((Outcome::Interrupted, Summary::default()));
     }
-    let inputs = json!({
+    let mut inputs = json!({
         "captions": captions.files.iter().map(|f| json!({"source": f.source, "sha256": f.sha256, "format": f.format})).collect::<Vec<_>>(),
         "images": folder.as_deref().map(images::fingerprint),
         "split_lists": lists.sha256,
     });
+    if let Some(path) = &settings.drop {
+        inputs["drop"] = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?.into();
+    }
     let settled = Settings::new("prepare", recorded(settings, inputs));
     let listed: Option<Vec<Listed>> = folder
         .as_ref()
         .map(|folder| folder.iter().map(|image| Listed { path: &image.image_path, id: &image.image_id }).collect());
     let num_listed = lists.lists.num_lines();
-    let set = assemble(captions, listed.as_deref(), &lists.rule(&settings.splits));
+    let mut set = assemble(captions, listed.as_deref(), &lists.rule(&settings.splits));
+    let dropped = drop_list.map_or((0, 0), |list| {
+        let file = |image: &Image| image.listed.and_then(|at| Some(listed.as_ref()?[at].path));
+        let dropped = set.drop_images(|image| {
+            list.has([Some(image.id.as_str()), file(image), image.reference.as_deref()].into_iter().flatten())
+        });
+        settings.drop.iter().filter_map(|path| list.told(path)).for_each(|told| reporter.warn(&told));
+        dropped
+    });
     let rows = image_rows(&set, folder.as_deref());
     let marks = settings.lint.then(|| lint_all(&set));
     let folder = folder.as_deref().unwrap_or_default();
@@ -133,7 +148,8 @@ fn build(
     if interrupt.is_set() {
         return Ok((Outcome::Interrupted, Summary::default()));
     }
-    let summary = Summary::new(&set, &rows, marks.as_deref(), &twins, settings, num_listed);
+    let mut summary = Summary::new(&set, &rows, marks.as_deref(), &twins, settings, num_listed);
+    summary.dropped = dropped;
     let mut files: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();
     files.extend(settings.with_images.then(|| shards::plan(&rows)).into_iter().flatten().map(|shard| shard.name.into()));
     if staging.is_finished(&settled, &files)? {

@@ -1,17 +1,19 @@
 //! `clipcap report`: one HTML page (or several, where one would be too large) that shows what a caption table says of which image, or what
-//! two say.
+//! several say.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Outcome;
 use super::evaluate::captions::{self, CaptionSet, Reading, Role};
 use super::evaluate::levels::warn_of_dropped;
 use super::evaluate::{Letters, Level};
 use crate::dataset::captions::Encoding;
+use crate::files::hex;
 use crate::image::Thumbnail;
 use crate::metrics::METRIC_NAMES;
 use crate::pipeline::{Interrupt, Reporter};
@@ -24,6 +26,7 @@ mod page;
 mod pages;
 mod pictures;
 mod summary;
+mod triage;
 
 use companions::Companions;
 use data::Words;
@@ -32,11 +35,12 @@ use measure::Measured;
 use page::Layout;
 use pages::Names;
 use pictures::{Picture, Pictures, Source};
+use triage::Findings;
 
 /// What to show, and how.
 #[derive(Debug, Clone)]
 pub struct ReportSettings {
-    /// One caption table, or two to be shown side by side.
+    /// One caption table, or several to be shown side by side, [`MOST_TABLES`] at most.
     pub tables: Vec<PathBuf>,
     /// What the tables are called; empty for their file names.
     pub labels: Vec<String>,
@@ -91,9 +95,26 @@ struct Gathered {
     images: Vec<Image>,
     unmatched: Unmatched,
     measured: Measured,
+    /// One for each table.
+    findings: Vec<Findings>,
     words: Words,
     pictures: Pictures,
     has_pictures: bool,
+    /// What marks are kept under.
+    identity: String,
+}
+
+/// Tables that fit beside each other.
+pub const MOST_TABLES: usize = 8;
+
+/// What tables are called in short where there are several.
+const LETTERS: [&str; MOST_TABLES] = ["A", "B", "C", "D", "E", "F", "G", "H"];
+
+impl Gathered {
+    /// A table's letter; none where it is alone.
+    fn letter(&self, table: usize) -> Option<&'static str> {
+        if self.tables.len() > 1 { LETTERS.get(table).copied() } else { None }
+    }
 }
 
 /// Room on a page for style, script and summary.
@@ -136,7 +157,9 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let made = Pictures::make(&source, &images, &wanted, thumbnail, folder, reporter, interrupt)?;
     let Some(pictures) = made else { return Ok(None) };
-    let gathered = Gathered { tables, images, unmatched, measured, words, pictures, has_pictures };
+    let findings = (0..tables.len()).map(|table| Findings::of(&images, table)).collect();
+    let identity = identity(&tables, &images);
+    let gathered = Gathered { tables, images, unmatched, measured, findings, words, pictures, has_pictures, identity };
     write(settings, &names, &gathered, &shown, reporter).map(Some)
 }
 
@@ -155,6 +178,24 @@ fn tables(settings: &ReportSettings) -> Result<Vec<Table>> {
     let labels = if settings.labels.is_empty() { labels(&settings.tables) } else { settings.labels.clone() };
     let table = |(path, label): (&PathBuf, String)| Ok(Table { label, companions: Companions::read(path)? });
     settings.tables.iter().zip(labels).map(table).collect()
+}
+
+/// What tells this report from others and stays when it is made again: the tables' names and what made them; where no manifest says that,
+/// their images.
+fn identity(tables: &[Table], images: &[Image]) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    };
+    for table in tables {
+        add(&table.label);
+        match table.companions.settings.iter().find(|(name, _)| name == "fingerprint") {
+            Some((_, fingerprint)) => add(fingerprint),
+            None => images.iter().for_each(|image| add(&image.path)),
+        }
+    }
+    hex(&hash.finalize())[..32].to_string()
 }
 
 /// File names, with as many folders before them as tell them apart.

@@ -145,6 +145,51 @@ fn scores_are_those_of_evaluate() {
 }
 
 #[test]
+fn what_is_suspicious_is_told_at_the_top_and_tables_share_their_axes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let names: Vec<String> = (0..40).map(|number| format!("{number:02}.jpg")).collect();
+    let varied: Vec<String> = (0..40).map(|number| format!("第{number}只狗")).collect();
+    let rows = |collapsed: usize| -> Vec<_> {
+        let text = |at: usize| if at < collapsed { "<一只狗>" } else { varied[at].as_str() };
+        names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| (name.as_str(), text(at), -1.0, 4, if at == 39 { "loop" } else { "eos" }))
+            .collect()
+    };
+    write_table(&folder.join("good.parquet"), &rows(1));
+    write_table(&folder.join("bad.parquet"), &rows(30));
+    let page = |args: &[&str]| {
+        summary(folder, &[args, &["--out", "r.html"]].concat(), 0);
+        fs::read_to_string(folder.join("r.html")).unwrap()
+    };
+    let html = page(&["bad.parquet"]);
+    assert!(
+        html.contains("<strong>The same caption on 30 images</strong> (75% of all): <q lang=\"zh-CN\">&lt;一只狗&gt;</q>"),
+        "{html}"
+    );
+    assert!(html.contains("#view=images&amp;same=%3C%E4%B8%80") && html.contains("#view=images&amp;finish=loop\">1 loops</a>"));
+    let html = page(&["good.parquet"]);
+    assert!(!html.contains("The same caption") && html.contains("class=\"banner\""));
+    // The identity that marks are kept under stays, and is another one for another table.
+    let identity = || data(&folder.join("r.html"), "facts")["identity"].as_str().unwrap().to_string();
+    let good = identity();
+    page(&["good.parquet", "--edge", "100"]);
+    assert_eq!(identity(), good);
+    page(&["bad.parquet"]);
+    assert_ne!(identity(), good);
+    let html = page(&["good.parquet", "bad.parquet", "good.parquet", "--labels", "x,y,z"]);
+    assert!(html.contains("B: <strong>The same caption on 30 images") && !html.contains("A: <strong>"));
+    assert!(
+        html.contains("class=\"bar s2\"")
+            && html.contains("<li class=\"s1\">B: y</li>")
+            && html.matches("histogram: captions").count() == 1
+    );
+    assert_eq!(data(&folder.join("r.html"), "images")[0]["tables"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn a_large_table_has_pages_that_hold_every_image_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

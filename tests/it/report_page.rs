@@ -92,6 +92,10 @@ fn the_script_shows_every_image_and_hostile_text_stays_text() {
         ["q=%E8%B7%91%E6%AD%A5", "view=repetitions", "finish=loop", "only=missing", "q=nothing"].map(cards),
         [1, 1, 1, 2, 0]
     );
+    assert_eq!(
+        ["only=empty", "only=alike", "same=%E4%B8%A4%E5%8F%AA%E7%8C%AB", "only=unmarked", "only=n"].map(cards),
+        [1, 0, 1, 5, 0]
+    );
     let failures = opened(&chromium, &page, "view=failures");
     assert!(made(&failures).contains("empty &lt;i&gt;.jpg</td><td>empty</td>") && made(&failures).matches("<tr>").count() == 3);
     // The first letters of the images' names, in order.
@@ -100,6 +104,7 @@ fn the_script_shows_every_image_and_hostile_text_stays_text() {
         let name = |card: &str| card.split_once("aria-label=\"").and_then(|(_, name)| name.chars().next());
         made(&dom).split("<article").skip(1).filter_map(name).collect()
     };
+    assert_eq!((order("").as_str(), order("sort=name").as_str()), ("gcdas", "acdgs"));
     assert_eq!(order("sort=logprob"), "gdsac");
     assert_eq!(order("sort=logprob&reverse=1"), "casdg");
 }
@@ -152,6 +157,73 @@ fn nothing_leaves_the_page_and_the_policy_holds_even_against_markup() {
     assert!(dom.contains("data-ran=\"1\"") && visits.load(Ordering::SeqCst) > 0);
 }
 
+/// The page with another script, which runs where the policy is gone.
+fn scripted(page: &Path, script: &str) {
+    let html = fs::read_to_string(page).unwrap();
+    let with = format!("<script>{script}</script></body>");
+    fs::write(page, html.replace("Content-Security-Policy", "X-Nothing").replace("</body>", &with)).unwrap();
+}
+
+#[test]
+fn marks_are_kept_shown_and_exported() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    small(folder.path());
+    let page = report(folder.path(), &["captions.parquet", "--images", "pictures"], 3);
+    scripted(
+        &page,
+        r#"
+        const press = key => (document.activeElement ?? document.body).dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+        // The first key finds no image in focus and goes to the first; a mark goes on to the next; the same mark again takes it away.
+        for (const key of ['n', 'n', 'y', 'n', 'k', 'n', 'j', 'y', 'k', 'u']) press(key);
+        const cards = [...document.querySelectorAll('article')].map(card => card.dataset.mark || '-').join('');
+        HTMLAnchorElement.prototype.click = function () { document.documentElement.dataset.file = this.download; };
+        URL.createObjectURL = blob => { blob.text().then(text => { document.documentElement.dataset.list = JSON.stringify(text); }); return '#'; };
+        [...document.querySelectorAll('button')].find(button => button.textContent.startsWith('Export marks (2)')).click();
+        const parse = id => JSON.parse(document.getElementById(id).textContent);
+        // Another page of the report, or this one again, has them too; where captions are others, they are gone.
+        const again = openMarks(parse('facts'), parse('images'), () => {});
+        const others = parse('images').map(image => ({ ...image, tables: [[['别的']]] }));
+        const changed = openMarks(parse('facts'), others, () => {});
+        const elsewhere = openMarks({ identity: 'another' }, parse('images'), () => {});
+        document.documentElement.dataset.said = [cards, again.count(), changed.count(), elsewhere.count()].join(' ');
+        "#,
+    );
+    let dom = opened(&chromium, &page, "");
+    let said =
+        |name: &str| dom.split_once(&format!("data-{name}=\"")).map(|(_, rest)| rest.split('"').next().unwrap().to_string());
+    assert_eq!(said("said").as_deref(), Some("ny--- 2 0 0"));
+    assert_eq!(said("file").as_deref(), Some("r.marks.tsv"));
+    let list = said("list").expect("a list was exported");
+    assert!(
+        list.contains("image_id\\timage_path\\tmark\\tcaption\\nc\\tc.png\\ty\\t")
+            && list.contains("\\ngone\\tgone.jpg\\tn\\t\\n"),
+        "{list}"
+    );
+}
+
+#[test]
+fn three_tables_stand_side_by_side_and_a_clip_score_decides_the_order() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("refs.txt"), "a#0\t一只黑狗在草地上跑\nb#0\t两个男人在下棋\n").unwrap();
+    fs::write(folder.path().join("one.csv"), "image_path,caption,clip_score\na.jpg,一只黑狗在草地上跑,0.1\nb.jpg,两个人,0.4\n")
+        .unwrap();
+    for name in ["two.csv", "three.csv"] {
+        fs::write(folder.path().join(name), "image_path,caption\na.jpg,黑狗\nb.jpg,两个男人在下棋\n").unwrap();
+    }
+    let page = report(folder.path(), &["one.csv", "two.csv", "three.csv", "--references", "refs.txt"], 0);
+    let dom = opened(&chromium, &page, "");
+    let shown = made(&dom);
+    assert_eq!((shown.matches("A: one.csv").count(), shown.matches("C: three.csv").count()), (2, 2));
+    let place = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text}"));
+    assert!(place("aria-label=\"a.jpg\"") < place("aria-label=\"b.jpg\"") && shown.contains("CLIP score 0.100"));
+    // By CIDEr it is the other way round for C.
+    let dom = opened(&chromium, &page, "sort=difference-c");
+    assert!(made(&dom).find("aria-label=\"b.jpg\"").unwrap() < made(&dom).find("aria-label=\"a.jpg\"").unwrap());
+    assert!(made(&dom).contains("best: A") && !made(&dom).contains("best: C"));
+}
+
 #[test]
 fn keys_lead_from_image_to_image() {
     let Some(chromium) = chromium() else { return };
@@ -172,7 +244,7 @@ fn keys_lead_from_image_to_image() {
         press('3');
         said.push(location.hash);
         press('1'); press('r');
-        said.push(location.hash, document.querySelector('article').getAttribute('aria-label'));
+        said.push(location.hash, document.querySelector('article').getAttribute('aria-label').slice(0, 3));
         press('?');
         said.push(document.querySelector('dialog').open);
         document.documentElement.dataset.said = said.join(' ');
@@ -181,7 +253,8 @@ fn keys_lead_from_image_to_image() {
     fs::write(&page, html.replace("Content-Security-Policy", "X-Nothing").replace("</body>", script)).unwrap();
     let dom = opened(&chromium, &page, "");
     let said = dom.split_once("data-said=\"").expect("the keys were pressed").1.split('"').next().unwrap();
-    assert!(said.starts_with("a&quot;b' o c.png d.jpg c.png a&quot;b"), "{said}");
-    assert!(said.ends_with("#view=failures #reverse=1 sub/b.png true"), "{said}");
+    // The worst come first: an empty caption, then by log-probability a token.
+    assert!(said.starts_with("gone.j c.png d.jpg c.png gone.j gone.j"), "{said}");
+    assert!(said.ends_with("#view=failures #reverse=1 a&quot;b true"), "{said}");
     assert!(said.contains("card large Search Search BODY"), "{said}");
 }

@@ -117,6 +117,8 @@ pub struct Details {
     pub finish_reason: Option<String>,
     /// The hash of the image file's content, in lower-case hex.
     pub sha256: Option<String>,
+    /// How well the caption fits its image, as `score` says.
+    pub clip_score: Option<f64>,
 }
 
 /// What is taken for a caption.

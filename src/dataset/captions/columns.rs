@@ -31,6 +31,7 @@ pub struct Chosen {
     pub logprob: Option<usize>,
     pub num_tokens: Option<usize>,
     pub finish_reason: Option<usize>,
+    pub clip_score: Option<usize>,
 }
 
 impl Chosen {
@@ -81,6 +82,7 @@ impl Chosen {
             logprob: known(&["logprob"]),
             num_tokens: known(&["num_tokens"]),
             finish_reason: known(&["finish_reason"]),
+            clip_score: known(&["clip_score"]),
         })
     }
 }

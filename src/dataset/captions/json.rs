@@ -210,6 +210,7 @@ fn details(object: &Map<String, Value>) -> Details {
         num_tokens: object.get("num_tokens").and_then(Value::as_i64),
         finish_reason: text("finish_reason"),
         sha256: text("sha256"),
+        clip_score: object.get("clip_score").and_then(Value::as_f64),
     }
 }
 

@@ -34,6 +34,7 @@ pub struct CaptionRows {
     number: Option<Int64Array>,
     num_tokens: Option<Int64Array>,
     logprob: Option<Float64Array>,
+    clip_score: Option<Float64Array>,
 }
 
 /// One caption and what is known of it.
@@ -47,6 +48,10 @@ pub struct CaptionRow<'a> {
 }
 
 fn text(column: &Option<StringArray>, at: usize) -> Option<&str> {
+    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
+}
+
+fn float(column: &Option<Float64Array>, at: usize) -> Option<f64> {
     column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
 }
 
@@ -86,7 +91,8 @@ impl CaptionRows {
             } else {
                 let file = text(&self.file, at).filter(|file| !file.is_empty());
                 let details = take.details.then(|| Details {
-                    logprob: self.logprob.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at)),
+                    logprob: float(&self.logprob, at),
+                    clip_score: float(&self.clip_score, at),
                     num_tokens: number(&self.num_tokens, at),
                     finish_reason: text(&self.finish_reason, at).map(str::to_string),
                     sha256: text(&self.sha256, at).map(str::to_string),
@@ -132,6 +138,7 @@ impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
             number: None,
             num_tokens: None,
             logprob: None,
+            clip_score: None,
         }
     }
 }
@@ -173,7 +180,8 @@ pub fn read_table(path: &Path, columns: &Columns, further: bool) -> Result<Table
         more(chosen.translation),
         more(chosen.sha256),
     ];
-    let optional = optional.into_iter().chain([more(chosen.logprob), more(chosen.num_tokens), more(chosen.finish_reason)]);
+    let details = [chosen.logprob, chosen.num_tokens, chosen.finish_reason, chosen.clip_score].map(more);
+    let optional = optional.into_iter().chain(details);
     let wanted: Vec<usize> = chosen.captions.iter().copied().chain(optional.flatten()).collect();
     let groups: Vec<usize> = (0..metadata.metadata().num_row_groups()).collect();
     let read = |group: usize| -> Result<Vec<CaptionRows>, CaptionError> {
@@ -292,6 +300,7 @@ fn rows<'n>(
         number: ints(more(chosen.number).filter(|_| parents.is_none()))?,
         num_tokens: ints(more(chosen.num_tokens))?,
         logprob: floats(more(chosen.logprob))?,
+        clip_score: floats(more(chosen.clip_score))?,
         caption,
     })
 }

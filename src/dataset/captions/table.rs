@@ -228,6 +228,7 @@ fn details(fields: &csv::StringRecord, layout: &TableLayout) -> Result<Details, 
         num_tokens: number(fields, names, columns.num_tokens)?,
         finish_reason: text(columns.finish_reason),
         sha256: text(columns.sha256),
+        clip_score: number(fields, names, columns.clip_score)?,
     })
 }
 

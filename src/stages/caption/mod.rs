@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use crate::dataset::chosen::ImageList;
 use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
@@ -23,6 +24,7 @@ use crate::text::clean::Cleaning;
 pub(in crate::stages) mod import;
 mod load;
 mod model;
+mod only;
 pub(in crate::stages) mod tables;
 mod value;
 
@@ -76,6 +78,8 @@ pub struct CaptionSettings {
     pub retry_failed: bool,
     /// Rows of images that are no longer found may go, however many they are.
     pub prune: bool,
+    /// A list of the images that are captioned, whether they have captions or not; the others keep the rows they have.
+    pub only: Option<PathBuf>,
     /// Failed images as a share of all: beyond it the run ends with exit status 1.
     pub max_error_rate: f64,
 }
@@ -151,10 +155,16 @@ pub fn run<C: Captioner>(
     let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
     let listed = Listed::open(settings, model, &output)?;
+    let only = settings.only.as_deref().map(ImageList::read).transpose()?;
+    let chosen = |entry: &Entry| only.as_ref().is_some_and(|only| only.has([&*entry.image_path, &entry.image_id]));
+    let mut fingerprinted = fingerprinted(settings, model, &listed)?;
+    if only.is_some() {
+        fingerprinted = only::beside_others(&output, settings.format, fingerprinted)?;
+    }
     let job = Job {
         output: output.clone(),
         format: FORMAT,
-        settings: fingerprinted(settings, model, &listed)?,
+        settings: fingerprinted,
         roots: settings.roots(),
         recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
         done: WORDS.done,
@@ -169,6 +179,7 @@ pub fn run<C: Captioner>(
         retry_failed: settings.retry_failed,
         may_be_empty: matches!(settings.source, Source::Planned(..)),
         prune: settings.prune,
+        only: only.is_some().then_some(&chosen),
         reporter,
         interrupt,
     };
@@ -179,9 +190,16 @@ pub fn run<C: Captioner>(
     let import = |output: &Output| import::records(output, settings.format);
     // The original's table holds too little to go on from, and is made anew.
     let names = (settings.format == TableFormat::Tsv).then_some(&import::names as Names);
-    let (entries, counter, outlook) = (listed.entries(), listed.counter(), listed.outlook());
+    // How many of a choice are there is known at the end.
+    let counter = if only.is_some() { None } else { listed.counter() };
+    let (entries, outlook) = (listed.entries(), listed.outlook());
     let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);
+    if let (Some(list), Some(path)) = (&only, &settings.only)
+        && report.complete
+    {
+        list.told(path).iter().for_each(|told| reporter.warn(told));
+    }
     Ok(CaptionReport { outcome, report, output, left_out: listed.left_out() })
 }
 

@@ -202,6 +202,7 @@ pub fn run<E: ImageEncoder>(
         retry_failed: settings.retry_failed,
         may_be_empty: false,
         prune: settings.prune,
+        only: None,
         reporter,
         interrupt,
     };

@@ -249,15 +249,16 @@ mod tests {
 
     #[test]
     fn details_stay_with_their_captions() {
-        let csv = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,split\n\
-            a,a.jpg,00ff,1,黑狗,-3.25,3,length,\na,a.jpg,00ff,0,一只狗,-1.5,4,eos,test\n";
-        let jsonl = "{\"image_id\":\"a\",\"image_path\":\"a.jpg\",\"sha256\":\"00ff\",\"caption_index\":1,\"caption\":\"黑狗\",\"logprob\":-3.25,\"num_tokens\":3,\"finish_reason\":\"length\"}\n\
-            {\"image_id\":\"a\",\"sha256\":\"00ff\",\"caption_index\":0,\"caption\":\"一只狗\",\"logprob\":-1.5,\"num_tokens\":4,\"finish_reason\":\"eos\",\"split\":\"test\"}\n";
+        let csv = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,split,clip_score\n\
+            a,a.jpg,00ff,1,黑狗,-3.25,3,length,,0.25\na,a.jpg,00ff,0,一只狗,-1.5,4,eos,test,0.25\n";
+        let jsonl = "{\"image_id\":\"a\",\"image_path\":\"a.jpg\",\"sha256\":\"00ff\",\"caption_index\":1,\"caption\":\"黑狗\",\"logprob\":-3.25,\"num_tokens\":3,\"finish_reason\":\"length\",\"clip_score\":0.25}\n\
+            {\"image_id\":\"a\",\"sha256\":\"00ff\",\"caption_index\":0,\"caption\":\"一只狗\",\"logprob\":-1.5,\"num_tokens\":4,\"finish_reason\":\"eos\",\"split\":\"test\",\"clip_score\":0.25}\n";
         let details = |logprob, num_tokens, reason: &str| Details {
             logprob: Some(logprob),
             num_tokens: Some(num_tokens),
             finish_reason: Some(reason.into()),
             sha256: Some("00ff".into()),
+            clip_score: Some(0.25),
         };
         let wanted = ImageCaptions {
             id: "a".into(),

@@ -125,6 +125,7 @@ impl Worker<'_> {
             keep_work: false,
             retry_failed: false,
             prune: true,
+            only: None,
             max_error_rate: 1.0,
         })
     }

@@ -23,6 +23,8 @@ pub struct Summary {
     pub captions_without_image: u64,
     pub images_without_caption: u64,
     pub bad_by_reason: BTreeMap<&'static str, u64>,
+    /// Images and captions that the list of --drop left out.
+    pub dropped: (u64, u64),
     /// Images and captions by split; the empty name holds those in none.
     pub splits: BTreeMap<String, (u64, u64)>,
     pub split_conflicts: u64,
@@ -153,6 +155,11 @@ impl Summary {
             "files": self.files,
         });
         match value {
+            Value::Object(mut map) if self.dropped != (0, 0) => {
+                let (images, captions) = self.dropped;
+                map["counts"]["dropped"] = json!({"images": images, "captions": captions});
+                map
+            }
             Value::Object(map) => map,
             other => unreachable!("an object was written, not {other}"),
         }
@@ -204,6 +211,10 @@ impl Summary {
         let images: u64 = self.images.values().sum();
         let mut text =
             format!("{} captions of {images} images from {} lines in {} files\n", self.captions, self.lines(), self.files.len());
+        if self.dropped != (0, 0) {
+            let (images, captions) = self.dropped;
+            text.push_str(&format!("  left out by --drop: {images} images with {captions} captions\n"));
+        }
         for (name, (images, captions)) in &self.splits {
             let name = if name.is_empty() { "no split" } else { name };
             text.push_str(&format!("  {name:<10} {images:>9} images {captions:>9} captions\n"));

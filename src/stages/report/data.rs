@@ -30,7 +30,7 @@ impl Words {
 
 /// One image as JSON for a script element: `path`; `id` where it is not the path without its extension; `split`; `missing` (why there is no
 /// picture); `changed`; `tables`, a list of captions each; `references`. A caption is a list: text, logprob, num_tokens, finish reason,
-/// length, repetition, CIDEr, ROUGE-L, with null for what is not known and nothing behind the last that is.
+/// length, repetition, CIDEr, ROUGE-L, clip_score, with null for what is not known and nothing behind the last that is.
 pub fn row(image: &Image, picture: Picture, words: &Words) -> serde_json::Result<String> {
     let mut row = Map::new();
     row.insert("path".into(), json!(image.path));
@@ -70,6 +70,7 @@ fn captions(table: &TableCaptions, words: &Words) -> Vec<Value> {
             rounded(Some(figures.repetition)),
             rounded(cider),
             rounded(rouge_l),
+            rounded(details.clip_score),
         ];
         while values.last() == Some(&Value::Null) {
             values.pop();
@@ -96,8 +97,13 @@ mod tests {
     #[test]
     fn a_row_holds_what_is_known_and_no_markup() {
         let hostile = "</script><img src=x onerror=alert(1)>\u{2028}<!--";
-        let details =
-            Details { logprob: Some(-12.34567), num_tokens: Some(9), finish_reason: Some(hostile.into()), sha256: None };
+        let details = Details {
+            logprob: Some(-12.34567),
+            num_tokens: Some(9),
+            finish_reason: Some(hostile.into()),
+            sha256: None,
+            clip_score: Some(0.31249),
+        };
         let figures = Figures { length: 8, repetition: 0.0, scores: Some([1.23456, 1.0]) };
         let image = Image {
             id: "a".into(),
@@ -116,7 +122,7 @@ mod tests {
         let back: Value = serde_json::from_str(&text).unwrap();
         let wanted = json!({
             "path": hostile, "id": "a", "split": 0, "missing": "corrupt",
-            "tables": [[[hostile, -12.3457, 9, 0, 8, 0, 1.2346, 1]], []],
+            "tables": [[[hostile, -12.3457, 9, 0, 8, 0, 1.2346, 1, 0.3125]], []],
             "references": [hostile],
         });
         assert_eq!(back, wanted);

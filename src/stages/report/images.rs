@@ -1,4 +1,4 @@
-//! The images of one caption table or of two, with the references that belong to them.
+//! The images of one caption table or of several, with the references that belong to them.
 
 use anyhow::{Result, bail};
 
@@ -46,7 +46,7 @@ pub struct Unmatched {
     pub images: usize,
     /// Images with references and no caption.
     pub references: usize,
-    /// Images that only one of two tables has.
+    /// Images that not every table has.
     pub in_one_table: usize,
 }
 
@@ -56,7 +56,7 @@ impl Image {
         !self.references.is_empty() && self.tables.iter().all(|table| !table.captions.is_empty())
     }
 
-    /// The first caption's figures, the first table's where there are two.
+    /// The first caption's figures, the first table's where there are several.
     pub fn first_figures(&self) -> Option<&Figures> {
         self.tables.iter().find_map(|table| table.figures.first())
     }

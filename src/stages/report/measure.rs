@@ -14,8 +14,8 @@ pub struct Measured {
     pub tables: Vec<TableFigures>,
     /// Images that have references and captions from every table.
     pub num_scored: usize,
-    /// The second table against the first, where there are two and both are scored.
-    pub comparison: Option<Comparison>,
+    /// Every later table against the first, where they are scored.
+    pub comparisons: Vec<Option<Comparison>>,
 }
 
 /// One table's figures.
@@ -69,11 +69,11 @@ pub fn measure(images: &mut [Image], num_tables: usize, level: Level, letters: L
         });
         first_scores.push(firsts);
     }
-    let comparison = match &first_scores[..] {
-        [first, second] => compare(first, second, COMPARE_ROUNDS, 0),
-        _ => None,
+    let comparisons = match first_scores.split_first() {
+        Some((first, later)) => later.iter().map(|scores| compare(first, scores, COMPARE_ROUNDS, 0)).collect(),
+        None => vec![],
     };
-    Measured { level, tables, num_scored: scored.len(), comparison }
+    Measured { level, tables, num_scored: scored.len(), comparisons }
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
         assert!(figures[1].scores.unwrap()[1] < 1.0 && figures[3].scores.is_none());
         assert!((figures[2].repetition - 0.6).abs() < 1e-12 && images[1].repetition() > 0.5 && images[0].repetition() == 0.0);
         let summary = measured.tables[0].summary.unwrap();
-        assert!((summary.rouge_l - 0.5).abs() < 1e-9 && measured.comparison.is_none());
+        assert!((summary.rouge_l - 0.5).abs() < 1e-9 && measured.comparisons.is_empty());
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
         ];
         let measured = measure(&mut images, 2, Level::Char, Letters::default());
         assert_eq!((measured.num_scored, measured.tables[1].num_images), (2, 2));
-        let comparison = measured.comparison.unwrap();
+        let comparison = measured.comparisons[0].clone().unwrap();
         let [first, second] = [0, 1].map(|table| measured.tables[table].summary.unwrap().cider);
         assert!((comparison.difference[5] - (second - first)).abs() < 1e-12);
         assert!(images[2].tables[0].figures[0].scores.is_none());

@@ -1,4 +1,3 @@
-'use strict';
 // Shows the images of a report. All it knows stands in the script elements before it; text from data becomes text in the page, never markup.
 (() => {
   const parse = id => JSON.parse(document.getElementById(id).textContent);
@@ -8,8 +7,9 @@
 
   // What stands where in a caption's list; null or nothing where it is not known.
   const [TEXT, LOGPROB, TOKENS, FINISH, LENGTH, REPETITION, CIDER, ROUGE] = [0, 1, 2, 3, 4, 5, 6, 7];
-  const LETTERS = ['A', 'B'];
-  const TWO = facts.tables.length > 1;
+  const CLIP = 8;
+  const LETTERS = facts.letters;
+  const SEVERAL = facts.tables.length > 1;
   // Cards made at a time, and captions or references of a card that are not folded away.
   const BATCH = 48;
   const UNFOLDED = 5;
@@ -56,10 +56,18 @@
   const captions = image => image.tables.flat();
   const first = (image, table, field) => image.tables[table]?.[0]?.[field] ?? null;
   const repetition = image => Math.max(0, ...captions(image).map(caption => caption[REPETITION] ?? 0));
-  const difference = image => {
-    const [a, b] = [first(image, 0, CIDER), first(image, 1, CIDER)];
+  // CIDEr of a later table's first caption against the first table's.
+  const difference = (image, table) => {
+    const [a, b] = [first(image, 0, CIDER), first(image, table, CIDER)];
     return known(a) && known(b) ? b - a : null;
   };
+  // The table whose first caption has the best score; none where two share it.
+  function best(image) {
+    const scores = image.tables.map((_, table) => first(image, table, CIDER));
+    if (!SEVERAL || !scores.every(known)) return -1;
+    const top = Math.max(...scores);
+    return scores.indexOf(top) === scores.lastIndexOf(top) ? scores.indexOf(top) : -1;
+  }
   const perToken = (image, table) => {
     const [logprob, tokens] = [first(image, table, LOGPROB), first(image, table, TOKENS)];
     return known(logprob) && tokens > 0 ? logprob / tokens : null;
@@ -79,22 +87,59 @@
     return lines[sheet][image.place % facts.pictures_at_once];
   }
 
+  const isEmpty = caption => caption[TEXT].trim() === '';
+  const ends = (caption, reason) => facts.finish_reasons[caption[FINISH]] === reason;
+
+  // How many images of the page have the same first caption, in the table where those are most.
+  const alike = (() => {
+    const counts = facts.tables.map((_, table) => {
+      const of = new Map();
+      for (const image of images) {
+        const caption = first(image, table, TEXT);
+        if (known(caption)) of.set(caption, (of.get(caption) ?? 0) + 1);
+      }
+      return of;
+    });
+    return image => Math.max(...counts.map((of, table) => of.get(first(image, table, TEXT)) ?? 0));
+  })();
+
+  // How bad an image's first captions are: empty ones before all, then loops, then by the lowest score there is.
+  const SCORED = [CLIP, CIDER].find(field => images.some(image => image.tables.some((_, table) => known(first(image, table, field)))));
+  const score = (image, table) => (SCORED ? first(image, table, SCORED) : perToken(image, table));
+  function badness(image) {
+    const firsts = image.tables.map(list_ => list_[0]).filter(known);
+    if (firsts.some(isEmpty)) return 2e9;
+    if (firsts.some(caption => ends(caption, 'loop'))) return 1e9;
+    const scores = image.tables.map((_, table) => score(image, table)).filter(known);
+    return scores.length > 0 ? -Math.min(...scores) : null;
+  }
+
   // ---- orders: key, name, value; the greatest comes first, images without a value last
 
-  const orders = [{ key: 'name', name: 'name', value: image => -image.place }];
+  const orders = [
+    { key: 'worst', name: 'worst first', value: badness },
+    { key: 'name', name: 'name', value: image => -image.place },
+  ];
   facts.tables.forEach((_, table) => {
-    const of = TWO ? `${LETTERS[table]}: ` : '';
-    const end = TWO ? `-${LETTERS[table].toLowerCase()}` : '';
+    const of = SEVERAL ? `${LETTERS[table]}: ` : '';
+    const end = SEVERAL ? `-${LETTERS[table].toLowerCase()}` : '';
     const add = (key, name, value) => {
       if (images.some(image => known(value(image)))) orders.push({ key: key + end, name: of + name, value });
     };
+    add('clip', 'CLIP score', image => first(image, table, CLIP));
     add('cider', 'CIDEr', image => first(image, table, CIDER));
     add('rouge', 'ROUGE-L', image => first(image, table, ROUGE));
     add('logprob', 'log-probability', image => first(image, table, LOGPROB));
     add('logprob-token', 'log-probability a token', image => perToken(image, table));
     add('length', `length in ${facts.unit}`, image => first(image, table, LENGTH));
   });
-  if (TWO && facts.scored) orders.push({ key: 'difference', name: 'CIDEr, B \u2212 A', value: difference });
+  if (facts.scored) {
+    facts.tables.slice(1).forEach((_, at) => {
+      const letter = LETTERS[at + 1];
+      const key = at === 0 ? 'difference' : `difference-${letter.toLowerCase()}`;
+      orders.push({ key, name: `CIDEr, ${letter} \u2212 A`, value: image => difference(image, at + 1) });
+    });
+  }
   orders.push({ key: 'repetition', name: 'repetition', value: repetition });
 
   // ---- the view, which the address keeps
@@ -107,7 +152,7 @@
   ];
   const DEFAULT_VIEW = facts.worst && repeating > 0 ? 'repetitions' : 'images';
   const defaultsOf = view => ({
-    view: DEFAULT_VIEW, q: '', sort: view === 'repetitions' ? 'repetition' : 'name', reverse: '', finish: '', split: '', only: '',
+    view: DEFAULT_VIEW, q: '', sort: view === 'repetitions' ? 'repetition' : 'worst', reverse: '', finish: '', split: '', only: '', same: '',
   });
   const state = defaultsOf(DEFAULT_VIEW);
 
@@ -146,6 +191,11 @@
       (state.only !== 'repeats' || repetition(image) > 0) &&
       (state.only !== 'missing' || known(image.missing)) &&
       (state.only !== 'changed' || image.changed) &&
+      (state.only !== 'empty' || captions(image).some(isEmpty)) &&
+      (state.only !== 'alike' || alike(image) > 2) &&
+      (!['y', 'n'].includes(state.only) || marks.of(image) === state.only) &&
+      (state.only !== 'unmarked' || marks.of(image) === '') &&
+      (state.same === '' || image.tables.some((_, table) => first(image, table, TEXT) === state.same)) &&
       matches(haystack(image));
     const { value } = orders.find(order => order.key === state.sort);
     const sign = state.reverse === '' ? 1 : -1;
@@ -156,11 +206,12 @@
 
   // ---- cards
 
-  function figures(caption, best) {
+  function figures(caption, isBest) {
     const line = element('p', { className: 'figures' });
     const add = (words, kind = 'span', title = '') => line.append(element(kind, { title }, words));
+    if (known(caption[CLIP])) add(`CLIP score ${fixed(caption[CLIP], 3)}`);
     if (known(caption[CIDER])) {
-      add(`CIDEr ${fixed(caption[CIDER], 2)}`, best ? 'b' : 'span');
+      add(`CIDEr ${fixed(caption[CIDER], 2)}`, isBest ? 'b' : 'span');
       add(`ROUGE-L ${fixed(caption[ROUGE], 2)}`);
     }
     if (known(caption[LOGPROB])) {
@@ -197,14 +248,16 @@
     if (image.id) badge(image.id, '', 'image_id');
     if (known(image.split)) badge(facts.splits[image.split], '', 'split');
     if (image.changed) badge('changed since', 'warn', 'The file is not the one that was captioned');
-    const gain = TWO ? difference(image) : null;
+    const gain = facts.tables.length === 2 ? difference(image, 1) : null;
     if (known(gain)) badge(`B \u2212 A ${gain > 0 ? '+' : ''}${fixed(gain, 2)}`, '', 'CIDEr of the first captions');
+    const winner = best(image);
+    if (facts.tables.length > 2 && winner >= 0) badge(`best: ${LETTERS[winner]}`, '', 'CIDEr of the first captions');
+    if (alike(image) > 2) badge(`same caption on ${count(alike(image))}`, 'warn', 'images of this page');
     const body = element('div', {}, name);
     const tables = image.tables.map((list_, table) => {
-      const best = known(gain) && (table === 0 ? gain < 0 : gain > 0);
-      const items = list_.map((caption, at) => element('li', {}, text(caption[TEXT]), figures(caption, best && at === 0)));
+      const items = list_.map((caption, at) => element('li', {}, text(caption[TEXT]), figures(caption, table === winner && at === 0)));
       const column = element('div', {});
-      if (TWO) column.append(element('h4', {}, `${LETTERS[table]}: ${facts.tables[table]}`));
+      if (SEVERAL) column.append(element('h3', {}, `${LETTERS[table]}: ${facts.tables[table]}`));
       if (items.length === 0) column.append(element('p', { className: 'figures' }, 'not in this table'));
       else column.append(...list('captions', items, 'captions'));
       return column;
@@ -212,10 +265,29 @@
     body.append(element('div', { className: 'tables' }, ...tables));
     if (image.references) {
       const items = image.references.map(words => element('li', { lang: HAN.test(words) ? 'zh-CN' : '' }, ...marked(words)));
-      body.append(element('h4', {}, 'references'), ...list('references', items, 'references'));
+      body.append(element('h3', {}, 'references'), ...list('references', items, 'references'));
     }
+    body.append(markers(image, node));
     node.append(body);
     return node;
+  }
+
+  // Two buttons that say whether the captions are good.
+  const MARKS = [['y', '\u2713', 'Good (y)'], ['n', '\u2717', 'Bad (n)']];
+  function markers(image, node) {
+    const made = MARKS.map(([mark, sign, words]) => {
+      const button = element('button', { type: 'button', tabIndex: -1, 'aria-label': words, title: words }, sign);
+      button.addEventListener('click', () => marks.set(image, mark));
+      return button;
+    });
+    node.retell = () => {
+      const mark = marks.of(image);
+      node.dataset.mark = mark;
+      made.forEach((button, at) => button.setAttribute('aria-pressed', String(MARKS[at][0] === mark)));
+    };
+    node.mark = mark => marks.set(image, mark);
+    node.retell();
+    return element('p', { className: 'markers' }, ...made);
   }
 
   function pictureOf(image, node) {
@@ -247,7 +319,12 @@
   const split = choice('Split', [option('', 'any split'), ...facts.splits.map(name => option(name, `split: ${name}`))]);
   const only = choice('Only', [
     option('', 'all images'),
+    option('empty', 'with an empty caption'),
+    option('alike', 'with a caption of three or more'),
     option('repeats', 'with a repetition'),
+    option('y', 'marked good'),
+    option('n', 'marked bad'),
+    option('unmarked', 'not marked'),
     ...(images.some(image => known(image.missing)) ? [option('missing', 'without a picture')] : []),
     ...(images.some(image => image.changed) ? [option('changed', 'changed since')] : []),
   ]);
@@ -257,17 +334,21 @@
     button.addEventListener('click', () => set({ view: key, sort: defaultsOf(key).sort }));
     return button;
   });
-  const told = element('p', { className: 'count', role: 'status', 'aria-live': 'polite' });
-  const cards = element('section', { className: TWO ? 'cards two' : 'cards', 'aria-label': 'Images' });
-  const failures = element('section', { className: 'failures scroll', 'aria-label': 'Failures' });
+  const told = element('span', { role: 'status', 'aria-live': 'polite' });
+  const everything = element('button', { type: 'button' }, 'Show all');
+  const exporting = element('button', { type: 'button' });
+  const cards = element('section', { className: SEVERAL ? 'cards several' : 'cards', 'aria-label': 'Images' });
+  const failures = element('section', { className: 'failures scroll', tabIndex: 0, 'aria-label': 'Failures' });
   const end = element('div', { className: 'end' });
   const keys = dialog();
 
   const sorting = element('label', {}, element('span', {}, 'sort'), sort);
   const filters = [only, ...(facts.finish_reasons.length > 1 ? [finish] : []), ...(facts.splits.length > 1 ? [split] : [])];
+  const marks = openMarks(facts, images, retell);
   root.append(
+    element('h2', { className: 'unseen' }, 'Images'),
     element('div', { className: 'tools', role: 'search' }, element('div', { className: 'views', role: 'group', 'aria-label': 'View' }, ...buttons), search, sorting, reverse, ...filters, help),
-    told, cards, failures, end, keys,
+    element('p', { className: 'count' }, told, everything, exporting), cards, failures, end, keys,
   );
 
   let waiting;
@@ -281,6 +362,20 @@
   split.addEventListener('change', () => set({ split: split.value }));
   only.addEventListener('change', () => set({ only: only.value }));
   help.addEventListener('click', () => keys.showModal());
+  everything.addEventListener('click', () => set({ ...defaultsOf(state.view), view: state.view, sort: state.sort, reverse: state.reverse }));
+  exporting.addEventListener('click', () => {
+    const page = decodeURIComponent(location.pathname.split('/').pop()).replace(/(\.\d+|\.worst)?\.html$/, '');
+    const address = URL.createObjectURL(new Blob([marks.list()], { type: 'text/tab-separated-values' }));
+    element('a', { href: address, download: `${page || 'report'}.marks.tsv` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10000);
+  });
+
+  // After marks have changed.
+  function retell() {
+    exporting.textContent = `Export marks (${count(marks.count())})`;
+    exporting.hidden = marks.count() === 0;
+    for (const node of cards.children) node.retell?.();
+  }
 
   function dialog() {
     const rows = [
@@ -288,6 +383,8 @@
       ['j k', 'next and previous image'],
       ['\u2190 \u2191 \u2192 \u2193', 'from image to image, once one has the focus'],
       ['Enter', 'enlarge the picture'],
+      ['y n', 'mark the captions as good or bad, and go on; the same again takes the mark away'],
+      ['u', 'take the mark away'],
       ['1 2 3', 'images, repetitions, failures'],
       ['r', 'reverse the order'],
       ['Esc', 'empty and leave the search'],
@@ -295,8 +392,10 @@
     ];
     const terms = rows.flatMap(([key, words]) => [element('dt', {}, ...key.split(' ').flatMap(k => [element('kbd', {}, k), ' '])), element('dd', {}, words)]);
     const close = element('button', { type: 'button', autofocus: true }, 'Close');
-    const made = element('dialog', { 'aria-label': 'Keys' }, element('dl', {}, ...terms), close);
+    const forget = element('button', { type: 'button' }, 'Forget all marks');
+    const made = element('dialog', { 'aria-label': 'Keys' }, element('dl', {}, ...terms), element('div', { className: 'views' }, close, forget));
     close.addEventListener('click', () => made.close());
+    forget.addEventListener('click', () => marks.clear());
     return made;
   }
 
@@ -326,13 +425,18 @@
     for (const control of [sorting, reverse, ...filters]) control.hidden = failing;
     cards.replaceChildren();
     failures.replaceChildren();
-    if (failing) return showFailures();
+    if (failing) {
+      everything.hidden = state.q === '';
+      return showFailures();
+    }
     found = selected();
     made = 0;
-    const all = state.view === 'repetitions' ? repeating : images.length;
-    told.textContent = found.length === all ? `${count(all)} images` : `${count(found.length)} of ${count(all)} images`;
+    const most = state.view === 'repetitions' ? repeating : images.length;
+    told.textContent = found.length === most ? `${count(most)} images` : `${count(found.length)} of ${count(most)} images`;
+    if (state.same !== '') told.textContent += ` with the caption \u201c${state.same}\u201d`;
+    everything.hidden = ['q', 'finish', 'split', 'only', 'same'].every(key => state[key] === '');
     if (found.length === 0) {
-      const none = all === 0 && state.view === 'repetitions' ? 'No caption repeats a 4-gram.' : 'No image fits the search and the filters.';
+      const none = most === 0 && state.view === 'repetitions' ? 'No caption repeats a 4-gram.' : 'No image fits the search and the filters.';
       cards.append(element('p', { className: 'empty-view' }, none));
     }
     more();
@@ -349,23 +453,35 @@
     }
     const cell = words => element('td', {}, ...marked(words));
     const body = rows.map(([table, path, reason, message]) =>
-      element('tr', {}, ...(TWO ? [cell(LETTERS[table])] : []), cell(path), cell(reason), cell(message)));
-    const header = [...(TWO ? ['table'] : []), 'image', 'reason', 'message'].map(name => element('th', {}, name));
+      element('tr', {}, ...(SEVERAL ? [cell(LETTERS[table])] : []), cell(path), cell(reason), cell(message)));
+    const header = [...(SEVERAL ? ['table'] : []), 'image', 'reason', 'message'].map(name => element('th', { scope: 'col' }, name));
     failures.append(element('table', {}, element('thead', {}, element('tr', {}, ...header)), element('tbody', {}, ...body)));
   }
 
   // ---- keys
 
   function step(by) {
-    const all = [...cards.querySelectorAll('.card')];
-    const at = all.indexOf(document.activeElement?.closest?.('.card'));
+    const shown = [...cards.querySelectorAll('.card')];
+    const at = shown.indexOf(document.activeElement?.closest?.('.card'));
     let next = at < 0 ? 0 : at + by;
-    if (at < 0) next = Math.max(0, all.findIndex(node => node.getBoundingClientRect().bottom > 80));
-    if (next >= all.length && made < found.length) {
+    if (at < 0) next = Math.max(0, shown.findIndex(node => node.getBoundingClientRect().bottom > 80));
+    if (next >= shown.length && made < found.length) {
       more();
       return step(by);
     }
-    all[Math.min(Math.max(next, 0), all.length - 1)]?.focus();
+    shown[Math.min(Math.max(next, 0), shown.length - 1)]?.focus();
+  }
+
+  // Marks the image that has the focus and goes on to the next; without one, the first gets the focus.
+  function mark(which) {
+    const node = document.activeElement?.closest?.('.card');
+    if (node) {
+      const goesOn = which !== '' && node.dataset.mark !== which;
+      node.mark(which);
+      if (goesOn) step(1);
+    } else {
+      step(1);
+    }
   }
 
   const columns = () => getComputedStyle(cards).gridTemplateColumns.split(' ').length;
@@ -387,6 +503,8 @@
       step(1);
     } else if (event.key === 'k') {
       step(-1);
+    } else if (state.view !== 'failures' && ['y', 'n', 'u'].includes(event.key)) {
+      mark(event.key === 'u' ? '' : event.key);
     } else if (event.key === 'r') {
       reverse.click();
     } else if (event.key === '?') {
@@ -408,7 +526,17 @@
     readAddress();
     show();
   });
+  // Figures make way for the images on a small screen, and come back on paper, where every image found is shown.
+  const summary = document.querySelector('details.figures');
+  if (summary && matchMedia('(max-width: 42rem)').matches) summary.open = false;
+  const PRINTED = 500;
+  addEventListener('beforeprint', () => {
+    if (summary) summary.open = true;
+    while (made < Math.min(found.length, PRINTED)) more();
+  });
+
   readAddress();
   show();
+  retell();
   document.documentElement.dataset.ready = String(images.length);
 })();

@@ -7,16 +7,16 @@ use anyhow::{Context, Result};
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::json;
 
-use super::Gathered;
 use super::data::row;
-use super::pages::{Names, base64_len};
+use super::pages::{Measure, Names, base64_len};
 use super::summary;
+use super::{Gathered, LETTERS};
 use crate::files::AtomicFile;
 use crate::html::{Page, base64, escape, script_json};
 use crate::stages::evaluate::Level;
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const SCRIPT: &str = concat!(include_str!("marks.js"), include_str!("page.js"));
 
 /// Thumbnails in one script element.
 const PICTURES_AT_ONCE: usize = 64;
@@ -93,8 +93,8 @@ impl Layout<'_> {
         let images = self.images(which);
         match which {
             Which::Worst => {
-                let sorted = if gathered.measured.num_scored > 0 { "CIDEr" } else { "log-probability a token" };
-                format!("The {} images with the worst repetitions and the lowest {sorted}, of all {total}.", images.len())
+                let lowest = Measure::of(&gathered.images).name();
+                format!("The {} images with the worst repetitions and the lowest {lowest}, of all {total}.", images.len())
             }
             Which::Number(_) if self.is_sample => {
                 let shown: usize = self.pages.iter().map(Vec::len).sum();
@@ -163,7 +163,7 @@ pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
 
 fn head(layout: &Layout, which: Which, gathered: &Gathered) -> Page {
     let labels: Vec<&str> = gathered.tables.iter().map(|table| table.label.as_str()).collect();
-    let title = format!("Captions: {}", labels.join(" and "));
+    let title = format!("Captions: {}", labels.join(", "));
     let mut page = Page::new(&title, &layout.place(which, gathered)).style(STYLE).script(SCRIPT);
     if which == Which::Number(0) {
         page = summary::add(page, gathered);
@@ -185,7 +185,9 @@ fn facts(which: Which, gathered: &Gathered) -> Result<String> {
         .collect();
     let num_failures: usize = gathered.tables.iter().map(|table| table.companions.failures.len()).sum();
     Ok(script_json(&json!({
+        "identity": gathered.identity,
         "tables": tables,
+        "letters": LETTERS,
         "unit": match gathered.measured.level { Level::Char => "characters", Level::Word => "words" },
         "finish_reasons": gathered.words.finish_reasons,
         "splits": gathered.words.splits,

@@ -58,19 +58,48 @@ pub fn split(images: &[usize], sizes: &[u64], limit: u64) -> Vec<Vec<usize>> {
     pages
 }
 
-/// The `count` images with the worst repetitions, and as many with the lowest scores (where nothing is scored, the lowest log-probability a
-/// token), in the order of the table.
+/// What an image's captions are judged by: the first of these that the tables have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    ClipScore,
+    Cider,
+    /// Log-probability a token.
+    Logprob,
+}
+
+impl Measure {
+    /// The measure of a report.
+    pub fn of(images: &[Image]) -> Self {
+        let has = |measure: Self| images.iter().any(|image| measure.goodness(image).is_some());
+        [Self::ClipScore, Self::Cider].into_iter().find(|measure| has(*measure)).unwrap_or(Self::Logprob)
+    }
+
+    /// What it is called in a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClipScore => "CLIP score",
+            Self::Cider => "CIDEr",
+            Self::Logprob => "log-probability a token",
+        }
+    }
+
+    /// Of an image's first caption, the first table's that has one; greater is better.
+    fn goodness(self, image: &Image) -> Option<f64> {
+        let details = image.tables.iter().find_map(|table| table.details.first());
+        match self {
+            Self::ClipScore => details?.clip_score,
+            Self::Cider => image.first_figures()?.scores.map(|[cider, _]| cider),
+            Self::Logprob => Some(details?.logprob? / details?.num_tokens.filter(|n| *n > 0)? as f64),
+        }
+    }
+}
+
+/// The `count` images with the worst repetitions, and as many of the lowest [`Measure`], in the order of the table.
 pub fn worst(images: &[Image], count: usize) -> Vec<usize> {
     let mut repeating: Vec<(usize, f64)> = images.iter().map(Image::repetition).enumerate().filter(|(_, r)| *r > 0.0).collect();
     repeating.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let is_scored = images.iter().any(|image| image.first_figures().is_some_and(|figures| figures.scores.is_some()));
-    let goodness = |image: &Image| match is_scored {
-        true => image.first_figures()?.scores.map(|[cider, _]| cider),
-        false => {
-            let details = image.tables.iter().find_map(|table| table.details.first())?;
-            Some(details.logprob? / details.num_tokens.filter(|n| *n > 0)? as f64)
-        }
-    };
+    let measure = Measure::of(images);
+    let goodness = |image: &Image| measure.goodness(image);
     let mut lowest: Vec<(usize, f64)> =
         images.iter().enumerate().filter_map(|(at, image)| Some((at, goodness(image)?))).collect();
     lowest.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));

@@ -1,8 +1,11 @@
 //! The head of a report: counts, scores, lengths, model and settings.
 
-use super::{Gathered, Table as CaptionTable};
-use crate::html::chart::{Bin, histogram, number, thousands};
-use crate::html::{Page, Table};
+use std::fmt::Write;
+
+use super::{Gathered, Table as CaptionTable, triage};
+use crate::dataset::distribution::Distribution;
+use crate::html::chart::{Bin, Series, histograms, number, thousands};
+use crate::html::{Page, Table, escape};
 use crate::metrics::METRIC_NAMES;
 use crate::stages::evaluate::Level;
 
@@ -12,26 +15,29 @@ const SCORES: [&str; METRIC_NAMES.len()] = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-
 const CIDER: usize = 5;
 
 pub fn add(page: Page, gathered: &Gathered) -> Page {
-    let page = match gathered.tables.len() {
-        1 => page.facts(&facts(gathered)),
-        _ => page.table(&side_by_side(gathered)),
-    };
+    let page = page.raw(&triage::banner(gathered));
+    let several = gathered.tables.len() > 1;
+    let page = if several { page.raw(&versus(gathered)) } else { page };
+    // The script closes it where the screen is small: the images come first.
+    let page = page.raw("<details class=\"figures\" open><summary><h2>Figures, charts and settings</h2></summary>\n");
+    let page = if several { page.table(&side_by_side(gathered)) } else { page.facts(&facts(gathered)) };
     let page = match notes(gathered) {
         notes if notes.is_empty() => page,
         notes => page.paragraph(&notes),
     };
     let page = page.panels(&panels(gathered));
-    match settings(gathered) {
+    let page = match settings(gathered) {
         settings if settings.is_empty() => page,
         settings => {
             page.raw("<details class=\"settings\"><summary>Model and settings</summary>\n").table(&settings).raw("</details>\n")
         }
-    }
+    };
+    page.raw("</details>\n")
 }
 
 /// Values in words, with their names: everything that is known of a table.
 fn figures(gathered: &Gathered, at: usize) -> Vec<(&'static str, Option<String>)> {
-    let (table, measured) = (&gathered.tables[at], &gathered.measured.tables[at]);
+    let (table, measured, findings) = (&gathered.tables[at], &gathered.measured.tables[at], &gathered.findings[at]);
     let count = |name: &str| table.companions.count(name).map(thousands);
     let mean = measured.lengths.figures().map(|figures| number(figures.mean));
     let mut figures = vec![
@@ -40,7 +46,10 @@ fn figures(gathered: &Gathered, at: usize) -> Vec<(&'static str, Option<String>)
         ("failed", count("failed")),
         ("skipped, no images", count("skipped")),
         ("captions", Some(thousands(measured.num_captions as u64))),
+        ("different first captions", Some(percent(findings.different()))),
+        ("empty captions", Some(thousands(findings.num_empty as u64))),
         (if gathered.measured.level == Level::Char { "characters a caption" } else { "words a caption" }, mean),
+        ("log-probability a token", findings.logprob_per_token.map(|mean| format!("{mean:.3}"))),
         ("repeat a 4-gram", Some(percent(measured.diversity.repeated_4gram_rate))),
         ("distinct bigrams", Some(percent(measured.diversity.distinct_2))),
     ];
@@ -53,25 +62,57 @@ fn figures(gathered: &Gathered, at: usize) -> Vec<(&'static str, Option<String>)
 
 fn facts(gathered: &Gathered) -> Vec<(&'static str, String)> {
     // Three scores say enough at a glance.
-    let shown = |name: &str| !["BLEU-1", "BLEU-2", "BLEU-3", "distinct bigrams"].contains(&name);
+    let hidden = ["BLEU-1", "BLEU-2", "BLEU-3", "distinct bigrams", "empty captions", "log-probability a token"];
+    let shown = |name: &str| !hidden.contains(&name);
     figures(gathered, 0).into_iter().filter_map(|(name, value)| Some((name, value?))).filter(|(name, _)| shown(name)).collect()
 }
 
+/// A few words on each table, side by side: what decides between them, where it differs from the first.
+fn versus(gathered: &Gathered) -> String {
+    let mut out = String::from("<div class=\"versus\">\n");
+    for (at, table) in gathered.tables.iter().enumerate() {
+        let (measured, findings) = (&gathered.measured.tables[at], &gathered.findings[at]);
+        let (value, name) = match (&measured.summary, findings.logprob_per_token) {
+            (Some(summary), _) => (format!("{:.4}", summary.cider), "CIDEr"),
+            (None, Some(mean)) => (format!("{mean:.3}"), "log-probability a token"),
+            (None, None) => (percent(findings.different()), "different captions"),
+        };
+        let comparison = at.checked_sub(1).and_then(|later| gathered.measured.comparisons[later].as_ref());
+        let against = comparison.map_or(String::new(), |found| {
+            format!(" <span class=\"against\">{:+.4} (p {:.4})</span>", found.difference[CIDER], found.p_value[CIDER])
+        });
+        let _ = writeln!(
+            out,
+            "<section><h2><span class=\"key s{at}\"></span>{}: {}</h2>\n<p><b>{value}</b> {name}{against}</p>\n<p class=\"soft\">{} images, {} different captions, {} empty</p></section>",
+            gathered.letter(at).unwrap_or_default(),
+            escape(&table.label),
+            thousands(measured.num_images as u64),
+            percent(findings.different()),
+            thousands(findings.num_empty as u64)
+        );
+    }
+    out + "</div>\n"
+}
+
 fn side_by_side(gathered: &Gathered) -> Table {
-    let columns: Vec<String> =
-        gathered.tables.iter().zip(["A", "B"]).map(|(table, letter)| format!("#{letter}: {}", table.label)).collect();
-    let mut table = Table::new(&["", &columns[0], &columns[1], "#B − A", "#p"]);
-    for ((name, first), (_, second)) in figures(gathered, 0).into_iter().zip(figures(gathered, 1)) {
-        if first.is_none() && second.is_none() {
+    let letters: Vec<&str> = (0..gathered.tables.len()).filter_map(|at| gathered.letter(at)).collect();
+    let named = letters.iter().zip(&gathered.tables).map(|(letter, table)| format!("#{letter}: {}", table.label));
+    let compared = letters[1..].iter().flat_map(|letter| [format!("#{letter} − A"), "#p".into()]);
+    let columns: Vec<String> = std::iter::once(String::new()).chain(named).chain(compared).collect();
+    let mut table = Table::new(&columns.iter().map(String::as_str).collect::<Vec<_>>());
+    let all: Vec<_> = (0..gathered.tables.len()).map(|at| figures(gathered, at)).collect();
+    for (row, (name, _)) in all[0].iter().enumerate() {
+        let values: Vec<Option<String>> = all.iter().map(|figures| figures[row].1.clone()).collect();
+        if values.iter().all(Option::is_none) {
             continue;
         }
-        let score = SCORES.iter().position(|score| *score == name);
-        let compared = score.and_then(|score| {
-            let comparison = gathered.measured.comparison.as_ref()?;
-            Some([format!("{:+.4}", comparison.difference[score]), format!("{:.4}", comparison.p_value[score])])
+        let score = SCORES.iter().position(|score| score == name);
+        let compared = gathered.measured.comparisons.iter().flat_map(|comparison| match (score, comparison) {
+            (Some(score), Some(found)) => [format!("{:+.4}", found.difference[score]), format!("{:.4}", found.p_value[score])],
+            _ => Default::default(),
         });
-        let [difference, p] = compared.unwrap_or_default();
-        table.row(vec![name.into(), first.unwrap_or_default(), second.unwrap_or_default(), difference, p]);
+        let values = values.into_iter().map(Option::unwrap_or_default);
+        table.row(std::iter::once(name.to_string()).chain(values).chain(compared).collect());
     }
     table
 }
@@ -83,7 +124,8 @@ fn notes(gathered: &Gathered) -> String {
     let scored = gathered.measured.num_scored;
     if scored > 0 {
         let unit = if gathered.measured.level == Level::Char { "characters" } else { "words" };
-        let test = if gathered.measured.comparison.is_some() { "; p is a paired permutation test's" } else { "" };
+        let is_compared = gathered.measured.comparisons.iter().any(Option::is_some);
+        let test = if is_compared { "; p is a paired permutation test's" } else { "" };
         notes.push(format!(
             "Scores are those of clipcap evaluate, of first captions, by {unit}, on {} images with references{test}.",
             thousands(scored as u64)
@@ -92,7 +134,7 @@ fn notes(gathered: &Gathered) -> String {
     let left_out = [
         (unmatched.images, "images have no reference"),
         (unmatched.references, "images with references have no caption"),
-        (unmatched.in_one_table, "images are in one of the tables only, and not scored"),
+        (unmatched.in_one_table, "images are not in all of the tables, and not scored"),
     ];
     for (count, what) in left_out.into_iter().filter(|(count, _)| *count > 0) {
         notes.push(format!("{} {what}.", thousands(count as u64)));
@@ -102,28 +144,42 @@ fn notes(gathered: &Gathered) -> String {
 
 fn panels(gathered: &Gathered) -> Vec<(String, String)> {
     let unit = if gathered.measured.level == Level::Char { "characters" } else { "words" };
-    let of = |at: usize| match gathered.tables.len() {
-        1 => String::new(),
-        _ => format!(", {}", ["A", "B"][at]),
-    };
-    let mut panels = Vec::new();
-    for (at, table) in gathered.measured.tables.iter().enumerate() {
-        let marks = table.lengths.figures().map(|f| [("median", f.median), ("p95", f.p95)]);
-        let bins: Vec<Bin> = table.lengths.bars(BINS).into_iter().map(|(low, high, count)| Bin { low, high, count }).collect();
-        let chart = histogram(&bins, &format!("{unit} in a caption"), "captions", marks.as_ref().map_or(&[], |m| &m[..]));
-        panels.push((format!("Length in {unit}{}", of(at)), chart));
-    }
-    for (at, table) in gathered.measured.tables.iter().enumerate().filter(|(_, table)| !table.ciders.is_empty()) {
-        let mean = table.ciders.iter().sum::<f64>() / table.ciders.len() as f64;
-        let chart = histogram(&bins(&table.ciders), "CIDEr of the first caption", "images", &[("mean", mean)]);
-        panels.push((format!("CIDEr by image{}", of(at)), chart));
+    let tables = &gathered.measured.tables;
+    let name = |at: usize| gathered.letter(at).map_or(String::new(), |letter| format!("{letter}: {}", gathered.tables[at].label));
+    // All tables on the same axes: what differs in the picture differs in the captions.
+    let all = tables.iter().fold(Distribution::default(), |all, table| all.merge(&table.lengths));
+    let bin = |(low, high, count)| Bin { low, high, count };
+    let lengths: Vec<Series> = tables
+        .iter()
+        .enumerate()
+        .map(|(at, table)| Series { name: name(at), bins: table.lengths.bars_beside(&all, BINS).into_iter().map(bin).collect() })
+        .collect();
+    let alone = tables.len() == 1;
+    let marks = all.figures().filter(|_| alone).map(|f| [("median", f.median), ("p95", f.p95)]);
+    let marks = marks.as_ref().map_or(&[][..], |marks| &marks[..]);
+    let chart = histograms(&lengths, &format!("{unit} in a caption"), "captions", marks);
+    let mut panels = vec![(format!("Length in {unit}"), chart)];
+    let top = tables.iter().flat_map(|table| &table.ciders).copied().fold(0.0, f64::max);
+    if tables.iter().any(|table| !table.ciders.is_empty()) {
+        let ciders: Vec<Series> =
+            tables.iter().enumerate().map(|(at, table)| Series { name: name(at), bins: bins(&table.ciders, top) }).collect();
+        let means: Vec<(String, f64)> = tables
+            .iter()
+            .enumerate()
+            .map(|(at, table)| {
+                let mean = table.ciders.iter().sum::<f64>() / table.ciders.len().max(1) as f64;
+                (gathered.letter(at).map_or("mean".into(), |letter| format!("mean of {letter}")), mean)
+            })
+            .collect();
+        let marks: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
+        panels.push(("CIDEr by image".into(), histograms(&ciders, "CIDEr of the first caption", "images", &marks)));
     }
     panels
 }
 
-/// From 0 to the greatest value.
-fn bins(values: &[f64]) -> Vec<Bin> {
-    let top = values.iter().copied().fold(0.0, f64::max).max(1e-9);
+/// From 0 to `top`, which no value exceeds.
+fn bins(values: &[f64], top: f64) -> Vec<Bin> {
+    let top = top.max(1e-9);
     let width = top / BINS as f64;
     let mut bins: Vec<Bin> = (0..BINS).map(|i| Bin { low: width * i as f64, high: width * (i + 1) as f64, count: 0 }).collect();
     for value in values {
@@ -162,10 +218,10 @@ mod tests {
 
     #[test]
     fn every_score_falls_into_a_bin() {
-        let bins = bins(&[0.0, 0.5, 1.0, 2.0]);
+        let bins = bins(&[0.0, 0.5, 1.0, 2.0], 2.0);
         assert_eq!(bins.len(), BINS);
         assert_eq!(bins.iter().map(|bin| bin.count).sum::<u64>(), 4);
         assert_eq!((bins[0].count, bins[19].count, bins[10].count), (1, 1, 1));
-        assert!(super::bins(&[0.0]).iter().all(|bin| bin.high.is_finite()));
+        assert!(super::bins(&[0.0], 0.0).iter().all(|bin| bin.high.is_finite()));
     }
 }

@@ -110,6 +110,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         keep_work: false,
         retry_failed: false,
         prune: false,
+        only: None,
         max_error_rate: 1.0,
     }
 }

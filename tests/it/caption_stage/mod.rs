@@ -6,6 +6,7 @@ mod formats;
 mod jobs;
 mod keep;
 mod memory;
+mod only;
 mod reuse;
 mod tars;
 

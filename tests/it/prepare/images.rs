@@ -115,3 +115,43 @@ fn near_duplicates_are_found_on_request() {
         (vec!["near".into()], vec!["a".into()], vec!["b".into()])
     );
 }
+
+#[test]
+fn a_list_of_images_is_left_out_with_their_captions() {
+    let folder = Folder::new();
+    let (images, captions) = with_images(&folder);
+    let list = folder
+        .write("bad.tsv", "image_id\timage_path\tmark\tcaption\n1\t1/1.png\tn\t\n2\t0/2.png\ty\t\n8\t\tn\t\nno\tno.png\tn\t\n");
+    let prepare = |out: &str, list: Option<&std::path::Path>| {
+        let mut command = clipcap();
+        command.arg("prepare").arg("--images").arg(&images).arg("--captions").arg(&captions).arg("--out").arg(folder.path(out));
+        command.args(list.map(|list| ["--drop".as_ref(), list.as_os_str()]).into_iter().flatten());
+        run(&mut command, 3)
+    };
+    prepare("all", None);
+    let output = prepare("set", Some(&list));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("left out by --drop: 2 images with 4 captions"), "{said}");
+    assert!(said.contains("1 of its 3 images are not here: no.png"), "{said}");
+    let kept = |ids: Vec<String>| ids.into_iter().filter(|id| id != "1" && id != "8").collect::<Vec<_>>();
+    for table in ["images.parquet", "captions.parquet"] {
+        let [all, set] = ["all", "set"].map(|name| folder.path(name).join(table));
+        assert_eq!(texts(&set, "image_id"), kept(texts(&all, "image_id")), "{table}");
+    }
+    let [all, set] = ["all", "set"].map(|name| folder.path(name).join("captions.parquet"));
+    let pairs = |path: &std::path::Path| -> Vec<(String, String)> {
+        texts(path, "image_id").into_iter().zip(texts(path, "caption")).filter(|(id, _)| id != "1" && id != "8").collect()
+    };
+    assert_eq!(pairs(&set), pairs(&all));
+    assert_eq!(super::manifest(&folder.path("set"))["counts"]["dropped"]["captions"], 4);
+    // Another list is another dataset; a list that is none says what it should be.
+    fs::write(&list, "2\n").unwrap();
+    let mut command = clipcap();
+    command.arg("prepare").arg("--images").arg(&images).arg("--captions").arg(&captions).arg("--out").arg(folder.path("set"));
+    run(command.arg("--drop").arg(&list), 1);
+    fs::write(&list, "\n").unwrap();
+    let mut command = clipcap();
+    command.arg("prepare").arg("--captions").arg(&captions).arg("--out").arg(folder.path("new")).arg("--drop").arg(&list);
+    let said = String::from_utf8(run(&mut command, 1).stderr).unwrap();
+    assert!(said.contains("no image in it; a list has an image_id or image_path a line"), "{said}");
+}
