@@ -119,6 +119,8 @@ pub struct Details {
     pub sha256: Option<String>,
     /// How well the caption fits its image, as `score` says.
     pub clip_score: Option<f64>,
+    /// Its place among the image's captions, from 1, where they were ranked.
+    pub rank: Option<i64>,
 }
 
 /// What is taken for a caption.

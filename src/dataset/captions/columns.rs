@@ -32,6 +32,7 @@ pub struct Chosen {
     pub num_tokens: Option<usize>,
     pub finish_reason: Option<usize>,
     pub clip_score: Option<usize>,
+    pub rank: Option<usize>,
 }
 
 impl Chosen {
@@ -83,6 +84,8 @@ impl Chosen {
             num_tokens: known(&["num_tokens"]),
             finish_reason: known(&["finish_reason"]),
             clip_score: known(&["clip_score"]),
+            // Anything may be called so; beside a score it is the score's.
+            rank: known(&["clip_score"]).and(known(&["rank"])),
         })
     }
 }

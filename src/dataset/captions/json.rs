@@ -211,6 +211,8 @@ fn details(object: &Map<String, Value>) -> Details {
         finish_reason: text("finish_reason"),
         sha256: text("sha256"),
         clip_score: object.get("clip_score").and_then(Value::as_f64),
+        // Anything may be called so; beside a score it is the score's.
+        rank: object.get("clip_score").and(object.get("rank")).and_then(Value::as_i64),
     }
 }
 

@@ -35,6 +35,7 @@ pub struct CaptionRows {
     num_tokens: Option<Int64Array>,
     logprob: Option<Float64Array>,
     clip_score: Option<Float64Array>,
+    rank: Option<Int64Array>,
 }
 
 /// One caption and what is known of it.
@@ -93,6 +94,7 @@ impl CaptionRows {
                 let details = take.details.then(|| Details {
                     logprob: float(&self.logprob, at),
                     clip_score: float(&self.clip_score, at),
+                    rank: number(&self.rank, at),
                     num_tokens: number(&self.num_tokens, at),
                     finish_reason: text(&self.finish_reason, at).map(str::to_string),
                     sha256: text(&self.sha256, at).map(str::to_string),
@@ -139,6 +141,7 @@ impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
             num_tokens: None,
             logprob: None,
             clip_score: None,
+            rank: None,
         }
     }
 }
@@ -180,7 +183,7 @@ pub fn read_table(path: &Path, columns: &Columns, further: bool) -> Result<Table
         more(chosen.translation),
         more(chosen.sha256),
     ];
-    let details = [chosen.logprob, chosen.num_tokens, chosen.finish_reason, chosen.clip_score].map(more);
+    let details = [chosen.logprob, chosen.num_tokens, chosen.finish_reason, chosen.clip_score, chosen.rank].map(more);
     let optional = optional.into_iter().chain(details);
     let wanted: Vec<usize> = chosen.captions.iter().copied().chain(optional.flatten()).collect();
     let groups: Vec<usize> = (0..metadata.metadata().num_row_groups()).collect();
@@ -301,6 +304,7 @@ fn rows<'n>(
         num_tokens: ints(more(chosen.num_tokens))?,
         logprob: floats(more(chosen.logprob))?,
         clip_score: floats(more(chosen.clip_score))?,
+        rank: ints(more(chosen.rank))?,
         caption,
     })
 }

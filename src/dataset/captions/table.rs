@@ -229,6 +229,7 @@ fn details(fields: &csv::StringRecord, layout: &TableLayout) -> Result<Details, 
         finish_reason: text(columns.finish_reason),
         sha256: text(columns.sha256),
         clip_score: number(fields, names, columns.clip_score)?,
+        rank: number(fields, names, columns.rank)?,
     })
 }
 

@@ -27,7 +27,8 @@ impl Role {
     }
 }
 
-/// The captions of one image, in the order of their numbers where the file has any, else in the file's.
+/// The captions of one image, the best first where the table ranks them; else in the order of their numbers where the file has any, else in
+/// the file's.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageCaptions {
     /// As a dataset of the file would have it; see [`naming`](crate::dataset::naming).
@@ -52,6 +53,17 @@ pub struct CaptionSet {
     pub num_missing: usize,
     /// Splits that were left out.
     other_splits: BTreeSet<String>,
+}
+
+impl ImageCaptions {
+    /// Puts captions that are ranked in that order.
+    fn best_first(&mut self) {
+        if self.details.iter().all(|details| details.rank.is_some()) {
+            let mut all: Vec<_> = std::mem::take(&mut self.details).into_iter().zip(std::mem::take(&mut self.captions)).collect();
+            all.sort_by_key(|(details, _)| details.rank);
+            (self.details, self.captions) = all.into_iter().unzip();
+        }
+    }
 }
 
 impl CaptionSet {
@@ -176,6 +188,7 @@ fn gather(path: &Path, set: &mut Assembled) -> Result<Vec<ImageCaptions>> {
     }
     // A name all of whose lines were left out is no image.
     images.retain(|image| !image.captions.is_empty());
+    images.iter_mut().for_each(ImageCaptions::best_first);
     Ok(images)
 }
 
@@ -259,6 +272,7 @@ mod tests {
             finish_reason: Some(reason.into()),
             sha256: Some("00ff".into()),
             clip_score: Some(0.25),
+            rank: None,
         };
         let wanted = ImageCaptions {
             id: "a".into(),
@@ -274,6 +288,23 @@ mod tests {
         }
         let error = read_as(Role::Predictions, "t.csv", "image_id,caption,logprob\na,狗,much\n", None).unwrap_err();
         assert!(format!("{error:#}").contains("logprob"), "{error:#}");
+    }
+
+    #[test]
+    fn ranked_captions_come_best_first() {
+        let csv = "image_id,caption_index,caption,clip_score,rank\na,0,甲,0.1,2\na,1,乙,0.3,1\nb,2,丙,,1\n";
+        let jsonl = "{\"image_id\":\"a\",\"caption_index\":0,\"caption\":\"甲\",\"clip_score\":0.1,\"rank\":2}\n\
+            {\"image_id\":\"a\",\"caption_index\":1,\"caption\":\"乙\",\"clip_score\":0.3,\"rank\":1}\n\
+            {\"image_id\":\"b\",\"caption_index\":2,\"caption\":\"丙\",\"clip_score\":null,\"rank\":1}\n";
+        for (name, text) in [("t.csv", csv), ("t.jsonl", jsonl)] {
+            let set = read_as(Role::Predictions, name, text, None).unwrap();
+            assert_eq!(lines(&set), ["a: 乙 | 甲", "b: 丙"], "{name}");
+            let scores: Vec<_> = set.images.iter().flat_map(|image| image.details.iter().map(|d| d.clip_score)).collect();
+            assert_eq!(scores, [Some(0.3), Some(0.1), None], "{name}");
+        }
+        // A column of that name alone says nothing of captions.
+        let csv = "image_id,caption,rank\na,甲,2\na,乙,1\n";
+        assert_eq!(lines(&read_as(Role::Predictions, "t.csv", csv, None).unwrap()), ["a: 甲 | 乙"]);
     }
 
     #[test]

@@ -103,6 +103,7 @@ mod tests {
             finish_reason: Some(hostile.into()),
             sha256: None,
             clip_score: Some(0.31249),
+            rank: None,
         };
         let figures = Figures { length: 8, repetition: 0.0, scores: Some([1.23456, 1.0]) };
         let image = Image {

@@ -152,7 +152,7 @@
   ];
   const DEFAULT_VIEW = facts.worst && repeating > 0 ? 'repetitions' : 'images';
   const defaultsOf = view => ({
-    view: DEFAULT_VIEW, q: '', sort: view === 'repetitions' ? 'repetition' : 'worst', reverse: '', finish: '', split: '', only: '', same: '',
+    view: DEFAULT_VIEW, q: '', sort: view === 'repetitions' ? 'repetition' : 'worst', reverse: '', finish: '', split: '', only: '', same: '', clip: '',
   });
   const state = defaultsOf(DEFAULT_VIEW);
 
@@ -181,6 +181,14 @@
     return state.q.toLowerCase().split(/\s+/).every(word => text.includes(word));
   }
 
+  // Images with a first caption that scores at least so much, or less with a < before the number.
+  function clipWithin(image) {
+    const bound = Number(state.clip.replace('<', ''));
+    if (state.clip === '' || Number.isNaN(bound)) return true;
+    const scores = image.tables.map((_, table) => first(image, table, CLIP)).filter(known);
+    return scores.some(score => (state.clip.startsWith('<') ? score < bound : score >= bound));
+  }
+
   function selected() {
     const finish = facts.finish_reasons.indexOf(state.finish);
     const split = facts.splits.indexOf(state.split);
@@ -188,6 +196,7 @@
       (state.view !== 'repetitions' || repetition(image) > 0) &&
       (state.finish === '' || captions(image).some(caption => caption[FINISH] === finish)) &&
       (state.split === '' || image.split === split) &&
+      clipWithin(image) &&
       (state.only !== 'repeats' || repetition(image) > 0) &&
       (state.only !== 'missing' || known(image.missing)) &&
       (state.only !== 'changed' || image.changed) &&
@@ -328,6 +337,8 @@
     ...(images.some(image => known(image.missing)) ? [option('missing', 'without a picture')] : []),
     ...(images.some(image => image.changed) ? [option('changed', 'changed since')] : []),
   ]);
+  const clip = element('input', { type: 'text', inputMode: 'decimal', size: 9, placeholder: 'CLIP score', 'aria-label': 'CLIP score of at least; below with a < before it', title: '0.25: at least that; <0.25: below it', autocomplete: 'off' });
+  const hasClip = images.some(image => captions(image).some(caption => known(caption[CLIP])));
   const help = element('button', { type: 'button', 'aria-label': 'Keys' }, '?');
   const buttons = views.map(({ key, name, size }) => {
     const button = element('button', { type: 'button' }, `${name} ${count(size)}`);
@@ -343,7 +354,7 @@
   const keys = dialog();
 
   const sorting = element('label', {}, element('span', {}, 'sort'), sort);
-  const filters = [only, ...(facts.finish_reasons.length > 1 ? [finish] : []), ...(facts.splits.length > 1 ? [split] : [])];
+  const filters = [only, ...(facts.finish_reasons.length > 1 ? [finish] : []), ...(facts.splits.length > 1 ? [split] : []), ...(hasClip ? [clip] : [])];
   const marks = openMarks(facts, images, retell);
   root.append(
     element('h2', { className: 'unseen' }, 'Images'),
@@ -361,6 +372,7 @@
   finish.addEventListener('change', () => set({ finish: finish.value }));
   split.addEventListener('change', () => set({ split: split.value }));
   only.addEventListener('change', () => set({ only: only.value }));
+  clip.addEventListener('change', () => set({ clip: clip.value.trim() }));
   help.addEventListener('click', () => keys.showModal());
   everything.addEventListener('click', () => set({ ...defaultsOf(state.view), view: state.view, sort: state.sort, reverse: state.reverse }));
   exporting.addEventListener('click', () => {
@@ -416,7 +428,7 @@
 
   function show() {
     search.value = state.q;
-    [sort.value, finish.value, split.value, only.value] = [state.sort, state.finish, state.split, state.only];
+    [sort.value, finish.value, split.value, only.value, clip.value] = [state.sort, state.finish, state.split, state.only, state.clip];
     reverse.setAttribute('aria-pressed', String(state.reverse !== ''));
     views.forEach((view, at) => buttons[at].setAttribute('aria-pressed', String(view.key === state.view)));
     const failing = state.view === 'failures';
