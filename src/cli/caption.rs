@@ -14,9 +14,14 @@ use crate::pipeline::jobfolder::{JobFolder, Plan};
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::caption::{self, CaptionSettings, Source, TableFormat, Wording};
+use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, TableFormat, Wording};
 use crate::stages::job::{ShardEnd, Shards, Worker};
 use crate::text::clean::{Cleaner, Cleaning, Punctuation, Script};
+
+mod scoring;
+
+pub(super) use scoring::ScoringArgs;
+use scoring::{Chosen, open_scorer};
 
 /// Write a caption table for every image under some folders.
 ///
@@ -63,6 +68,8 @@ pub struct CaptionArgs {
     quote_formulas: bool,
     #[command(flatten)]
     decoding: DecodingArgs,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Images encoded together, and captions decoded together (default: 32; on CUDA 64)
@@ -319,15 +326,27 @@ fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Re
     let runtime = Runtime::start(device, precision, args.compute.threads)?;
     let batch_size = args.batch_size.map(|n| n as usize).or(plan.batch_size);
     let batch_size = batch_size.unwrap_or_else(|| default_batch_size(runtime.device()));
-    let settings = worker.caption_settings(runtime.threads(), batch_size)?;
+    let mut settings = worker.caption_settings(runtime.threads(), batch_size)?;
     told(&runtime, reporter);
-    let model = caption::info(&bundle, &runtime)?;
-    let load = || {
-        let loaded = caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, false);
-        context.tell_placements(&runtime);
-        loaded
+    let mut model = caption::info(&bundle, &runtime)?;
+    let scored = match settings.scoring.take() {
+        None if args.scoring.scorer.is_some() => {
+            return Err(BadUsage("--scorer: this job's plan scores no captions".into()).into());
+        }
+        None => None,
+        Some(scoring) => {
+            let path = args.scoring.scorer.as_deref().or(plan.scorer.as_deref());
+            let scorer = open_scorer(path, bundle.path())?;
+            // Another scorer than was planned is refused with the other settings.
+            let identity = scorer.identity.clone();
+            Some((scorer, Scoring { scorer: identity, ..scoring }))
+        }
     };
+    settings.scoring = scored.as_ref().map(|(_, scoring)| scoring.clone());
+    scored_too(&mut model, scored.as_ref(), false)?;
+    let load = || load(&bundle, &runtime, &settings, &model, scored.as_ref(), context);
     let ends = worker.run(&shards, &settings, &model, load)?;
+    tell_cut(scored.as_ref(), reporter);
     let is_interrupted = ends.iter().any(|end| matches!(end, ShardEnd::Interrupted(_)));
     let outcome = if is_interrupted { Outcome::Interrupted } else { Outcome::Complete };
     let mut text: String = ends.iter().map(|end| end.text() + "\n").collect();
@@ -377,12 +396,19 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let format = table_format(&out)?;
-    keep_inputs([out.as_path()], args.embeddings.iter().chain(&args.only).chain([&model]).map(PathBuf::as_path))?;
+    let inputs = args.embeddings.iter().chain(&args.only).chain([&model]).chain(&args.scoring.scorer);
+    keep_inputs([out.as_path()], inputs.map(PathBuf::as_path))?;
     let source = source(&args)?;
     let bundle = open_bundle(&model)?;
     args.original.check(&bundle, &context.terminal)?;
     let wording = args.decoding.wording(&bundle)?;
     let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
+    let scored = args.scoring.open(&model)?;
+    if args.scoring.is_rerank() && decoding.num_captions == 1 {
+        context
+            .terminal
+            .note("--rerank: one caption per image leaves nothing to rank: add --num-captions N with --top-p or --num-beams");
+    }
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = Runtime::start(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
@@ -394,6 +420,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         quotes_formulas: args.quote_formulas,
         decoding,
         wording,
+        scoring: scored.as_ref().map(|(_, scoring)| scoring.clone()),
         limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
         exif_rotate: !args.images.no_exif_rotate,
         full_decode: args.images.full_decode,
@@ -411,23 +438,49 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     if runtime.device() == Device::OpenVino {
         context.terminal.note("the decoder runs on the CPU provider, in fp32");
     }
-    let model = caption::info(&bundle, &runtime)?;
-    let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
-    let load = || {
-        let loaded =
-            caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, takes_embeddings);
-        context.tell_placements(&runtime);
-        loaded
-    };
+    let mut model = caption::info(&bundle, &runtime)?;
+    scored_too(&mut model, scored.as_ref(), matches!(settings.source, Source::Embeddings(_)))?;
+    let load = || load(&bundle, &runtime, &settings, &model, scored.as_ref(), context);
     if args.dry_run {
         let (text, json) = caption::dry_run(&settings, &model, load, &context.terminal)?;
         context.terminal.result(&text, &json);
         return Ok(Outcome::Complete);
     }
     let report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
+    tell_cut(scored.as_ref(), &context.terminal);
     let (text, json) = report.summary();
     context.terminal.result(&text, &json);
     Ok(report.outcome)
+}
+
+/// What the model must know of a scorer before both are loaded.
+fn scored_too(model: &mut ModelInfo, scored: Option<&Chosen>, takes_embeddings: bool) -> anyhow::Result<()> {
+    if let Some((scorer, _)) = scored {
+        model.also = caption::second_preprocess(scorer, model, takes_embeddings)?;
+    }
+    Ok(())
+}
+
+/// Loads the model, and the scorer beside it.
+fn load(
+    bundle: &Bundle,
+    runtime: &Runtime,
+    settings: &CaptionSettings,
+    model: &ModelInfo,
+    scored: Option<&Chosen>,
+    context: &Context,
+) -> anyhow::Result<ClipCap> {
+    let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
+    let loaded = caption::load(bundle, runtime, &settings.decoding, &settings.wording, settings.batch_size, takes_embeddings)?;
+    let scorer = |(scorer, scoring): &Chosen| CaptionScorer::load(scorer, scoring, model, runtime, settings.batch_size);
+    let loaded = loaded.scored(scored.map(scorer).transpose()?);
+    context.tell_placements(runtime);
+    Ok(loaded)
+}
+
+/// Captions that were scored by their beginnings.
+fn tell_cut(scored: Option<&Chosen>, reporter: &dyn Reporter) {
+    scored.and_then(|(scorer, _)| scorer.told_cut()).iter().for_each(|told| reporter.warn(told));
 }
 
 /// Which device and precision were chosen.

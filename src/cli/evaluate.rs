@@ -3,10 +3,14 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::caption::default_batch_size;
 use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
+use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
+use crate::stages::evaluate::clip::Judge;
 use crate::stages::evaluate::{self, Candidate, Letters, Level, Settings};
+use crate::stages::score::{Reading, Source};
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
@@ -20,11 +24,14 @@ Read are caption tables, datasets, and every layout that prepare reads: the scor
 matched by file name, then by id, then without image extension and folder, where that is unique; a file name decides over an id. Images that only \
 one side has are counted and left out; CIDEr's document frequencies are those of the images scored.
 
+With --scorer, CLIPScore is 2.5 times the cosine of caption and image (0 below 0), and RefCLIPScore the harmonic mean of that and the greatest \
+cosine of the caption and a reference. A blank caption scores 0; images without a picture or an embedding are counted and left out of both.
+
   clipcap evaluate --predictions captions.parquet --references dataset --split test
   clipcap evaluate --predictions a.parquet --compare b.parquet --references dataset";
 
 #[derive(clap::Args)]
-#[command(after_long_help = MORE_HELP)]
+#[command(after_long_help = MORE_HELP, group = clap::ArgGroup::new("source").args(["images", "embeddings"]).requires("scorer"))]
 pub struct EvaluateArgs {
     /// Captions to score: a caption table, or COCO results
     #[arg(long, value_name = "TABLE|JSON")]
@@ -42,7 +49,8 @@ pub struct EvaluateArgs {
     /// both are pycocoevalcap's scores)
     #[arg(long)]
     strict_tokens: bool,
-    /// Which of several captions per image to score: the first by caption_index, or the best by CIDEr (an upper bound, not a score)
+    /// Which of several captions per image to score: the first by caption_index (by rank, where `caption --rerank` made the table), or the
+    /// best by CIDEr (an upper bound, not a score)
     #[arg(long, value_enum, default_value = "first")]
     candidate: CandidateArg,
     /// Only references of this split of a dataset
@@ -57,6 +65,21 @@ pub struct EvaluateArgs {
     /// Seed of the resampling
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Add CLIPScore and RefCLIPScore (Hessel et al.), as this bundle or CLIP folder with a text tower sees them; needs --images or --embeddings
+    #[arg(long, value_name = "CLIP|BUNDLE", requires = "source", help_heading = "CLIPScore")]
+    scorer: Option<PathBuf>,
+    /// Folders of the images
+    #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "CLIPScore")]
+    images: Vec<PathBuf>,
+    /// What `embed` made with a bundle of the same CLIP, in place of the images
+    #[arg(long, value_name = "EMBEDDINGS", help_heading = "CLIPScore")]
+    embeddings: Option<PathBuf>,
+    /// Text that stands before every caption and reference; the paper's own is \"A photo depicts \"
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "CLIPScore")]
+    clip_prefix: String,
+    /// Where the scorer computes: auto, cpu, openvino, cuda or cuda:N
+    #[arg(long, default_value = "auto", help_heading = "CLIPScore")]
+    device: Device,
     /// Threads to compute with (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
@@ -104,13 +127,26 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
         seed: args.seed,
     };
     let outputs = || [&settings.out, &settings.per_image].into_iter().flatten().map(PathBuf::as_path);
-    let inputs = [Some(&settings.predictions), Some(&settings.references), settings.compare.as_ref()];
-    keep_inputs(outputs(), inputs.into_iter().flatten().map(PathBuf::as_path))?;
+    let more = [settings.compare.as_ref(), args.embeddings.as_ref(), args.scorer.as_ref()];
+    let inputs = [Some(&settings.predictions), Some(&settings.references)].into_iter().chain(more);
+    keep_inputs(outputs(), inputs.flatten().map(PathBuf::as_path))?;
     if settings.out.is_some() && settings.out == settings.per_image {
         return Err(BadUsage("--out and --per-image are one file".into()).into());
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
-    let evaluation = pool.install(|| evaluate::run(&settings, &context.terminal))?;
+    let mut judge = match &args.scorer {
+        None => None,
+        Some(scorer) => {
+            let runtime = Runtime::start(args.device, Precision::Fp32, args.threads)?;
+            let source = match args.embeddings {
+                Some(path) => Source::Embeddings(path),
+                None => Source::Images(args.images),
+            };
+            let batch_size = default_batch_size(runtime.device());
+            Some(Judge::open(scorer, &source, &Reading::default(), args.clip_prefix, &runtime, batch_size)?)
+        }
+    };
+    let evaluation = pool.install(|| evaluate::run(&settings, judge.as_mut(), &context.terminal))?;
     context.terminal.result(&evaluation.to_text(), &evaluation.to_json());
     Ok(Outcome::Complete)
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::caption::{DecodingArgs, FileArgs, ImageArgs, open_bundle, share, table_format, within_positions};
+use super::caption::{DecodingArgs, FileArgs, ImageArgs, ScoringArgs, open_bundle, share, table_format, within_positions};
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
@@ -42,6 +42,8 @@ pub struct PlanArgs {
     shard_size: u64,
     #[command(flatten)]
     decoding: DecodingArgs,
+    #[command(flatten)]
+    scoring: ScoringArgs,
     /// Device of workers that are not told another one: auto, cpu, openvino, cuda or cuda:N
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     device: Device,
@@ -77,12 +79,15 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
             BadUsage(format!("{}: a Parquet file is captioned by one worker; plan folders or tars", file.display())).into()
         );
     }
-    keep_inputs([args.job.as_path()], args.inputs.iter().chain([&args.model]).map(PathBuf::as_path))?;
+    let inputs = args.inputs.iter().chain([&args.model]).chain(&args.scoring.scorer);
+    keep_inputs([args.job.as_path()], inputs.map(PathBuf::as_path))?;
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let bundle = open_bundle(&args.model)?;
     let wording = args.decoding.wording(&bundle)?;
     let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
+    let scored = args.scoring.open(&args.model)?;
+    let scoring = scored.as_ref().map(|(_, scoring)| scoring);
     let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
     let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
     let flags = &args.images;
@@ -96,7 +101,8 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
             job: args.job,
             shard_size: args.shard_size,
             model: args.model,
-            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, images),
+            scorer: args.scoring.scorer.clone(),
+            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, scoring, images),
             device: args.device.to_string(),
             precision,
             batch_size: args.batch_size.map(|n| n as usize),

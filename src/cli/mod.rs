@@ -58,8 +58,11 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 
 /// A job's settings are its plan's: its workers take none.
 fn with_planned_settings(command: clap::Command) -> clap::Command {
-    let is_planned = |argument: &clap::Arg| {
-        matches!(argument.get_help_heading(), Some("Decoding" | "Images" | "Files")) || argument.get_id() == "precision"
+    let is_planned = |argument: &clap::Arg| match argument.get_help_heading() {
+        // A scorer may lie elsewhere on a worker's machine, as the model may.
+        Some("Scoring") => argument.get_id() != "scorer",
+        Some("Decoding" | "Clean-up" | "Images" | "Files") => true,
+        _ => argument.get_id() == "precision",
     };
     let settle = |argument: clap::Arg| if is_planned(&argument) { argument.conflicts_with("job") } else { argument };
     command.mut_subcommand("caption", |caption| caption.mut_args(settle))

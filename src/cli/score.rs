@@ -6,13 +6,14 @@ use crate::dataset::captions::{Columns, Format};
 use crate::image::Limits;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
-use crate::stages::score::{self, PairOptions, ScoreSettings, Source};
+use crate::stages::score::{self, PairOptions, Reading, ScoreSettings, Source};
 
 /// Score how well captions fit their images, with a CLIP that reads text.
 ///
 /// A column clip_score is added: the cosine between a caption's and its image's embedding (float32). The scorer is a bundle or a published CLIP
 /// with its text tower and tokenizer: Hugging Face's CLIP and Chinese-CLIP folders, or open_clip's with vocab.json and merges.txt beside. A row
-/// whose image is missing or cannot be read has no score, and is told in OUT.errors.parquet.
+/// whose image is missing or cannot be read has no score, and is told in OUT.errors.parquet; a blank caption has none either. Captions longer
+/// than the text tower reads are scored by their beginnings, as CLIP's own tokenizer cuts them, and counted.
 ///
 ///   clipcap score captions.parquet --images photos --scorer chinese-clip-vit-base-patch16 --out scored.parquet
 #[derive(clap::Args)]
@@ -73,11 +74,13 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
         source,
         scorer: args.scorer,
         out: args.out,
-        wanted,
-        limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
-        exif_rotate: !args.image.no_exif_rotate,
-        full_decode: args.image.full_decode,
-        fail_damaged: args.image.fail_damaged,
+        reading: Reading {
+            wanted,
+            limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
+            exif_rotate: !args.image.no_exif_rotate,
+            full_decode: args.image.full_decode,
+            fail_damaged: args.image.fail_damaged,
+        },
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.overwrite,
     };

@@ -22,10 +22,12 @@ pub enum Reason {
     TooLarge,
     /// Any other failure to decode.
     Corrupt,
+    /// It was read and captioned, and none of its captions may stay.
+    Filtered,
 }
 
 impl Reason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Empty,
         Self::Vanished,
         Self::PermissionDenied,
@@ -34,9 +36,10 @@ impl Reason {
         Self::Truncated,
         Self::TooLarge,
         Self::Corrupt,
+        Self::Filtered,
     ];
 
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "empty",
             Self::Vanished => "vanished",
@@ -46,6 +49,7 @@ impl Reason {
             Self::Truncated => "truncated",
             Self::TooLarge => "too_large",
             Self::Corrupt => "corrupt",
+            Self::Filtered => "filtered",
         }
     }
 }
@@ -58,7 +62,7 @@ impl fmt::Display for Reason {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "unknown reason {0:?} (known: empty, vanished, permission_denied, unreadable, unsupported_format, truncated, too_large, corrupt)"
+    "unknown reason {0:?} (known: empty, vanished, permission_denied, unreadable, unsupported_format, truncated, too_large, corrupt, filtered)"
 )]
 pub struct UnknownReason(String);
 

@@ -168,6 +168,11 @@ impl Preprocess {
         &self.settings
     }
 
+    /// Numbers of an image that is prepared: [3, height, width].
+    pub fn num_values(&self) -> usize {
+        3 * self.output.0 as usize * self.output.1 as usize
+    }
+
     /// Width and height of every result.
     pub fn output_size(&self) -> (u32, u32) {
         self.output

@@ -4,6 +4,20 @@ use rayon::prelude::*;
 
 use super::scorer::{ImageScores, Summary};
 
+/// Scores of an image, of which any selection has M values of its own.
+pub trait Corpus<const M: usize>: Sized + Sync {
+    /// The metrics of a selection of images.
+    fn values<'a>(images: impl Iterator<Item = &'a Self>) -> [f64; M]
+    where
+        Self: 'a;
+}
+
+impl Corpus<6> for ImageScores {
+    fn values<'a>(images: impl Iterator<Item = &'a Self>) -> [f64; 6] {
+        Summary::of(images).values()
+    }
+}
+
 /// Bounds that hold 95% of the resampled values of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -11,38 +25,38 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// Two systems on the same images, metric by metric (in the order of `METRIC_NAMES`).
+/// Two systems on the same images, metric by metric (in the order of `METRIC_NAMES`, or of those that are compared).
 #[derive(Debug, Clone, PartialEq)]
-pub struct Comparison {
+pub struct Comparison<const M: usize = 6> {
     /// The second system's score minus the first's.
-    pub difference: [f64; 6],
+    pub difference: [f64; M],
     /// 95% interval of the difference, from a paired bootstrap.
-    pub interval: [Interval; 6],
+    pub interval: [Interval; M],
     /// Two-sided p-value of a paired permutation test: how often a difference as large comes up when, image by image, a coin decides
     /// which system wrote which caption.
-    pub p_value: [f64; 6],
+    pub p_value: [f64; M],
 }
 
-/// 95% percentile intervals of the six metrics from `rounds` resamplings of the images. None without images or rounds.
-pub fn bootstrap(images: &[ImageScores], rounds: usize, seed: u64) -> Option<[Interval; 6]> {
+/// 95% percentile intervals of the metrics from `rounds` resamplings of the images. None without images or rounds.
+pub fn bootstrap<const M: usize, I: Corpus<M>>(images: &[I], rounds: usize, seed: u64) -> Option<[Interval; M]> {
     let resampled = |round: u64| {
         let mut random = SplitMix64::new(seed, round);
-        Summary::of((0..images.len()).map(|_| &images[random.below(images.len())])).values()
+        I::values((0..images.len()).map(|_| &images[random.below(images.len())]))
     };
     intervals(images.len(), rounds, resampled)
 }
 
 /// Compares two systems that captioned the same images. None without images or rounds.
-pub fn compare(first: &[ImageScores], second: &[ImageScores], rounds: usize, seed: u64) -> Option<Comparison> {
+pub fn compare<const M: usize, I: Corpus<M>>(first: &[I], second: &[I], rounds: usize, seed: u64) -> Option<Comparison<M>> {
     assert_eq!(first.len(), second.len(), "both systems are scored on the same images");
     let count = first.len();
-    let minus = |a: Summary, b: Summary| -> [f64; 6] { std::array::from_fn(|m| a.values()[m] - b.values()[m]) };
-    let difference = minus(Summary::of(second), Summary::of(first));
+    let minus = |a: [f64; M], b: [f64; M]| -> [f64; M] { std::array::from_fn(|m| a[m] - b[m]) };
+    let difference = minus(I::values(second.iter()), I::values(first.iter()));
 
     let interval = intervals(count, rounds, |round| {
         let mut random = SplitMix64::new(seed, round);
         let picks: Vec<usize> = (0..count).map(|_| random.below(count)).collect();
-        minus(Summary::of(picks.iter().map(|&i| &second[i])), Summary::of(picks.iter().map(|&i| &first[i])))
+        minus(I::values(picks.iter().map(|&i| &second[i])), I::values(picks.iter().map(|&i| &first[i])))
     })?;
 
     let permuted = |round: u64| {
@@ -50,27 +64,31 @@ pub fn compare(first: &[ImageScores], second: &[ImageScores], rounds: usize, see
         let mut random = SplitMix64::new(!seed, round);
         let swap: Vec<bool> = (0..count).map(|_| random.next() >> 63 == 1).collect();
         let side = |flip: bool| {
-            Summary::of(swap.iter().enumerate().map(move |(i, &swapped)| if swapped == flip { &second[i] } else { &first[i] }))
+            I::values(swap.iter().enumerate().map(move |(i, &swapped)| if swapped == flip { &second[i] } else { &first[i] }))
         };
         minus(side(false), side(true))
     };
-    let at_least: [usize; 6] = (0..rounds as u64)
+    let at_least: [usize; M] = (0..rounds as u64)
         .into_par_iter()
         .map(|round| {
             let found = permuted(round);
             // A hair of slack: equal differences may be summed in another order.
             std::array::from_fn(|m| usize::from(found[m].abs() >= difference[m].abs() - 1e-12))
         })
-        .reduce(|| [0; 6], |a, b| std::array::from_fn(|m| a[m] + b[m]));
+        .reduce(|| [0; M], |a, b| std::array::from_fn(|m| a[m] + b[m]));
     let p_value = at_least.map(|hits| (hits + 1) as f64 / (rounds + 1) as f64);
     Some(Comparison { difference, interval, p_value })
 }
 
-fn intervals(num_images: usize, rounds: usize, round: impl Fn(u64) -> [f64; 6] + Sync + Send) -> Option<[Interval; 6]> {
+fn intervals<const M: usize>(
+    num_images: usize,
+    rounds: usize,
+    round: impl Fn(u64) -> [f64; M] + Sync + Send,
+) -> Option<[Interval; M]> {
     if num_images == 0 || rounds == 0 {
         return None;
     }
-    let samples: Vec<[f64; 6]> = (0..rounds as u64).into_par_iter().map(round).collect();
+    let samples: Vec<[f64; M]> = (0..rounds as u64).into_par_iter().map(round).collect();
     Some(std::array::from_fn(|metric| {
         let mut values: Vec<f64> = samples.iter().map(|sample| sample[metric]).collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -166,7 +184,7 @@ mod tests {
 
     #[test]
     fn nothing_to_resample_gives_nothing() {
-        assert_eq!(bootstrap(&[], 10, 0), None);
+        assert_eq!(bootstrap::<6, ImageScores>(&[], 10, 0), None);
         assert_eq!(bootstrap(&spread(0.0), 0, 0), None);
     }
 }

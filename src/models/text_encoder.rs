@@ -149,15 +149,30 @@ impl CaptionReader {
         Ok(reader)
     }
 
-    /// A caption's ids, with what stands around it; cut to what the tower takes.
-    pub fn ids(&self, caption: &str) -> Result<Vec<u32>, TextError> {
-        match &self.kind {
-            ReaderKind::Bpe(tokenizer) => tokenizer.encode(caption, self.max_tokens),
+    /// Tokens that the tower takes, with those around a caption.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// A caption's ids, with what stands around it; cut to what the tower takes, and whether it was.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails.
+    pub fn read(&self, caption: &str) -> Result<(Vec<u32>, bool), TextError> {
+        let mut ids = match &self.kind {
+            ReaderKind::Bpe(tokenizer) => tokenizer.encode(caption, usize::MAX)?,
             ReaderKind::WordPiece { tokenizer, begin, end } => {
-                let inside = tokenizer.encode(caption)?.into_iter().take(self.max_tokens.max(2) - 2);
-                Ok(std::iter::once(*begin).chain(inside).chain([*end]).collect())
+                std::iter::once(*begin).chain(tokenizer.encode(caption)?).chain([*end]).collect()
             }
+        };
+        let most = self.max_tokens.max(2);
+        let is_cut = ids.len() > most;
+        if let (true, Some(&end)) = (is_cut, ids.last()) {
+            // A caption that is cut still ends.
+            ids.truncate(most - 1);
+            ids.push(end);
         }
+        Ok((ids, is_cut))
     }
 }
 

@@ -11,6 +11,8 @@ use crate::image::{self, Decoded, Limits, Preprocess, Reason, begins_like_an_ima
 /// Image files (or their bytes) to pixel_values [3, S, S].
 pub struct Decode {
     pub preprocess: Preprocess,
+    /// Prepared in a second way too, for another image tower: its pixel_values stand behind the first ones.
+    pub also: Option<Preprocess>,
     pub limits: Limits,
     /// Turn images upright as their EXIF says.
     pub exif: bool,
@@ -26,7 +28,8 @@ impl Decode {
         if is_known(&sha256) {
             return Prepared::Known;
         }
-        let denominator = |width, height| if self.full { 1 } else { self.preprocess.denominator(width, height) };
+        let least = |width, height| self.each().map(|p| p.denominator(width, height)).min().unwrap_or(1);
+        let denominator = |width, height| if self.full { 1 } else { least(width, height) };
         let mut decoded = image::decode_at(bytes, &self.limits, self.exif, &denominator);
         if self.fail_damaged {
             decoded = decoded.and_then(|mut decoded| decoded.damage.take().map_or(Ok(decoded), Err));
@@ -47,10 +50,19 @@ impl Decode {
         }
     }
 
+    /// The preparations that are asked for.
+    fn each(&self) -> impl Iterator<Item = &Preprocess> {
+        std::iter::once(&self.preprocess).chain(&self.also)
+    }
+
     fn pixel_values(&self, decoded: &Decoded) -> Vec<f32> {
-        let (width, height) = self.preprocess.output_size();
-        let mut data = vec![0.0; 3 * width as usize * height as usize];
-        self.preprocess.normalize_into(&self.preprocess.resize_and_crop_decoded(decoded), &mut data);
+        let mut data = vec![0.0; self.each().map(Preprocess::num_values).sum()];
+        let mut rest = &mut data[..];
+        for preprocess in self.each() {
+            let (here, behind) = rest.split_at_mut(preprocess.num_values());
+            preprocess.normalize_into(&preprocess.resize_and_crop_decoded(decoded), here);
+            rest = behind;
+        }
         data
     }
 }

@@ -33,6 +33,7 @@ pub struct Counts {
     pub succeeded: u64,
     pub failed: u64,
     /// `failed` by reason, in the order of [`Reason::ALL`].
+    #[serde(deserialize_with = "by_reason")]
     pub failed_by_reason: [u64; Reason::ALL.len()],
     pub skipped: u64,
     /// Folders whose content cannot be listed; they are not `found`.
@@ -43,6 +44,12 @@ pub struct Counts {
     pub computed: u64,
     /// What `computed` counts for in the second rate, such as captions.
     pub computed_weight: u64,
+}
+
+/// What was written when there were fewer reasons has none of the others.
+fn by_reason<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[u64; Reason::ALL.len()], D::Error> {
+    let found = Vec::<u64>::deserialize(from)?;
+    Ok(std::array::from_fn(|at| found.get(at).copied().unwrap_or(0)))
 }
 
 impl Counts {

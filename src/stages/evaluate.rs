@@ -12,12 +12,14 @@ use crate::pipeline::Reporter;
 pub use crate::text::segment::Letters;
 
 pub mod captions;
+pub mod clip;
 pub mod levels;
 pub mod matching;
 mod per_image;
 mod summary;
 
 use captions::{CaptionSet, ImageCaptions, Reading, Role};
+use clip::{ClipLevel, Judge};
 use levels::{LevelScores, warn_of_dropped};
 use matching::match_images;
 
@@ -44,7 +46,7 @@ impl Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Candidate {
-    /// The one with the lowest caption_index.
+    /// The one with the lowest caption_index, or with rank 1 where the table has ranks.
     First,
     /// The one with the best CIDEr against the references: what a perfect choice among the captions would reach.
     Oracle,
@@ -91,6 +93,8 @@ pub const COMPARE_ROUNDS: usize = 1000;
 pub struct ScoredImage {
     /// The predictions' id.
     pub id: String,
+    /// What the image may be called, the likeliest first.
+    pub names: Vec<String>,
     pub references: Vec<String>,
     pub candidates: Vec<String>,
     /// The second table's captions; empty without one.
@@ -105,6 +109,8 @@ pub struct Evaluation {
     pub rounds: usize,
     pub seed: u64,
     pub levels: Vec<LevelScores>,
+    /// Where a CLIP scored them too.
+    pub clip: Option<ClipLevel>,
 }
 
 /// How predictions and references met.
@@ -123,8 +129,11 @@ pub struct Coverage {
     pub max_candidates: usize,
 }
 
-/// Reads, matches and scores; writes the files that `settings` name.
-pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
+/// Reads, matches and scores, by a CLIP too where there is one; writes the files that `settings` name.
+///
+/// # Errors
+/// Files that cannot be read or have no image in common; what the CLIP cannot score.
+pub fn run(settings: &Settings, judge: Option<&mut Judge>, reporter: &dyn Reporter) -> Result<Evaluation> {
     let predicted = Reading { encoding: settings.encoding, ..Reading::of(Role::Predictions) };
     let written = Reading { role: Role::References, split: settings.split.as_deref(), ..predicted };
     let predictions = read(&settings.predictions, predicted, reporter)?;
@@ -139,8 +148,16 @@ pub fn run(settings: &Settings, reporter: &dyn Reporter) -> Result<Evaluation> {
 
     let rounds = if settings.compare.is_some() && settings.bootstrap == 0 { COMPARE_ROUNDS } else { settings.bootstrap };
     let score = |level: &Level| LevelScores::of(*level, &images, settings, rounds);
-    let levels = settings.levels.iter().map(score).collect();
-    let evaluation = Evaluation { images, coverage, candidate: settings.candidate, rounds, seed: settings.seed, levels };
+    let levels: Vec<LevelScores> = settings.levels.iter().map(score).collect();
+    // With the oracle, levels may choose differently: the first one's choice counts.
+    let clip = match (judge, levels.first()) {
+        (Some(judge), Some(level)) => {
+            let others = level.compared.as_ref().map(|(table, _)| table.chosen.as_slice());
+            Some(judge.score(&images, &level.predictions.chosen, others, settings, rounds, reporter)?)
+        }
+        _ => None,
+    };
+    let evaluation = Evaluation { images, coverage, candidate: settings.candidate, rounds, seed: settings.seed, levels, clip };
 
     if let Some(path) = &settings.out {
         files::write_json(path, &evaluation.to_json()).with_context(|| format!("cannot write {}", path.display()))?;
@@ -193,8 +210,10 @@ fn pair_up(
                 }
             },
         };
+        let names = ScoredImage::names_of([&predictions.images[prediction], &references.images[reference]]);
         let ImageCaptions { id, captions, .. } = predictions.images[prediction].clone();
-        images.push(ScoredImage { id, references: references.images[reference].captions.clone(), candidates: captions, others });
+        let references = references.images[reference].captions.clone();
+        images.push(ScoredImage { id, names, references, candidates: captions, others });
     }
     if images.is_empty() {
         bail!("the two tables have no image with references in common");

@@ -122,6 +122,7 @@ impl Inputs {
     fn open(path: &Path, bundle: &Bundle) -> Result<Self> {
         let decode = Decode {
             preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
+            also: None,
             limits: Limits::default(),
             exif: true,
             full: false,

@@ -337,7 +337,7 @@ fn damage_fails_on_request() {
     let Some(folder) = shared("cases/img") else { return };
     let prepared = |fail_damaged: bool, name: &str| {
         let preprocess = Preprocess::from_json("{}").unwrap();
-        let decode = Decode { preprocess, limits: Limits::default(), exif: true, full: false, fail_damaged };
+        let decode = Decode { preprocess, also: None, limits: Limits::default(), exif: true, full: false, fail_damaged };
         let content = Content::File { path: folder.join(name), stat: None };
         decode.prepare(&Entry { image_path: name.into(), image_id: name.into(), content }, &mut |_| false)
     };

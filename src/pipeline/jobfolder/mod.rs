@@ -55,6 +55,9 @@ pub struct Plan {
     /// As they were given, made absolute.
     pub inputs: Vec<String>,
     pub model: PathBuf,
+    /// What scores captions, where that is another than the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scorer: Option<PathBuf>,
     /// What workers use that are not told otherwise.
     pub device: String,
     pub precision: String,

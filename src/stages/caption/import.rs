@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use arrow::array::{BooleanArray, Float64Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{Array, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray};
 
 use super::tables::{FORMAT, Row, TableFormat, unquoted};
 use super::value::{CaptionText, Captions, finish_reason};
@@ -57,11 +57,12 @@ pub(in crate::stages) fn images(
         let record = first.and_then(|first| {
             let (image_id, image_path) = (first.image_id.to_string(), first.image_path.to_string());
             let sha256 = parse_hash(&first.sha256).context("a sha256 that is not 64 hex digits")?;
-            let (mut captions, damaged) = (vec![caption(&first)?], first.damaged);
+            let (mut captions, damaged, mut last) = (vec![caption(&first)?], first.damaged, first.caption_index);
             while let Some(Ok(next)) = rows.peek()
                 && next.image_path == image_path
-                && next.caption_index > 0
+                && next.caption_index > last
             {
+                last = next.caption_index;
                 captions.push(caption(next)?);
                 rows.next();
             }
@@ -88,6 +89,8 @@ fn caption(row: &Row) -> Result<CaptionText> {
         num_tokens: row.num_tokens,
         finish_reason: finish_reason(&row.finish_reason)
             .with_context(|| format!("unknown finish_reason {:?}", row.finish_reason))?,
+        index: row.caption_index,
+        clip_score: row.clip_score,
     })
 }
 
@@ -120,6 +123,7 @@ fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
     let num_tokens: &Int32Array = table::column(batch, "num_tokens", path)?;
     let logprobs: &Float64Array = table::column(batch, "logprob", path)?;
     let damaged = table::column::<BooleanArray>(batch, "damaged", path).ok();
+    let scores = table::column::<Float32Array>(batch, "clip_score", path).ok();
     let owned = |column: &StringArray, row: usize| column.value(row).to_string().into();
     Ok((0..batch.num_rows())
         .map(|row| Row {
@@ -132,6 +136,8 @@ fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
             num_tokens: num_tokens.value(row),
             finish_reason: owned(reasons, row),
             damaged: damaged.is_some_and(|column| column.value(row)),
+            clip_score: scores.filter(|column| column.is_valid(row)).map(|column| column.value(row)),
+            rank: None,
         })
         .collect())
 }

@@ -27,6 +27,7 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
         encoder: bundle.embedding_fingerprint().into(),
         normalize: bundle.normalized(),
         shares_cores: runtime.device().is_cpu(),
+        also: None,
     })
 }
 
@@ -67,7 +68,18 @@ pub fn load(
     };
     let prefix_len = bundle.mapper_config().prefix_len + prompt.len();
     let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens)?;
-    Ok(ClipCap { encoder, mapper, decoder, generator, tokenizer, prompt, cleaner, normalize: bundle.normalized(), batch_size })
+    Ok(ClipCap {
+        encoder,
+        mapper,
+        decoder,
+        generator,
+        tokenizer,
+        prompt,
+        cleaner,
+        normalize: bundle.normalized(),
+        batch_size,
+        scorer: None,
+    })
 }
 
 /// Tokens a caption can have at most: the last one is never fed, so it needs no position.

@@ -25,11 +25,13 @@ pub(in crate::stages) mod import;
 mod load;
 mod model;
 mod only;
+mod scoring;
 pub(in crate::stages) mod tables;
 mod value;
 
 pub use load::{info, load, max_new_tokens};
 pub use model::{Captioner, ClipCap};
+pub use scoring::{CaptionScorer, Scored, Scoring, second_preprocess};
 pub use tables::TableFormat;
 pub use value::{CaptionText, Captions};
 
@@ -63,6 +65,8 @@ pub struct CaptionSettings {
     pub quotes_formulas: bool,
     pub decoding: generation::Settings,
     pub wording: Wording,
+    /// Captions are scored, and perhaps ranked and chosen.
+    pub scoring: Option<Scoring>,
     pub limits: Limits,
     pub exif_rotate: bool,
     /// All pixels of large images are decoded.
@@ -120,6 +124,8 @@ pub struct ModelInfo {
     pub normalize: bool,
     /// The model computes on the cores that decode images.
     pub shares_cores: bool,
+    /// How pictures are prepared for the image tower of another scorer; see [`second_preprocess`].
+    pub also: Option<Preprocess>,
 }
 
 /// How a caption run ended.
@@ -186,7 +192,8 @@ pub fn run<C: Captioner>(
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
-    let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, folder);
+    let scored = Scored::by(settings.scoring.as_ref());
+    let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, scored, folder);
     let import = |output: &Output| import::records(output, settings.format);
     // The original's table holds too little to go on from, and is made anew.
     let names = (settings.format == TableFormat::Tsv).then_some(&import::names as Names);
@@ -358,6 +365,7 @@ impl Listed {
 fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
     let decode = Decode {
         preprocess: model.preprocess.clone(),
+        also: model.also.clone(),
         limits: settings.limits,
         exif: settings.exif_rotate,
         full: settings.full_decode,
@@ -371,7 +379,8 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
         Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
         _ => json!({"images": how_images_are_read(settings, &model.preprocess)}),
     };
-    let mut fingerprinted = captioning(&model.identity, &settings.decoding, &settings.wording, input).settings;
+    let mut fingerprinted =
+        captioning(&model.identity, &settings.decoding, &settings.wording, settings.scoring.as_ref(), input).settings;
     if settings.quotes_formulas {
         fingerprinted["quotes_formulas"] = true.into();
     }
@@ -379,10 +388,19 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
 }
 
 /// What captions depend on. How they are worded is named where something was asked for.
-pub(in crate::stages) fn captioning(model: &Json, decoding: &generation::Settings, wording: &Wording, input: Json) -> Settings {
+pub(in crate::stages) fn captioning(
+    model: &Json,
+    decoding: &generation::Settings,
+    wording: &Wording,
+    scoring: Option<&Scoring>,
+    input: Json,
+) -> Settings {
     let mut settings = json!({"model": model, "decoding": decoding, "input": input});
     if *wording != Wording::default() {
         settings["wording"] = json!(wording);
+    }
+    if let Some(scoring) = scoring {
+        settings["scoring"] = json!(scoring);
     }
     Settings::new("caption", settings)
 }

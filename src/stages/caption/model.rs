@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::scoring::CaptionScorer;
 use super::value::{CaptionText, Captions};
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
 use crate::image::Reason;
@@ -95,6 +96,7 @@ pub struct ClipCap {
     /// Embeddings are scaled to length 1 before they are mapped, as the model was trained.
     pub normalize: bool,
     pub batch_size: usize,
+    pub(super) scorer: Option<CaptionScorer>,
 }
 
 impl Captioner for ClipCap {
@@ -104,11 +106,33 @@ impl Captioner for ClipCap {
 
     fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>> {
         let encoder = self.encoder.as_mut().context("this run has no image encoder")?;
-        Ok(encoder.encode(pixel_values, num_images)?)
+        let Some(scorer) = self.scorer.as_mut().filter(|scorer| scorer.has_own_images) else {
+            return Ok(encoder.encode(pixel_values, num_images)?);
+        };
+        // The scorer's pixels stand behind the model's, and so do its embeddings.
+        let width = pixel_values.len() / num_images.max(1);
+        let images = || pixel_values.chunks_exact(width.max(1));
+        let models: Vec<&[f32]> = images().map(|image| &image[..width - scorer.own_pixels]).collect();
+        let scorers: Vec<&[f32]> = match scorer.own_pixels {
+            0 => images().collect(),
+            own => images().map(|image| &image[width - own..]).collect(),
+        };
+        let embeddings = encoder.encode_each(&models)?;
+        let each = embeddings.chunks_exact((embeddings.len() / num_images.max(1)).max(1));
+        Ok(each.zip(scorer.encode(&scorers)?).flat_map(|(model, scorer)| [model, &scorer].concat()).collect())
     }
 
     fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>> {
-        let prefixes = self.prefixes(embeddings, hashes.len())?;
+        let width = embeddings.len() / hashes.len().max(1);
+        let behind = self.scorer.as_ref().filter(|scorer| scorer.has_own_images).map_or(0, CaptionScorer::embedding_dim);
+        let images = || embeddings.chunks_exact(width.max(1));
+        let prefixes = match behind {
+            0 => self.prefixes(embeddings, hashes.len())?,
+            _ => {
+                self.prefixes(&images().flat_map(|image| &image[..width - behind]).copied().collect::<Vec<_>>(), hashes.len())?
+            }
+        };
+        let scored: Vec<&[f32]> = images().map(|image| &image[if behind > 0 { width - behind } else { 0 }..]).collect();
         let width = prefixes.len() / hashes.len();
         let prefix = |index: usize| &prefixes[index * width..][..width];
         let mut captions: Vec<Option<Result<Vec<CaptionText>, Failure>>> = vec![None; hashes.len()];
@@ -142,7 +166,10 @@ impl Captioner for ClipCap {
                 Err(error) => return Err(error.into()),
             }
         }
-        let captions = captions.into_iter().collect::<Option<Vec<_>>>().context("an image was given no captions")?;
+        let mut captions = captions.into_iter().collect::<Option<Vec<_>>>().context("an image was given no captions")?;
+        if let Some(scorer) = &mut self.scorer {
+            scorer.choose(&mut captions, &scored)?;
+        }
         match &captions[..] {
             [Err(failure), _, ..] if captions.iter().all(|c| c.as_ref().is_err_and(|failure| failure.reason != FILTERED)) => {
                 bail!(
@@ -166,6 +193,12 @@ fn beyond_numbers(what: &str) -> Failure {
 }
 
 impl ClipCap {
+    /// The same, with captions scored.
+    pub fn scored(mut self, scorer: Option<CaptionScorer>) -> Self {
+        self.scorer = scorer;
+        self
+    }
+
     /// embeddings [num_images, D] -> prefixes [num_images, P, C], one after the other.
     fn prefixes(&mut self, embeddings: &[f32], num_images: usize) -> Result<Vec<f32>> {
         let embedding_dim = embeddings.len() / num_images.max(1);
@@ -184,8 +217,8 @@ impl ClipCap {
     }
 }
 
-/// Why an image has no caption where banned or required words left none.
-const FILTERED: &str = "filtered";
+/// Why an image has no caption where banned or required words, or scores, left none.
+pub(super) const FILTERED: &str = Reason::Filtered.as_str();
 
 /// Captions that may stay; where none may, the image fails with the first one's reason.
 fn wanted(captions: Vec<CaptionText>, cleaner: &Cleaner) -> Result<Vec<CaptionText>, Failure> {
@@ -196,7 +229,8 @@ fn wanted(captions: Vec<CaptionText>, cleaner: &Cleaner) -> Result<Vec<CaptionTe
         let message = format!("none of {} captions may stay; of {:?}: {why}", captions.len(), first.text);
         return Err(Failure { reason: FILTERED.into(), message });
     }
-    Ok(captions.into_iter().zip(reasons).filter(|(_, reason)| reason.is_none()).map(|(caption, _)| caption).collect())
+    let stay = captions.into_iter().zip(reasons).filter(|(_, reason)| reason.is_none());
+    Ok(stay.zip(0..).map(|((caption, _), index)| CaptionText { index, ..caption }).collect())
 }
 
 fn told(caption: &Caption, tokenizer: &Tokenizer, cleaner: &Cleaner) -> CaptionText {
@@ -206,5 +240,7 @@ fn told(caption: &Caption, tokenizer: &Tokenizer, cleaner: &Cleaner) -> CaptionT
         logprob: caption.logprob + 0.0,
         num_tokens: caption.num_tokens as i32,
         finish_reason: caption.finish_reason,
+        index: 0,
+        clip_score: None,
     }
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use arrow::array::{BooleanArray, Float64Array, Int32Array, StringArray};
+use arrow::array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
+use super::scoring::{Scored, ranked};
 use super::value::{CaptionText, Captions};
 use crate::files::{AtomicFile, hex};
 use crate::pipeline::{Build, Entry, Record, Sink};
@@ -67,6 +68,12 @@ pub struct Row<'a> {
     pub finish_reason: Cow<'a, str>,
     #[serde(default)]
     pub damaged: bool,
+    /// Written where the whole table has it; so is the rank.
+    #[serde(default, skip_serializing)]
+    pub clip_score: Option<f32>,
+    /// From 1, the best first.
+    #[serde(default, skip_serializing)]
+    pub rank: Option<i32>,
 }
 
 /// A caption table under construction.
@@ -74,6 +81,7 @@ pub struct TableSink {
     format: TableFormat,
     /// Cells that a spreadsheet would run are quoted.
     quotes_formulas: bool,
+    scored: Scored,
     folder: PathBuf,
     writer: Writer,
     names: Vec<PathBuf>,
@@ -88,12 +96,13 @@ enum Writer {
 
 impl TableSink {
     /// Begins a table in `folder`.
-    pub fn create(format: TableFormat, quotes_formulas: bool, folder: &Path) -> Result<Self> {
+    pub fn create(format: TableFormat, quotes_formulas: bool, scored: Scored, folder: &Path) -> Result<Self> {
         let mut sink = Self {
             format,
             quotes_formulas,
+            scored,
             folder: folder.into(),
-            writer: open(format, &folder.join(name(format, 0)))?,
+            writer: open(format, scored, &folder.join(name(format, 0)))?,
             names: Vec::new(),
             part_images: 0,
         };
@@ -103,7 +112,7 @@ impl TableSink {
 
     fn next_part(&mut self) -> Result<()> {
         let name = name(self.format, self.names.len());
-        let next = open(self.format, &self.folder.join(&name))?;
+        let next = open(self.format, self.scored, &self.folder.join(&name))?;
         std::mem::replace(&mut self.writer, next).finish()?;
         self.names.push(name);
         self.part_images = 0;
@@ -118,13 +127,13 @@ fn name(format: TableFormat, part: usize) -> PathBuf {
     }
 }
 
-fn open(format: TableFormat, path: &Path) -> Result<Writer> {
+fn open(format: TableFormat, scored: Scored, path: &Path) -> Result<Writer> {
     Ok(match format {
-        TableFormat::Parquet | TableFormat::Parts => Writer::Parquet(Box::new(ParquetRows::create(path)?)),
+        TableFormat::Parquet | TableFormat::Parts => Writer::Parquet(Box::new(ParquetRows::create(scored, path)?)),
         TableFormat::Csv => {
             let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(AtomicFile::create(path)?);
             // By hand, so that a table without rows has its header too.
-            writer.write_record(COLUMNS)?;
+            writer.write_record(COLUMNS.iter().chain(scored.columns()))?;
             Writer::Csv(Box::new(writer))
         }
         TableFormat::Tsv | TableFormat::JsonLines => Writer::Plain(AtomicFile::create(path)?),
@@ -144,7 +153,11 @@ impl Sink<Captions> for TableSink {
         match (&mut self.writer, self.format) {
             (Writer::Plain(file), TableFormat::Tsv) => {
                 file.write_all(cell(&entry.image_path, self.quotes_formulas).as_bytes())?;
-                for caption in &captions.texts {
+                let order = match self.scored {
+                    Scored::Rank => ranked(&captions.texts),
+                    _ => (0..captions.texts.len()).collect(),
+                };
+                for caption in order.into_iter().map(|at| &captions.texts[at]) {
                     // A vocabulary is anyone's: what parts fields and lines stays out of them.
                     let text = caption.text.replace(['\t', '\n', '\r'], " ");
                     write!(file, "\t{}", cell(&text, self.quotes_formulas))?;
@@ -153,7 +166,10 @@ impl Sink<Captions> for TableSink {
             }
             (Writer::Plain(file), _) => {
                 for row in rows(entry, &sha256, captions) {
-                    serde_json::to_writer(&mut *file, &row)?;
+                    match self.scored {
+                        Scored::No => serde_json::to_writer(&mut *file, &row)?,
+                        scored => serde_json::to_writer(&mut *file, &ScoredRow::new(row, scored))?,
+                    }
                     file.write_all(b"\n")?;
                 }
             }
@@ -161,7 +177,13 @@ impl Sink<Captions> for TableSink {
                 for row in rows(entry, &sha256, captions) {
                     let [image_id, image_path, caption] =
                         [&row.image_id, &row.image_path, &row.caption].map(|text| cell(text, self.quotes_formulas));
-                    writer.serialize(Row { image_id, image_path, caption, ..row.clone() })?;
+                    let (clip_score, rank) = (row.clip_score, row.rank);
+                    let row = Row { image_id, image_path, caption, ..row.clone() };
+                    match self.scored {
+                        Scored::No => writer.serialize(row)?,
+                        Scored::Score => writer.serialize((row, clip_score))?,
+                        Scored::Rank => writer.serialize((row, clip_score, rank))?,
+                    }
                 }
             }
             (Writer::Parquet(writer), _) => {
@@ -193,17 +215,48 @@ fn begins_a_formula(text: &str) -> bool {
 }
 
 fn rows<'a>(entry: &'a Entry, sha256: &'a str, captions: &'a Captions) -> impl Iterator<Item = Row<'a>> {
-    captions.texts.iter().enumerate().map(move |(index, caption): (usize, &CaptionText)| Row {
+    let mut ranks = vec![0; captions.texts.len()];
+    ranked(&captions.texts).into_iter().zip(1..).for_each(|(at, rank)| ranks[at] = rank);
+    captions.texts.iter().zip(ranks).map(move |(caption, rank): (&CaptionText, i32)| Row {
         image_id: entry.image_id.as_str().into(),
         image_path: entry.image_path.as_str().into(),
         sha256: sha256.into(),
-        caption_index: index as i32,
+        caption_index: caption.index,
         caption: caption.text.as_str().into(),
         logprob: caption.logprob,
         num_tokens: caption.num_tokens,
         finish_reason: caption.finish_reason.as_str().into(),
         damaged: captions.damaged,
+        clip_score: caption.clip_score,
+        rank: Some(rank),
     })
+}
+
+/// A row of JSON lines with its score.
+#[derive(Serialize)]
+struct ScoredRow<'a> {
+    #[serde(flatten)]
+    row: Row<'a>,
+    clip_score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank: Option<i32>,
+}
+
+impl<'a> ScoredRow<'a> {
+    fn new(row: Row<'a>, scored: Scored) -> Self {
+        Self { clip_score: row.clip_score, rank: row.rank.filter(|_| scored == Scored::Rank), row }
+    }
+}
+
+impl Scored {
+    /// Names of the columns behind the others.
+    fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::No => &[],
+            Self::Score => &["clip_score"],
+            Self::Rank => &["clip_score", "rank"],
+        }
+    }
 }
 
 impl Build<Captions> for TableSink {
@@ -236,18 +289,26 @@ struct ParquetRows {
     logprob: Vec<f64>,
     num_tokens: Vec<i32>,
     damaged: Vec<bool>,
+    clip_score: Vec<Option<f32>>,
+    rank: Vec<Option<i32>>,
+    scored: Scored,
     group_rows: usize,
 }
 
 impl ParquetRows {
-    fn create(path: &Path) -> Result<Self> {
+    fn create(scored: Scored, path: &Path) -> Result<Self> {
         let types = COLUMNS.map(|name| match name {
             "caption_index" | "num_tokens" => DataType::Int32,
             "logprob" => DataType::Float64,
             "damaged" => DataType::Boolean,
             _ => DataType::Utf8,
         });
-        let fields: Vec<_> = COLUMNS.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, false)).collect();
+        let mut fields: Vec<_> = COLUMNS.iter().zip(types).map(|(name, kind)| Field::new(*name, kind, false)).collect();
+        // A blank caption has no score.
+        fields.extend(scored.columns().iter().map(|name| match *name {
+            "rank" => Field::new("rank", DataType::Int32, false),
+            name => Field::new(name, DataType::Float32, true),
+        }));
         let schema = Arc::new(Schema::new(fields));
         let sink = ParquetSink::create(path, schema.clone(), FORMAT)?;
         Ok(Self {
@@ -258,6 +319,9 @@ impl ParquetRows {
             logprob: Vec::new(),
             num_tokens: Vec::new(),
             damaged: Vec::new(),
+            clip_score: Vec::new(),
+            rank: Vec::new(),
+            scored,
             group_rows: 0,
         })
     }
@@ -271,6 +335,8 @@ impl ParquetRows {
         self.logprob.push(row.logprob);
         self.num_tokens.push(row.num_tokens);
         self.damaged.push(row.damaged);
+        self.clip_score.push(row.clip_score);
+        self.rank.push(row.rank);
         if self.logprob.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }
     }
 
@@ -283,7 +349,10 @@ impl ParquetRows {
         let num_tokens = Arc::new(Int32Array::from(std::mem::take(&mut self.num_tokens)));
         let damaged = Arc::new(BooleanArray::from(std::mem::take(&mut self.damaged)));
         let numbers = (caption_index as _, logprob as _, num_tokens as _, damaged as _);
-        let columns = vec![image_id, image_path, sha256, numbers.0, caption, numbers.1, numbers.2, finish_reason, numbers.3];
+        let mut columns = vec![image_id, image_path, sha256, numbers.0, caption, numbers.1, numbers.2, finish_reason, numbers.3];
+        let clip_score = Arc::new(Float32Array::from(std::mem::take(&mut self.clip_score)));
+        let rank = Arc::new(Int32Array::from(std::mem::take(&mut self.rank)));
+        columns.extend([clip_score as ArrayRef, rank as _].into_iter().take(self.scored.columns().len()));
         self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
         if self.group_rows >= ROW_GROUP_ROWS {
             self.group_rows = 0;

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int32Array, ListArray, StringArray, StructArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int32Array, ListArray, StringArray, StructArray,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type};
+use arrow::datatypes::{DataType, Field, Fields, Float32Type, Float64Type, Int32Type};
 
 use crate::generation::FinishReason;
 use crate::pipeline::Value;
@@ -18,9 +20,13 @@ pub struct CaptionText {
     /// [SEP] included.
     pub num_tokens: i32,
     pub finish_reason: FinishReason,
+    /// Its number among the image's captions, from 0; captions that are left out leave gaps.
+    pub index: i32,
+    /// How well it fits the image, where that was asked for; rounded to 4 decimals.
+    pub clip_score: Option<f32>,
 }
 
-/// All captions of an image, by caption_index.
+/// The captions of an image, by caption_index.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Captions {
     pub texts: Vec<CaptionText>,
@@ -34,6 +40,8 @@ fn fields() -> Fields {
         Field::new("logprob", DataType::Float64, false),
         Field::new("num_tokens", DataType::Int32, false),
         Field::new("finish_reason", DataType::Utf8, false),
+        Field::new("caption_index", DataType::Int32, false),
+        Field::new("clip_score", DataType::Float32, true),
     ])
 }
 
@@ -60,6 +68,8 @@ impl Value for Captions {
             Arc::new(Float64Array::from_iter_values(all().map(|c| c.logprob))),
             Arc::new(Int32Array::from_iter_values(all().map(|c| c.num_tokens))),
             Arc::new(StringArray::from_iter_values(all().map(|c| c.finish_reason.as_str()))),
+            Arc::new(Int32Array::from_iter_values(all().map(|c| c.index))),
+            Arc::new(all().map(|c| c.clip_score).collect::<Float32Array>()),
         ];
         let offsets = OffsetBuffer::from_lengths(values.iter().map(|captions| captions.map_or(0, |c| c.texts.len())));
         let present = NullBuffer::from_iter(values.iter().map(Option::is_some));
@@ -82,12 +92,16 @@ impl Value for Captions {
             let logprobs = list.column_by_name("logprob")?.as_primitive_opt::<Float64Type>()?;
             let num_tokens = list.column_by_name("num_tokens")?.as_primitive_opt::<Int32Type>()?;
             let reasons = list.column_by_name("finish_reason")?.as_string_opt::<i32>()?;
+            let indexes = list.column_by_name("caption_index")?.as_primitive_opt::<Int32Type>()?;
+            let scores = list.column_by_name("clip_score")?.as_primitive_opt::<Float32Type>()?;
             let captions = (0..list.len()).map(|i| {
                 Some(CaptionText {
                     text: texts.value(i).into(),
                     logprob: logprobs.value(i),
                     num_tokens: num_tokens.value(i),
                     finish_reason: finish_reason(reasons.value(i))?,
+                    index: indexes.value(i),
+                    clip_score: scores.is_valid(i).then(|| scores.value(i)),
                 })
             });
             captions.collect::<Option<Vec<_>>>().map(|texts| Some(Self { texts, damaged: damaged.value(row) }))
@@ -107,7 +121,14 @@ mod tests {
 
     #[test]
     fn captions_come_back_from_a_column() {
-        let caption = |text: &str, finish_reason| CaptionText { text: text.into(), logprob: -1.25, num_tokens: 3, finish_reason };
+        let caption = |text: &str, finish_reason| CaptionText {
+            text: text.into(),
+            logprob: -1.25,
+            num_tokens: 3,
+            finish_reason,
+            index: 7,
+            clip_score: (!text.is_empty()).then_some(0.25),
+        };
         let two = vec![caption("一只狗", FinishReason::Eos), caption("", FinishReason::Loop)];
         let two = Captions { texts: two, damaged: false };
         let one = Captions { texts: vec![caption("猫", FinishReason::Length)], damaged: true };

@@ -208,6 +208,7 @@ pub fn run<E: ImageEncoder>(
     };
     let prepare = Decode {
         preprocess: model.preprocess.clone(),
+        also: None,
         limits: settings.limits,
         exif: settings.exif_rotate,
         full: settings.full_decode,

@@ -9,15 +9,15 @@ use arrow::record_batch::RecordBatch;
 
 use super::levels::TableScores;
 use super::{Evaluation, ScoredImage};
-use crate::metrics::METRIC_NAMES;
+use crate::metrics::{CLIP_METRIC_NAMES, METRIC_NAMES};
 use crate::table::ParquetSink;
 
 /// What the table calls itself in its footer.
 const FORMAT: &str = "image_scores/1";
 
 /// Writes one row an image, level (`tokens`: char, word) and table (`source`: predictions, compared), in this order of columns: image_id,
-/// tokens, source, caption_index, caption, num_references, num_tokens, bleu_1..bleu_4, rouge_l, cider. Rows are sorted by level, source
-/// and image_id.
+/// tokens, source, caption_index, caption, num_references, num_tokens, bleu_1..bleu_4, rouge_l, cider, and clip_score and ref_clip_score
+/// where a CLIP scored them. Rows are sorted by level, source and image_id.
 pub(super) fn write(evaluation: &Evaluation, path: &Path) -> Result<()> {
     let mut sink: Option<ParquetSink> = None;
     for level in &evaluation.levels {
@@ -73,5 +73,17 @@ fn batch_of(
     for (m, name) in METRIC_NAMES.iter().enumerate() {
         columns.push((name, Arc::new(Float64Array::from(values.iter().map(|v| v[m]).collect::<Vec<_>>()))));
     }
-    Ok(RecordBatch::try_from_iter(columns)?)
+    let clip = evaluation.clip.as_ref().and_then(|clip| match source {
+        "predictions" => Some(&clip.predictions),
+        _ => clip.compared.as_ref().map(|(table, _)| table),
+    });
+    if let Some(clip) = clip {
+        for (m, name) in CLIP_METRIC_NAMES.iter().enumerate() {
+            let values: Float64Array = clip.scores.iter().map(|scores| scores.map(|scores| scores.values()[m])).collect();
+            columns.push((name, Arc::new(values)));
+        }
+    }
+    // A column with nulls in it must not depend on whether there are any.
+    let nullable = |name: &str| CLIP_METRIC_NAMES.contains(&name);
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, nullable(name))))?)
 }

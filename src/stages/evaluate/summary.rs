@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
+use super::clip::ClipTable;
 use super::levels::TableScores;
 use super::{Candidate, Evaluation};
-use crate::metrics::{Interval, METRIC_NAMES};
+use crate::metrics::{CLIP_METRIC_NAMES, Interval, METRIC_NAMES};
 use crate::table::FORMAT_KEY;
 
 /// What an evaluation's JSON calls itself.
@@ -14,7 +15,8 @@ const FORMAT: &str = "evaluation/1";
 
 impl Evaluation {
     /// `{"char": {"bleu_1".."bleu_4", "rouge_l", "cider"}, "word": {...}}` with raw scores (1.0 is 100%), and beside them `coverage`,
-    /// `candidate`, `captions` (length and variety by level), and, where they were asked for, `intervals` and `comparison`.
+    /// `candidate`, `captions` (length and variety by level), and, where they were asked for, `clip` (`clip_score`, `ref_clip_score`),
+    /// `intervals` and `comparison`.
     pub fn to_json(&self) -> Value {
         let by_level = |value: &dyn Fn(&super::LevelScores) -> Value| -> Map<String, Value> {
             self.levels.iter().map(|level| (level.level.name().to_string(), value(level))).collect()
@@ -24,6 +26,11 @@ impl Evaluation {
         root.insert("candidate".into(), json!(self.candidate.name()));
         root.insert("coverage".into(), json!(self.coverage));
         root.insert("captions".into(), Value::Object(by_level(&|level| variety(&level.predictions, self.images.len()))));
+        if let Some(clip) = &self.clip {
+            let mut means = by_clip(|m| json!(clip.predictions.mean.values()[m]));
+            means["images"] = clip.num_images.into();
+            root.insert("clip".into(), means);
+        }
         if self.rounds == 0 {
             return Value::Object(root);
         }
@@ -32,13 +39,16 @@ impl Evaluation {
             levels.insert("seed".into(), json!(self.seed));
             Value::Object(levels)
         };
-        let intervals = by_level(&|level| match &level.predictions.intervals {
+        let mut intervals = by_level(&|level| match &level.predictions.intervals {
             Some(intervals) => by_metric(|m| interval(&intervals[m])),
             None => Value::Null,
         });
+        if let Some(found) = self.clip.as_ref().and_then(|clip| clip.predictions.intervals) {
+            intervals.insert("clip".into(), by_clip(|m| interval(&found[m])));
+        }
         root.insert("intervals".into(), resampled(intervals));
         if self.levels.iter().any(|level| level.compared.is_some()) {
-            let comparison = by_level(&|level| match &level.compared {
+            let mut comparison = by_level(&|level| match &level.compared {
                 Some((second, comparison)) => {
                     let mut metrics = by_metric(|m| {
                         json!({
@@ -53,6 +63,17 @@ impl Evaluation {
                 }
                 None => Value::Null,
             });
+            if let Some((second, Some(found))) = self.clip.as_ref().and_then(|clip| clip.compared.as_ref()) {
+                let metrics = by_clip(|m| {
+                    json!({
+                        "second": second.mean.values()[m],
+                        "difference": found.difference[m],
+                        "interval": interval(&found.interval[m]),
+                        "p_value": found.p_value[m],
+                    })
+                });
+                comparison.insert("clip".into(), metrics);
+            }
             root.insert("comparison".into(), resampled(comparison));
         }
         Value::Object(root)
@@ -79,6 +100,7 @@ impl Evaluation {
                 line(&mut out, &row("  p", comparison.p_value.map(|p| format!("{p:.4}"))));
             }
         }
+        self.clip_rows(&mut out);
         if self.rounds > 0 {
             let test = if self.levels.iter().any(|level| level.compared.is_some()) { "; p: paired permutation test" } else { "" };
             line(&mut out, &format!("from, to: 95% bootstrap interval, {} rounds, seed {}{test}", self.rounds, self.seed));
@@ -95,6 +117,34 @@ impl Evaluation {
         line(&mut out, "length in tokens; repeating: share of captions with a 4-gram more than once");
         out
     }
+
+    /// CLIP's scores, where there are any.
+    fn clip_rows(&self, out: &mut String) {
+        let Some(clip) = &self.clip else { return };
+        let of = if clip.num_images < self.images.len() { format!("of {} images", clip.num_images) } else { String::new() };
+        line(out, &format!("\n{}", clip_row(&of, ["CLIPScore", "RefCLIPScore"].map(String::from))));
+        let table = |out: &mut String, name: &str, table: &ClipTable| {
+            line(out, &clip_row(name, table.mean.values().map(|value| format!("{value:.4}"))));
+            if let Some(intervals) = &table.intervals {
+                line(out, &clip_row("  from", intervals.map(|interval| format!("{:.4}", interval.low))));
+                line(out, &clip_row("  to", intervals.map(|interval| format!("{:.4}", interval.high))));
+            }
+        };
+        table(out, "clip", &clip.predictions);
+        if let Some((second, comparison)) = &clip.compared {
+            table(out, "clip, second table", second);
+            if let Some(found) = comparison {
+                line(out, &clip_row("  difference", found.difference.map(|value| format!("{value:+.4}"))));
+                line(out, &clip_row("  from", found.interval.map(|interval| format!("{:+.4}", interval.low))));
+                line(out, &clip_row("  to", found.interval.map(|interval| format!("{:+.4}", interval.high))));
+                line(out, &clip_row("  p", found.p_value.map(|p| format!("{p:.4}"))));
+            }
+        }
+    }
+}
+
+fn by_clip(value: impl Fn(usize) -> Value) -> Value {
+    Value::Object(CLIP_METRIC_NAMES.iter().enumerate().map(|(m, name)| (name.to_string(), value(m))).collect())
 }
 
 fn by_metric(value: impl Fn(usize) -> Value) -> Value {
@@ -145,6 +195,10 @@ fn variety_row(out: &mut String, name: &str, table: &TableScores, num_captions: 
         _ => String::new(),
     };
     line(out, &format!("{}  {opening}", row(name, columns)));
+}
+
+fn clip_row(name: &str, columns: [String; 2]) -> String {
+    format!("{name:<20} {:>12} {:>12}", columns[0], columns[1])
 }
 
 fn row(name: &str, columns: [String; 6]) -> String {

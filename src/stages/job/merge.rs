@@ -17,7 +17,7 @@ use crate::pipeline::{
 use crate::stages::Outcome;
 use crate::stages::caption::import::images;
 use crate::stages::caption::tables::{FORMAT, TableSink};
-use crate::stages::caption::{TableFormat, output_of};
+use crate::stages::caption::{Scored, Scoring, TableFormat, output_of};
 
 /// What is to be merged.
 #[derive(Debug, Clone)]
@@ -64,7 +64,9 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
-    let mut table = TableSink::create(settings.format, false, staging.folder())?;
+    let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
+    let scoring: Option<Scoring> = scoring.context("the plan's scoring cannot be read: plan the job again")?;
+    let mut table = TableSink::create(settings.format, false, Scored::by(scoring.as_ref()), staging.folder())?;
     let mut errors = ErrorsTable::create(&staging.folder().join("errors.parquet"))?;
     let mut done = 0;
     for record in &records {

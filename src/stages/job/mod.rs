@@ -13,7 +13,7 @@ use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
 use crate::pipeline::sources::count_tar;
 use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
-use crate::stages::caption::{CaptionSettings, ModelInfo, Wording, captioning, how_images_are_read};
+use crate::stages::caption::{CaptionSettings, ModelInfo, Scoring, Wording, captioning, how_images_are_read};
 use crate::{generation, stages::Outcome};
 
 mod merge;
@@ -33,6 +33,8 @@ pub struct PlanSettings {
     pub job: PathBuf,
     pub shard_size: u64,
     pub model: PathBuf,
+    /// What scores captions, where that is another than the model.
+    pub scorer: Option<PathBuf>,
     /// All that results depend on and that is known without a device.
     pub settings: Settings,
     pub device: String,
@@ -56,17 +58,19 @@ pub fn settings_of(
     precision: &str,
     decoding: &generation::Settings,
     wording: &Wording,
+    scoring: Option<&Scoring>,
     images: Json,
 ) -> Settings {
     let model = json!({"fingerprint": fingerprint, "precision": precision});
-    captioning(&model, decoding, wording, json!({"images": images}))
+    captioning(&model, decoding, wording, scoring, json!({"images": images}))
 }
 
 /// As [`settings_of`], for a run and its model.
 pub(super) fn settings_of_run(settings: &CaptionSettings, model: &ModelInfo) -> Settings {
     let precision = model.identity["precision"].as_str().unwrap_or("fp32");
     let images = how_images_are_read(settings, &model.preprocess);
-    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, &settings.wording, images)
+    let scoring = settings.scoring.as_ref();
+    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, &settings.wording, scoring, images)
 }
 
 /// How images are read, as a plan keeps it.
@@ -161,6 +165,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         settings: settings.settings.clone(),
         inputs: names,
         model: absolute(&settings.model)?,
+        scorer: settings.scorer.as_deref().map(absolute).transpose()?,
         device: settings.device.clone(),
         precision: settings.precision.clone(),
         batch_size: settings.batch_size,

@@ -103,6 +103,7 @@ impl Worker<'_> {
         let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
         let wording = settings.get("wording").cloned().unwrap_or_else(|| json!({}));
         let wording: Wording = serde_json::from_value(wording).with_context(context)?;
+        let scoring = settings.get("scoring").cloned().map(serde_json::from_value).transpose().with_context(context)?;
         let images = &settings["input"]["images"];
         let number = |name: &str| images[name].as_u64().with_context(context);
         let flag = |name: &str| images[name].as_bool().with_context(context);
@@ -115,6 +116,7 @@ impl Worker<'_> {
             quotes_formulas: false,
             decoding,
             wording,
+            scoring,
             limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
             exif_rotate: flag("exif_rotate")?,
             full_decode: flag("full_decode")?,

@@ -6,13 +6,48 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
-use super::ScoreSettings;
-use super::scorer::Scorer;
+use super::Source;
+use super::scorer::{Scorer, ScorerModel};
 use crate::dataset::matching::{Listed, Matcher};
-use crate::image::Reason;
+use crate::dataset::wanted::Wanted;
+use crate::image::{Limits, Reason};
 use crate::pipeline::sources::{Embeddings, Folder};
 use crate::pipeline::{Content, Decode, Entry, Failure, Prepare, Prepared};
 use crate::stages::loading::scale_to_length_1;
+
+/// How image files are found and read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub limits: Limits,
+    /// Which files of the folders.
+    pub wanted: Wanted,
+    pub exif_rotate: bool,
+    /// Every pixel of large images is decoded.
+    pub full_decode: bool,
+    /// Damaged images have no score.
+    pub fail_damaged: bool,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        let (limits, wanted) = (Limits::default(), Wanted::default());
+        Self { limits, wanted, exif_rotate: true, full_decode: false, fail_damaged: false }
+    }
+}
+
+impl Reading {
+    /// From a file to what the scorer's image tower takes.
+    pub fn decode(&self, scorer: &ScorerModel) -> Decode {
+        Decode {
+            preprocess: scorer.preprocess.clone(),
+            also: None,
+            limits: self.limits,
+            exif: self.exif_rotate,
+            full: self.full_decode,
+            fail_damaged: self.fail_damaged,
+        }
+    }
+}
 
 /// Images by what tables call them.
 pub struct Images {
@@ -34,13 +69,23 @@ enum Known {
 pub type Embedded = Result<Vec<f32>, Failure>;
 
 impl Images {
+    /// Where `source` says.
+    ///
+    /// # Errors
+    /// See [`under`](Self::under) and [`embedded`](Self::embedded).
+    pub fn open(source: &Source, scorer: &ScorerModel, reading: &Reading) -> Result<Self> {
+        match source {
+            Source::Images(roots) => Self::under(roots, scorer, reading),
+            Source::Embeddings(path) => Self::embedded(path, scorer),
+        }
+    }
+
     /// Files under folders.
     ///
     /// # Errors
     /// Folders that cannot be listed at all; a tar.
-    pub fn under(roots: &[PathBuf], scorer: &Scorer, settings: &ScoreSettings) -> Result<Self> {
-        let limits = settings.limits;
-        let folder = Folder::new(roots, &[], limits.max_bytes, &settings.wanted)?;
+    pub fn under(roots: &[PathBuf], scorer: &ScorerModel, reading: &Reading) -> Result<Self> {
+        let folder = Folder::new(roots, &[], reading.limits.max_bytes, &reading.wanted)?;
         let mut entries = vec![];
         for entry in folder.entries() {
             let entry = entry?;
@@ -53,13 +98,7 @@ impl Images {
             entries.push(entry);
         }
         let names = entries.iter().map(|entry| (entry.image_path.clone(), entry.image_id.clone())).collect();
-        let decode = Box::new(Decode {
-            preprocess: scorer.preprocess.clone(),
-            limits,
-            exif: settings.exif_rotate,
-            full: settings.full_decode,
-            fail_damaged: settings.fail_damaged,
-        });
+        let decode = Box::new(reading.decode(scorer));
         Ok(Self { names, content: Known::Files { entries, decode } })
     }
 
@@ -67,7 +106,7 @@ impl Images {
     ///
     /// # Errors
     /// Embeddings of another encoder or length.
-    pub fn embedded(path: &Path, scorer: &Scorer) -> Result<Self> {
+    pub fn embedded(path: &Path, scorer: &ScorerModel) -> Result<Self> {
         let embeddings = Embeddings::open(path)?;
         if embeddings.embedding_dim != scorer.embedding_dim {
             bail!(

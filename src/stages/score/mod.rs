@@ -14,15 +14,15 @@ mod pairs;
 mod scorer;
 mod writer;
 
+pub use images::{Embedded, Finder, Images, Reading};
 pub use pairs::PairOptions;
-pub use scorer::{Scorer, cosine};
+pub use scorer::{Scorer, ScorerModel, cosine, fit};
 
-use images::{Embedded, Images, failure};
+use images::failure;
 use pairs::{Pairs, text_column};
 use writer::Writer;
 
-use crate::dataset::wanted::Wanted;
-use crate::image::{Limits, Reason};
+use crate::image::Reason;
 use crate::pipeline::{ErrorsTable, Interrupt, Output, Reporter, Tick};
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
@@ -50,14 +50,7 @@ pub struct ScoreSettings {
     /// A bundle, or anything `--clip` takes, with a text tower.
     pub scorer: PathBuf,
     pub out: PathBuf,
-    pub limits: Limits,
-    /// Which files of the folders.
-    pub wanted: Wanted,
-    pub exif_rotate: bool,
-    /// Every pixel of large images is decoded.
-    pub full_decode: bool,
-    /// Damaged images have no score.
-    pub fail_damaged: bool,
+    pub reading: Reading,
     pub batch_size: usize,
     pub overwrite: bool,
 }
@@ -83,16 +76,14 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
     }
     let pairs = Pairs::open(&settings.table, &settings.pairs, reporter)?;
     let batch = matches!(settings.source, Source::Images(_)).then_some(settings.batch_size);
-    let mut scorer = Scorer::open(&settings.scorer, runtime, batch)?;
-    let images = match &settings.source {
-        Source::Images(roots) => Images::under(roots, &scorer, settings)?,
-        Source::Embeddings(path) => Images::embedded(path, &scorer)?,
-    };
+    let model = Arc::new(ScorerModel::open(&settings.scorer)?);
+    let mut scorer = model.load(runtime, batch)?;
+    let images = Images::open(&settings.source, &model, &settings.reading)?;
     let finder = images.finder();
     let matcher = finder.matcher();
     let schema = with_column(&pairs.schema);
     let format = pairs.format.clone().unwrap_or_else(|| "scored/1".into());
-    let mut writer = Writer::create(&settings.out, schema.clone(), &format, &[(SCORER_KEY, scorer.fingerprint.clone())])?;
+    let mut writer = Writer::create(&settings.out, schema.clone(), &format, &[(SCORER_KEY, model.fingerprint.clone())])?;
     let (mut scores, mut num_pairs) = (vec![], 0u64);
     let mut failures: BTreeMap<String, crate::pipeline::Failure> = BTreeMap::new();
     // Images of neighbouring batches are often the same.
@@ -138,7 +129,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
                     failures.entry(name.into()).or_insert_with(|| why.clone());
                     None
                 }
-                Some(Ok(image)) => cosine(image, &embedded[row]),
+                Some(Ok(image)) => fit(image, embedded[row].as_ref()),
             };
             scores.extend(score);
             column.push(score);
@@ -154,6 +145,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
         failures.iter().try_for_each(|(name, failure)| table.add(name, failure))?;
         table.finish()?;
     }
+    model.told_cut().iter().for_each(|told| reporter.warn(told));
     writer.finish().with_context(|| format!("cannot write {}", settings.out.display()))?;
     let outcome = match (scores.is_empty(), failures.is_empty()) {
         (true, false) => Outcome::TooManyFailed,

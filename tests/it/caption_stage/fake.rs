@@ -73,6 +73,8 @@ impl Captioner for Fake {
                 logprob: ((-f64::from(hash[2]) / 7.0 - window) * 1e4).round() / 1e4,
                 num_tokens: 5 + index,
                 finish_reason: if hash[3].is_multiple_of(2) { FinishReason::Eos } else { FinishReason::Length },
+                index,
+                clip_score: None,
             }
         };
         let captions = embeddings.chunks_exact(3).zip(hashes).map(|(e, h)| vec![caption(e, h, 0), caption(e, h, 1)]);
@@ -88,12 +90,14 @@ pub fn model() -> ModelInfo {
         encoder: "fake".into(),
         normalize: false,
         shares_cores: true,
+        also: None,
     }
 }
 
 pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
     CaptionSettings {
         wording: Default::default(),
+        scoring: None,
         source: Source::Paths(vec![images.into()]),
         wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
