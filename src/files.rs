@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+mod checked;
+
+pub use checked::{Checked, read_checked_json, write_checked_json};
+
 /// A file under construction: written under a temporary name beside its target and renamed to it by [`commit`](Self::commit).
 ///
 /// Dropped without `commit`, the temporary file is removed and the target stays as it was.

@@ -21,8 +21,8 @@ or words as jieba cuts them; punctuation counts for nothing. On text of Chinese 
 --strict-tokens drops all other letters too.
 
 Read are caption tables, datasets, and every layout that prepare reads: the scores of a caption file are those of its dataset. Images are \
-matched by file name, then by id, then without image extension and folder, where that is unique; a file name decides over an id. Images that only \
-one side has are counted and left out; CIDEr's document frequencies are those of the images scored.
+matched by file name, then by id, then without image extension and leading folders, where that is unique; a file name decides over an id. Images \
+that only one side has are counted, left out, and told in the errors table beside --out; CIDEr's document frequencies are those of the images scored.
 
 With --scorer, CLIPScore is 2.5 times the cosine of caption and image (0 below 0), and RefCLIPScore the harmonic mean of that and the greatest \
 cosine of the caption and a reference. A blank caption scores 0; images without a picture or an embedding are counted and left out of both.
@@ -83,7 +83,7 @@ pub struct EvaluateArgs {
     /// Threads to compute with (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
-    /// Write the scores as JSON
+    /// Write the scores as JSON, and beside them FILE.errors.parquet: images that only one side has, or that could be several, with both sides
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
     /// Write every image's scores as a Parquet table

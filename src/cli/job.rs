@@ -139,6 +139,13 @@ pub struct MergeArgs {
     /// Replace what is there, whatever made it
     #[arg(long)]
     overwrite: bool,
+    /// Let the rows of images go that this job has no captions of. Without this, a merge is refused that would drop more than a tenth of the
+    /// rows of the table that is there
+    #[arg(long)]
+    prune: bool,
+    /// In a .csv or .tsv, put an apostrophe before cells that a spreadsheet would run (they begin with =, +, -, @, a tab or a return)
+    #[arg(long, alias = "quote_formulas")]
+    quote_formulas: bool,
     /// Exit with 1 where more than this share of the images failed
     #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share)]
     max_error_rate: f64,
@@ -158,6 +165,8 @@ pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
             allow_missing: args.allow_missing,
             allow_mixed: args.allow_mixed,
             overwrite: args.overwrite,
+            quotes_formulas: args.quote_formulas,
+            prune: args.prune,
             max_error_rate: args.max_error_rate,
         },
         &context.terminal,

@@ -5,14 +5,14 @@ use rayon::prelude::*;
 
 use super::captions::{Bad, BadLine, Batch, Captions, Details, Reason, Row};
 use super::matching::{Found, Level, Matcher};
-use super::naming::{composed, last_part};
+use super::naming::{composed, last_part, without_extension};
 use super::splits::SplitRule;
 
 pub use super::matching::Listed;
 
 mod names;
 
-use names::{Named, Names, names};
+use names::{Named, Names, is_end_of, names};
 
 /// An image that captions name, or a listed image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,11 +161,18 @@ fn place(named: &[Named], listed: &[Listed]) -> (Vec<Option<usize>>, Vec<BadLine
     }
     for (entry, _) in named.iter().zip(&found).filter(|(_, found)| found.is_none()) {
         let written = entry.written;
-        match &matcher.rivals(entry.written)[..] {
-            [one, other, ..] => {
+        let rivals = matcher.rivals(written);
+        let may_be = |path: &&&str| is_end_of(without_extension(path), without_extension(&entry.reference));
+        match (&rivals.iter().filter(may_be).collect::<Vec<_>>()[..], &rivals[..]) {
+            ([one, other, ..], _) => {
                 tell(entry, Reason::ImageConflict, format!("{written} could be {one} or {other}: write more of the path"));
             }
-            _ => tell(entry, Reason::MissingImage, format!("no image file is {written}")),
+            (_, [one, ..]) => {
+                let message =
+                    format!("no image file is {written}; {one} has its name and lies in another folder, so it is another image");
+                tell(entry, Reason::MissingImage, message);
+            }
+            (_, []) => tell(entry, Reason::MissingImage, format!("no image file is {written}")),
         }
     }
     unplaced.sort_by_key(|line| (line.file, line.line));
@@ -504,6 +511,9 @@ mod tests {
             told,
             ["missing_image no image file is 9.png", "image_conflict 1.png could be a/1.png or b/1.png: write more of the path"]
         );
+        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\n")], &["val/1.png"]);
+        assert_eq!(images, ["train/1 - 1", "val/1 val/1.png 0"]);
+        assert!(told[0].starts_with("missing_image") && told[0].contains("val/1.png") && told.len() == 1, "{told:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which image file a caption means: by path, by the end of a path, or by name.
+//! Which image file a caption means: by path, or by the end of a path. A file of the same name in another folder is another image.
 
 use std::borrow::Cow;
 
@@ -24,8 +24,6 @@ pub enum Level {
     End,
     /// So, but for the extension: the file was converted since, or it is another image.
     Converted,
-    /// The name alone: the file lies in another folder than the reference says.
-    Elsewhere,
 }
 
 /// A listed image that a reference means.
@@ -69,8 +67,8 @@ impl<'a> Matcher<'a> {
     }
 
     /// The listed image that `reference` (an id, a file name or a path) means. Leading folders of it that the list does not
-    /// know are dropped one by one; at last a name counts where only one file has it. It may be written as an image_path or as the
-    /// file is called, its letters composed or not.
+    /// know are dropped one by one, and so are leading folders of the list that the reference does not say; `train/1.png` is never
+    /// `val/1.png`. It may be written as an image_path or as the file is called, its letters composed or not.
     pub fn find(&self, reference: &str) -> Option<Found> {
         let found = |at: u32, level: Level| Found { at: at as usize, level };
         let exact = || spellings(reference).find_map(|written| self.exact(&written));
@@ -83,17 +81,10 @@ impl<'a> Matcher<'a> {
             let whole = spellings(reference).find_map(|written| stem(&written).or_else(|| ends(&written).find_map(stem)));
             whole.or_else(|| spellings(reference).find_map(|written| self.ending_with(&written, false)))
         };
-        let elsewhere = || {
-            spellings(reference).find_map(|written| match self.of_name(&composed(last_part(&written))) {
-                [(_, one)] => Some(*one),
-                _ => None,
-            })
-        };
         exact()
             .map(|at| found(at, Level::Exact))
             .or_else(|| end().map(|at| found(at, Level::End)))
             .or_else(|| converted().map(|at| found(at, Level::Converted)))
-            .or_else(|| elsewhere().map(|at| found(at, Level::Elsewhere)))
     }
 
     /// Files that have the reference's name, of which none was found to be it.
@@ -174,7 +165,11 @@ mod tests {
         is("c/100%25.jpg", "c/100%25.jpg", Level::Exact);
         is("3", "3.jpg", Level::Exact);
         is("3.png", "3.png", Level::Exact);
-        is("b/2.png", "a/2.png", Level::Elsewhere);
+        assert_eq!(find(&paths, "b/2.png"), None, "it lies in another folder");
+        assert_eq!(find(&["val/1.png"], "train/1.png"), None);
+        assert_eq!(find(&["2014/val/1.png"], "2017/val/1.png"), None);
+        assert_eq!(find(&["data/val2014/1.png"], "val2014/1.png").unwrap().1, Level::End);
+        assert_eq!(find(&["1.png"], "data/val2014/1.png").unwrap().1, Level::End);
         is("imgs\\a\\1.jpg", "a/1.jpg", Level::End);
         is("D:\\x\\b\\1.jpg", "b/1.jpg", Level::End);
         is("https://example.org/c/100%25.jpg?size=1", "c/100%25.jpg", Level::Exact);

@@ -2,14 +2,15 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ignore::Match;
 use ignore::overrides::{Override, OverrideBuilder};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a user asked for. By default everything that is not hidden.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Hidden files and folders too.
     pub hidden: bool,
@@ -48,6 +49,12 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { hidden: self.hidden + other.hidden, by_pattern: self.by_pattern + other.by_pattern }
+    }
+
     pub(super) fn add(&mut self, left: Left) {
         match left {
             Left::Hidden => self.hidden += 1,
@@ -65,6 +72,19 @@ impl LeftOut {
 }
 
 impl Wanted {
+    /// What is asked for otherwise in `new`, in the words of the flags.
+    pub fn differences(&self, new: &Self) -> Vec<String> {
+        let told = |patterns: &[String]| if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
+        let hidden = |hidden: bool| if hidden { "given" } else { "not given" }.to_owned();
+        let pairs = [
+            ("--include", told(&self.include), told(&new.include)),
+            ("--exclude", told(&self.exclude), told(&new.exclude)),
+            ("--hidden", hidden(self.hidden), hidden(new.hidden)),
+        ];
+        let differing = pairs.into_iter().filter(|(_, there, now)| there != now);
+        differing.map(|(flag, there, now)| format!("{flag}: {there} there, {now} now")).collect()
+    }
+
     /// # Errors
     /// A pattern that is none.
     pub(super) fn filter(&self) -> Result<Filter, PatternError> {
@@ -85,12 +105,53 @@ impl Wanted {
         Ok(Filter { hidden: self.hidden, patterns: Some(patterns) })
     }
 
+    /// The same for the members of tars.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub fn of_members(&self) -> Result<MemberFilter, PatternError> {
+        Ok(MemberFilter { filter: Arc::new(self.filter()?), left_out: Arc::default() })
+    }
+
     /// Refuses patterns that are none.
     ///
     /// # Errors
     /// The first such pattern.
     pub fn check(&self) -> Result<(), PatternError> {
         self.filter().map(drop)
+    }
+}
+
+/// Which members of tars are wanted: as the files of the folder they would be unpacked to. Counts what it leaves out; a clone counts with it.
+#[derive(Debug, Clone)]
+pub struct MemberFilter {
+    filter: Arc<Filter>,
+    left_out: Arc<Mutex<LeftOut>>,
+}
+
+impl MemberFilter {
+    /// The same with a count of its own.
+    pub fn apart(&self) -> Self {
+        Self { filter: self.filter.clone(), left_out: Arc::default() }
+    }
+
+    /// What was left out so far.
+    pub fn left_out(&self) -> LeftOut {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a member is left out, or a folder on the way to it. `inner` is its path in the tar, without `.` and `..`.
+    pub fn leaves(&self, inner: &[u8]) -> bool {
+        let inner = Path::new(OsStr::from_bytes(inner));
+        let mut within = PathBuf::new();
+        let left = inner.iter().find_map(|part| {
+            within.push(part);
+            self.filter.leaves(part, &within, || within != inner)
+        });
+        if let Some(left) = left {
+            self.left_out.lock().unwrap_or_else(PoisonError::into_inner).add(left);
+        }
+        left.is_some()
     }
 }
 
@@ -149,6 +210,28 @@ mod tests {
         assert_eq!(leaves(&anchored, "old/2019/x.jpg", false), None);
         assert!(wanted(&["a[b"], &[]).check().unwrap_err().to_string().contains("a[b"));
         assert!(wanted(&[""], &[]).check().is_err());
+    }
+
+    #[test]
+    fn members_of_tars_are_chosen_like_files() {
+        let patterns = Wanted { include: vec!["*.jpg".into()], exclude: vec!["raw/".into()], hidden: false };
+        let filter = patterns.of_members().unwrap();
+        let left: Vec<bool> = ["a/b.jpg", "a/._b.jpg", ".git/x.jpg", "@eaDir/x.jpg", "a/raw/x.jpg", "a/b.json"]
+            .iter()
+            .map(|inner| filter.clone().leaves(inner.as_bytes()))
+            .collect();
+        assert_eq!(left, [false, true, true, true, true, true]);
+        assert_eq!(filter.left_out(), LeftOut { hidden: 3, by_pattern: 2 });
+        assert_eq!(filter.apart().left_out(), LeftOut::default());
+        assert!(!Wanted { hidden: true, ..Wanted::default() }.of_members().unwrap().leaves(b"a/._b.jpg"));
+    }
+
+    #[test]
+    fn what_is_asked_for_otherwise_is_told() {
+        let usual = Wanted::default();
+        let other = Wanted { hidden: true, exclude: vec!["*.gif".into(), "raw/".into()], ..Wanted::default() };
+        assert!(other.differences(&other.clone()).is_empty());
+        assert_eq!(usual.differences(&other), ["--exclude: none there, *.gif raw/ now", "--hidden: not given there, given now"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use crate::files::{self, Checked};
 
 /// What a file looked like when it was hashed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,16 @@ struct Seen {
     changed_ns: i128,
     inode: u64,
     sha256: String,
+}
+
+const FORMAT: &str = "content-hashes/1";
+
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    #[serde(rename = "clipcap.format")]
+    format: String,
+    files: BTreeMap<String, Seen>,
 }
 
 /// File hashes by path, kept in one small file between runs.
@@ -35,9 +45,17 @@ pub struct ContentHashes {
 }
 
 impl ContentHashes {
-    /// Opens the memory at `path`; one that cannot be read is begun anew.
-    pub fn open(path: PathBuf, fresh: bool, own: Vec<PathBuf>) -> Self {
-        let known = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    /// Opens the memory at `path`; one that cannot be read is begun anew, and one that is damaged too, which `damaged` is told.
+    pub fn open(path: PathBuf, fresh: bool, own: Vec<PathBuf>, damaged: impl FnOnce(&str)) -> Self {
+        let known = match files::read_checked_json::<Memory>(&path) {
+            Ok(Checked::Whole(memory, true)) if memory.format == FORMAT => memory.files,
+            Ok(Checked::Damaged) => {
+                damaged(&format!("{}: damaged (a bad disk or a power cut): all files are read again", path.display()));
+                BTreeMap::new()
+            }
+            // Older ones have no checksum.
+            _ => BTreeMap::new(),
+        };
         Self { path, known, fresh, own }
     }
 
@@ -69,7 +87,7 @@ impl ContentHashes {
     }
 
     pub fn save(&self) -> std::io::Result<()> {
-        files::write_json(&self.path, &self.known)
+        files::write_checked_json(&self.path, &Memory { format: FORMAT.into(), files: self.known.clone() })
     }
 }
 
@@ -144,6 +162,29 @@ fn is_ours(path: &Path) -> bool {
 mod tests {
     use super::*;
 
+    fn no_damage(message: &str) {
+        panic!("{message}");
+    }
+
+    #[test]
+    fn a_damaged_memory_is_told_and_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, memory) = (folder.path().join("a"), folder.path().join("memory"));
+        std::fs::write(&file, "1").unwrap();
+        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
+        let right = hashes.of(&file).unwrap();
+        hashes.save().unwrap();
+        // Another digit of the hash: with the file as it was, nothing else would tell.
+        let text = std::fs::read_to_string(&memory).unwrap();
+        let at = text.find("sha256").unwrap() + 20;
+        let mut bytes = text.into_bytes();
+        bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+        std::fs::write(&memory, bytes).unwrap();
+        let mut told = 0;
+        assert_eq!(ContentHashes::open(memory, false, vec![], |_| told += 1).of(&file).unwrap(), right);
+        assert_eq!(told, 1);
+    }
+
     #[test]
     fn a_folder_has_one_hash_that_follows_its_content() {
         let folder = tempfile::tempdir().unwrap();
@@ -151,14 +192,14 @@ mod tests {
         std::fs::create_dir_all(data.join("sub")).unwrap();
         std::fs::write(data.join("sub/a"), "1").unwrap();
         let memory = folder.path().join("memory.json");
-        let mut hashes = ContentHashes::open(memory.clone(), false, vec![]);
+        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
         let first = hashes.of(&data).unwrap();
         hashes.save().unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), false, vec![]).of(&data).unwrap(), first);
+        assert_eq!(ContentHashes::open(memory.clone(), false, vec![], no_damage).of(&data).unwrap(), first);
         std::fs::write(data.join("x.stage.json"), "record").unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), true, vec![]).of(&data).unwrap(), first);
+        assert_eq!(ContentHashes::open(memory.clone(), true, vec![], no_damage).of(&data).unwrap(), first);
         std::fs::write(data.join("sub/a"), "22").unwrap();
-        assert_ne!(ContentHashes::open(memory, false, vec![]).of(&data).unwrap(), first);
+        assert_ne!(ContentHashes::open(memory, false, vec![], no_damage).of(&data).unwrap(), first);
     }
 
     #[test]
@@ -170,14 +211,15 @@ mod tests {
         std::os::unix::fs::symlink("../beside", data.join("link")).unwrap();
         std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", data.join("broken")).unwrap();
-        let hash = || ContentHashes::open(folder.path().join("memory"), false, vec![data.join("out")]).of(&data).unwrap();
+        let hash =
+            || ContentHashes::open(folder.path().join("memory"), false, vec![data.join("out")], no_damage).of(&data).unwrap();
         std::fs::write(data.join(std::ffi::OsStr::from_bytes(b"odd\xff")), "bytes").unwrap();
         let first = hash();
         std::fs::write(data.join("out/table"), "made").unwrap();
         assert_eq!(hash(), first);
         std::fs::write(beside.join("a"), "1").unwrap();
         assert_ne!(hash(), first);
-        let mut hashes = ContentHashes::open(folder.path().join("memory"), false, vec![]);
+        let mut hashes = ContentHashes::open(folder.path().join("memory"), false, vec![], no_damage);
         assert!(hashes.of(&data.join("nowhere")).is_err());
         hashes.of(&data).unwrap();
         hashes.save().unwrap();
@@ -188,12 +230,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, memory) = (folder.path().join("a"), folder.path().join("memory"));
         std::fs::write(&file, "1").unwrap();
-        let mut hashes = ContentHashes::open(memory.clone(), false, vec![]);
+        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
         let first = hashes.of(&file).unwrap();
         hashes.save().unwrap();
         let modified = file.metadata().unwrap().modified().unwrap();
         std::fs::write(&file, "2").unwrap();
         std::fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
-        assert_ne!(ContentHashes::open(memory, false, vec![]).of(&file).unwrap(), first);
+        assert_ne!(ContentHashes::open(memory, false, vec![], no_damage).of(&file).unwrap(), first);
     }
 }

@@ -418,8 +418,13 @@ pub fn manifest(
     let mut manifest = manifest_head(format, settings, output)?;
     let mut numbers =
         json!({"found": counts.found(), done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped});
-    let others =
-        [("unlisted_folders", counts.unlisted), ("kept", counts.kept), ("dropped", lost.dropped), ("renamed", lost.renamed)];
+    let others = [
+        ("damaged", counts.damaged),
+        ("unlisted_folders", counts.unlisted),
+        ("kept", counts.kept),
+        ("dropped", lost.dropped),
+        ("renamed", lost.renamed),
+    ];
     for (name, number) in others.into_iter().filter(|(_, number)| *number > 0) {
         numbers[name] = number.into();
     }

@@ -31,7 +31,7 @@ mod writer;
 pub use compute::{Compute, Input, concatenated};
 pub use entry::{Content, Entry, Prepare, Prepared};
 pub use errors::{ErrorsTable, errors_in};
-pub use held::Lost;
+pub use held::{Held, Lost, Roll};
 pub use index::{Index, Shelf};
 pub use job::{Build, Job, Names, Outlook, Parts, Report, manifest};
 pub use lock::{LockError, WorkLock};

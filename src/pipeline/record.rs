@@ -82,6 +82,11 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// One element for each value; null for `None` (an image that failed).
     fn to_column(values: &[Option<&Self>]) -> ArrayRef;
 
+    /// Whether the image's file is damaged, and its result of what there is of it.
+    fn is_damaged(&self) -> bool {
+        false
+    }
+
     /// The column's elements, or `None` where it does not look as [`to_column`](Self::to_column) writes it.
     fn from_column(column: &dyn Array) -> Option<Vec<Option<Self>>>;
 }

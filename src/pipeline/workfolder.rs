@@ -22,10 +22,13 @@ use super::output::{OtherSettings, Output, check_roots};
 use super::reporter::Reporter;
 use super::roots::Roots;
 use super::settings::Settings;
-use crate::files::write_json;
+use crate::files::{Checked, read_checked_json, write_checked_json};
 use crate::table::check_format;
 
-const FORMAT: &str = "ledger/1";
+const FORMAT: &str = "ledger/2";
+
+/// The format before there were checksums.
+const WITHOUT_CHECKSUM: &str = "ledger/1";
 
 /// What a work folder says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,6 +59,8 @@ pub struct WorkFolder {
     lock: WorkLock,
     pub ledger: Ledger,
     run: u32,
+    /// The ledger that was here was not what was written: nobody knows whose results the shards were, and they are gone.
+    was_damaged: bool,
 }
 
 impl WorkFolder {
@@ -68,7 +73,7 @@ impl WorkFolder {
 
     /// The shards of a run with these settings, oldest first, without locking or changing anything; none where there is no such run.
     pub fn peek(root: &Path, settings: &Settings) -> Result<Vec<PathBuf>> {
-        match read_ledger(&root.join("ledger.json"))? {
+        match read_ledger(&root.join("ledger.json"))?.0 {
             Some(ledger) if ledger.settings == *settings => shards_in(&root.join("shards")),
             _ => Ok(Vec::new()),
         }
@@ -85,7 +90,7 @@ impl WorkFolder {
         let root = &output.work_folder();
         let lock = WorkLock::acquire(root)?;
         let path = root.join("ledger.json");
-        let old = read_ledger(&path)?;
+        let (old, was_damaged) = read_ledger(&path)?;
         let goes_on = match &old {
             None => false,
             // The same command, interrupted and given again: its work so far began after the decision to overwrite.
@@ -108,7 +113,7 @@ impl WorkFolder {
         }
         remove_if_there(&root.join("out"))?;
         let ledger = match old.filter(|_| goes_on) {
-            Some(old) => Ledger { finished: false, roots: Some(roots.clone()), ..old },
+            Some(old) => Ledger { format: FORMAT.into(), finished: false, roots: Some(roots.clone()), ..old },
             None => {
                 remove_if_there(&root.join("shards"))?;
                 Ledger {
@@ -124,22 +129,29 @@ impl WorkFolder {
             }
         };
         fs::create_dir_all(root.join("shards")).with_context(|| format!("cannot make {}", root.join("shards").display()))?;
-        let mut folder = Self { root: root.into(), lock, ledger, run: 1 };
+        let mut folder = Self { root: root.into(), lock, ledger, run: 1, was_damaged };
         folder.save()?;
         folder.clean()?;
         folder.run = folder.shards()?.last().and_then(|path| numbers(path)).map_or(0, |(run, _)| run) + 1;
         Ok(folder)
     }
 
-    /// See [`WorkLock::tell`].
+    /// See [`WorkLock::tell`]; and what of the folder could not be used.
     pub fn tell(&self, reporter: &dyn Reporter) {
         self.lock.tell(reporter);
+        if self.was_damaged {
+            reporter.warn(&format!(
+                "{}: damaged (a bad disk or a power cut), so it is not known what the unfinished results beside it were made with: they \
+                 are not used, and computed again",
+                self.root.join("ledger.json").display()
+            ));
+        }
     }
 
     /// Writes the ledger; what it says is true from then on.
     pub fn save(&self) -> Result<()> {
         let path = self.root.join("ledger.json");
-        write_json(&path, &self.ledger).with_context(|| format!("cannot write {}", path.display()))
+        write_checked_json(&path, &self.ledger).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Where the shard `number` of this run goes.
@@ -215,17 +227,19 @@ impl WorkFolder {
     }
 }
 
-/// The ledger at `path`; `None` where there is none or where it cannot be understood (its shards are then of no use).
-fn read_ledger(path: &Path) -> Result<Option<Ledger>> {
-    let text = match fs::read_to_string(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+/// The ledger at `path`, and whether what is there is damaged; `None` where there is none or where it is of no use, nor are its shards then.
+fn read_ledger(path: &Path) -> Result<(Option<Ledger>, bool)> {
+    let checked = match read_checked_json::<Ledger>(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    let Ok(ledger) = serde_json::from_str::<Ledger>(&text) else {
-        return Ok(None);
-    };
-    check_format(path, &ledger.format, FORMAT)?;
-    Ok(Some(ledger))
+    match checked {
+        Checked::Whole(ledger, has_checksum) if has_checksum || ledger.format == WITHOUT_CHECKSUM => {
+            check_format(path, &ledger.format, FORMAT)?;
+            Ok((Some(ledger), false))
+        }
+        _ => Ok((None, true)),
+    }
 }
 
 /// Every shard in a folder, from the oldest to the newest; none where there is no folder.

@@ -38,6 +38,9 @@ pub struct Counts {
     pub skipped: u64,
     /// Folders whose content cannot be listed; they are not `found`.
     pub unlisted: u64,
+    /// Of `succeeded`, those whose file is damaged.
+    #[serde(default)]
+    pub damaged: u64,
     /// Of `succeeded`, those that cannot be read this time: their results from before are kept.
     pub kept: u64,
     /// Of `succeeded`, those that the model computed in this run; the others were known.
@@ -155,6 +158,7 @@ impl<'a, S> Writer<'a, S> {
         match &record.result {
             Ok(value) => {
                 self.counts.succeeded += 1;
+                self.counts.damaged += u64::from(value.is_damaged());
                 self.counts.kept += u64::from(matches!(entry.content, Content::Kept(_)));
                 if *origin == Origin::Computed {
                     self.counts.computed += 1;

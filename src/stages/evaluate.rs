@@ -17,11 +17,13 @@ pub mod levels;
 pub mod matching;
 mod per_image;
 mod summary;
+mod unmatched;
 
 use captions::{CaptionSet, ImageCaptions, Reading, Role};
 use clip::{ClipLevel, Judge};
 use levels::{LevelScores, warn_of_dropped};
 use matching::match_images;
+use unmatched::{Unmatched, not_compared, unmatched};
 
 /// Which tokens a score counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +79,7 @@ pub struct Settings {
     pub encoding: Option<Encoding>,
     /// Which letters make tokens.
     pub letters: Letters,
-    /// JSON summary.
+    /// JSON summary; the errors table lies beside it.
     pub out: Option<PathBuf>,
     /// Parquet table of scores by image.
     pub per_image: Option<PathBuf>,
@@ -143,7 +145,7 @@ pub fn run(settings: &Settings, judge: Option<&mut Judge>, reporter: &dyn Report
         let texts = set.images.iter().flat_map(|image| &image.captions);
         warn_of_dropped(reading.role.name(), texts, settings.letters, reporter);
     }
-    let (images, coverage) = pair_up(predictions, references, compared)?;
+    let (images, coverage, left_out) = pair_up(predictions, references, compared)?;
     report_coverage(&coverage, reporter);
 
     let rounds = if settings.compare.is_some() && settings.bootstrap == 0 { COMPARE_ROUNDS } else { settings.bootstrap };
@@ -160,6 +162,10 @@ pub fn run(settings: &Settings, judge: Option<&mut Judge>, reporter: &dyn Report
     let evaluation = Evaluation { images, coverage, candidate: settings.candidate, rounds, seed: settings.seed, levels, clip };
 
     if let Some(path) = &settings.out {
+        // Of a stream there is no beside.
+        if path.as_os_str() != "-" {
+            unmatched::write(&left_out, path)?;
+        }
         files::write_json(path, &evaluation.to_json()).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &settings.per_image {
@@ -181,7 +187,7 @@ fn pair_up(
     predictions: CaptionSet,
     references: CaptionSet,
     compared: Option<CaptionSet>,
-) -> Result<(Vec<ScoredImage>, Coverage)> {
+) -> Result<(Vec<ScoredImage>, Coverage, Vec<Unmatched>)> {
     let matching = match_images(&predictions.images, &references.images);
     if matching.pairs.is_empty() {
         bail!(
@@ -198,6 +204,7 @@ fn pair_up(
         }
     };
     let mut images = Vec::with_capacity(matching.pairs.len());
+    let mut left_out = unmatched(&matching, &predictions.images, &references.images);
     let mut not_in_compared = 0;
     for &(prediction, reference) in &matching.pairs {
         let others = match &others {
@@ -206,6 +213,7 @@ fn pair_up(
                 Some(&other) => captions[other].captions.clone(),
                 None => {
                     not_in_compared += 1;
+                    left_out.push(not_compared(&predictions.images[prediction]));
                     continue;
                 }
             },
@@ -222,12 +230,12 @@ fn pair_up(
         images: images.len(),
         references: images.iter().map(|image| image.references.len()).sum(),
         matched_exactly: matching.num_exact,
-        predictions_without_references: matching.num_unmatched_predictions,
-        references_without_predictions: matching.num_unmatched_references,
+        predictions_without_references: matching.unmatched_predictions.len(),
+        references_without_predictions: matching.unmatched_references.len(),
         not_in_compared,
         max_candidates: images.iter().map(|image| image.candidates.len()).max().unwrap_or(0),
     };
-    Ok((images, coverage))
+    Ok((images, coverage, left_out))
 }
 
 fn example(images: &[ImageCaptions]) -> String {

@@ -84,7 +84,7 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         return Err(SpecError::Range(format!("--from {from} comes after --until {until}: nothing would run")).into());
     }
     let own = spec.stages.iter().flat_map(outputs).chain([spec.out.clone()]).collect();
-    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify, own);
+    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify, own, |m| reporter.warn(m));
     if settings.verify {
         let verdict = verify(&spec, &mut hashes)?;
         if spec.out.is_dir() {

@@ -43,6 +43,13 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         skipped => text += &format!(", {} not images", thousands(skipped)),
     }
     text.push('\n');
+    if counts.damaged > 0 {
+        let (verb, files) = if counts.damaged == 1 { ("is", "file") } else { ("are", "files") };
+        text += &format!(
+            "{} of the {done} images {verb} damaged (column damaged; --fail-damaged makes such {files} fail)\n",
+            thousands(counts.damaged)
+        );
+    }
     if counts.unlisted > 0 {
         text += &format!("{} could not be listed: what they hold is missing\n", plural(counts.unlisted, "folder"));
     }
@@ -88,6 +95,7 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "exit_status": outcome.exit_code(),
         "complete": complete,
         "counts": {"found": counts.found(), *done: counts.succeeded, "failed": counts.failed, "skipped": counts.skipped},
+        "damaged": counts.damaged,
         "computed": counts.computed,
         "reused": counts.reused(),
         "kept": counts.kept,

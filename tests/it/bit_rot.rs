@@ -60,3 +60,46 @@ fn a_bundles_weights_are_checked_before_they_are_used() {
     caption("good again.parquet", 0);
     assert_eq!(fs::read(out("good.parquet")).unwrap(), fs::read(out("good again.parquet")).unwrap());
 }
+
+/// What a work folder says of itself: with one bit of it changed, nothing of the folder is used, and the table is the same.
+#[test]
+fn a_work_folders_ledger_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, model) = (scenes(folder.path(), 4), tiny_bundle(folder.path()));
+    let out = folder.path().join("t.parquet");
+    let caption = || {
+        let mut command = clipcap();
+        command.args(["caption", "--device", "cpu", "--keep-work", "--json", "--max-new-tokens", "4"]).arg(&images);
+        let output = run(command.arg("--model").arg(&model).arg("--out").arg(&out), 0);
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (summary["computed"].as_u64().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // As a run leaves it that was stopped before its table was in place.
+    let only_the_work = || {
+        for name in ["t.parquet", "t.manifest.json", "t.errors.parquet"] {
+            let _ = fs::remove_file(folder.path().join(name));
+        }
+    };
+    assert_eq!(caption().0, 4);
+    let right = fs::read(&out).unwrap();
+    only_the_work();
+    assert_eq!(caption().0, 0);
+    let ledger = folder.path().join("t.parquet.work/ledger.json");
+    // In the settings, in the checksum, at the front, at the end.
+    for part in [2, 5, 1000, 1] {
+        only_the_work();
+        flip(&ledger, |length| match part {
+            1000 => 3,
+            1 => length - 6,
+            part => length / part,
+        });
+        let (computed, told) = caption();
+        assert!(computed == 4 && told.contains("ledger.json: damaged") && told.contains("computed again"), "{computed}: {told}");
+        assert_eq!(fs::read(&out).unwrap(), right);
+    }
+    // Beside a finished table the table has it all.
+    flip(&ledger, |length| length / 2);
+    let (computed, told) = caption();
+    assert!(computed == 0 && told.contains("ledger.json: damaged"), "{told}");
+    assert_eq!(fs::read(&out).unwrap(), right);
+}

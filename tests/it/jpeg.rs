@@ -393,6 +393,16 @@ fn tables_tell_damaged_images() {
     };
     let images = images.to_str().unwrap();
     assert_eq!(flags(&caption("c.parquet", &[images], 0)), expected);
+    // Counted at the end, for people and for programs, and in the manifest.
+    let mut summary = crate::common::clipcap();
+    summary.args(["caption", images, "--max-len", "3", "--model"]).arg(&bundle).arg("--out").arg(at("told.parquet"));
+    let told = run(&mut summary, 0);
+    let told = String::from_utf8_lossy(&told.stdout) + String::from_utf8_lossy(&told.stderr);
+    assert!(told.contains("1 of the captioned images is damaged"), "{told}");
+    let told = run(summary.arg("--json"), 0);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&told.stdout).unwrap()["damaged"], 1);
+    let manifest = fs::read(at("told.manifest.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&manifest).unwrap()["counts"]["damaged"], 1);
     assert_eq!(flags(&caption("from.parquet", &["--embeddings", at("e").to_str().unwrap()], 0)), expected);
     let csv = fs::read_to_string(caption("comma.csv", &[images], 0)).unwrap();
     let ends: Vec<&str> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();

@@ -97,7 +97,7 @@ fn without_extension_of(text: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 /// Whether one path is the end of the other, or may be: extensions do not contradict each other.
-fn is_end_of(a: &str, b: &str) -> bool {
+pub fn is_end_of(a: &str, b: &str) -> bool {
     let (stem_a, stem_b) = (without_extension(a), without_extension(b));
     let ends = |path: &str, end: &str| path.strip_suffix(end).is_some_and(|folders| folders.is_empty() || folders.ends_with('/'));
     let (extension_a, extension_b) = (&a[stem_a.len()..], &b[stem_b.len()..]);

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, ConfigError, check, check_heads, check_probabilities, check_sizes, read_json};
+use super::spelling::{check_spelling, keys_of};
+use super::{Activation, ConfigError, check, check_epsilon, check_heads, check_probabilities, check_sizes, read_json};
 
 /// The BERT inside a BERT mapper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,7 @@ impl BertConfig {
         let value: serde_json::Value = read_json(path)?;
         let model_type = value.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("bert").to_string();
         check(path, model_type == "bert", || format!("model_type is {model_type}; bert is what is supported"))?;
+        check_spelling(path, &value, &keys_of(&Self::default()))?;
         let config: Self = serde_json::from_value(value).map_err(|source| ConfigError::Json { path: path.into(), source })?;
         config.validate(path)?;
         Ok(config)
@@ -80,6 +82,7 @@ impl BertConfig {
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),
         ];
         check_probabilities(path, &dropout)?;
+        check_epsilon(path, ("layer_norm_eps", self.layer_norm_eps))?;
         check(path, self.position_embedding_type == "absolute", || {
             format!("position_embedding_type {} is not supported", self.position_embedding_type)
         })?;

@@ -3,7 +3,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Activation, BertConfig, ConfigError, check, check_heads, check_sizes, read_json};
+use super::spelling::{check_spelling, keys_of};
+use super::{Activation, BertConfig, ConfigError, check, check_epsilon, check_heads, check_sizes, read_json};
 use crate::models::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
 
 /// An image tower of any family, and a text tower where the source has one that is understood.
@@ -84,6 +85,9 @@ struct Common {
     initializer_factor: f64,
 }
 
+/// What the families of two towers may say at the top.
+const COMMON_KEYS: [&str; 5] = ["vision_config", "text_config", "projection_dim", "logit_scale_init_value", "initializer_factor"];
+
 impl Default for Common {
     fn default() -> Self {
         Self { projection_dim: 512, logit_scale_init_value: 2.6592, initializer_factor: 1.0 }
@@ -103,18 +107,26 @@ impl ClipConfig {
         }
         let model_type = value.get("model_type").and_then(Value::as_str).unwrap_or("clip").to_owned();
         let config = match model_type.as_str() {
-            "clip" | "clip_vision_model" => Self::of_two_towers::<ClipVisionConfig>(path, &value, &model_type, |text| {
-                Ok(TextConfig::Clip(serde_json::from_value(text)?))
-            }),
+            "clip" | "clip_vision_model" => {
+                let towers = [keys_of(&ClipVisionConfig::default()), keys_of(&ClipTextConfig::default())];
+                Self::of_two_towers::<ClipVisionConfig>(path, &value, &model_type, &towers, |text| {
+                    Ok(TextConfig::Clip(serde_json::from_value(text)?))
+                })
+            }
             "chinese_clip" | "chinese_clip_vision_model" => {
-                Self::of_two_towers::<ClipVisionConfig>(path, &value, &model_type, |text| {
+                let towers = [keys_of(&ClipVisionConfig::default()), keys_of(&BertConfig::default())];
+                Self::of_two_towers::<ClipVisionConfig>(path, &value, &model_type, &towers, |text| {
                     Ok(TextConfig::Bert(serde_json::from_value(text)?))
                 })
             }
             "siglip" | "siglip_vision_model" | "siglip2" | "siglip2_vision_model" => Self::of_siglip(path, &value),
-            "clip_resnet" => Self::of_two_towers::<ResNetConfig>(path, &value, &model_type, |text| {
-                Ok(TextConfig::Clip(serde_json::from_value(text)?))
-            }),
+            "clip_resnet" => {
+                // What a ResNet is, its configuration has to say.
+                let towers = [vec![], keys_of(&ClipTextConfig::default())];
+                Self::of_two_towers::<ResNetConfig>(path, &value, &model_type, &towers, |text| {
+                    Ok(TextConfig::Clip(serde_json::from_value(text)?))
+                })
+            }
             other => {
                 let problem = format!("model_type is {other}; {MODEL_TYPES}");
                 Err(ConfigError::Unsupported { path: path.into(), problem })
@@ -128,6 +140,7 @@ impl ClipConfig {
         path: &Path,
         value: &Value,
         model_type: &str,
+        [vision_keys, text_keys]: &[Vec<String>; 2],
         read_text: impl Fn(Value) -> serde_json::Result<TextConfig>,
     ) -> Result<Self, ConfigError> {
         let json = |source| ConfigError::Json { path: path.into(), source };
@@ -137,8 +150,12 @@ impl ClipConfig {
                 "this is neither a CLIP configuration (vision_config is missing) nor an image tower's (hidden_size is missing)"
                     .into()
             })?;
+            check_spelling(path, value, vision_keys)?;
             return Ok(Self::vision_only(serde_json::from_value::<V>(value.clone()).map_err(json)?));
         };
+        check_spelling(path, value, &COMMON_KEYS)?;
+        check_spelling(path, &vision, vision_keys)?;
+        part("text_config").map_or(Ok(()), |text| check_spelling(path, &text, text_keys))?;
         let vision: V = serde_json::from_value(vision).map_err(json)?;
         let common: Common = serde_json::from_value(value.clone()).map_err(json)?;
         Ok(Self {
@@ -153,6 +170,8 @@ impl ClipConfig {
     /// SigLIP's text tower reads SentencePiece and is left out.
     fn of_siglip(path: &Path, value: &Value) -> Result<Self, ConfigError> {
         let vision = value.get("vision_config").filter(|part| part.is_object()).unwrap_or(value);
+        check_spelling(path, value, &["vision_config"])?;
+        check_spelling(path, vision, &keys_of(&SiglipVisionConfig::default()))?;
         let naflex = vision.get("num_patches").is_some_and(|patches| !patches.is_null());
         check(path, !naflex, || {
             "this SigLIP 2 takes pictures of any proportion (NaFlex: num_patches); those of a fixed resolution are supported"
@@ -181,6 +200,12 @@ impl ClipConfig {
             Some(TextConfig::Clip(text)) => Some(text),
             _ => None,
         }
+    }
+
+    /// Whether a `config.json` is an image tower's alone, by its own word.
+    pub fn is_vision_alone(path: &Path) -> Result<bool, ConfigError> {
+        let value: Value = read_json(path)?;
+        Ok(value.get("model_type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("_vision_model")))
     }
 
     /// The family in a few words.
@@ -243,6 +268,7 @@ impl ClipConfig {
                         ("text_config.max_position_embeddings", text.max_position_embeddings),
                     ],
                 )?;
+                check_epsilon(path, ("text_config.layer_norm_eps", text.layer_norm_eps))?;
                 check_heads(
                     path,
                     ("text_config.hidden_size", text.hidden_size),

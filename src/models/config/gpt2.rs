@@ -2,7 +2,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, ConfigError, check, check_heads, check_probabilities, check_sizes, read_json};
+use super::spelling::{check_spelling, keys_of};
+use super::{Activation, ConfigError, check, check_epsilon, check_heads, check_probabilities, check_sizes, read_json};
 
 /// GPT2 of any size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,8 +69,9 @@ impl Gpt2Config {
         let json = |source| ConfigError::Json { path: path.into(), source };
         let model_type = value.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("gpt2").to_string();
         check(path, model_type == "gpt2", || format!("model_type is {model_type}; gpt2 is what is supported"))?;
+        check(path, value.is_object(), || "a JSON object is expected".into())?;
+        check_spelling(path, &value, &[keys_of(&Self::default()), vec!["n_ctx".into()]].concat())?;
         let keys = value.as_object_mut();
-        check(path, keys.is_some(), || "a JSON object is expected".into())?;
         // Older files call it n_ctx, and some say both.
         if let Some(keys) = keys
             && !keys.contains_key("n_positions")
@@ -108,6 +110,7 @@ impl Gpt2Config {
         check_heads(path, ("n_embd", self.n_embd), ("n_head", self.n_head))?;
         let dropout = [("embd_pdrop", self.embd_pdrop), ("attn_pdrop", self.attn_pdrop), ("resid_pdrop", self.resid_pdrop)];
         check_probabilities(path, &dropout)?;
+        check_epsilon(path, ("layer_norm_epsilon", self.layer_norm_epsilon))?;
         check(path, self.scale_attn_weights, || "scale_attn_weights false is not supported".into())?;
         check(path, !self.scale_attn_by_inverse_layer_idx, || "scale_attn_by_inverse_layer_idx is not supported".into())?;
         check(path, !self.add_cross_attention, || "add_cross_attention is not supported".into())

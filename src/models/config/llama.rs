@@ -2,7 +2,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Activation, ConfigError, check, check_probabilities, check_sizes};
+use super::spelling::check_spelling;
+use super::{Activation, ConfigError, check, check_epsilon, check_probabilities, check_sizes};
 
 /// Llama, and decoders of its shape: Mistral, Qwen2, Qwen3.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +75,31 @@ pub struct RopeScaling {
     pub original_max_position_embeddings: Option<f64>,
 }
 
+/// What a `config.json` may say, whether it has to or not.
+const KEYS: [&str; 21] = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+    "sliding_window",
+    "use_sliding_window",
+    "initializer_range",
+    "eos_token_id",
+];
+
 fn silu() -> Activation {
     Activation::Silu
 }
@@ -99,6 +125,7 @@ impl LlamaConfig {
         let partial = |value: &serde_json::Value| {
             value.get("partial_rotary_factor").and_then(serde_json::Value::as_f64).is_none_or(|factor| factor == 1.0)
         };
+        check_spelling(path, &value, &KEYS)?;
         check(path, partial(&value), || "partial_rotary_factor is not supported".into())?;
         if let Some(keys) = value.as_object_mut() {
             // transformers 5 has all of it in one key.
@@ -204,9 +231,7 @@ impl LlamaConfig {
         check(path, head_dim.is_multiple_of(2), || format!("head_dim is {head_dim}, and rotations need an even one"))?;
         check(path, heads * head_dim <= super::MAX_SIZE, || format!("{heads} heads of {head_dim} are more than any model has"))?;
         check(path, self.rope_theta.is_finite() && self.rope_theta > 0.0, || format!("rope_theta is {}", self.rope_theta))?;
-        check(path, self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0, || {
-            format!("rms_norm_eps is {}", self.rms_norm_eps)
-        })?;
+        check_epsilon(path, ("rms_norm_eps", self.rms_norm_eps))?;
         check_probabilities(path, &[("attention_dropout", self.attention_dropout)])?;
         let Some(scaling) = &self.rope_scaling else { return Ok(()) };
         check(path, matches!(scaling.rope_type.as_str(), "llama3" | "linear"), || {

@@ -15,6 +15,7 @@ mod gpt2;
 mod llama;
 mod mapper;
 mod preprocessor;
+mod spelling;
 
 pub use super::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
 pub use bert::BertConfig;
@@ -91,6 +92,11 @@ pub(super) fn check_heads(path: &Path, width: (&str, usize), heads: (&str, usize
     check(path, width.1.is_multiple_of(heads.1), || {
         format!("{} ({}) is not a multiple of {} ({})", width.0, width.1, heads.0, heads.1)
     })
+}
+
+/// What is added to a variance is a small number.
+pub(super) fn check_epsilon(path: &Path, (name, epsilon): (&str, f64)) -> Result<(), ConfigError> {
+    check(path, (0.0..=0.01).contains(&epsilon), || format!("{name} is {epsilon}; it must be from 0 to 0.01"))
 }
 
 pub(super) fn check_probabilities(path: &Path, probabilities: &[(&str, f64)]) -> Result<(), ConfigError> {

@@ -3,6 +3,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::spelling::{check_spelling, keys_of};
 use super::{ConfigError, check, read_json};
 
 /// `preprocessor_config.json`: how an image becomes pixel_values [3, S, S].
@@ -67,6 +68,7 @@ impl PreprocessorConfig {
     pub fn read_over(path: &Path, usual: &Self) -> Result<Self, ConfigError> {
         let said: Value = read_json(path)?;
         check(path, said.is_object(), || "not a preprocessor configuration: an object is expected".into())?;
+        check_spelling(path, &said, &keys_of(usual))?;
         let mut merged = json!(usual);
         for (key, value) in merged.as_object_mut().into_iter().flatten() {
             if let Some(said) = said.get(key).filter(|said| !said.is_null()) {

@@ -151,8 +151,16 @@ impl ClipSource {
             (false, Some(true)) if is_siglip => {
                 notes.push(format!("{}: SigLIP's text tower is left out; the image tower is kept", folder.display()));
             }
+            (false, Some(true)) if ClipConfig::is_vision_alone(&config_path)? => {
+                notes.push(format!(
+                    "{}: the configuration is an image tower's; the stored text tower is left out",
+                    folder.display()
+                ));
+            }
             (false, Some(true)) => {
-                notes.push(format!("{}: the configuration has no text tower; the stored one is left out", folder.display()));
+                let problem = "the weights hold a text tower (text_model.*), and text_config, which says what it computes, is missing: \
+                               fetch this file again (one of the model_type clip_vision_model takes the image tower alone)";
+                return Err(ImportError::unusable(config_path, problem));
             }
             // Nothing of the configuration changes, so the file stays as it is, with whatever else it says.
             _ if !is_siglip => kept_files.push(config_path),

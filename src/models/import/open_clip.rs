@@ -49,7 +49,7 @@ pub fn read(folder: &Path, shapes: Option<&Shapes<'_>>) -> Result<OpenClip, Impo
     let vision = vision_of(Keys::new(&path, "vision_cfg", vision), projection_dim, quick_gelu)?;
     let mut config = ClipConfig::vision_only(vision);
     config.projection_dim = projection_dim;
-    let has_text = shapes.is_none_or(|shapes| shapes.has("token_embedding.weight"));
+    let has_text = shapes.is_none_or(|shapes| shapes.holds_text());
     let reason = match (custom_text || multimodal, has_text) {
         (true, _) => Some("a text tower of another kind (custom_text)".to_owned()),
         (false, false) => Some("the weights hold no text tower".to_owned()),

@@ -40,6 +40,13 @@ impl<'a> Shapes<'a> {
         Ok(&self.weights.get(&format!("{}{name}", self.prefix))?.shape)
     }
 
+    /// Whether anything of a text tower is there.
+    pub fn holds_text(&self) -> bool {
+        let names = ["token_embedding.", "positional_embedding", "transformer.resblocks.", "ln_final.", "text_projection"];
+        let mut ours = self.weights.tensors().keys().filter_map(|name| name.strip_prefix(self.prefix));
+        ours.any(|name| names.iter().any(|begin| name.starts_with(begin)))
+    }
+
     /// Blocks under `scope`N.
     fn blocks(&self, scope: &str) -> usize {
         let scope = format!("{}{scope}", self.prefix);
@@ -98,7 +105,7 @@ impl<'a> Shapes<'a> {
 
     /// The text tower the shapes describe, with QuickGELU and heads 64 wide; None where there is none.
     fn text(&self, projection_dim: usize) -> Result<Option<ClipTextConfig>, ImportError> {
-        if !self.has("token_embedding.weight") {
+        if !self.holds_text() {
             return Ok(None);
         }
         let &[vocab_size, width] = self.of("token_embedding.weight")? else {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ImageTower;
 use crate::models::block::{Attention, Block, Product, attend, feed_forward};
 use crate::models::config::{
-    Activation, ConfigError, PreprocessorConfig, Resize, check, check_heads, check_probabilities, check_sizes,
+    Activation, ConfigError, PreprocessorConfig, Resize, check, check_epsilon, check_heads, check_probabilities, check_sizes,
 };
 use crate::models::layers::{Style, layer_norm, linear, parameter, patch_embedding};
 use crate::models::tensors::{Init, List, inverse_root};
@@ -184,6 +184,7 @@ impl ImageTower for SiglipVisionConfig {
         check(path, self.vision_use_head, || {
             "vision_use_head is false: without SigLIP's pooling head there is no embedding of an image".into()
         })?;
+        check_epsilon(path, ("vision_config.layer_norm_eps", self.layer_norm_eps))?;
         check_probabilities(path, &[("vision_config.attention_dropout", self.attention_dropout)])
     }
 

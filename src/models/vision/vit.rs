@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ImageTower;
 use crate::models::block::{Attention, Block, Product};
-use crate::models::config::{Activation, ConfigError, check, check_heads, check_probabilities, check_sizes};
+use crate::models::config::{Activation, ConfigError, check, check_epsilon, check_heads, check_probabilities, check_sizes};
 use crate::models::layers::{Style, layer_norm, linear, parameter, patch_embedding};
 use crate::models::tensors::{Init, List, inverse_root};
 use crate::onnx::{Graph, Value};
@@ -156,6 +156,7 @@ impl ImageTower for ClipVisionConfig {
             ("vision_config.hidden_size", self.hidden_size),
             ("vision_config.num_attention_heads", self.num_attention_heads),
         )?;
+        check_epsilon(path, ("vision_config.layer_norm_eps", self.layer_norm_eps))?;
         check(path, self.num_channels == 3, || format!("num_channels is {}; images have 3", self.num_channels))?;
         check(path, self.patch_size <= self.image_size && self.image_size <= 1 << 14, || {
             format!("image_size {} and patch_size {} do not fit", self.image_size, self.patch_size)

@@ -20,6 +20,7 @@ use serde_json::Value as Json;
 
 use super::settings::Settings;
 use super::writer::Counts;
+use crate::dataset::wanted::Wanted;
 use crate::files::{json_text, put_if_absent, sha256_file, write_json};
 use crate::table::check_format;
 
@@ -54,6 +55,9 @@ pub struct Plan {
     pub settings: Settings,
     /// As they were given, made absolute.
     pub inputs: Vec<String>,
+    /// Which files of those folders.
+    #[serde(default)]
+    pub wanted: Wanted,
     pub model: PathBuf,
     /// What scores captions, where that is another than the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
-use crate::dataset::wanted::{LeftOut, Wanted};
+use crate::dataset::wanted::{LeftOut, MemberFilter, Wanted};
 use crate::image::{Reason, called_an_image};
 use crate::pipeline::{Content, Entry, Failure, Stat};
 
@@ -18,21 +18,22 @@ use crate::pipeline::{Content, Entry, Failure, Stat};
 pub struct Folder {
     listing: Listing,
     max_bytes: u64,
+    members: MemberFilter,
 }
 
 impl Folder {
     /// `own` are the run's own outputs, which are not found. `max_bytes` is the most an image in a tar may have.
     pub fn new(roots: &[PathBuf], own: &[PathBuf], max_bytes: u64, wanted: &Wanted) -> Result<Self> {
-        Ok(Self { listing: Listing::new(roots, own, wanted)?, max_bytes })
+        Ok(Self { listing: Listing::new(roots, own, wanted)?, max_bytes, members: wanted.of_members()? })
     }
 
     /// What was not wanted, once all entries were listed.
     pub fn left_out(&self) -> LeftOut {
-        self.listing.left_out()
+        self.listing.left_out().plus(self.members.left_out())
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.listing.iter().flat_map(|found| entries(found, self.max_bytes)).map(Ok)
+        self.listing.iter().flat_map(|found| entries(found, self.max_bytes, &self.members)).map(Ok)
     }
 
     /// The image_path of everything that [`entries`](Self::entries) will list; `None` for a folder that cannot be listed and for a tar, whose
@@ -44,14 +45,15 @@ impl Folder {
     /// Counts what [`entries`](Self::entries) will list.
     pub fn count(&self, total: &AtomicU64, stop: &AtomicBool) {
         let mut is_known = true;
+        let members = self.members.apart();
         for found in self.listing.iter() {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
             if found.kind == Kind::Tar {
-                let members = Members::count(&found.path, false);
-                is_known &= members.is_some();
-                total.fetch_add(members.unwrap_or_default(), Ordering::Relaxed);
+                let count = Members::count(&found.path, false, members.clone());
+                is_known &= count.is_some();
+                total.fetch_add(count.unwrap_or_default(), Ordering::Relaxed);
             } else if found.kind.is_found() {
                 total.fetch_add(1, Ordering::Relaxed);
             }
@@ -63,9 +65,9 @@ impl Folder {
 }
 
 /// What a stage is given of something that was found: itself, or what is in it.
-pub(super) fn entries(found: listing::Entry, max_bytes: u64) -> Box<dyn Iterator<Item = Entry> + Send> {
+pub(super) fn entries(found: listing::Entry, max_bytes: u64, members: &MemberFilter) -> Box<dyn Iterator<Item = Entry> + Send> {
     match found.kind {
-        Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes)),
+        Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes, members.clone())),
         _ => Box::new(std::iter::once(entry(found))),
     }
 }

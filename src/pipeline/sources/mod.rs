@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::dataset::wanted::MemberFilter;
 use crate::pipeline::Counter;
 use crate::table::{FORMAT_KEY, TableError, check_format};
 
@@ -23,9 +24,9 @@ pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 pub use planned::PlannedFiles;
 
-/// How many members of a tar are found; a gzipped one is unpacked for it.
-pub fn count_tar(path: &Path) -> u64 {
-    tar::Members::count(path, true).unwrap_or_default()
+/// How many members of a tar are found and wanted; a gzipped one is unpacked for it.
+pub fn count_tar(path: &Path, wanted: MemberFilter) -> u64 {
+    tar::Members::count(path, true, wanted).unwrap_or_default()
 }
 
 /// A counter for sources that know how many they are.

@@ -1,4 +1,4 @@
-//! The members of a tar, as if they were files of a folder of its name.
+//! The members of a tar, as if they were files of a folder of its name: hidden ones and unwanted ones are left out here too.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::dataset::listing::image_path;
 use crate::dataset::naming;
 use crate::dataset::tar::{Member, MemberKind, Tar, TarError, inner_path};
+use crate::dataset::wanted::MemberFilter;
 use crate::image::{Reason, called_an_image, sniff};
 use crate::pipeline::{Content, Entry, Failure};
 
@@ -26,12 +27,14 @@ pub struct Members {
     taken: HashSet<String>,
     /// What is to be told before the end.
     last: Option<Entry>,
+    filter: MemberFilter,
 }
 
 impl Members {
     /// `max_bytes` is the most an image may have.
-    pub fn open(path: &Path, name: &str, max_bytes: u64) -> Self {
-        let mut members = Self { tar: None, name: name.into(), max_bytes, reads: true, taken: HashSet::new(), last: None };
+    pub fn open(path: &Path, name: &str, max_bytes: u64, filter: MemberFilter) -> Self {
+        let mut members =
+            Self { tar: None, name: name.into(), max_bytes, reads: true, taken: HashSet::new(), last: None, filter };
         match Tar::open(path) {
             Ok(tar) => members.tar = Some(tar),
             Err(error) => {
@@ -43,8 +46,8 @@ impl Members {
     }
 
     /// How many there are. None where that is not known without unpacking, which `unpacks` allows.
-    pub fn count(path: &Path, unpacks: bool) -> Option<u64> {
-        let mut members = Self::open(path, "", 0);
+    pub fn count(path: &Path, unpacks: bool, filter: MemberFilter) -> Option<u64> {
+        let mut members = Self::open(path, "", 0, filter);
         members.reads = false;
         if !unpacks && members.tar.as_ref().is_some_and(|tar| !tar.is_plain()) {
             return None;
@@ -132,6 +135,7 @@ impl Iterator for Members {
             match tar.next_member() {
                 Ok(None) => self.tar = None,
                 Ok(Some(member)) if member.kind == MemberKind::Folder => {}
+                Ok(Some(member)) if inner_path(&member.name).is_some_and(|inner| self.filter.leaves(&inner)) => {}
                 Ok(Some(member)) => return Some(self.entry(&member)),
                 Err(error) => self.broken(&error),
             }

@@ -74,7 +74,7 @@ pub(in crate::stages) fn images(
 }
 
 /// The image_paths in the original's table.
-pub(super) fn names(output: &Output) -> Result<Vec<String>> {
+pub(in crate::stages) fn names(output: &Output) -> Result<Vec<String>> {
     let path = output.path();
     let context = || format!("cannot read {}", path.display());
     let file = BufReader::new(File::open(path).with_context(context)?);

@@ -312,7 +312,7 @@ impl Listed {
                 Self::Files(Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?)
             }
             Source::Planned(listing, found) => {
-                Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes), *found)
+                Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes, &settings.wanted)?, *found)
             }
             Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
             Source::Parquet(files, column) => Self::Stored(StoredImages::in_files(files, column)?),

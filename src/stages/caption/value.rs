@@ -57,6 +57,10 @@ fn both() -> Fields {
 impl Value for Captions {
     const COLUMN: &'static str = "captions";
 
+    fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     fn data_type() -> DataType {
         DataType::Struct(both())
     }

@@ -28,6 +28,10 @@ fn fields() -> Fields {
 impl Value for Embedding {
     const COLUMN: &'static str = "embedding";
 
+    fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     fn data_type() -> DataType {
         DataType::Struct(fields())
     }

@@ -12,13 +12,13 @@ pub struct Matching {
     pub pairs: Vec<(usize, usize)>,
     /// Pairs whose ids are the same text; the others were matched by path or name.
     pub num_exact: usize,
-    pub num_unmatched_predictions: usize,
-    pub num_unmatched_references: usize,
+    pub unmatched_predictions: Vec<usize>,
+    pub unmatched_references: Vec<usize>,
 }
 
 /// Matches each prediction to at most one reference. In order: the same path; the same id; the same id or path; the same without the image
 /// extension; the end of the other's path; the same name; the same COCO number. A step pairs only what is unique on both sides, and never two
-/// files whose names differ, so nothing is guessed.
+/// files whose names or folders differ (`train/1` is not `val/1`), so nothing is guessed.
 pub fn match_images(predictions: &[ImageCaptions], references: &[ImageCaptions]) -> Matching {
     let mut left: Vec<usize> = (0..predictions.len()).collect();
     let mut right: Vec<usize> = (0..references.len()).collect();
@@ -45,15 +45,23 @@ pub fn match_images(predictions: &[ImageCaptions], references: &[ImageCaptions])
     }
     pairs.sort_unstable();
     let num_exact = pairs.iter().filter(|&&(l, r)| predictions[l].id == references[r].id).count();
-    Matching { pairs, num_exact, num_unmatched_predictions: left.len(), num_unmatched_references: right.len() }
+    Matching { pairs, num_exact, unmatched_predictions: left, unmatched_references: right }
 }
 
-/// False for two files of different names: a file's name decides over an id.
+/// False for two files of different names, or of different folders: a file's path decides over an id.
 fn may_be_one(a: &ImageCaptions, b: &ImageCaptions) -> bool {
-    let (Some(a), Some(b)) = (&a.alias, &b.alias) else { return true };
-    let [a, b] = [a, b].map(|path| last_part(without_extension(path)));
-    let same_number = coco_number(a).is_some_and(|number| coco_number(b) == Some(number));
-    a == b || same_number
+    let path = |image: &ImageCaptions| without_extension(image.alias.as_deref().unwrap_or(&image.id)).to_owned();
+    let (path_a, path_b) = (path(a), path(b));
+    let [name_a, name_b] = [&path_a, &path_b].map(|path| last_part(path));
+    // COCO's releases name one image in several ways.
+    if name_a != name_b && coco_number(name_a).is_some_and(|number| coco_number(name_b) == Some(number)) {
+        return true;
+    }
+    // A bare id says nothing of a file.
+    let says_a_file = |image: &ImageCaptions| image.alias.is_some() || image.id.contains('/');
+    let is_end =
+        |path: &str, end: &str| path.strip_suffix(end).is_some_and(|folders| folders.is_empty() || folders.ends_with('/'));
+    !says_a_file(a) || !says_a_file(b) || is_end(&path_a, &path_b) || is_end(&path_b, &path_a)
 }
 
 /// Pairs that share a key which no other item on either side has, and that meet nobody else that way.
@@ -119,8 +127,8 @@ mod tests {
 
     fn matched(predictions: &[&str], references: &[&str]) -> (Vec<(usize, usize)>, usize) {
         let found = match_images(&images(predictions), &images(references));
-        assert_eq!(found.pairs.len() + found.num_unmatched_predictions, predictions.len());
-        assert_eq!(found.pairs.len() + found.num_unmatched_references, references.len());
+        assert_eq!(found.pairs.len() + found.unmatched_predictions.len(), predictions.len());
+        assert_eq!(found.pairs.len() + found.unmatched_references.len(), references.len());
         (found.pairs, found.num_exact)
     }
 
@@ -136,6 +144,12 @@ mod tests {
         assert_eq!(matched(&["val/a.png"], &["a"]), (vec![(0, 0)], 0));
         assert_eq!(matched(&["7|photos/a.jpg"], &["a"]), (vec![(0, 0)], 0));
         assert_eq!(matched(&["v1.5"], &["v1"]), (vec![], 0));
+        // Leading folders may be missing on one side; folders that differ are other images.
+        assert_eq!(matched(&["data/train/a.jpg"], &["train/a"]), (vec![(0, 0)], 0));
+        assert_eq!(matched(&["train/a.jpg"], &["val/a.jpg"]), (vec![], 0));
+        assert_eq!(matched(&["2014/train/a.jpg"], &["2017/train/a.jpg"]), (vec![], 0));
+        assert_eq!(matched(&["1|train/a.jpg"], &["1|val/a.jpg"]), (vec![], 0));
+        assert_eq!(matched(&["val2017/000000000042.jpg"], &["COCO_val2014_000000000042"]), (vec![(0, 0)], 0));
     }
 
     #[test]

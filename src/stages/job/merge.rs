@@ -11,11 +11,11 @@ use super::ranges;
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
 use crate::pipeline::{
-    Build, Content, Counts, Entry, ErrorsTable, Interrupt, Lost, Output, Reporter, Roots, Settings, Sink, Staging, Tick,
-    errors_in, manifest,
+    Build, Content, Counts, Entry, ErrorsTable, Existing, Held, Interrupt, Lost, Output, Reporter, Roll, Roots, Settings, Sink,
+    Staging, Tick, WouldDrop, errors_in, manifest,
 };
 use crate::stages::Outcome;
-use crate::stages::caption::import::images;
+use crate::stages::caption::import::{images, names};
 use crate::stages::caption::tables::{FORMAT, TableSink};
 use crate::stages::caption::{Scored, Scoring, TableFormat, output_of};
 
@@ -30,6 +30,10 @@ pub struct MergeSettings {
     /// Put results of several devices, runtimes or CPU types into one table.
     pub allow_mixed: bool,
     pub overwrite: bool,
+    /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
+    pub quotes_formulas: bool,
+    /// Rows of images that the job has no captions of may go, however many they are.
+    pub prune: bool,
     /// Failed images as a share of all: beyond it the exit status is 1.
     pub max_error_rate: f64,
 }
@@ -39,6 +43,8 @@ pub struct MergeSettings {
 pub struct Merged {
     pub outcome: Outcome,
     pub counts: Counts,
+    /// What the table held before and does not hold now.
+    pub lost: Lost,
     pub missing: Vec<u64>,
     pub output: Output,
 }
@@ -52,6 +58,7 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     let plan = job.plan()?;
     let (records, missing) = finished(&job, &plan, settings, reporter)?;
     let made_with = one_identity(&records, settings)?;
+    let made_with = if settings.quotes_formulas { quoting(&made_with) } else { made_with };
     verify(&job, &records)?;
     let mut counts = Counts::default();
     for record in &records {
@@ -66,16 +73,30 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     staging.is_finished(&made_with, &[])?;
     let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
     let scoring: Option<Scoring> = scoring.context("the plan's scoring cannot be read: plan the job again")?;
-    let mut table = TableSink::create(settings.format, false, Scored::by(scoring.as_ref()), staging.folder())?;
+    let held = held(&output, settings);
+    let mut roll = Roll::new(&held);
+    let scored = Scored::by(scoring.as_ref());
+    let mut table = TableSink::create(settings.format, settings.quotes_formulas, scored, staging.folder())?;
     let mut errors = ErrorsTable::create(&staging.folder().join("errors.parquet"))?;
     let mut done = 0;
     for record in &records {
         if interrupt.is_set() {
-            return Ok(Merged { outcome: Outcome::Interrupted, counts, missing, output });
+            return Ok(Merged { outcome: Outcome::Interrupted, counts, lost: Lost::default(), missing, output });
         }
-        append(&job, record, &mut table, &mut errors)?;
+        append(&job, record, &mut table, &mut errors, &mut roll)?;
         done += record.counts.found();
         reporter.tick(&Tick { label: "merging", done, total: counts.found(), rates: vec![] });
+    }
+    let lost = roll.lost();
+    if held.is_much(lost.dropped) && !settings.prune && !settings.overwrite {
+        return Err(WouldDrop(format!(
+            "{}: {} images have captions, and those of {} would be dropped: this job has none of them. Nothing there was changed. Give \
+             --prune to let them go, or choose another --out",
+            output.path().display(),
+            held.len(),
+            lost.dropped
+        ))
+        .into());
     }
     let files = table.finish()?;
     errors.finish()?;
@@ -83,7 +104,6 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     if !missing.is_empty() {
         recorded["job"]["missing_shards"] = json!(missing);
     }
-    let lost = Lost::default();
     let manifest = manifest(FORMAT, &made_with, &output, "captioned", &counts, lost, &Roots::default(), recorded)?;
     write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
     staging.publish(&files, reporter)?;
@@ -92,7 +112,26 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         counts if counts.failed + counts.unlisted > 0 || !missing.is_empty() => Outcome::SomeFailed,
         _ => Outcome::Complete,
     };
-    Ok(Merged { outcome, counts, missing, output })
+    Ok(Merged { outcome, counts, lost, missing, output })
+}
+
+/// The images of the table that is there, as far as it can be read: one of other settings is refused before, or replaced on request.
+fn held(output: &Output, settings: &MergeSettings) -> Held {
+    if !matches!(output.existing(FORMAT), Ok(Existing::Finished(_))) {
+        return Held::default();
+    }
+    if settings.format == TableFormat::Tsv {
+        return Held::of(names(output).unwrap_or_default().iter().map(|name| Held::keys(name, None)));
+    }
+    let Ok(images) = images(output.path(), settings.format) else { return Held::default() };
+    Held::of(images.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
+}
+
+/// The same settings with quoted cells, as `caption` records them.
+fn quoting(settings: &Settings) -> Settings {
+    let mut quoting = settings.settings.clone();
+    quoting["quotes_formulas"] = true.into();
+    Settings::new(&settings.stage, quoting)
 }
 
 /// The records there are, in order, and the shards that have none.
@@ -185,15 +224,17 @@ fn add(counts: &mut Counts, record: &Record, plan: &Plan) -> Result<()> {
     counts.failed += failed;
     counts.skipped += skipped;
     counts.unlisted += unlisted;
+    counts.damaged += record.counts.damaged;
     Ok(())
 }
 
 /// Appends a shard's rows to the tables.
-fn append(job: &JobFolder, record: &Record, table: &mut TableSink, errors: &mut ErrorsTable) -> Result<()> {
+fn append(job: &JobFolder, record: &Record, table: &mut TableSink, errors: &mut ErrorsTable, roll: &mut Roll<'_>) -> Result<()> {
     let (mut captioned, mut failed) = (0, 0);
     for image in images(&job.result(&record.captions.name), TableFormat::Parquet)? {
         let (image_id, image) = image?;
         let entry = Entry { image_path: image.image_path.clone(), image_id, content: Content::Used };
+        roll.take(&image.image_path, image.sha256.as_ref());
         table.add(&entry, &image)?;
         captioned += 1;
     }
@@ -222,6 +263,12 @@ impl Merged {
         if unlisted > 0 {
             text += &format!("{unlisted} folders could not be listed: what they hold is missing\n");
         }
+        if self.counts.damaged > 0 {
+            text += &format!("{} of the captioned images are damaged (column damaged)\n", self.counts.damaged);
+        }
+        if self.lost.dropped > 0 {
+            text += &format!("dropped the rows of {} images that this job has no captions of\n", self.lost.dropped);
+        }
         if !self.missing.is_empty() {
             text += &format!("{} shards are missing: {}\n", self.missing.len(), ranges(&self.missing));
         }
@@ -234,6 +281,9 @@ impl Merged {
             "exit_status": self.outcome.exit_code(),
             "complete": !matches!(self.outcome, Outcome::Interrupted) && self.missing.is_empty(),
             "counts": {"found": found, "captioned": succeeded, "failed": failed, "skipped": skipped},
+            "damaged": self.counts.damaged,
+            "dropped": self.lost.dropped,
+            "renamed": self.lost.renamed,
             "missing_shards": self.missing,
             "out": self.output.path(),
             "errors": self.output.errors(),

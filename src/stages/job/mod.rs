@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use crate::dataset::listing::{Entry, Kind, Listing};
-use crate::dataset::wanted::Wanted;
+use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::{hex, sha256_file};
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
@@ -106,6 +106,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         if there.inputs != names {
             differences.push(format!("inputs: {} there, {} now", there.inputs.join(" "), names.join(" ")));
         }
+        differences.extend(there.wanted.differences(&settings.wanted));
         if !differences.is_empty() {
             let job = settings.job.display();
             let message = format!(
@@ -120,7 +121,8 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     }
     job.clear()?;
     let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
-    let mut cut = Cut { job: &job, shards: Vec::new(), id: Sha256::new(), counts: PlannedCounts::default() };
+    let members = settings.wanted.of_members()?;
+    let mut cut = Cut { job: &job, members: &members, shards: Vec::new(), id: Sha256::new(), counts: PlannedCounts::default() };
     let mut shard: Vec<Entry> = Vec::new();
     for entry in listing.iter() {
         if interrupt.is_set() {
@@ -140,7 +142,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         }
     }
     cut.shard(&mut shard)?;
-    listing.left_out().told().iter().for_each(|told| reporter.note(told));
+    listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
     if cut.counts.found == 0 {
         let folders = cut.counts.unlisted_folders;
         job.clear()?;
@@ -164,6 +166,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         counts: cut.counts,
         settings: settings.settings.clone(),
         inputs: names,
+        wanted: settings.wanted.clone(),
         model: absolute(&settings.model)?,
         scorer: settings.scorer.as_deref().map(absolute).transpose()?,
         device: settings.device.clone(),
@@ -179,6 +182,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
 /// A listing being cut.
 struct Cut<'a> {
     job: &'a JobFolder,
+    members: &'a MemberFilter,
     shards: Vec<PlannedShard>,
     id: Sha256,
     counts: PlannedCounts,
@@ -194,7 +198,7 @@ impl Cut<'_> {
         let mut found = 0;
         for entry in entries.iter() {
             match entry.kind {
-                Kind::Tar => found += count_tar(&entry.path),
+                Kind::Tar => found += count_tar(&entry.path, self.members.clone()),
                 Kind::UnreadableFolder(_) => self.counts.unlisted_folders += 1,
                 _ => found += 1,
             }

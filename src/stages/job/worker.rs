@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::settings_of_run;
-use crate::dataset::wanted::Wanted;
 use crate::files::sha256_file;
 use crate::generation;
 use crate::image::Limits;
@@ -109,8 +108,8 @@ impl Worker<'_> {
         let flag = |name: &str| images[name].as_bool().with_context(context);
         Ok(CaptionSettings {
             source: Source::Planned(Default::default(), 0),
-            // The plan has chosen.
-            wanted: Wanted::default(),
+            // Of files the plan has chosen; members of tars are chosen when they are read.
+            wanted: self.plan.wanted.clone(),
             out: Default::default(),
             format: TableFormat::Parquet,
             quotes_formulas: false,

@@ -99,8 +99,8 @@ pub fn gather(tables: Vec<CaptionSet>, references: Option<CaptionSet>) -> Result
                 example(&references.images)
             );
         }
-        unmatched.images = matching.num_unmatched_predictions;
-        unmatched.references = matching.num_unmatched_references;
+        unmatched.images = matching.unmatched_predictions.len();
+        unmatched.references = matching.unmatched_references.len();
         let mut found: Vec<Option<ImageCaptions>> = references.images.into_iter().map(Some).collect();
         for (ours, theirs) in matching.pairs {
             let Some(reference) = found[theirs].take() else { continue };

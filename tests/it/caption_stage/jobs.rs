@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use clipcap::dataset::wanted::Wanted;
 use clipcap::generation::Settings as Decoding;
 use clipcap::image::Limits;
 use clipcap::pipeline::jobfolder::{JobFolder, Plan};
@@ -74,6 +75,8 @@ fn merge_settings(job: &Path, out: &Path) -> MergeSettings {
         allow_missing: false,
         allow_mixed: false,
         overwrite: false,
+        quotes_formulas: false,
+        prune: false,
         max_error_rate: 1.0,
     }
 }
@@ -323,6 +326,42 @@ fn merge_refuses_what_is_missing_damaged_or_mixed() {
 }
 
 #[test]
+fn merge_drops_no_rows_unasked_and_quotes_formulas_on_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, fewer) = (folder.path().join("images"), folder.path().join("fewer"));
+    pictures(&images, 40);
+    fs::create_dir(&fewer).unwrap();
+    fs::copy(images.join("a/0001.png"), fewer.join("=1+1.png")).unwrap();
+    fs::copy(images.join("b/0000.png"), fewer.join("kept.png")).unwrap();
+    let (job, other) = (folder.path().join("job"), folder.path().join("other"));
+    for (images, job) in [(&images, &job), (&fewer, &other)] {
+        plan(images, job, 100);
+        work(job, &Shards::AllNext, &Fake::new(4));
+    }
+    for name in ["out.parquet", "out.csv", "out.tsv", "out.jsonl"] {
+        let out = folder.path().join(name);
+        let all = merge(&merge_settings(&job, &out)).unwrap();
+        assert_eq!(all.counts.succeeded, 40, "{name}");
+        let before = fs::read(&out).unwrap();
+        let error = format!("{:#}", merge(&merge_settings(&other, &out)).unwrap_err());
+        assert!(error.contains("40 images have captions") && error.contains("--prune"), "{name}: {error}");
+        assert!(fs::read(&out).unwrap() == before && !folder.path().join(format!("{name}.work")).exists(), "{name}");
+        let pruned = merge(&MergeSettings { prune: true, ..merge_settings(&other, &out) }).unwrap();
+        // Names alone tell nothing of a new name.
+        let (dropped, renamed) = if name == "out.tsv" { (40, 0) } else { (38, 2) };
+        assert_eq!((pruned.lost.dropped, pruned.lost.renamed), (dropped, renamed), "{name}");
+        assert_eq!(manifest(&out.with_file_name("out.manifest.json"))["counts"]["dropped"], dropped);
+        // One manifest goes with one table.
+        fs::remove_file(&out).unwrap();
+    }
+    let out = folder.path().join("quoted.csv");
+    merge(&MergeSettings { quotes_formulas: true, ..merge_settings(&other, &out) }).unwrap();
+    assert!(fs::read_to_string(&out).unwrap().contains("'=1+1.png"));
+    // As `caption` refuses it: the cells would be others.
+    assert!(merge(&merge_settings(&other, &out)).unwrap_err().to_string().contains("quotes_formulas"));
+}
+
+#[test]
 fn a_plan_stands_until_it_is_discarded() {
     let folder = tempfile::tempdir().unwrap();
     let (images, job) = (folder.path().join("images"), folder.path().join("images/job"));
@@ -336,6 +375,10 @@ fn a_plan_stands_until_it_is_discarded() {
     let other = PlanSettings { shard_size: 7, ..plan_settings(&images, &job, 10) };
     let error = job::plan(&other, &Silent, &Interrupt::default()).unwrap_err().to_string();
     assert!(error.contains("--shard-size: 10 there, 7 now") && error.contains("--overwrite"), "{error}");
+    let wanted = Wanted { exclude: vec!["b/".into()], ..Wanted::default() };
+    let excluding = PlanSettings { wanted, ..plan_settings(&images, &job, 10) };
+    let error = job::plan(&excluding, &Silent, &Interrupt::default()).unwrap_err().to_string();
+    assert!(error.contains("--exclude: none there, b/ now"), "{error}");
     let again = PlanSettings { overwrite: true, ..other };
     let again = job::plan(&again, &Silent, &Interrupt::default()).unwrap().plan.unwrap();
     assert_eq!((again.num_shards, again.counts.found), (5, 31));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clipcap::dataset::tar::TarWriter;
+use clipcap::dataset::wanted::Wanted;
 use clipcap::files::sha256_hex;
 use clipcap::image::Limits;
 use clipcap::stages::Outcome;
@@ -233,4 +234,39 @@ fn parquet_files_with_a_column_of_images_are_captioned_as_their_folder() {
     let source = Source::Parquet(vec![plain], "image".into());
     let error = caption(&CaptionSettings { source, ..settings(&images, &folder.path().join("none.parquet")) }, &Fake::new(4));
     assert!(error.unwrap_err().to_string().contains("it has picture (--image-column"));
+}
+
+/// What a Mac puts beside each file, and what patterns leave out, in a tar as in the folder it was made of.
+#[test]
+fn hidden_and_unwanted_members_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    pictures(&images, 6);
+    for name in ["a/._0001.png", ".hidden/x.png", "@eaDir/y.png", "b/raw/z.png"] {
+        picture(&images.join(name), 300);
+    }
+    let (tar, out) = (folder.path().join("set.tar"), folder.path().join("t.parquet"));
+    pack(&images, &["--format=ustar"], &tar);
+    let with = |wanted: Wanted, source: &Path| {
+        let settings = CaptionSettings {
+            source: Source::Paths(vec![source.into()]),
+            wanted,
+            overwrite: true,
+            prune: true,
+            ..settings(Path::new("."), &out)
+        };
+        let report = caption(&settings, &Fake::new(4)).unwrap();
+        (report.report.counts.found(), report.left_out)
+    };
+    let exclude = || Wanted { exclude: vec!["raw/".into()], ..Wanted::default() };
+    let (found, left_out) = with(Wanted::default(), &tar);
+    assert_eq!((found, left_out.hidden, left_out.by_pattern), (7, 3, 0));
+    assert_eq!(with(exclude(), &tar).0, 6);
+    assert_eq!(with(Wanted { hidden: true, ..Wanted::default() }, &tar).0, 10);
+    for wanted in [Wanted::default(), exclude()] {
+        assert_eq!(with(wanted.clone(), &images).0, with(wanted, &tar).0);
+    }
+    // A job counts and captions the same members.
+    let planned = jobs::whole_job(&[tar], &folder.path().join("job"), 100, &folder.path().join("merged.parquet"));
+    assert_eq!(planned.counts.found, 7);
 }
