@@ -81,7 +81,7 @@ impl WorkFolder {
 
     /// The settings of the work that is in a folder, without locking or changing anything; none where there is no such work.
     pub fn settings_in(root: &Path) -> Result<Option<Settings>> {
-        Ok(read_ledger(&root.join("ledger.json"))?.map(|ledger| ledger.settings))
+        Ok(read_ledger(&root.join("ledger.json"))?.0.map(|ledger| ledger.settings))
     }
 
     /// Locks the work folder of `output` and reads its ledger. Work that other settings did is refused, unless `overwrite` discards it;
