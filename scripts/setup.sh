@@ -4,17 +4,21 @@
 #   scripts/setup.sh               runtime/cpu
 #   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
 #   scripts/setup.sh --chromium    Debian's Chromium too, for the tests that open reports in a browser
-#   scripts/setup.sh --cuda        runtime/cuda too (needs an NVIDIA driver, CUDA 13 and cuDNN 9 to run)
+#   scripts/setup.sh --cuda        runtime/cuda too (a download of 256 MB), and NVIDIA's own libraries in runtime/cuda/nvidia (500 MB more)
+#   scripts/setup.sh --cuda-only   runtime/cuda without NVIDIA's libraries: they are on this machine already, or there is no card
+#   scripts/setup.sh --cudnn       cuDNN too, which ResNet image encoders need on CUDA and nothing else does
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-want=(cpu) chromium=
+want=(cpu) chromium= nvidia=()
 for argument in "$@"; do
   case "$argument" in
     --openvino) want+=(openvino) ;;
-    --cuda) want+=(cuda) ;;
+    --cuda) want+=(cuda) nvidia+=(cuda-runtime cublas curand) ;;
+    --cuda-only) want+=(cuda) ;;
+    --cudnn) want+=(cuda) nvidia+=(cuda-runtime cublas curand cudnn) ;;
     --chromium) chromium=yes ;;
-    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda, --chromium)" >&2; exit 2 ;;
+    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda, --cuda-only, --cudnn, --chromium)" >&2; exit 2 ;;
   esac
 done
 
@@ -22,6 +26,14 @@ declare -A package=(
   [cpu]="onnxruntime==1.31.1 --hash=sha256:5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f"
   [openvino]="onnxruntime-openvino==1.24.1 --hash=sha256:3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8"
   [cuda]="onnxruntime-gpu==1.31.1 --hash=sha256:e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6"
+)
+
+# The libraries that the CUDA provider asks for, of the CUDA that it was built with.
+declare -A nvidia_package=(
+  [cuda-runtime]="nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548"
+  [cublas]="nvidia-cublas==13.0.2.14 --hash=sha256:0cf238ffdbe46c00cb9aa98e7bca745c223a5ca5a53e686ac8b3e5a08fe80d6c"
+  [curand]="nvidia-curand==10.4.0.35 --hash=sha256:1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc"
+  [cudnn]="nvidia-cudnn-cu13==9.13.1.26 --hash=sha256:a0f434a881ce8b35afe3a328634db1da4a3852fc6dfbe89577f3e78400ee10d0"
 )
 
 # libjpeg-turbo is built from source by a crate: CMake, and NASM for its SIMD.
@@ -86,4 +98,36 @@ PY
   echo "$pin" >"runtime/$kind.part/wheel.txt"
   rm -rf "runtime/$kind"
   mv "runtime/$kind.part" "runtime/$kind"
+done
+
+# NVIDIA's, each beside a file that names its pin; all into one folder, where the program looks first.
+for kind in "${nvidia[@]}"; do
+  pin=${nvidia_package[$kind]}
+  stamp="runtime/cuda/nvidia/$kind.txt"
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$pin" ]; then
+    echo "runtime/cuda/nvidia: ${pin%% *} is there" >&2
+    continue
+  fi
+  echo "runtime/cuda/nvidia: fetching ${pin%% *}" >&2
+  echo "$pin" >"$work/requirements.txt"
+  pip download --quiet --no-deps --require-hashes --only-binary=:all: --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+    --platform manylinux2014_x86_64 -r "$work/requirements.txt" -d "$work/nvidia-$kind"
+  mkdir -p runtime/cuda/nvidia
+  "$python" - "$work/nvidia-$kind" runtime/cuda/nvidia "$kind" <<'PY'
+import os, pathlib, shutil, sys, zipfile
+
+wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
+out = pathlib.Path(sys.argv[2])
+with zipfile.ZipFile(wheel) as archive:
+    for info in archive.infolist():
+        path = pathlib.PurePosixPath(info.filename)
+        library = path.parent.name == "lib" and ".so" in path.name
+        if library or path.name in ("License.txt", "LICENSE.txt", "LICENSE"):
+            name = path.name if library else f"{sys.argv[3]}-{path.name}"
+            with archive.open(info) as source, open(out / (name + ".part"), "wb") as target:
+                shutil.copyfileobj(source, target)
+            os.replace(out / (name + ".part"), out / name)
+PY
+  echo "$pin" >"$stamp"
+  rm -rf "$work/nvidia-$kind"
 done

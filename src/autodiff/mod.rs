@@ -130,12 +130,26 @@ impl Gradient {
         let base = self.dense.unwrap_or_else(|| g.zeros(g.dtype(of), &g.shape(of)));
         let Some(Rows { indices, updates }) = self.rows else { return base };
         let shape = g.shape(updates);
+        if g.is_for_cuda() {
+            return g.add(base, sum_of_rows(g, &g.shape(of), indices, updates));
+        }
         let mut column = vec![Dim::from(1); shape.len()];
         column[0] = shape[0].clone();
         let indices = g.expand(g.reshape(indices, &column), &shape);
         // Not ScatterND: on the CPU it loses summands where two threads meet at a row.
         g.scatter_elements(base, indices, updates, 0, Reduction::Add)
     }
+}
+
+/// `updates` [N, C] added up by the row of `shape` [V, C] that `indices` [N] name: a product with 1 where a row belongs, which adds in one order
+/// every time, where CUDA's ScatterElements adds in any.
+fn sum_of_rows(g: &Graph, shape: &[Dim], indices: Value, updates: Value) -> Value {
+    let (count, rows) = (g.shape(indices)[0].clone(), shape[0].clone());
+    let names = g.reshape(g.range(&rows), &[1.into(), rows]);
+    let belongs = g.cast(g.equal(g.reshape(indices, &[count.clone(), 1.into()]), names), g.dtype(updates)); // [N, V]
+    let width = Dim::product(&shape[1..]);
+    let sums = g.gemm(belongs, g.reshape(updates, &[count, width]), None, true, false);
+    g.reshape(sums, shape)
 }
 
 /// Adds the nodes of a block a second time and returns what stands for each of its values. Values that come from before the block go in through

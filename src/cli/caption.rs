@@ -293,7 +293,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
 
 /// Images that are encoded together where nothing else is asked for.
 pub(super) fn default_batch_size(device: Device) -> usize {
-    if matches!(device, Device::Cuda(_)) { 64 } else { 32 }
+    if device.is_cpu() { 32 } else { 256 }
 }
 
 pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
@@ -323,7 +323,7 @@ fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Re
         device => device,
     };
     let precision = plan.precision.parse().map_err(|message: String| anyhow::anyhow!("{}: {message}", job.root().display()))?;
-    let runtime = Runtime::start(device, precision, args.compute.threads)?;
+    let runtime = context.runtime(device, precision, args.compute.threads)?;
     let batch_size = args.batch_size.map(|n| n as usize).or(plan.batch_size);
     let batch_size = batch_size.unwrap_or_else(|| default_batch_size(runtime.device()));
     let mut settings = worker.caption_settings(runtime.threads(), batch_size)?;
@@ -410,7 +410,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
             .note("--rerank: one caption per image leaves nothing to rank: add --num-captions N with --top-p or --num-beams");
     }
     let ComputeArgs { device, precision, threads } = args.compute;
-    let runtime = Runtime::start(device, precision, threads)?;
+    let runtime = context.runtime(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
     let settings = CaptionSettings {
         source,

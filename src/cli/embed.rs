@@ -5,7 +5,6 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
 use crate::pipeline::Reporter;
 use crate::pipeline::sources::StoredImages;
-use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
 
@@ -78,7 +77,7 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
         context.terminal.note(&format!("--{name} is not needed: the bundle holds CLIP, and captions stay in the dataset"));
     }
     let ComputeArgs { device, precision, threads } = args.compute;
-    let runtime = Runtime::start(device, precision, threads)?;
+    let runtime = context.runtime(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Images(_)))?;
     let settings = EmbedSettings {
         source,

@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::dataset::listing::ListingError;
 use crate::files::check_name;
 use crate::pipeline::{Interrupt, Reporter};
-use crate::runtime::{Device, Precision, Runtime};
+use crate::runtime::{Device, Precision, Runtime, RuntimeError, cards};
 use crate::stages::Outcome;
 use crate::terminal::{Terminal, harmless};
 
@@ -85,7 +85,7 @@ struct Global {
 /// Where models run. Flattened into the commands that run one.
 #[derive(Args, Clone)]
 pub struct ComputeArgs {
-    /// Where to compute: auto, cpu, openvino, cuda or cuda:N (auto: CUDA if it is usable, else the CPU)
+    /// Where to compute: auto, cpu, openvino, cuda, cuda:N or cuda:N,M (auto: CUDA if it is usable, else the CPU; several cards: caption, embed)
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     pub device: Device,
     /// Precision of the models: fp32, bf16, fp16 or int8; refused if the device lacks it
@@ -153,6 +153,19 @@ pub struct Context {
 }
 
 impl Context {
+    /// Starts the runtime that the flags ask for. Where `auto` leaves a card unused it says why: aloud where there is a driver, else with -v.
+    fn runtime(&self, device: Device, precision: Precision, threads: Option<usize>) -> Result<Runtime, RuntimeError> {
+        let runtime = Runtime::start(device, precision, threads)?;
+        if let Some(why) = runtime.why_not_cuda() {
+            let told = format!("CUDA is not used: {why}");
+            if cards().is_ok() && precision != Precision::Int8 { self.terminal.note(&told) } else { self.terminal.detail(&told) }
+        }
+        for card in runtime.cards() {
+            self.terminal.detail(&format!("computing on {card}"));
+        }
+        Ok(runtime)
+    }
+
     /// Says with -v where the nodes of the sessions made so far compute.
     fn tell_placements(&self, runtime: &Runtime) {
         runtime.take_placements().iter().for_each(|placement| self.terminal.detail(&placement.to_string()));
@@ -196,6 +209,14 @@ pub fn main() -> ExitCode {
             context.terminal.failed(&error, status);
             ExitCode::from(status)
         }
+    }
+}
+
+/// Refuses several cards where one model is one model.
+fn on_one_card(device: Device) -> Result<Device, BadUsage> {
+    match device {
+        Device::Cards(_) => Err(BadUsage(format!("--device {device}: several cards are for caption and embed; name one"))),
+        device => Ok(device),
     }
 }
 

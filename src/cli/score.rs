@@ -1,10 +1,9 @@
 use std::path::PathBuf;
 
 use super::caption::{FileArgs, ImageArgs, default_batch_size, told};
-use super::{BadUsage, ComputeArgs, Context, keep_inputs};
+use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::dataset::captions::{Columns, Format};
 use crate::image::Limits;
-use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::score::{self, PairOptions, Reading, ScoreSettings, Source};
 
@@ -61,7 +60,7 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
         return Err(BadUsage(format!("--out {}: a name that ends in .parquet, .csv or .jsonl", args.out.display())).into());
     }
     let ComputeArgs { device, precision, threads } = args.compute;
-    let runtime = Runtime::start(device, precision, threads)?;
+    let runtime = context.runtime(on_one_card(device)?, precision, threads)?;
     told(&runtime, &context.terminal);
     let wanted = args.files.wanted(args.embeddings.is_none())?;
     let source = match args.embeddings {

@@ -3,11 +3,10 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ArgAction;
 
-use super::{BadUsage, ComputeArgs, Context, keep_inputs};
+use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
-use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
 use crate::training::lora::Lora;
@@ -314,7 +313,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
         upkeep: Upkeep { save_steps: args.save_steps, keep: args.keep, sample_images: args.sample_images },
         overwrite: args.overwrite,
     };
-    let runtime = Runtime::start(args.compute.device, args.compute.precision, args.compute.threads)?;
+    let runtime = context.runtime(on_one_card(args.compute.device)?, args.compute.precision, args.compute.threads)?;
     context.terminal.note(&format!(
         "training on {} in {} with {} threads",
         runtime.device(),

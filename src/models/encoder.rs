@@ -6,7 +6,6 @@ use super::config::{ClipConfig, MapperConfig};
 use super::graphs::{BuildError, Part, build};
 use super::layers::Style;
 use super::{ImageEncoder, Mapper};
-use crate::onnx::DType;
 use crate::runtime::{Device, Feed, Precision, Runtime, RuntimeError, Session};
 
 /// A bundle's part could not be built or loaded.
@@ -21,13 +20,8 @@ pub enum LoadError {
 /// How graphs are spelled for the device and precision of a runtime.
 pub fn style_for(runtime: &Runtime) -> Style {
     let fused = runtime.device() != Device::OpenVino;
-    let dtype = match (runtime.device(), runtime.precision()) {
-        (Device::Cuda(_), Precision::Fp16) => DType::F16,
-        (Device::Cuda(_), Precision::Bf16) => DType::BF16,
-        // OpenVINO's bf16 is a hint to the provider; the graph stays float32.
-        _ => DType::F32,
-    };
-    Style { fused, dtype, int8: runtime.precision() == Precision::Int8 }
+    let cuda = matches!(runtime.device(), Device::Cuda(_));
+    Style { fused, dtype: runtime.dtype(), int8: runtime.precision() == Precision::Int8, cuda }
 }
 
 /// CLIP's image tower on a device.

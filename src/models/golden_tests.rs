@@ -44,6 +44,25 @@ fn image_embeddings_are_those_of_pytorch() {
     assert!(difference(&one, &found[..one.len()]) < 1e-5);
 }
 
+/// Spelled for CUDA (attention without cuDNN) a graph computes the same; nothing in it needs a card.
+#[test]
+fn what_is_spelled_for_cuda_gives_the_embeddings_of_pytorch() {
+    use crate::runtime::{Feed, Session};
+    let Some(clip) = shared("golden/clip_hf") else { return };
+    let Some(expected) = shared("golden/clip_hf.expected.safetensors") else { return };
+    let folder = folder(&[(clip.join("model.safetensors"), graphs::CLIP_WEIGHTS)]);
+    let config = ClipConfig::read(&clip.join("config.json")).unwrap();
+    let expected = SafetensorsFile::open(expected).unwrap();
+    let style = layers::Style { fused: true, cuda: true, ..layers::Style::PORTABLE };
+    let model = graphs::build(folder.path(), graphs::Part::ImageEncoder(&config), style).unwrap();
+    let mut session = Session::new(&runtime(2), "image_encoder", &model.to_bytes(), folder.path(), &[]).unwrap();
+    let side = config.vision_config.image_size() as i64;
+    let pixels = expected.read_f32("pixel_values").unwrap();
+    let outputs = session.run(&[("pixel_values", Feed::F32(&pixels, &[15, 3, side, side]))]).unwrap();
+    let (found, wanted) = (outputs.f32("image_embeds").unwrap(), expected.read_f32("image_embeds").unwrap());
+    assert!(difference(found, &wanted) < 1e-4, "{}", difference(found, &wanted));
+}
+
 /// Feeds token ids one after the other behind a prefix of the first `prefix_len` and compares each step with PyTorch's last logits.
 fn check_decoder(
     gpt2: &Path,

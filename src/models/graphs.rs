@@ -98,6 +98,9 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
         table.extend(in_8_bits);
     }
     let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);
+    if style.cuda {
+        g.spell_for_cuda();
+    }
     match part {
         Part::ImageEncoder(config) => clip::image_encoder(&g, style, config),
         Part::TextEncoder(config) => text_encoder::text_encoder(&g, style, config),

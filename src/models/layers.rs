@@ -14,10 +14,12 @@ pub struct Style {
     pub dtype: DType,
     /// Take the 8-bit weights that `model quantize` makes.
     pub int8: bool,
+    /// For ONNX Runtime's CUDA provider (see [`Graph::spell_for_cuda`]).
+    pub cuda: bool,
 }
 
 impl Style {
-    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false };
+    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false, cuda: false };
 }
 
 /// A parameter in the element type of the style.
@@ -193,11 +195,12 @@ pub fn attention_with(
 
 /// Attention of a transformer encoder, every position to every position: `q`, `k`, `v` [B, T, C].
 pub fn encoder_attention(g: &Graph, style: Style, q: Value, k: Value, v: Value, heads: usize) -> Value {
-    if style.fused {
+    // CUDA's wants cuDNN, whatever it computes with in the end.
+    if style.fused && !style.cuda {
         return g.multi_head_attention(q, k, v, heads as i64);
     }
-    let [q, k, v] = [q, k, v].map(|x| split_heads(g, x, heads));
-    join_heads(g, attention(g, q, k, v, None))
+    let qkv = [q, k, v].map(|x| split_heads(g, x, heads));
+    join_heads(g, attention_with(g, style, qkv, None, |weights| weights))
 }
 
 /// What is added to scores [.., rows, columns] so that row `i` sees columns up to `offset + i`: 0 or a number that softmax ends at 0.

@@ -128,11 +128,31 @@ impl Graph {
     }
 
     pub fn reduce_mean(&self, x: Value, axes: &[usize], keep: bool) -> Value {
+        if self.is_for_cuda() {
+            let count = Dim::product(&axes.iter().map(|&axis| self.shape(x)[axis].clone()).collect::<Vec<_>>());
+            let sum = self.reduce_sum(x, axes, keep);
+            return match count.as_fixed() {
+                Some(count) => self.scale(sum, 1.0 / count as f32),
+                None => self.div(sum, self.cast(self.reshape(self.dim(&count), &[]), self.dtype(x))),
+            };
+        }
         self.with_axes(Op::ReduceMean { axes: axes.to_vec(), keep }, x, axes)
     }
 
     pub fn reduce_max(&self, x: Value, axes: &[usize], keep: bool) -> Value {
+        if let (true, &[axis]) = (self.is_for_cuda(), axes) {
+            let (largest, _) = self.top_k(x, axis, 1);
+            let kept = |(i, dim): (usize, Dim)| if i == axis && !keep { None } else { Some(dim) };
+            let shape: Vec<Dim> = self.shape(largest).into_iter().enumerate().filter_map(kept).collect();
+            return self.reshape(largest, &shape);
+        }
         self.with_axes(Op::ReduceMax { axes: axes.to_vec(), keep }, x, axes)
+    }
+
+    /// The `k` largest along an axis, largest first, and their positions (int64).
+    pub fn top_k(&self, x: Value, axis: usize, k: i64) -> (Value, Value) {
+        let outputs = self.apply_many(Op::TopK { axis, k }, &[Some(x), Some(self.ints(&[k]))]);
+        (outputs[0], outputs[1])
     }
 
     pub fn transpose(&self, x: Value, perm: &[usize]) -> Value {

@@ -180,7 +180,7 @@ fn node_proto(node: &Node, names: &Names, alive: &HashSet<Value>) -> NodeProto {
     }
     // Providers refuse LayerNormalization's statistics even where nobody reads them. (All parts of a Split must be named.)
     let used = match node.op {
-        Op::Split { .. } => node.outputs.len(),
+        Op::Split { .. } | Op::TopK { .. } => node.outputs.len(),
         _ => node.outputs.iter().rposition(|v| alive.contains(v)).map_or(0, |last| last + 1),
     };
     NodeProto {
@@ -225,6 +225,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Split { axis, .. }
         | Op::Gather { axis }
         | Op::GatherElements { axis }
+        | Op::TopK { axis, .. }
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],

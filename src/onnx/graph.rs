@@ -94,6 +94,7 @@ pub(super) struct Inner {
     pub dim_values: HashMap<Dim, Value>,
     pub blocks: Vec<std::ops::Range<usize>>,
     pub numbers: HashMap<&'static str, f32>,
+    for_cuda: bool,
     fault: Option<GraphError>,
 }
 
@@ -133,6 +134,7 @@ impl Graph {
                 dim_values: HashMap::new(),
                 blocks: vec![],
                 numbers: HashMap::new(),
+                for_cuda: false,
                 fault: None,
             }),
         }
@@ -169,6 +171,17 @@ impl Graph {
     /// A number that layers ask for by name, such as the factor of adapters.
     pub fn set_number(&self, name: &'static str, number: f32) {
         self.inner.borrow_mut().numbers.insert(name, number);
+    }
+
+    /// Spells what follows for ONNX Runtime's CUDA provider: nothing that needs cuDNN where there is another word for it, and sums in an order
+    /// of their own, so that two runs give the same bytes.
+    pub fn spell_for_cuda(&self) {
+        self.inner.borrow_mut().for_cuda = true;
+    }
+
+    /// See [`spell_for_cuda`](Self::spell_for_cuda).
+    pub fn is_for_cuda(&self) -> bool {
+        self.inner.borrow().for_cuda
     }
 
     /// See [`set_number`](Self::set_number).
@@ -241,6 +254,14 @@ impl Graph {
 
     /// Applies an operator with any number of outputs; an input may be left out.
     pub fn apply_many(&self, op: Op, inputs: &[Option<Value>]) -> Vec<Value> {
+        let is_narrow = |value: &Value| self.dtype(*value) == DType::BF16;
+        if op.lacks_bf16() && inputs.iter().flatten().any(is_narrow) {
+            let wide = |value: Value| if is_narrow(&value) { self.cast(value, DType::F32) } else { value };
+            let inputs: Vec<Option<Value>> = inputs.iter().map(|value| value.map(wide)).collect();
+            let outputs = self.apply_many(op, &inputs);
+            let narrow = |value| if self.dtype(value) == DType::F32 { self.cast(value, DType::BF16) } else { value };
+            return outputs.into_iter().map(narrow).collect();
+        }
         let mut inner = self.inner.borrow_mut();
         let types: Vec<Option<ValueType>> = inputs.iter().map(|v| v.map(|v| inner.types[v.0 as usize].clone())).collect();
         let number = inner.nodes.len();

@@ -131,6 +131,17 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             });
             one(x.dtype, kept.collect())
         }
+        Op::TopK { axis, k } => {
+            let x = input(0)?;
+            check_axes(&[*axis], x.shape.len())?;
+            if x.shape[*axis].as_fixed().is_some_and(|there| there < *k) || *k < 1 {
+                return Err(format!("the {k} largest of {}", x.shape[*axis]));
+            }
+            let mut shape = x.shape.clone();
+            shape[*axis] = (*k).into();
+            let positions = ValueType { dtype: DType::I64, shape: shape.clone() };
+            Ok(vec![ValueType { dtype: x.dtype, shape }, positions])
+        }
         Op::Transpose { perm } => {
             let x = input(0)?;
             let mut sorted = perm.clone();

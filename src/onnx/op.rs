@@ -136,6 +136,11 @@ pub enum Op {
         axes: Vec<usize>,
         keep: bool,
     },
+    /// The `k` largest along `axis`, largest first, of equals the first: outputs values, positions (int64)
+    TopK {
+        axis: usize,
+        k: i64,
+    },
     // Moving data
     Transpose {
         perm: Vec<usize>,
@@ -188,6 +193,26 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether no provider has this operator for bfloat16: it is computed in float32 then.
+    pub(super) fn lacks_bf16(&self) -> bool {
+        matches!(
+            self,
+            Self::Log
+                | Self::Reciprocal
+                | Self::Equal
+                | Self::Less
+                | Self::Greater
+                | Self::Cos
+                | Self::Sin
+                | Self::Round
+                | Self::ReduceMax { .. }
+                | Self::TopK { .. }
+                | Self::Conv { .. }
+                | Self::AveragePool { .. }
+                | Self::BatchNormalization { .. }
+        )
+    }
+
     /// (domain, operator name)
     pub fn name(&self) -> (&'static str, &'static str) {
         const MS: &str = "com.microsoft";
@@ -232,6 +257,7 @@ impl Op {
             Self::ReduceSum { .. } => ("", "ReduceSum"),
             Self::ReduceMean { .. } => ("", "ReduceMean"),
             Self::ReduceMax { .. } => ("", "ReduceMax"),
+            Self::TopK { .. } => ("", "TopK"),
             Self::Transpose { .. } => ("", "Transpose"),
             Self::Reshape { .. } => ("", "Reshape"),
             Self::Expand { .. } => ("", "Expand"),

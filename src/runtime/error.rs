@@ -25,7 +25,7 @@ fn setup(device: Device) -> &'static str {
     match device {
         Device::Auto | Device::Cpu => "scripts/setup.sh",
         Device::OpenVino => "scripts/setup.sh --openvino",
-        Device::Cuda(_) => "scripts/setup.sh --cuda",
+        Device::Cuda(_) | Device::Cards(_) => "scripts/setup.sh --cuda",
     }
 }
 

@@ -20,10 +20,10 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
         return Ok(PathBuf::from(path));
     }
     let kinds: &[&str] = match device {
-        Device::Auto => &["cuda", "cpu"],
+        Device::Auto => &["cpu", "cuda"],
         Device::Cpu => &["cpu", "openvino", "cuda"],
         Device::OpenVino => &["openvino"],
-        Device::Cuda(_) => &["cuda"],
+        Device::Cuda(_) | Device::Cards(_) => &["cuda"],
     };
     let executable = std::env::current_exe().ok();
     let mut roots: Vec<PathBuf> = vec![];
@@ -34,12 +34,14 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
     // Unit tests run from wherever the target folder is.
     #[cfg(test)]
     roots.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime"));
-    let packages = executable.as_deref().map_or_else(Vec::new, python_packages);
+    let packages: Vec<PathBuf> = executable.as_deref().map_or_else(Vec::new, python_packages);
+    let packages: Vec<PathBuf> =
+        packages.iter().map(|site| site.join("onnxruntime/capi")).filter(|folder| folder.is_dir()).collect();
     let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
     let data = data.map(|data| data.join("clipcap/runtime"));
     let mut tried = vec!["ORT_DYLIB_PATH".to_string()];
-    for kind in kinds.iter().filter(|kind| **kind != "cuda" || device != Device::Auto || cuda_driver_is_there()) {
+    for kind in kinds {
         let in_folder = |root: &PathBuf| Candidate { path: root.join(kind).join(FILE_NAME), usable: true };
         let candidates = roots.iter().map(in_folder).chain(packages.iter().map(|folder| in_package(folder, kind)));
         for candidate in candidates.chain(data.iter().map(in_folder)) {
@@ -61,15 +63,20 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
     Err(RuntimeError::LibraryNotFound { device, tried })
 }
 
+/// Whether the user named a library, which may be of any build.
+pub(super) fn is_chosen() -> bool {
+    std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty())
+}
+
 /// A place where the library may lie.
 struct Candidate {
     path: PathBuf,
     usable: bool,
 }
 
-/// The `onnxruntime` folders of the Python that pip installed the executable for: `ENV/bin/clipcap` looks at
-/// `ENV/lib/python3.N/{site,dist}-packages/onnxruntime/capi`.
-fn python_packages(executable: &Path) -> Vec<PathBuf> {
+/// The packages of the Python that pip installed the executable for: `ENV/bin/clipcap` looks at
+/// `ENV/lib/python3.N/{site,dist}-packages`.
+pub(super) fn python_packages(executable: &Path) -> Vec<PathBuf> {
     let Some(prefix) = executable.parent().filter(|bin| bin.ends_with("bin")).and_then(Path::parent) else { return vec![] };
     let mut found = vec![];
     for library in ["lib", "lib64"] {
@@ -77,7 +84,7 @@ fn python_packages(executable: &Path) -> Vec<PathBuf> {
         let is_python = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with("python3"));
         let pythons = entries.filter_map(Result::ok).filter(|entry| is_python(&entry.file_name()));
         for python in pythons.map(|entry| entry.path()) {
-            found.extend(["site-packages", "dist-packages"].map(|packages| python.join(packages).join("onnxruntime/capi")));
+            found.extend(["site-packages", "dist-packages"].map(|packages| python.join(packages)));
         }
     }
     found.retain(|folder| folder.is_dir());
@@ -95,11 +102,6 @@ fn in_package(folder: &Path, kind: &str) -> Candidate {
     names.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(FILE_NAME)));
     names.sort();
     Candidate { path: names.pop().unwrap_or_else(|| folder.join(FILE_NAME)), usable }
-}
-
-/// An NVIDIA driver leaves this file wherever a device can be used.
-fn cuda_driver_is_there() -> bool {
-    Path::new("/proc/driver/nvidia/version").exists()
 }
 
 /// The library a process has loaded; there can be only one.
@@ -156,7 +158,7 @@ mod tests {
         std::fs::create_dir_all(&capi).unwrap();
         std::fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
         std::fs::write(capi.join("libonnxruntime_providers_openvino.so"), "").unwrap();
-        assert_eq!(python_packages(&executable), std::slice::from_ref(&capi));
+        assert_eq!(python_packages(&executable), [environment.path().join("lib/python3.12/site-packages")]);
         for (kind, usable) in [("cpu", true), ("openvino", true), ("cuda", false)] {
             let candidate = in_package(&capi, kind);
             assert_eq!((candidate.usable, candidate.path), (usable, capi.join("libonnxruntime.so.1.31.1")), "{kind}");

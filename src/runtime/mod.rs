@@ -7,17 +7,23 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use crate::onnx::DType;
+
+mod cards;
 mod complete;
 mod device;
 mod error;
 mod library;
+mod nvidia;
 mod placement;
 mod resident;
 pub mod selftest;
 mod session;
 
+pub use cards::{Card, cards};
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
+pub use nvidia::NvidiaLibrary;
 pub use placement::Placement;
 pub use resident::{Resident, ResidentFeed};
 pub use session::{Feed, InPlace, Outputs, Session};
@@ -31,6 +37,12 @@ pub struct Runtime {
     device: Device,
     precision: Precision,
     threads: usize,
+    /// The card that is computed on, and those beside it.
+    cards: Vec<Card>,
+    /// CUDA's libraries, where they were asked for.
+    nvidia: Vec<NvidiaLibrary>,
+    /// Why `Device::Auto` became the CPU.
+    not_cuda: Option<String>,
     /// Of sessions made on a device other than the CPU and not yet asked about.
     placements: Arc<Mutex<Vec<Placement>>>,
 }
@@ -39,36 +51,109 @@ impl Runtime {
     /// Finds and loads the library and settles the device: `Device::Auto` becomes CUDA where it is usable and the CPU otherwise; any
     /// other device is used or refused.
     pub fn start(device: Device, precision: Precision, threads: Option<usize>) -> Result<Self, RuntimeError> {
-        let library = library::find(device)?;
-        let (environment, version) = library::load(&library)?;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
-        let mut runtime = Self { environment, library, version, device, precision, threads, placements: Arc::default() };
-        if device == Device::Auto {
-            runtime.device = Device::Cuda(0);
-            if runtime.session_builder("device check").is_err() {
-                runtime.device = Device::Cpu;
+        let on = |device, library: PathBuf, ready: Ready, not_cuda| -> Result<Self, RuntimeError> {
+            let (environment, version) = library::load(&library)?;
+            let Ready { cards, nvidia } = ready;
+            Ok(Self {
+                environment,
+                library,
+                version,
+                device,
+                precision,
+                threads,
+                cards,
+                nvidia,
+                not_cuda,
+                placements: Arc::default(),
+            })
+        };
+        if device != Device::Auto {
+            let numbers: Vec<u32> = match device {
+                Device::Cuda(number) => vec![number],
+                Device::Cards(set) => set.numbers().collect(),
+                _ => vec![],
+            };
+            let ready = if numbers.is_empty() { Ready::default() } else { ready(device, &numbers, precision)? };
+            let first = numbers.first().map_or(device, |&number| Device::Cuda(number));
+            let runtime = on(first, library::find(device)?, ready, None)?;
+            runtime.check_precision()?;
+            for runtime in runtime.on_each_card().iter().filter(|runtime| runtime.device != Device::Cpu) {
+                runtime.session_builder("device check")?;
             }
+            return Ok(runtime);
         }
+        let cuda = Device::Cuda(0);
+        let why_not = match precision {
+            Precision::Int8 => "int8 is computed on the CPU".to_string(),
+            _ => match ready(cuda, &[0], precision).and_then(|ready| on(cuda, library::find(cuda)?, ready, None)) {
+                Ok(runtime) => match runtime.session_builder("device check") {
+                    Ok(_) => return Ok(runtime),
+                    // One process has one library; it has a CPU provider too.
+                    Err(error) => {
+                        let runtime = Self { device: Device::Cpu, cards: vec![], not_cuda: Some(error.to_string()), ..runtime };
+                        return runtime.check_precision().map(|()| runtime);
+                    }
+                },
+                Err(RuntimeError::DeviceUnavailable { message, .. }) => message,
+                Err(error) => error.to_string(),
+            },
+        };
+        let runtime = on(Device::Cpu, library::find(device)?, Ready::default(), Some(why_not))?;
         runtime.check_precision()?;
-        if runtime.device != Device::Cpu {
-            runtime.session_builder("device check")?;
-        }
         Ok(runtime)
     }
 
+    /// This runtime once for each of its cards.
+    pub fn on_each_card(&self) -> Vec<Self> {
+        if self.cards.len() < 2 {
+            return vec![self.clone()];
+        }
+        self.cards
+            .iter()
+            .map(|card| Self { device: Device::Cuda(card.number), cards: vec![card.clone()], ..self.clone() })
+            .collect()
+    }
+
+    /// The same device in another precision.
+    pub fn in_precision(&self, precision: Precision) -> Result<Self, RuntimeError> {
+        let runtime = Self { precision, ..self.clone() };
+        runtime.check_precision()?;
+        let refusal = self.cards.iter().find_map(|card| card.refusal(precision, library::is_chosen()));
+        match refusal {
+            Some(message) => Err(RuntimeError::DeviceUnavailable { device: self.device, message }),
+            None => Ok(runtime),
+        }
+    }
+
+    /// Precisions that the device has, whatever the card.
+    pub fn precisions(&self) -> &'static [Precision] {
+        match self.device {
+            Device::Cpu | Device::Auto => &[Precision::Fp32, Precision::Int8],
+            Device::OpenVino => &[Precision::Fp32, Precision::Bf16, Precision::Int8],
+            Device::Cuda(_) | Device::Cards(_) => &[Precision::Fp32, Precision::Fp16, Precision::Bf16],
+        }
+    }
+
+    /// The element type that graphs for this device and precision have inside.
+    pub fn dtype(&self) -> DType {
+        match (self.device, self.precision) {
+            (Device::Cuda(_), Precision::Fp16) => DType::F16,
+            (Device::Cuda(_), Precision::Bf16) => DType::BF16,
+            // OpenVINO's bf16 is a hint to the provider; the graph stays float32.
+            _ => DType::F32,
+        }
+    }
+
     fn check_precision(&self) -> Result<(), RuntimeError> {
-        let fits = match self.device {
-            Device::Cpu | Device::Auto => matches!(self.precision, Precision::Fp32 | Precision::Int8),
-            Device::OpenVino => matches!(self.precision, Precision::Fp32 | Precision::Bf16 | Precision::Int8),
-            Device::Cuda(_) => matches!(self.precision, Precision::Fp32 | Precision::Fp16 | Precision::Bf16),
-        };
+        let fits = self.precisions().contains(&self.precision);
         if fits {
             return Ok(());
         }
         let can = match self.device {
             Device::Cpu | Device::Auto => "the CPU provider computes in fp32 and int8 (bf16 on a CPU: --device openvino)",
             Device::OpenVino => "OpenVINO computes in fp32, bf16 and int8 here",
-            Device::Cuda(_) => "CUDA computes in fp32, fp16 and bf16 here",
+            Device::Cuda(_) | Device::Cards(_) => "CUDA computes in fp32, fp16 and bf16 here",
         };
         Err(RuntimeError::DeviceUnavailable { device: self.device, message: format!("--precision {}: {can}", self.precision) })
     }
@@ -84,6 +169,21 @@ impl Runtime {
 
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// The cards that are computed on, in order.
+    pub fn cards(&self) -> &[Card] {
+        &self.cards
+    }
+
+    /// CUDA's libraries and where each was found, if a card was to be used.
+    pub fn nvidia_libraries(&self) -> &[NvidiaLibrary] {
+        &self.nvidia
+    }
+
+    /// Why `Device::Auto` did not become CUDA.
+    pub fn why_not_cuda(&self) -> Option<&str> {
+        self.not_cuda.as_deref()
     }
 
     /// The library that was loaded.
@@ -104,7 +204,7 @@ impl Runtime {
     /// The same runtime on its CPU provider, for a model that this device does not run.
     pub fn on_cpu(&self) -> Self {
         let precision = if self.precision == Precision::Int8 { Precision::Int8 } else { Precision::Fp32 };
-        Self { device: Device::Cpu, precision, ..self.clone() }
+        Self { device: Device::Cpu, precision, cards: vec![], ..self.clone() }
     }
 
     /// Execution providers the library was built with.
@@ -129,7 +229,7 @@ impl Runtime {
         match self.device {
             Device::Cpu | Device::Auto => None,
             Device::OpenVino => Some(ort::ep::OpenVINO::NAME),
-            Device::Cuda(_) => Some(ort::ep::CUDA::NAME),
+            Device::Cuda(_) | Device::Cards(_) => Some(ort::ep::CUDA::NAME),
         }
     }
 
@@ -172,12 +272,56 @@ impl Runtime {
                     .register(&mut builder)
                     .map_err(refused)?;
             }
-            Device::Cuda(number) => {
+            Device::Cuda(_) | Device::Cards(_) => {
+                let number = self.cards.first().map_or(0, |card| card.number);
                 let number = i32::try_from(number)
                     .map_err(|_| RuntimeError::DeviceUnavailable { device: self.device, message: "no such device".into() })?;
-                ort::ep::CUDA::default().with_device_id(number).with_tf32(false).register(&mut builder).map_err(refused)?;
+                // Its softmax with a sum before it wants cuDNN; the two apart do not.
+                builder = builder
+                    .with_config_entry("optimization.disable_specified_optimizers", "BiasSoftmaxFusion")
+                    .map_err(|e| ort(e.into()))?;
+                ort::ep::CUDA::default()
+                    .with_device_id(number)
+                    .with_tf32(false)
+                    // Each session has memory of its own: as much as it asks for, not the next power of two.
+                    .with_arena_extend_strategy(ort::ep::ArenaExtendStrategy::SameAsRequested)
+                    // Trying every convolution on every new shape takes longer than it saves.
+                    .with_conv_algorithm_search(ort::ep::cuda::ConvAlgorithmSearch::Heuristic)
+                    .register(&mut builder)
+                    .map_err(refused)?;
             }
         }
         Ok(builder)
     }
+}
+
+/// What is to be there before CUDA's provider is loaded.
+#[derive(Default)]
+struct Ready {
+    cards: Vec<Card>,
+    nvidia: Vec<NvidiaLibrary>,
+}
+
+/// Asks the driver for the cards of these numbers and opens CUDA's libraries; `device` is what a refusal names.
+fn ready(device: Device, numbers: &[u32], precision: Precision) -> Result<Ready, RuntimeError> {
+    let refused = |message: String| RuntimeError::DeviceUnavailable { device, message };
+    let all = cards().map_err(refused)?;
+    let mut chosen = vec![];
+    for number in numbers {
+        let Some(card) = all.iter().find(|card| card.number == *number) else {
+            let there: Vec<String> = all.iter().map(ToString::to_string).collect();
+            return Err(refused(format!("there is no card of number {number}, but {}", there.join(", "))));
+        };
+        if let Some(refusal) = card.refusal(precision, library::is_chosen()) {
+            return Err(refused(refusal));
+        }
+        chosen.push(card.clone());
+    }
+    let nvidia = match nvidia::open_all(&library::find(device)?) {
+        Ok(nvidia) => nvidia,
+        // Another build may need others.
+        Err(_) if library::is_chosen() => vec![],
+        Err(problem) => return Err(refused(problem)),
+    };
+    Ok(Ready { cards: chosen, nvidia })
 }

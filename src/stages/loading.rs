@@ -21,6 +21,15 @@ pub(super) fn compute_identity(bundle: &Bundle, runtime: &Runtime) -> Json {
         "runtime": format!("{} ({})", runtime.version(), runtime.build_info()),
         "cpu": cpu_type(),
     });
+    // Another kind of card has other kernels, and so has another CUDA; several cards have other batches.
+    if let Some(card) = runtime.cards().first() {
+        let (major, minor) = card.capability;
+        identity["card"] = format!("{} ({major}.{minor})", card.name).into();
+        identity["driver"] = format!("CUDA {}.{}", card.driver.0, card.driver.1).into();
+        if runtime.cards().len() > 1 {
+            identity["cards"] = runtime.cards().len().into();
+        }
+    }
     // The same model has other scales where other inputs were looked at.
     let int8 =
         bundle.manifest().int8.as_ref().filter(|int8| runtime.precision() == Precision::Int8 && int8.calibration.is_some());
@@ -85,7 +94,9 @@ pub(super) fn load_decoder(
 ) -> Result<Box<dyn Decoder>, LoadError> {
     let (folder, config) = (bundle.path(), bundle.decoder_config());
     Ok(match runtime.device() {
-        Device::Cuda(_) => Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?),
+        Device::Cuda(_) | Device::Cards(_) => {
+            Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?)
+        }
         Device::OpenVino => {
             let cpu = runtime.on_cpu();
             Box::new(CachedDecoder::load(&cpu, folder, config, prefix_len, rows, max_new_tokens)?)

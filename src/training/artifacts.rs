@@ -65,6 +65,8 @@ pub enum Variant {
     /// OpenVINO: as [`Cpu`](Self::Cpu), shapes must be fixed, and there is a label for every caption position: no `label_positions`, and
     /// `labels` [B * T] are the flattened caption ids, negative where they do not count.
     OpenVino,
+    /// ONNX Runtime's CUDA provider: complete by itself, without cuDNN, and the same bytes from the same run.
+    Cuda,
 }
 
 /// Dimensions of a batch: symbols, or numbers where a session is for one shape only.
@@ -127,8 +129,14 @@ impl GraphOptions {
         self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
     }
 
+    /// Whether gradients of embeddings come without the rows that have to be added.
+    fn has_rows_apart(&self) -> bool {
+        matches!(self.variant, Variant::Cpu | Variant::OpenVino)
+    }
+
     fn style(&self) -> Style {
-        Style { fused: self.variant == Variant::Cpu, dtype: self.dtype, int8: false }
+        let cuda = self.variant == Variant::Cuda;
+        Style { fused: cuda || self.variant == Variant::Cpu, dtype: self.dtype, int8: false, cuda }
     }
 }
 
@@ -206,13 +214,13 @@ fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'st
         let shape = g.shape(value).iter().filter_map(Dim::as_fixed).map(|d| d as usize).collect();
         let parameter = Parameter { name, shape };
         match (gradient.dense, gradient.rows) {
-            (Some(dense), Some(rows)) if options.variant != Variant::Portable => {
+            (Some(dense), Some(rows)) if options.has_rows_apart() => {
                 g.output(&parameter.gradient_name(), dense);
                 let name = &parameter.name;
                 apart.push((row_gradient(&g, name, &rows), rows));
             }
             // An embedding that is not the head has rows alone.
-            (None, Some(rows)) if options.variant != Variant::Portable => {
+            (None, Some(rows)) if options.has_rows_apart() => {
                 g.output(&parameter.gradient_name(), g.zeros(DType::F32, &g.shape(value)));
                 apart.push((row_gradient(&g, &parameter.name, &rows), rows));
             }
@@ -281,6 +289,7 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
         table.insert(spec.name, tensor);
     }
     let scale = options.lora.as_ref().map(|lora| lora.scale() as f32);
+    let variant = options.variant;
     let (options, scope) = (options.clone(), network.scope.to_string());
     table.iter_mut().filter(|(name, _)| options.trains(&scope, name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
     let g = Graph::with_parameters(name, table, move |name| match options.trains(&scope, name) {
@@ -289,6 +298,9 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
     });
     if let Some(scale) = scale {
         g.set_number(LORA_SCALE, scale);
+    }
+    if variant == Variant::Cuda {
+        g.spell_for_cuda();
     }
     Ok(g)
 }

@@ -226,6 +226,7 @@ fn an_mlp_and_gpt2_get_the_gradients_of_pytorch() {
     check("clipcap_mlp", true, Variant::Portable, Some((6, 36)));
     check("clipcap_mlp", true, Variant::Cpu, Some((6, 36)));
     check("clipcap_mlp", true, Variant::OpenVino, Some((6, 36)));
+    check("clipcap_mlp", true, Variant::Cuda, None);
 }
 
 #[test]
@@ -233,6 +234,7 @@ fn a_bert_mapper_before_a_frozen_gpt2_gets_the_gradients_of_pytorch() {
     check("clipcap_bert", false, Variant::Portable, None);
     check("clipcap_bert", false, Variant::Cpu, Some((6, 36)));
     check("clipcap_bert", false, Variant::OpenVino, Some((6, 36)));
+    check("clipcap_bert", false, Variant::Cuda, None);
 }
 
 /// Numbers between -1 and 1 without pattern.

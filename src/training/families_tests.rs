@@ -70,7 +70,7 @@ fn integers(file: &SafetensorsFile, name: &str) -> Vec<i64> {
     file.read_bytes(name).unwrap().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-const VARIANTS: [Variant; 3] = [Variant::Portable, Variant::Cpu, Variant::OpenVino];
+const VARIANTS: [Variant; 4] = [Variant::Portable, Variant::Cpu, Variant::OpenVino, Variant::Cuda];
 
 fn options(finetune_gpt2: bool, variant: Variant, (rows, tokens): (usize, usize)) -> GraphOptions {
     let sizes = if variant == Variant::OpenVino { Sizes::fixed(rows, tokens) } else { Sizes::symbolic() };

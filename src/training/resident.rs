@@ -48,7 +48,7 @@ impl ResidentBackend {
             dropout: options.dropout,
             label_smoothing: options.label_smoothing,
             sizes: Sizes::symbolic(),
-            variant: Variant::Portable,
+            variant: Variant::Cuda,
             dtype,
         };
         let session = |name: &str, model: &Model| Session::new(runtime, name, &model.to_bytes(), network.folder, &[]);

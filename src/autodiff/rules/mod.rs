@@ -118,6 +118,7 @@ pub(super) fn apply(
         | Op::AveragePool { .. }
         | Op::BatchNormalization { .. }
         | Op::Range { .. }
+        | Op::TopK { .. }
         | Op::MultiHeadAttention { .. }
         | Op::GroupQueryAttention { .. } => Err(NotDifferentiable),
     }
