@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
-
+use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::dataset::tar::expanded;
 use crate::dataset::wanted::Wanted;
@@ -10,12 +9,11 @@ use crate::image::Limits;
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
-use crate::pipeline::jobfolder::{JobFolder, Plan};
+use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, TableFormat, Wording};
-use crate::stages::job::{ShardEnd, Shards, Worker};
 use crate::text::clean::{Cleaner, Cleaning, Punctuation, Script};
 
 mod scoring;
@@ -57,12 +55,8 @@ pub struct CaptionArgs {
     /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
     #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
     job: Option<PathBuf>,
-    /// The job's shard to caption, from 0, or a range such as 0-9 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX)
-    #[arg(long, value_name = "K|K-L", requires = "job", help_heading = "Job")]
-    shard: Option<Shards>,
-    /// Take a shard that nobody works on, or whose worker died; --next=all: until there is none
-    #[arg(long, value_name = "all", requires = "job", conflicts_with = "shard", num_args = 0..=1, require_equals = true, default_missing_value = "one", value_parser = ["one", "all"], help_heading = "Job")]
-    next: Option<String>,
+    #[command(flatten)]
+    shards: ShardArgs,
     /// In a .csv or .tsv, quote cells that a spreadsheet would run (those that begin with = + - @) with an apostrophe
     #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
@@ -298,36 +292,23 @@ pub(super) fn default_batch_size(device: Device) -> usize {
 
 pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     match (&args.job, &args.model, &args.out) {
-        (Some(job), ..) => work_on(&JobFolder::new(job), &args, context),
+        (Some(job), ..) => work_on(job, &args, context),
         (None, Some(model), Some(out)) => caption_all(model.clone(), out.clone(), args, context),
         _ => Err(BadUsage("--model and --out are needed, or --job".into()).into()),
     }
 }
 
 /// One worker of a job.
-fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let plan = job.plan()?;
-    let shards = shards(args, &plan)?;
-    let (reporter, interrupt) = (&context.terminal, &context.interrupt);
-    let worker = Worker { job, plan: &plan, again: args.resume.overwrite, reporter, interrupt };
-    if worker.open_shards(&shards).is_empty() {
-        let told = if matches!(shards, Shards::Range(..)) { "finished before" } else { "every shard is finished" };
-        reporter
-            .result(told, &json!({"command": "caption", "job": job.root(), "shards": [], "complete": true, "exit_status": 0}));
+fn work_on(job: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let job = JobFolder::new(job);
+    let Some(work) = Work::open(&job, "caption", &args.shards, args.resume.overwrite, context)? else {
         return Ok(Outcome::Complete);
-    }
-    let bundle = open_bundle(args.model.as_deref().unwrap_or(&plan.model))?;
-    let parsed = |what: Result<Device, String>| what.map_err(|message| anyhow::anyhow!("{}: {message}", job.root().display()));
-    let device = match args.compute.device {
-        Device::Auto => parsed(plan.device.parse())?,
-        device => device,
     };
-    let precision = plan.precision.parse().map_err(|message: String| anyhow::anyhow!("{}: {message}", job.root().display()))?;
-    let runtime = context.runtime(device, precision, args.compute.threads)?;
-    let batch_size = args.batch_size.map(|n| n as usize).or(plan.batch_size);
-    let batch_size = batch_size.unwrap_or_else(|| default_batch_size(runtime.device()));
+    let bundle = open_bundle(args.model.as_deref().unwrap_or(&work.plan.model))?;
+    let runtime = work.runtime(&args.compute)?;
+    let batch_size = work.batch_size(args.batch_size, &runtime);
+    let worker = work.worker();
     let mut settings = worker.caption_settings(runtime.threads(), batch_size)?;
-    told(&runtime, reporter);
     let mut model = caption::info(&bundle, &runtime)?;
     let scored = match settings.scoring.take() {
         None if args.scoring.scorer.is_some() => {
@@ -335,7 +316,7 @@ fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Re
         }
         None => None,
         Some(scoring) => {
-            let path = args.scoring.scorer.as_deref().or(plan.scorer.as_deref());
+            let path = args.scoring.scorer.as_deref().or(work.plan.scorer.as_deref());
             let scorer = open_scorer(path, bundle.path())?;
             // Another scorer than was planned is refused with the other settings.
             let identity = scorer.identity.clone();
@@ -345,43 +326,9 @@ fn work_on(job: &JobFolder, args: &CaptionArgs, context: &Context) -> anyhow::Re
     settings.scoring = scored.as_ref().map(|(_, scoring)| scoring.clone());
     scored_too(&mut model, scored.as_ref(), false)?;
     let load = || load(&bundle, &runtime, &settings, &model, scored.as_ref(), context);
-    let ends = worker.run(&shards, &settings, &model, load)?;
-    tell_cut(scored.as_ref(), reporter);
-    let is_interrupted = ends.iter().any(|end| matches!(end, ShardEnd::Interrupted(_)));
-    let outcome = if is_interrupted { Outcome::Interrupted } else { Outcome::Complete };
-    let mut text: String = ends.iter().map(|end| end.text() + "\n").collect();
-    if ends.is_empty() {
-        text = "no shard to take: other workers have those that are not finished".into();
-    }
-    let shards: Vec<_> = ends.iter().map(ShardEnd::json).collect();
-    let json = json!({"command": "caption", "job": job.root(), "shards": shards, "complete": !is_interrupted,
-                      "exit_status": outcome.exit_code()});
-    reporter.result(&text, &json);
-    Ok(outcome)
-}
-
-/// The shards that the flags, or the engine that started this worker, ask for.
-fn shards(args: &CaptionArgs, plan: &Plan) -> anyhow::Result<Shards> {
-    const ENGINES: [&str; 2] = ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"];
-    let told = ENGINES.iter().find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
-    let (name, shards) = match (&args.shard, args.next.as_deref(), told) {
-        (_, Some("all"), _) => return Ok(Shards::AllNext),
-        (_, Some(_), _) => return Ok(Shards::Next),
-        (Some(shards), ..) => ("--shard", shards.clone()),
-        (.., Some((name, value))) => {
-            let number: u64 =
-                value.parse().map_err(|_| BadUsage(format!("{name}={value} is no number of a shard: give --shard")))?;
-            (name, Shards::Range(number, number))
-        }
-        _ => return Err(BadUsage("which shard? Give --shard K (or a range K-L), or --next".into()).into()),
-    };
-    if let Shards::Range(_, to) = shards
-        && to >= plan.num_shards
-    {
-        let last = plan.num_shards.saturating_sub(1);
-        return Err(BadUsage(format!("{name} {to}: this job's shards are 0 to {last}")).into());
-    }
-    Ok(shards)
+    let ends = worker.run(&work.shards, &settings, &model, load)?;
+    tell_cut(scored.as_ref(), &context.terminal);
+    work.end(&ends)
 }
 
 /// What kind of table a name asks for.

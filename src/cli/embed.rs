@@ -1,9 +1,11 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, parquet_source, told};
+use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
 use crate::pipeline::Reporter;
+use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::stages::Outcome;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
@@ -12,8 +14,10 @@ use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
 ///
 /// Embeddings are projected and, unless --normalize is given, as long as CLIP makes them. Killed or interrupted, the same command goes on
 /// from where it was; given again after files were added or changed, it computes only those. Each distinct content is encoded once.
+///
+/// With --job it is one worker of a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("source").args(["dataset", "images"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "job"]).required(true).multiple(true))]
 pub struct EmbedArgs {
     /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
     #[arg(long, value_name = "DATASET")]
@@ -22,11 +26,16 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "DIR", num_args = 1.., alias = "image_path")]
     images: Vec<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
-    #[arg(long, value_name = "BUNDLE", alias = "model_path")]
-    model: PathBuf,
+    #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
+    model: Option<PathBuf>,
     /// Folder to write
-    #[arg(long, value_name = "EMBEDDINGS", alias = "output_path")]
-    out: PathBuf,
+    #[arg(long, value_name = "EMBEDDINGS", alias = "output_path", required_unless_present = "job")]
+    out: Option<PathBuf>,
+    /// Work on a job that `plan --embeddings` made, with its settings; --model says where its model lies on this machine, if not where it was planned
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["dataset", "images", "out", "format", "dtype", "normalize", "save_images", "keep_work"], help_heading = "Job")]
+    job: Option<PathBuf>,
+    #[command(flatten)]
+    shards: ShardArgs,
     /// parquet (part-00000.parquet ...) or npy (clip-retrieval's img_emb/ and metadata/)
     #[arg(long, default_value = "parquet", help_heading = "Embeddings")]
     format: Layout,
@@ -57,15 +66,43 @@ pub struct EmbedArgs {
 }
 
 pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
-    keep_inputs([args.out.as_path()], args.dataset.iter().chain([&args.model]).map(PathBuf::as_path))?;
+    match (&args.job, &args.model, &args.out) {
+        (Some(job), ..) => work_on(job, &args, context),
+        (None, Some(model), Some(out)) => embed_all(model.clone(), out.clone(), args, context),
+        _ => Err(BadUsage("--model and --out are needed, or --job".into()).into()),
+    }
+}
+
+/// One worker of a job.
+fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let job = JobFolder::new(job);
+    let Some(work) = Work::open(&job, "embed", &args.shards, args.resume.overwrite, context)? else {
+        return Ok(Outcome::Complete);
+    };
+    let bundle = open_bundle(args.model.as_deref().unwrap_or(&work.plan.model))?;
+    let runtime = work.runtime(&args.compute)?;
+    let batch_size = work.batch_size(args.batch_size, &runtime);
+    let worker = work.worker();
+    let settings = worker.embed_settings(runtime.threads(), batch_size)?;
+    let model = embed::info(&bundle, &runtime)?;
+    let load = || {
+        let loaded = embed::load(&bundle, &runtime, settings.batch_size);
+        context.tell_placements(&runtime);
+        loaded
+    };
+    work.end(&worker.embed(&work.shards, &settings, &model, load)?)
+}
+
+fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
+    keep_inputs([out.as_path()], args.dataset.iter().chain([&model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
     if args.save_images && matches!(source, Source::Dataset(_)) {
         return Err(BadUsage("--save-images: the dataset stores its images already".into()).into());
     }
-    if args.out.is_file() || args.out.extension().is_some_and(|extension| extension == "parquet") {
-        return Err(BadUsage(format!("--out {}: embeddings are a folder of parts", args.out.display())).into());
+    if out.is_file() || out.extension().is_some_and(|extension| extension == "parquet") {
+        return Err(BadUsage(format!("--out {}: embeddings are a folder of parts", out.display())).into());
     }
-    let bundle = open_bundle(&args.model)?;
+    let bundle = open_bundle(&model)?;
     if args.normalize != bundle.normalized() {
         let (these, wants) =
             if args.normalize { ("normalized", "ones that are not") } else { ("not normalized", "normalized ones") };
@@ -82,7 +119,7 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
     let settings = EmbedSettings {
         source,
         wanted,
-        out: args.out,
+        out,
         layout: args.format,
         dtype: args.dtype,
         normalize: args.normalize,

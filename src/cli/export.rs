@@ -18,13 +18,16 @@ const MORE_HELP: &str = "\
 /// and captions in a row. sidecar: .txt (and --xmp) beside each picture. coco: a list of image_id and caption. kohya: pictures with .txt, and
 /// a dataset.toml for sd-scripts. Where a layout has one place for a caption, the first is there. A picture that is gone or that changed since it
 /// was captioned is left out and told in errors.parquet (exit status 3).
+///
+/// `prepare` reads webdataset, imagefolder and parquet back exactly: image_ids, captions, what they were before they were normalized, and splits.
+/// sidecar and kohya keep captions (kohya the first) and no splits.
 #[derive(clap::Args)]
 #[command(after_long_help = MORE_HELP)]
 pub struct ExportArgs {
     /// Caption table, or a dataset from `prepare`
     #[arg(value_name = "TABLE|DATASET")]
     input: PathBuf,
-    /// Folders of the pictures, as they were captioned or prepared
+    /// Folders (or tars) of the pictures, as they were captioned or prepared
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// webdataset, imagefolder, parquet, sidecar, coco or kohya
@@ -39,7 +42,7 @@ pub struct ExportArgs {
     /// sidecar: .xmp files too, with the caption as dc:description
     #[arg(long)]
     xmp: bool,
-    /// Replace what is there; files that an earlier export had and this one has not stay
+    /// Replace what is there; files that the export there made and this one does not have go, and no others
     #[arg(long)]
     overwrite: bool,
 }

@@ -6,10 +6,13 @@ use super::caption::{DecodingArgs, FileArgs, ImageArgs, ScoringArgs, open_bundle
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
+use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Precision};
 use crate::stages::Outcome;
-use crate::stages::job::{self, MergeSettings, PlanSettings, images_of, settings_of};
+use crate::stages::caption::TableFormat;
+use crate::stages::embed::{Dtype, Layout};
+use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, images_of, settings_of};
 
 /// What `--help` of `plan` says below the flags.
 const PLAN_HELP: &str = "\
@@ -18,6 +21,8 @@ const PLAN_HELP: &str = "\
   clipcap caption --job /shared/job --next=all        # or: whatever is left, until nothing is
   clipcap job status /shared/job
   clipcap merge /shared/job --out captions.parquet
+
+Embeddings likewise: clipcap plan photos/ --model models/clipcap --embeddings --job J; clipcap embed --job J --next=all; clipcap merge J --out E
 
 A Slurm array (SLURM_ARRAY_TASK_ID) or a Kubernetes indexed Job (JOB_COMPLETION_INDEX) needs no --shard. docs/engines.md has launchers.";
 
@@ -37,6 +42,15 @@ pub struct PlanArgs {
     /// Folder of the job, which all workers share
     #[arg(long, value_name = "JOB")]
     job: PathBuf,
+    /// Plan for `embed` in place of `caption`: flags of decoding do not apply
+    #[arg(long, help_heading = "Embeddings")]
+    embeddings: bool,
+    /// Element type: float32 or float16
+    #[arg(long, default_value = "float32", requires = "embeddings", help_heading = "Embeddings")]
+    dtype: Dtype,
+    /// Scale embeddings to length 1, for a mapper that was trained on such ones
+    #[arg(long, alias = "normalize_prefix", requires = "embeddings", help_heading = "Embeddings")]
+    normalize: bool,
     /// Files of a shard; a number of thousands keeps the batches of a single run
     #[arg(long, value_name = "N", alias = "shard_size", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     shard_size: u64,
@@ -81,11 +95,7 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     }
     let inputs = args.inputs.iter().chain([&args.model]).chain(&args.scoring.scorer);
     keep_inputs([args.job.as_path()], inputs.map(PathBuf::as_path))?;
-    let flags = args.decoding.flags();
-    let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let bundle = open_bundle(&args.model)?;
-    let wording = args.decoding.wording(&bundle)?;
-    let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
     let scored = args.scoring.open(&args.model)?;
     let scoring = scored.as_ref().map(|(_, scoring)| scoring);
     let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
@@ -93,6 +103,19 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     let flags = &args.images;
     let images = images_of(limits, !flags.no_exif_rotate, flags.full_decode, flags.fail_damaged, &preprocess);
     let precision = args.precision.to_string();
+    let settings = match args.embeddings {
+        true => {
+            let (fingerprint, dim) = (bundle.embedding_fingerprint().into(), bundle.clip_config().projection_dim);
+            embedding_settings_of(&fingerprint, &precision, images, args.dtype, args.normalize, dim)
+        }
+        false => {
+            let flags = args.decoding.flags();
+            let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
+            let wording = args.decoding.wording(&bundle)?;
+            let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
+            settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, scoring, images)
+        }
+    };
     let wanted = args.files.wanted(true)?;
     let planned = job::plan(
         &PlanSettings {
@@ -102,7 +125,7 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
             shard_size: args.shard_size,
             model: args.model,
             scorer: args.scoring.scorer.clone(),
-            settings: settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, scoring, images),
+            settings,
             device: args.device.to_string(),
             precision,
             batch_size: args.batch_size.map(|n| n as usize),
@@ -116,9 +139,9 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     Ok(planned.outcome)
 }
 
-/// Make one caption table of a job's finished shards.
+/// Make one caption table (or one folder of embeddings) of a job's finished shards.
 ///
-/// The table and its errors have the bytes that one `caption` over everything would have written. Every shard's files are compared with what
+/// The table and its errors have the bytes that one `caption` (or `embed`) over everything would have written. Every shard's files are compared with what
 /// its worker recorded, and found = captioned + failed + skipped is checked shard by shard.
 ///
 /// Exit status: 0 all good, 3 some images failed or shards were left out, 1 could not finish (or more failed than --max-error-rate allows).
@@ -127,9 +150,12 @@ pub struct MergeArgs {
     /// Folder of the job
     #[arg(value_name = "JOB")]
     job: PathBuf,
-    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts
-    #[arg(long, value_name = "TABLE")]
+    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts. Of embeddings: a folder
+    #[arg(long, value_name = "TABLE|EMBEDDINGS")]
     out: PathBuf,
+    /// Of embeddings: parquet (part-00000.parquet ...) or npy (clip-retrieval's img_emb/ and metadata/)
+    #[arg(long, default_value = "parquet")]
+    format: Layout,
     /// Leave out shards that are not finished
     #[arg(long, alias = "allow_missing")]
     allow_missing: bool,
@@ -156,12 +182,14 @@ pub struct MergeArgs {
 /// # Errors
 /// See [`job::merge`].
 pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let format = table_format(&args.out)?;
+    let stage = JobFolder::new(&args.job).plan()?.settings.stage;
+    let format = if stage == "embed" { TableFormat::Parts } else { table_format(&args.out)? };
     let merged = job::merge(
         &MergeSettings {
             job: args.job,
             out: args.out,
             format,
+            layout: args.format,
             allow_missing: args.allow_missing,
             allow_mixed: args.allow_mixed,
             overwrite: args.overwrite,

@@ -29,6 +29,7 @@ mod score;
 mod show;
 mod stats;
 mod train;
+mod work;
 
 /// Image-caption datasets, CLIP embeddings, ClipCap training and caption tables, on ONNX Runtime.
 #[derive(Parser)]
@@ -65,7 +66,7 @@ fn with_planned_settings(command: clap::Command) -> clap::Command {
         _ => argument.get_id() == "precision",
     };
     let settle = |argument: clap::Arg| if is_planned(&argument) { argument.conflicts_with("job") } else { argument };
-    command.mut_subcommand("caption", |caption| caption.mut_args(settle))
+    ["caption", "embed"].into_iter().fold(command, |command, name| command.mut_subcommand(name, |worker| worker.mut_args(settle)))
 }
 
 /// Flags that every command takes.

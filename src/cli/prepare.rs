@@ -7,6 +7,7 @@ use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::{CaptionError, Columns, Encoding, Format, Translation};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, canonical};
+use crate::dataset::tar::{called_a_tar, expanded};
 use crate::image::Limits;
 use crate::stages::Outcome;
 use crate::stages::prepare::{self, PrepareSettings, Splits};
@@ -21,14 +22,14 @@ use crate::stages::prepare::{self, PrepareSettings, Splits};
 /// does a name that no image file is (missing_image), or that two files or two names could be (image_conflict).
 #[derive(clap::Args)]
 pub struct PrepareArgs {
-    /// Folders of images; without one, captions are prepared alone and images are not looked for. Reads
-    /// headers only; damaged pixels are reported later, by `embed` or `caption`
+    /// Folders of images, or webdataset's tars (set-{000..099}.tar), which stay packed: image_paths are TAR/MEMBER. Without any, captions are
+    /// prepared alone and images are not looked for. Reads headers only; damaged pixels are reported later, by `embed` or `caption`
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// Caption files, in any order
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    /// Caption files, in any order (default: the .txt and .json in the tars given as --images)
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "images")]
     captions: Vec<PathBuf>,
-    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map or parquet (default: told by content)
+    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map, parquet or webdataset (default: told by content)
     #[arg(long)]
     format: Option<Format>,
     /// Columns of a csv (or fields of a jsonl) file, where their names do not tell: image=A,caption=B[,caption=C][,split=D]
@@ -102,8 +103,8 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
     let settings = PrepareSettings {
         wanted,
         splits: splits(&args)?,
+        captions: captions(&args)?,
         images: args.images,
-        captions: args.captions,
         format: args.format,
         columns: args.columns.unwrap_or_default(),
         fold: match args.fold_width {
@@ -132,6 +133,22 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
         context.terminal.result(&summary.to_text(), &summary.to_json().into());
     }
     Ok(outcome)
+}
+
+/// The caption files, with patterns expanded; where none is given, the tars of images hold them.
+fn captions(args: &PrepareArgs) -> anyhow::Result<Vec<PathBuf>> {
+    let given = if args.captions.is_empty() { &args.images } else { &args.captions };
+    let mut files = Vec::new();
+    for path in given {
+        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
+    }
+    if args.captions.is_empty() {
+        files.retain(|path| called_a_tar(path) && !path.is_dir());
+        if files.is_empty() {
+            return Err(BadUsage("--captions says where the captions are (tars given as --images hold their own)".into()).into());
+        }
+    }
+    Ok(files)
 }
 
 fn splits(args: &PrepareArgs) -> anyhow::Result<Splits> {

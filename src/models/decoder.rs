@@ -47,6 +47,25 @@ pub trait ImageEncoder {
     }
 }
 
+/// One encoder may serve several runs, one after the other.
+impl<E: ImageEncoder + ?Sized> ImageEncoder for &mut E {
+    fn embedding_dim(&self) -> usize {
+        (**self).embedding_dim()
+    }
+
+    fn max_batch(&self) -> usize {
+        (**self).max_batch()
+    }
+
+    fn encode(&mut self, pixel_values: &[f32], num_images: usize) -> Result<Vec<f32>, RuntimeError> {
+        (**self).encode(pixel_values, num_images)
+    }
+
+    fn encode_each(&mut self, images: &[&[f32]]) -> Result<Vec<f32>, RuntimeError> {
+        (**self).encode_each(images)
+    }
+}
+
 /// Embeddings to prefixes.
 pub trait Mapper {
     /// `embeddings` [num_images, D] -> prefix_embeds [num_images, P, C].

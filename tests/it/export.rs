@@ -15,7 +15,7 @@ fn dataset(folder: &Path) -> (PathBuf, PathBuf) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([40 * i, x as u8, y as u8])).save(path).unwrap();
         let split = if i == 5 { "test" } else { "train" };
-        let row = serde_json::json!({"file_name": name, "captions": [format!("第{i}张，<一> & 二"), format!("另一句{i}")], "split": split});
+        let row = serde_json::json!({"file_name": name, "captions": [format!("第{i}张，<一> & 二"), format!("另 一 句  {i}")], "split": split});
         lines += &format!("{row}\n");
     }
     fs::write(folder.join("captions.jsonl"), lines).unwrap();
@@ -28,6 +28,24 @@ fn prepare(captions: &[PathBuf], images: &[PathBuf], out: &Path) {
     let mut command = clipcap();
     command.args(["prepare", "--quiet", "--captions"]).args(captions).arg("--images").args(images).arg("--out").arg(out);
     run(&mut command, 0);
+}
+
+/// What a round trip must leave as it is: ids, captions, what they were before they were normalized, and splits.
+fn content(dataset: &Path) -> Vec<Vec<String>> {
+    let mut rows = columns(&dataset.join("captions.parquet"), &["image_id", "caption", "caption_raw", "split"]);
+    rows.sort();
+    rows
+}
+
+/// image_id and content of each image.
+fn hashes(dataset: &Path) -> Vec<Vec<String>> {
+    columns(&dataset.join("images.parquet"), &["image_id", "sha256", "split", "status"])
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn export(input: &Path, images: &Path, to: &str, out: Option<&Path>, flags: &[&str], status: i32) -> serde_json::Value {
@@ -68,11 +86,6 @@ fn a_webdataset_and_parquet_hold_what_was_captioned() {
     let (dataset, images) = dataset(folder.path());
     let out = folder.path().join("tars");
     export(&dataset, &images, "webdataset", Some(&out), &["--shard-images", "2"], 0);
-    let names = |out: &Path| {
-        let mut names: Vec<String> = fs::read_dir(out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
     let wanted =
         ["errors.parquet", "manifest.json", "test-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"];
     assert_eq!(names(&out), wanted);
@@ -137,4 +150,120 @@ fn coco_results_and_kohyas_folder() {
     assert!(out.join("images/b c/照片 5.png").is_file() && out.join("dataset.toml").is_file());
     run(clipcap().arg("export").arg(&dataset).args(["--to", "imagefolder", "--images", "x"]), 2);
     run(clipcap().arg("export").arg(&dataset).args(["--to", "abacus", "--out", "x"]), 2);
+}
+
+#[test]
+fn round_trips_through_every_layout_are_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (dataset, images) = dataset(folder.path());
+    let (wanted, pictures) = (content(&dataset), hashes(&dataset));
+    assert!(wanted.iter().any(|row| row[1] != row[2]), "nothing was normalized: {wanted:?}");
+
+    export(&dataset, &images, "webdataset", Some(&at("tars")), &["--shard-images", "2"], 0);
+    let tars = [at("tars/train-{000000..000002}.tar"), at("tars/test-000000.tar")];
+    // Tars hold their captions themselves.
+    let mut command = clipcap();
+    command.args(["prepare", "--quiet", "--images"]).args(&tars).arg("--out").arg(at("from-tars"));
+    run(&mut command, 0);
+    assert_eq!((content(&at("from-tars")), hashes(&at("from-tars"))), (wanted.clone(), pictures.clone()));
+    let paths = columns(&at("from-tars/images.parquet"), &["image_path"]);
+    assert_eq!(paths[5], ["test-000000.tar/000000000000.png"]);
+    // And from there once more, and with the pictures inside.
+    let mut again = clipcap();
+    again.args(["export", "--quiet", "--to", "webdataset", "--out"]).arg(at("tars-2")).arg(at("from-tars"));
+    run(again.arg("--images").args(&tars), 0);
+    let mut command = clipcap();
+    command.args(["prepare", "--quiet", "--with-images", "--images"]).arg(at("tars-2/train-000000.tar"));
+    run(command.arg(at("tars-2/test-000000.tar")).arg("--out").arg(at("stored")), 0);
+    assert_eq!((content(&at("stored")), hashes(&at("stored"))), (wanted.clone(), pictures.clone()));
+    // A gzipped tar is read too, but not one member at a time.
+    run(std::process::Command::new("gzip").arg("-k").arg(at("tars-2/train-000000.tar")), 0);
+    let gzipped = |out: &str, flags: &[&str], status: i32| {
+        let mut command = clipcap();
+        command.args(["prepare", "--quiet", "--images"]).arg(at("tars-2/train-000000.tar.gz")).args(flags);
+        run(command.arg("--out").arg(at(out)), status)
+    };
+    gzipped("gzipped", &[], 0);
+    assert_eq!(content(&at("gzipped")).len(), 10);
+    let told = String::from_utf8(gzipped("gzipped-2", &["--with-images"], 1).stderr).unwrap();
+    assert!(told.contains("gunzip"), "{told}");
+
+    export(&dataset, &images, "imagefolder", Some(&at("hf")), &[], 0);
+    let metadata = ["train", "test"].map(|split| at("hf").join(split).join("metadata.jsonl"));
+    prepare(&metadata, &[at("hf")], &at("from-hf"));
+    assert_eq!((content(&at("from-hf")), hashes(&at("from-hf"))), (wanted.clone(), pictures));
+
+    export(&dataset, &images, "parquet", Some(&at("parquet")), &[], 0);
+    run(clipcap().args(["prepare", "--quiet", "--captions"]).arg(at("parquet")).arg("--out").arg(at("from-parquet")), 0);
+    assert_eq!(content(&at("from-parquet")), wanted);
+
+    // The same embeddings, whichever of them is read.
+    let bundle = crate::common::tiny_bundle(folder.path());
+    let embedded = |source: &[&str], roots: &[PathBuf], out: &str| {
+        let mut command = clipcap();
+        command.args(["embed", "--quiet", "--model"]).arg(&bundle).arg("--out").arg(at(out)).args(source).args(roots);
+        run(&mut command, 0);
+        let mut rows = vec![];
+        for batch in clipcap::table::open(&at(out).join("part-00000.parquet"), None).unwrap() {
+            let batch = batch.unwrap();
+            let ids: &arrow::array::StringArray = clipcap::table::column(&batch, "image_id", Path::new("x")).unwrap();
+            let lists = batch.column_by_name("embedding").unwrap();
+            rows.extend((0..batch.num_rows()).map(|row| (ids.value(row).to_string(), format!("{:?}", lists.slice(row, 1)))));
+        }
+        rows
+    };
+    let original = embedded(&["--dataset", dataset.to_str().unwrap(), "--images"], std::slice::from_ref(&images), "e-0");
+    assert_eq!(original.len(), 6);
+    let from_tars = at("from-tars");
+    assert_eq!(embedded(&["--dataset", from_tars.to_str().unwrap(), "--images"], &tars, "e-1"), original);
+    assert_eq!(embedded(&["--dataset", at("stored").to_str().unwrap()], &[], "e-2"), original);
+}
+
+#[test]
+fn tars_without_captions_and_captions_without_tars_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, images) = dataset(folder.path());
+    let out = folder.path().join("x");
+    run(clipcap().args(["prepare", "--quiet", "--images"]).arg(&images).arg("--out").arg(&out), 2);
+    let tar = folder.path().join("bare.tar");
+    run(std::process::Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(&images).arg("."), 0);
+    run(clipcap().args(["prepare", "--quiet", "--images"]).arg(&tar).arg("--out").arg(&out), 1);
+    // Captions from elsewhere name the members.
+    let captions = folder.path().join("c.tsv");
+    fs::write(&captions, "bare.tar/a/照片 0.png\t一只狗\n照片 1.png\t两只猫\n").unwrap();
+    prepare(&[captions], &[tar], &out);
+    assert_eq!(columns(&out.join("captions.parquet"), &["image_id"]), [["bare.tar/a/照片 0"], ["照片 1"]]);
+}
+
+#[test]
+fn an_export_in_the_place_of_a_larger_one_leaves_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dataset, images) = dataset(folder.path());
+    let out = folder.path().join("out");
+    export(&dataset, &images, "imagefolder", Some(&out), &[], 0);
+    let mine = out.join("train/a/mine.txt");
+    fs::write(&mine, "not the export's").unwrap();
+    fs::remove_file(images.join("b c/照片 1.png")).unwrap();
+    fs::remove_file(images.join("b c/照片 3.png")).unwrap();
+    export(&dataset, &images, "imagefolder", Some(&out), &["--overwrite"], 3);
+    assert!(!out.join("train/b c").exists() && out.join("test/b c/照片 5.png").is_file());
+    // Another layout: only what nobody knows of stays.
+    export(&dataset, &images, "webdataset", Some(&out), &["--overwrite", "--shard-images", "1"], 3);
+    assert_eq!(
+        names(&out),
+        [
+            "errors.parquet",
+            "manifest.json",
+            "test-000000.tar",
+            "train",
+            "train-000000.tar",
+            "train-000001.tar",
+            "train-000002.tar"
+        ]
+    );
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "not the export's");
+    assert!(!out.join("train/metadata.jsonl").exists());
+    export(&dataset, &images, "webdataset", Some(&out), &["--overwrite"], 3);
+    assert_eq!(names(&out), ["errors.parquet", "manifest.json", "test-000000.tar", "train", "train-000000.tar"]);
 }

@@ -87,3 +87,58 @@ fn a_job_of_real_workers_is_the_single_run() {
         "no job is planned here",
     );
 }
+
+#[test]
+fn a_job_of_embeddings_is_the_single_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 10));
+    fs::write(images.join("bad.jpg"), "bad").unwrap();
+    fs::write(images.join("notes.txt"), "notes").unwrap();
+    for flags in [&["--dtype", "float16", "--normalize"][..], &[]] {
+        let job = at(&format!("job-{}", flags.len()));
+        let mut plan = clipcap();
+        plan.args(["plan", "--quiet", "--embeddings", "--shard-size", "5", "--model"]).arg(&bundle).arg("--job").arg(&job);
+        run(plan.arg(&images).args(flags), 0);
+        let mut embed = clipcap();
+        embed.args(["embed", "--quiet", "--threads", "1", "--job"]).arg(&job);
+        for shards in [&["--shard", "2"][..], &["--next=all"], &["--shard", "0-2"]] {
+            let mut embed = clipcap();
+            embed.args(["embed", "--quiet", "--threads", "1", "--job"]).arg(&job);
+            run(embed.args(shards), 0);
+        }
+        run(embed.args(["--shard", "0", "--dtype", "float32"]), 2);
+        let refused = run(&mut worker(&job), 2);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("clipcap embed --job"));
+        for layout in ["parquet", "npy"] {
+            let (single, merged) = (at(&format!("single-{layout}")), at(&format!("merged-{layout}")));
+            let mut command = clipcap();
+            command
+                .args(["embed", "--quiet", "--overwrite", "--threads", "1", "--model"])
+                .arg(&bundle)
+                .arg("--images")
+                .arg(&images);
+            run(command.args(["--format", layout, "--out"]).arg(&single).args(flags), 3);
+            for _ in 0..2 {
+                let mut merge = clipcap();
+                merge.args(["merge", "--json", "--overwrite", "--format", layout]).arg(&job).arg("--out").arg(&merged);
+                let summary = json(&run(&mut merge, 3));
+                assert_eq!(summary["counts"], serde_json::json!({"found": 12, "embedded": 10, "failed": 1, "skipped": 1}));
+            }
+            let names: &[&str] = match layout {
+                "npy" => &["img_emb/img_emb_0.npy", "metadata/metadata_0.parquet", "errors.parquet"],
+                _ => &["part-00000.parquet", "errors.parquet"],
+            };
+            for name in names {
+                assert!(fs::read(single.join(name)).unwrap() == fs::read(merged.join(name)).unwrap(), "{layout} {name}");
+            }
+            // A run over everything goes on from it as from its own.
+            let mut command = clipcap();
+            command.args(["embed", "--json", "--threads", "1", "--model"]).arg(&bundle).arg("--images").arg(&images);
+            let again = json(&run(command.args(["--prune", "--format", layout, "--out"]).arg(&merged).args(flags), 3));
+            assert_eq!(again["counts"]["computed"], 0, "{again}");
+        }
+        let status = run(clipcap().args(["job", "status"]).arg(&job), 0);
+        assert!(String::from_utf8_lossy(&status.stdout).contains("10 embedded, 1 failed"), "{status:?}");
+    }
+}

@@ -121,6 +121,8 @@ pub struct Details {
     pub clip_score: Option<f64>,
     /// Its place among the image's captions, from 1, where they were ranked.
     pub rank: Option<i64>,
+    /// The caption before it was normalized.
+    pub raw: Option<String>,
 }
 
 /// What is taken for a caption.

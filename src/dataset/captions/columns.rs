@@ -12,6 +12,8 @@ pub const FILE_NAMES: [&str; 8] = ["image_path", "file_name", "filename", "image
 /// Names of captions, or of lists of them.
 pub const CAPTION_NAMES: [&str; 9] =
     ["caption", "captions", "caption_zh", "text", "sentence", "sentences", "description", "raw", "comment"];
+/// Names of what captions were before they were normalized, where this program says it.
+pub const RAW_NAMES: [&str; 2] = ["captions_raw", "caption_raw"];
 /// Names of the caption's number within its image.
 pub const NUMBER_NAMES: [&str; 4] = ["caption_index", "caption_id", "caption_number", "comment_number"];
 
@@ -23,6 +25,8 @@ pub struct Chosen {
     /// The column that names files, beside the one of ids or in its place.
     pub file: Option<usize>,
     pub captions: Vec<usize>,
+    /// What captions were before they were normalized, in step with them.
+    pub raw: Option<usize>,
     pub split: Option<usize>,
     pub number: Option<usize>,
     pub translation: Option<usize>,
@@ -75,6 +79,7 @@ impl Chosen {
             image,
             file,
             captions,
+            raw: known(&RAW_NAMES),
             split,
             number: known(&NUMBER_NAMES),
             translation: known(&["translation"]),

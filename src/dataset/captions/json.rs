@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::batch::{Bad, Batch, Details, Fields, Reason, Take};
-use super::columns::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME, NUMBER_NAMES};
+use super::columns::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME, NUMBER_NAMES, RAW_NAMES};
 use super::elements::{Element, MAX_ELEMENT_BYTES};
 use super::lines::lines;
 use super::text::checked;
@@ -179,11 +179,14 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
         object.get("translation").and_then(Value::as_str).and_then(|t| t.parse().ok()).unwrap_or(layout.translation);
     let number = first(object, &NUMBER_NAMES).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok());
     let details = layout.take.details.then(|| details(object));
+    let raws = raws(object, captions.len());
     push_captions(batch, line, captions.len(), |at, batch| {
+        let details = details.as_ref().map(|known| Details { raw: raws.get(at).map(|raw| raw.to_string()), ..known.clone() });
         let fields = Fields {
             image,
             file: file.as_deref(),
-            raw: &captions[at],
+            raw: raws.get(at).filter(|_| !layout.take.details).copied().unwrap_or(&captions[at]),
+            text: raws.get(at).map(|_| &*captions[at]),
             number: number.filter(|_| captions.len() == 1),
             split: split.trim(),
             translation: Some(translation),
@@ -192,6 +195,13 @@ fn push_object(batch: &mut Batch, line: u64, object: &Map<String, Value>, layout
         };
         batch.push("", line, fields, layout.take)
     })
+}
+
+/// What `export` says captions were before they were normalized.
+fn raws(object: &Map<String, Value>, count: usize) -> Vec<&str> {
+    let list = object.get(RAW_NAMES[0]).and_then(Value::as_array);
+    let raws: Option<Vec<&str>> = list.and_then(|list| list.iter().map(Value::as_str).collect());
+    raws.filter(|raws| raws.len() == count).unwrap_or_default()
 }
 
 /// The same of a value, which may be no object.
@@ -213,6 +223,7 @@ fn details(object: &Map<String, Value>) -> Details {
         clip_score: object.get("clip_score").and_then(Value::as_f64),
         // Anything may be called so; beside a score it is the score's.
         rank: object.get("clip_score").and(object.get("rank")).and_then(Value::as_i64),
+        raw: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod read;
 mod source;
 mod table;
 mod text;
+mod webdataset;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -49,11 +50,24 @@ pub enum Format {
     Map,
     /// A Parquet table.
     Parquet,
+    /// Tars of pictures with `.txt` and `.json`.
+    #[serde(rename = "webdataset")]
+    WebDataset,
 }
 
 impl Format {
-    pub const ALL: [Self; 9] =
-        [Self::FlickrCn, Self::Tsv, Self::CocoCn, Self::Karpathy, Self::Coco, Self::Csv, Self::Jsonl, Self::Map, Self::Parquet];
+    pub const ALL: [Self; 10] = [
+        Self::FlickrCn,
+        Self::Tsv,
+        Self::CocoCn,
+        Self::Karpathy,
+        Self::Coco,
+        Self::Csv,
+        Self::Jsonl,
+        Self::Map,
+        Self::Parquet,
+        Self::WebDataset,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -66,6 +80,7 @@ impl Format {
             Self::Jsonl => "jsonl",
             Self::Map => "map",
             Self::Parquet => "parquet",
+            Self::WebDataset => "webdataset",
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::table::{FORMAT_KEY, TableError, check_format};
 #[derive(Debug, Clone)]
 pub struct CaptionRows {
     caption: StringArray,
+    /// In step with the captions.
+    raw: Option<StringArray>,
     image: Option<StringArray>,
     file: Option<StringArray>,
     split: Option<StringArray>,
@@ -98,11 +100,15 @@ impl CaptionRows {
                     num_tokens: number(&self.num_tokens, at),
                     finish_reason: text(&self.finish_reason, at).map(str::to_string),
                     sha256: text(&self.sha256, at).map(str::to_string),
+                    raw: text(&self.raw, at).map(str::to_string),
                 });
+                let caption = self.caption.value(at);
+                let raw = text(&self.raw, at).filter(|_| !take.details);
                 let fields = Fields {
                     image: text(&self.image, at).or(file).unwrap_or_default(),
                     file,
-                    raw: self.caption.value(at),
+                    raw: raw.unwrap_or(caption),
+                    text: raw.map(|_| caption),
                     number: number(&self.number, at).and_then(|number| u32::try_from(number).ok()),
                     split: text(&self.split, at).unwrap_or_default(),
                     translation: Some(text(&self.translation, at).and_then(|t| t.parse().ok()).unwrap_or(translation)),
@@ -130,6 +136,7 @@ impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
         }
         Self {
             caption: caption.finish(),
+            raw: None,
             image: Some(image.finish()),
             source: Some(source.finish()),
             file: None,
@@ -150,8 +157,10 @@ impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
 #[derive(Debug)]
 pub struct Table {
     pub rows: Vec<CaptionRows>,
-    /// The table is one of ours, whose ids are as they are.
+    /// The table is one of ours.
     pub is_ours: bool,
+    /// Its ids are as they are: two that differ are two images.
+    pub has_exact_ids: bool,
 }
 
 /// Reads a Parquet table's captions. `further`: also what only a caption table's captions have.
@@ -182,6 +191,7 @@ pub fn read_table(path: &Path, columns: &Columns, further: bool) -> Result<Table
         more(chosen.number),
         more(chosen.translation),
         more(chosen.sha256),
+        more(chosen.raw),
     ];
     let details = [chosen.logprob, chosen.num_tokens, chosen.finish_reason, chosen.clip_score, chosen.rank].map(more);
     let optional = optional.into_iter().chain(details);
@@ -202,7 +212,9 @@ pub fn read_table(path: &Path, columns: &Columns, further: bool) -> Result<Table
         Ok(batches?.into_iter().flatten().collect())
     };
     let read: Result<Vec<_>, _> = groups.par_iter().map(|&group| read(group)).collect();
-    Ok(Table { rows: read?.into_iter().flatten().collect(), is_ours: ours.is_some() })
+    // An export's pictures and captions.
+    let has_exact_ids = ours.is_some() || format.is_some_and(|format| format.starts_with("images/"));
+    Ok(Table { rows: read?.into_iter().flatten().collect(), is_ours: ours.is_some(), has_exact_ids })
 }
 
 /// A dataset's `captions.parquet`, or the numbered parts of a caption table.
@@ -292,7 +304,9 @@ fn rows<'n>(
     let floats =
         |at| Ok::<_, arrow::error::ArrowError>(spread(at, &DataType::Float64)?.and_then(|a| a.as_primitive_opt().cloned()));
     let more = |at: Option<usize>| at.filter(|_| further);
+    let raw = more(chosen.raw).and_then(column).map(captions).transpose()?.map(|(raw, _)| raw);
     Ok(CaptionRows {
+        raw: raw.filter(|raw| raw.len() == caption.len()),
         image: texts(chosen.image.filter(|&image| chosen.file != Some(image)))?,
         file: texts(chosen.file)?,
         split: texts(chosen.split)?,

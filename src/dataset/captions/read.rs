@@ -19,8 +19,10 @@ use super::parquet::{files_of_dataset, read_table, tables_of};
 use super::source::{implied_split, implied_translation, source_names};
 use super::table::{self, TableLayout};
 use super::text::{self, TextLayout};
+use super::webdataset;
 use super::{CaptionError, Columns, Format, Reason, Translation};
 use crate::dataset::normalize::FoldWidth;
+use crate::dataset::tar::called_a_tar;
 
 /// Blocks (or runs of elements) parsed before more are read: what bounds the memory of a file on its way.
 const BLOCKS_IN_FLIGHT: usize = 32;
@@ -74,6 +76,24 @@ pub struct FileReport {
     /// Its ids are those of a finished dataset: two that differ are two images.
     #[serde(skip)]
     pub exact_ids: bool,
+}
+
+impl FileReport {
+    fn new(source: &str, format: Format, split: Option<&'static str>) -> Self {
+        Self {
+            source: source.into(),
+            format,
+            sha256: String::new(),
+            lines: 0,
+            blank: 0,
+            header: 0,
+            continued: 0,
+            bad: 0,
+            captions: 0,
+            split,
+            exact_ids: false,
+        }
+    }
 }
 
 /// All captions of all files, not yet sorted.
@@ -146,6 +166,9 @@ struct FileContent {
 fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileContent, CaptionError> {
     let io = |source| CaptionError::Io { path: path.into(), source };
     let layout_error = |message| CaptionError::Layout { path: path.into(), message };
+    if options.format.map_or_else(|| called_a_tar(path), |format| format == Format::WebDataset) {
+        return read_tar(source, path, options);
+    }
     let file = File::open(path).map_err(io)?;
     let (input, trusted) = Input::new(file, options.encoding).map_err(io)?;
     let mut blocks = Blocks::new(input);
@@ -163,23 +186,11 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
         None => detect(&head, source, columns_named).map_err(layout_error)?,
     };
     let split = implied_split(source, format == Format::FlickrCn);
-    let mut report = FileReport {
-        source: source.into(),
-        format,
-        sha256: String::new(),
-        lines: 0,
-        blank: 0,
-        header: 0,
-        continued: 0,
-        bad: 0,
-        captions: 0,
-        split,
-        exact_ids: false,
-    };
+    let mut report = FileReport::new(source, format, split);
     let translation = options.translation.unwrap_or_else(|| implied_translation(source));
     if format == Format::Parquet {
         let table = read_table(path, &options.columns, true)?;
-        report.exact_ids = table.is_ours;
+        report.exact_ids = table.has_exact_ids;
         report.sha256 = crate::files::sha256_file(path).map_err(io)?;
         let coco_files = if table.is_ours { files_of_dataset(path)? } else { HashMap::new() };
         let batches = table.rows.into_par_iter().map(|rows| rows.into_batch(translation, take)).collect();
@@ -211,7 +222,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
             let layout = ObjectLayout { columns: &options.columns, translation, take };
             reader.parse_map(options.member.unwrap_or("references"), &layout)?;
         }
-        Format::Parquet => {}
+        Format::Parquet | Format::WebDataset => {}
     }
     let FileReader { blocks, mut batches, .. } = reader;
     if !trusted {
@@ -219,6 +230,18 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
     }
     report.sha256 = blocks.into_inner().sha256();
     Ok(FileContent { report, batches, coco_files })
+}
+
+/// A tar, whose samples name their pictures for certain.
+fn read_tar(source: &str, path: &Path, options: &ReadOptions) -> Result<FileContent, CaptionError> {
+    let take = Take { fold: options.fold, empty: options.empty, details: options.details, trusted: false };
+    let columns = Columns { image: None, ..options.columns.clone() };
+    let translation = options.translation.unwrap_or_else(|| implied_translation(source));
+    let layout = ObjectLayout { columns: &columns, translation, take };
+    let read = webdataset::read(path, &layout).map_err(|source| CaptionError::Io { path: path.into(), source })?;
+    let report = FileReport::new(source, Format::WebDataset, implied_split(source, false));
+    let report = FileReport { sha256: read.sha256, exact_ids: true, ..report };
+    Ok(FileContent { report, batches: read.batches, coco_files: HashMap::new() })
 }
 
 /// A file whose first bytes have been looked at.

@@ -230,6 +230,7 @@ fn details(fields: &csv::StringRecord, layout: &TableLayout) -> Result<Details, 
         sha256: text(columns.sha256),
         clip_score: number(fields, names, columns.clip_score)?,
         rank: number(fields, names, columns.rank)?,
+        raw: None,
     })
 }
 

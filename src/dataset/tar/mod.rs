@@ -3,21 +3,22 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
+mod index;
+mod pattern;
 mod write;
 
+pub use index::{Extent, TarIndex};
+pub use pattern::expanded;
 pub use write::TarWriter;
 
 const BLOCK: usize = 512;
 
 /// Long names and pax records beyond this are nobody's.
 const MOST_EXTRA_BYTES: u64 = 1 << 20;
-
-/// Names that a pattern may stand for.
-const MOST_NAMES: usize = 1 << 20;
 
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +62,16 @@ pub fn called_a_tar(path: &Path) -> bool {
 }
 
 enum Input {
-    Plain { file: BufReader<File>, bytes_left: u64 },
-    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
+    /// Of a plain file, what is passed over is not read.
+    Plain {
+        file: BufReader<File>,
+        bytes: u64,
+        bytes_left: u64,
+    },
+    Stream {
+        stream: Box<dyn Read + Send>,
+        is_gzipped: bool,
+    },
 }
 
 /// An open tar.
@@ -89,11 +98,24 @@ impl Tar {
     /// The file cannot be opened, or is none.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = crate::files::open_regular(path)?;
-        let bytes_left = file.metadata()?.len();
+        let bytes = file.metadata()?.len();
         let mut file = BufReader::with_capacity(1 << 18, file);
         let input = match file.fill_buf()?.starts_with(&[0x1F, 0x8B]) {
-            true => Input::Gzip(Box::new(MultiGzDecoder::new(file))),
-            false => Input::Plain { file, bytes_left },
+            true => Input::Stream { stream: Box::new(MultiGzDecoder::new(file)), is_gzipped: true },
+            false => Input::Plain { file, bytes, bytes_left: bytes },
+        };
+        Ok(Self { input, content: 0, padding: 0, has_ended: false })
+    }
+
+    /// A tar that comes in from elsewhere, gzipped or not.
+    ///
+    /// # Errors
+    /// Its first bytes cannot be read.
+    pub fn streamed(stream: impl Read + Send + 'static) -> io::Result<Self> {
+        let mut stream = BufReader::with_capacity(1 << 18, stream);
+        let input = match stream.fill_buf()?.starts_with(&[0x1F, 0x8B]) {
+            true => Input::Stream { stream: Box::new(MultiGzDecoder::new(stream)), is_gzipped: true },
+            false => Input::Stream { stream: Box::new(stream), is_gzipped: false },
         };
         Ok(Self { input, content: 0, padding: 0, has_ended: false })
     }
@@ -101,6 +123,14 @@ impl Tar {
     /// Whether its members can be passed over without reading them.
     pub fn is_plain(&self) -> bool {
         matches!(self.input, Input::Plain { .. })
+    }
+
+    /// Where the rest of the present member lies. None in a gzipped tar.
+    pub fn extent(&self) -> Option<Extent> {
+        match self.input {
+            Input::Plain { bytes, bytes_left, .. } => Some(Extent { offset: bytes - bytes_left, bytes: self.content }),
+            Input::Stream { .. } => None,
+        }
     }
 
     /// The next member; what was not read of the one before is passed over. None at the end.
@@ -171,17 +201,17 @@ impl Tar {
         let rest = self.content.checked_add(self.padding).ok_or(TarError::Truncated)?;
         (self.content, self.padding) = (0, 0);
         match &mut self.input {
-            Input::Plain { file, bytes_left } => {
+            Input::Plain { file, bytes_left, .. } => {
                 let passed = rest.min(*bytes_left);
                 // A plain file is not read for what is passed over.
                 file.seek_relative(i64::try_from(passed).map_err(|_| TarError::Truncated)?).map_err(TarError::Io)?;
                 *bytes_left -= passed;
                 if passed == rest { Ok(()) } else { Err(TarError::Truncated) }
             }
-            Input::Gzip(stream) => match io::copy(&mut stream.by_ref().take(rest), &mut io::sink()) {
+            Input::Stream { stream, is_gzipped } => match io::copy(&mut stream.by_ref().take(rest), &mut io::sink()) {
                 Ok(passed) if passed == rest => Ok(()),
                 Ok(_) => Err(TarError::Truncated),
-                Err(error) => Err(told(error)),
+                Err(error) => Err(told(error, *is_gzipped)),
             },
         }
     }
@@ -189,12 +219,14 @@ impl Tar {
     /// Appends so many bytes.
     fn read_some(&mut self, wanted: u64, into: &mut Vec<u8>) -> Result<(), TarError> {
         let read = match &mut self.input {
-            Input::Plain { file, bytes_left } => {
+            Input::Plain { file, bytes_left, .. } => {
                 let read = file.by_ref().take(wanted).read_to_end(into).map_err(TarError::Io)? as u64;
                 *bytes_left = bytes_left.saturating_sub(read);
                 read
             }
-            Input::Gzip(stream) => stream.by_ref().take(wanted).read_to_end(into).map_err(told)? as u64,
+            Input::Stream { stream, is_gzipped } => {
+                stream.by_ref().take(wanted).read_to_end(into).map_err(|error| told(error, *is_gzipped))? as u64
+            }
         };
         if read == wanted { Ok(()) } else { Err(TarError::Truncated) }
     }
@@ -270,8 +302,9 @@ impl Tar {
 }
 
 /// An end that comes too early is one, and a stream that is no gzip any more is damaged.
-fn told(error: io::Error) -> TarError {
+fn told(error: io::Error, is_gzipped: bool) -> TarError {
     match error.kind() {
+        _ if !is_gzipped => TarError::Io(error),
         io::ErrorKind::UnexpectedEof => TarError::GzipTruncated,
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => TarError::Corrupt("the gzip stream is damaged"),
         _ => TarError::Io(error),
@@ -324,79 +357,9 @@ pub fn inner_path(name: &[u8]) -> Option<Vec<u8>> {
     if parts.is_empty() || parts.contains(&&b".."[..]) { None } else { Some(parts.join(&b'/')) }
 }
 
-/// The names that a pattern stands for, in order: `set-{000..099}.tar`, `{a,b}.tar`. A file of that very name is itself.
-///
-/// # Errors
-/// A pattern of more than a million names.
-pub fn expanded(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let Some(text) = path.to_str().filter(|text| text.contains('{') && path.symlink_metadata().is_err()) else {
-        return Ok(vec![path.into()]);
-    };
-    let mut open = vec![text.to_string()];
-    loop {
-        let mut next = Vec::new();
-        let mut has_changed = false;
-        for text in &open {
-            match first_braces(text) {
-                Some((before, choices, after)) => {
-                    has_changed = true;
-                    next.extend(choices.iter().map(|choice| format!("{before}{choice}{after}")));
-                }
-                None => next.push(text.clone()),
-            }
-            if next.len() > MOST_NAMES {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pattern of more than a million names"));
-            }
-        }
-        if !has_changed {
-            return Ok(next.into_iter().map(PathBuf::from).collect());
-        }
-        open = next;
-    }
-}
-
-/// What is before and behind the first braces that hold choices, and these.
-fn first_braces(text: &str) -> Option<(&str, Vec<String>, &str)> {
-    for (from, _) in text.match_indices('{') {
-        let inside = &text[from + 1..];
-        let to = inside.find('}')?;
-        let (inside, after) = (&inside[..to], &inside[to + 1..]);
-        if let Some(choices) = numbers(inside) {
-            return Some((&text[..from], choices, after));
-        }
-        if inside.contains(',') && !inside.contains('{') {
-            return Some((&text[..from], inside.split(',').map(str::to_string).collect(), after));
-        }
-    }
-    None
-}
-
-/// `000..012` as numbers of that width.
-fn numbers(inside: &str) -> Option<Vec<String>> {
-    let (from, to) = inside.split_once("..")?;
-    let (first, last): (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
-    let width = if from.starts_with('0') || to.starts_with('0') { from.len().max(to.len()) } else { 0 };
-    let count = last.checked_sub(first)?;
-    (count <= MOST_NAMES as u64).then(|| (first..=last).map(|number| format!("{number:0width$}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_stand_for_names() {
-        let names = |text: &str| -> Vec<String> {
-            expanded(Path::new(text)).unwrap().iter().map(|path| path.to_str().unwrap().to_string()).collect()
-        };
-        assert_eq!(names("x/set-{008..011}.tar"), ["x/set-008.tar", "x/set-009.tar", "x/set-010.tar", "x/set-011.tar"]);
-        assert_eq!(names("{a,b}-{1..2}.tar"), ["a-1.tar", "a-2.tar", "b-1.tar", "b-2.tar"]);
-        assert_eq!(names("{9..10}"), ["9", "10"]);
-        for plain in ["a.tar", "{a}.tar", "{3..1}.tar", "{", "{1..}"] {
-            assert_eq!(names(plain), [plain]);
-        }
-        assert!(expanded(Path::new("{0..9999}-{0..9999}")).is_err());
-    }
 
     #[test]
     fn names_that_lead_out_of_a_tar_are_none() {

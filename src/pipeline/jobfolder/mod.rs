@@ -94,7 +94,8 @@ pub struct Record {
     pub plan: String,
     pub shard: u64,
     pub counts: Counts,
-    pub captions: ResultFile,
+    /// Of captions or of embeddings.
+    pub table: ResultFile,
     pub errors: ResultFile,
     /// All that the results depend on.
     #[serde(flatten)]

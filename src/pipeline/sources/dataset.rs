@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,9 +11,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::folder::file_entry;
 use super::parquet_info;
-use crate::dataset::listing::{self, relative_path};
+use super::{Located, Place};
+use crate::dataset::listing;
 use crate::dataset::naming::image_id;
-use crate::image::Reason;
+use crate::image::{self, Limits, Reason};
 use crate::pipeline::{Content, Entry, Failure};
 use crate::table;
 
@@ -89,15 +90,20 @@ impl StoredImages {
     }
 }
 
-/// A dataset's list of images, whose files are in the folders that `prepare` was given.
+/// A dataset's list of images, whose files are in the folders and tars that `prepare` was given.
 pub struct DatasetFiles {
     table: PathBuf,
-    roots: Vec<PathBuf>,
+    located: Located,
+    limits: Limits,
     pub num_rows: u64,
 }
 
 impl DatasetFiles {
-    pub fn open(dataset: &Path, roots: &[PathBuf]) -> Result<Self> {
+    /// `max_bytes` is the most an image in a tar may have.
+    ///
+    /// # Errors
+    /// No dataset, or one that names no files; a gzipped tar, whose members cannot be read one by one.
+    pub fn open(dataset: &Path, roots: &[PathBuf], max_bytes: u64) -> Result<Self> {
         let table = dataset.join("images.parquet");
         let info = parquet_info(&table, None).with_context(|| format!("{} is no dataset", dataset.display()))?;
         let names_files = |batch: RecordBatch| {
@@ -107,58 +113,43 @@ impl DatasetFiles {
         if info.num_rows > 0 && !batches.any(|names| names.unwrap_or(true)) {
             bail!("{} names no image file: prepare it again with --images", dataset.display());
         }
-        Ok(Self { table, roots: roots.to_vec(), num_rows: info.num_rows })
+        let located = Located::new(roots)?;
+        located.check()?;
+        let limits = Limits { max_bytes, ..Limits::default() };
+        Ok(Self { table, located, limits, num_rows: info.num_rows })
     }
 
     /// The rows that name a file. Which images of the list have none is told by the dataset itself.
     pub fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + '_> {
         let batches = table::open(&self.table, None)?;
-        Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| self.files_of(&batch)) {
-            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error.context(format!("cannot read {}", self.table.display())))],
-        }))
+        let named =
+            batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| self.files_of(&batch)) {
+                Ok(named) => named.into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error.context(format!("cannot read {}", self.table.display())))],
+            });
+        Ok(named.map(|named| named.map(|(image_path, image_id)| self.entry(image_path, image_id))))
     }
 
-    fn files_of(&self, batch: &RecordBatch) -> Result<Vec<Entry>> {
+    /// image_path and image_id of the rows that name a file.
+    fn files_of(&self, batch: &RecordBatch) -> Result<Vec<(String, String)>> {
         let ids: &StringArray = table::column(batch, "image_id", &self.table)?;
         let paths: &StringArray = table::column(batch, "image_path", &self.table)?;
         let rows = (0..batch.num_rows()).filter(|&row| paths.is_valid(row));
-        let entry = |row| {
-            let (image_path, image_id) = (paths.value(row).to_string(), ids.value(row).to_string());
-            match self.locate(&image_path) {
-                Ok(path) => file_entry(path, image_path, image_id),
-                Err(message) => {
-                    let failure = Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() };
-                    Entry { image_path, image_id, content: Content::Failed(failure) }
-                }
-            }
+        Ok(rows.map(|row| (paths.value(row).to_string(), ids.value(row).to_string())).collect())
+    }
+
+    fn entry(&self, image_path: String, image_id: String) -> Entry {
+        let content = match self.located.find(&image_path) {
+            Ok(Place::File(path)) => return file_entry(path, image_path, image_id),
+            // Members come from front to back where the dataset was made of tars.
+            Ok(member) => member.read(&self.limits).map(|bytes| Content::Bytes(bytes.into())),
+            Err(failure) => Err(failure),
         };
-        Ok(rows.map(entry).collect())
+        let failed = |failure: image::Failure| {
+            Content::Failed(Failure { reason: failure.reason.as_str().into(), message: failure.message })
+        };
+        Entry { image_path, image_id, content: content.unwrap_or_else(failed) }
     }
-
-    fn locate(&self, image_path: &str) -> Result<PathBuf, &'static str> {
-        located(&self.roots, image_path)
-    }
-}
-
-/// Where an image_path leads below its roots. Several roots begin their image paths with their last part, as in every listing. A table is
-/// anyone's: a path in it that leads out of the folders is not followed.
-///
-/// # Errors
-/// Why it is not followed.
-pub fn located(roots: &[PathBuf], image_path: &str) -> Result<PathBuf, &'static str> {
-    let relative = relative_path(image_path);
-    if relative.as_os_str().is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err("the dataset's path leads out of the folder of images, so it is not followed");
-    }
-    if let [only] = roots {
-        return Ok(only.join(relative));
-    }
-    let mut parts = relative.components();
-    let first = parts.next().map(|part| part.as_os_str());
-    let root = roots.iter().find(|root| root.file_name() == first);
-    root.map(|root| root.join(parts.as_path()))
-        .ok_or("none of the folders of images has the name that the dataset's path begins with")
 }
 
 fn or_error(

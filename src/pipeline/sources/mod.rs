@@ -15,14 +15,17 @@ use crate::table::{FORMAT_KEY, TableError, check_format};
 mod dataset;
 mod embeddings;
 mod folder;
+mod located;
 mod planned;
 mod tar;
 
-pub use dataset::{DatasetFiles, StoredImages, located};
+pub use dataset::{DatasetFiles, StoredImages};
 pub(crate) use embeddings::parse_hash;
 pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
+pub use located::{Located, Place};
 pub use planned::PlannedFiles;
+pub use tar::Members;
 
 /// How many members of a tar are found and wanted; a gzipped one is unpacked for it.
 pub fn count_tar(path: &Path, wanted: MemberFilter) -> u64 {

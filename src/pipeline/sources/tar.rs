@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::dataset::listing::image_path;
 use crate::dataset::naming;
-use crate::dataset::tar::{Member, MemberKind, Tar, TarError, inner_path};
+use crate::dataset::tar::{Extent, Member, MemberKind, Tar, TarError, inner_path};
 use crate::dataset::wanted::MemberFilter;
 use crate::image::{Reason, called_an_image, sniff};
 use crate::pipeline::{Content, Entry, Failure};
@@ -28,13 +28,23 @@ pub struct Members {
     /// What is to be told before the end.
     last: Option<Entry>,
     filter: MemberFilter,
+    /// Where the content of the member that came last lies.
+    extent: Option<Extent>,
 }
 
 impl Members {
     /// `max_bytes` is the most an image may have.
     pub fn open(path: &Path, name: &str, max_bytes: u64, filter: MemberFilter) -> Self {
-        let mut members =
-            Self { tar: None, name: name.into(), max_bytes, reads: true, taken: HashSet::new(), last: None, filter };
+        let mut members = Self {
+            tar: None,
+            name: name.into(),
+            max_bytes,
+            reads: true,
+            taken: HashSet::new(),
+            last: None,
+            filter,
+            extent: None,
+        };
         match Tar::open(path) {
             Ok(tar) => members.tar = Some(tar),
             Err(error) => {
@@ -43,6 +53,11 @@ impl Members {
             }
         }
         members
+    }
+
+    /// Where the content of the entry that came last lies; None in a gzipped tar.
+    pub fn extent(&self) -> Option<Extent> {
+        self.extent
     }
 
     /// How many there are. None where that is not known without unpacking, which `unpacks` allows.
@@ -136,7 +151,10 @@ impl Iterator for Members {
                 Ok(None) => self.tar = None,
                 Ok(Some(member)) if member.kind == MemberKind::Folder => {}
                 Ok(Some(member)) if inner_path(&member.name).is_some_and(|inner| self.filter.leaves(&inner)) => {}
-                Ok(Some(member)) => return Some(self.entry(&member)),
+                Ok(Some(member)) => {
+                    self.extent = tar.extent();
+                    return Some(self.entry(&member));
+                }
                 Err(error) => self.broken(&error),
             }
         }

@@ -9,7 +9,9 @@ use serde_json::{Value as Json, json};
 use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::image::{Limits, Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
-use crate::pipeline::sources::{DatasetFiles, ENCODER_KEY, Embeddings, Folder, SETTINGS_KEY, StoredImages, known_total};
+use crate::pipeline::sources::{
+    DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
+};
 use crate::pipeline::{
     Compute, Content, Counter, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots,
     Settings, WINDOW_IMAGES,
@@ -20,7 +22,7 @@ use crate::stages::loading::{check_precision, compute_identity, scale_to_length_
 use crate::stages::summary::{self, Words};
 
 mod images;
-mod tables;
+pub(in crate::stages) mod tables;
 mod value;
 
 pub use value::Embedding;
@@ -38,6 +40,8 @@ pub enum Source {
     Parquet(Vec<PathBuf>, String),
     /// A dataset's list of images, whose files are under these folders.
     DatasetFiles(PathBuf, Vec<PathBuf>),
+    /// One shard of a job: its listing, and how many files that holds.
+    Planned(PathBuf, u64),
 }
 
 /// The files that are written.
@@ -47,6 +51,8 @@ pub enum Layout {
     Parquet,
     /// clip-retrieval's: `img_emb/img_emb_0.npy`, `metadata/metadata_0.parquet`.
     Npy,
+    /// `part-00000.parquet` alone, however long: a job's shard.
+    OneFile,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +81,16 @@ impl FromStr for Dtype {
             "float32" => Ok(Self::Float32),
             "float16" => Ok(Self::Float16),
             _ => Err(format!("{text:?} is not an element type: use float32 or float16")),
+        }
+    }
+}
+
+impl Layout {
+    /// As settings name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parquet | Self::OneFile => "parquet",
+            Self::Npy => "npy",
         }
     }
 }
@@ -200,7 +216,7 @@ pub fn run<E: ImageEncoder>(
         overwrite: settings.overwrite,
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
-        may_be_empty: false,
+        may_be_empty: matches!(settings.source, Source::Planned(..)),
         prune: settings.prune,
         only: None,
         reporter,
@@ -248,8 +264,14 @@ pub fn run<E: ImageEncoder>(
             let entries = images.entries();
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
         }
+        Source::Planned(listing, found) => {
+            let files = PlannedFiles::open(listing.clone(), settings.limits.max_bytes, &settings.wanted)?;
+            let (counter, outlook) = (known_total(*found), Outlook::Number(*found));
+            let entries = files.entries()?;
+            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
+        }
         Source::DatasetFiles(path, roots) => {
-            let files = DatasetFiles::open(path, roots)?;
+            let files = DatasetFiles::open(path, roots, settings.limits.max_bytes)?;
             let (counter, outlook) = (known_total(files.num_rows), Outlook::Number(files.num_rows));
             let entries = files.entries()?;
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
@@ -264,26 +286,43 @@ fn roots(settings: &EmbedSettings) -> Roots {
         Source::Images(roots) | Source::DatasetFiles(_, roots) => Roots::of_files(roots, &settings.out),
         Source::Parquet(files, _) => Roots::of(files.clone(), &settings.out),
         Source::Dataset(path) => Roots::of([path.clone()], &settings.out),
+        // A job's plan says where its images are.
+        Source::Planned(..) => Roots::default(),
     }
 }
 
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
-    let input = json!({
+    let EmbedSettings { layout, dtype, normalize, save_images, .. } = *settings;
+    let output = written(layout, dtype, normalize, save_images, model.embedding_dim);
+    embedding(&model.identity, how_images_are_read(settings, &model.preprocess), output)
+}
+
+/// What embeddings depend on.
+pub(in crate::stages) fn embedding(model: &Json, images: Json, output: Json) -> Settings {
+    Settings::new("embed", json!({"model": model, "input": {"images": images}, "output": output}))
+}
+
+/// How embeddings are written.
+pub(in crate::stages) fn written(layout: Layout, dtype: Dtype, normalize: bool, save_images: bool, embedding_dim: usize) -> Json {
+    json!({
+        "format": layout.name(),
+        "dtype": dtype.name(),
+        "normalized": normalize,
+        "save_images": save_images,
+        "embedding_dim": embedding_dim,
+    })
+}
+
+/// What the pixels of an image depend on.
+pub(in crate::stages) fn how_images_are_read(settings: &EmbedSettings, preprocess: &Preprocess) -> Json {
+    json!({
         "exif_rotate": settings.exif_rotate,
         "full_decode": settings.full_decode,
         "fail_damaged": settings.fail_damaged,
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
-        "preprocessing": model.preprocess.settings(),
-    });
-    let output = json!({
-        "format": match settings.layout { Layout::Parquet => "parquet", Layout::Npy => "npy" },
-        "dtype": settings.dtype.name(),
-        "normalized": settings.normalize,
-        "save_images": settings.save_images,
-        "embedding_dim": model.embedding_dim,
-    });
-    Settings::new("embed", json!({"model": model.identity, "input": {"images": input}, "output": output}))
+        "preprocessing": preprocess.settings(),
+    })
 }
 
 /// A fingerprint of what decides the numbers of an image's embedding.

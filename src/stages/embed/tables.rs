@@ -66,7 +66,7 @@ impl EmbeddingSink {
         let first = table_name(layout, 0);
         let table = open_table(&folder.join(&first), layout, dtype, embedding_dim, &footer)?;
         let npy = match layout {
-            Layout::Parquet => None,
+            Layout::Parquet | Layout::OneFile => None,
             Layout::Npy => Some(Npy::create(&folder.join(NPY_NAME))?),
         };
         let images = save_images.map(|before| StoredImageWriter::new(folder, before));
@@ -110,8 +110,8 @@ impl EmbeddingSink {
     fn next_part(&mut self) -> Result<()> {
         self.write_rows()?;
         self.part_rows = 0;
-        if self.layout == Layout::Npy {
-            // One file of metadata, as there is one of embeddings; a row group ends here.
+        if self.layout != Layout::Parquet {
+            // One file (of metadata, as there is one of embeddings); a row group ends here.
             return Ok(self.table.flush()?);
         }
         let name = table_name(self.layout, self.names.len());
@@ -126,14 +126,14 @@ const NPY_NAME: &str = "img_emb/img_emb_0.npy";
 
 fn table_name(layout: Layout, part: usize) -> PathBuf {
     match layout {
-        Layout::Parquet => format!("part-{part:05}.parquet").into(),
+        Layout::Parquet | Layout::OneFile => format!("part-{part:05}.parquet").into(),
         Layout::Npy => "metadata/metadata_0.parquet".into(),
     }
 }
 
 fn schema(layout: Layout, dtype: Dtype, embedding_dim: usize) -> SchemaRef {
     let mut fields: Vec<_> = ["image_id", "image_path", "sha256"].map(|name| Field::new(name, DataType::Utf8, false)).into();
-    if layout == Layout::Parquet {
+    if layout != Layout::Npy {
         fields.push(Field::new("embedding", DataType::FixedSizeList(item(dtype), embedding_dim as i32), false));
     }
     fields.push(Field::new("damaged", DataType::Boolean, false));

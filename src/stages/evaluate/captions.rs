@@ -273,6 +273,7 @@ mod tests {
             sha256: Some("00ff".into()),
             clip_score: Some(0.25),
             rank: None,
+            raw: None,
         };
         let wanted = ImageCaptions {
             id: "a".into(),

@@ -70,6 +70,12 @@ impl Layout {
                 };
                 let mut row =
                     json!({"file_name": file, "image_id": item.image_id, "captions": item.captions, "text": item.first()});
+                // Seen from the whole folder: `prepare --images` of it knows each file for certain.
+                let under = if name.is_empty() { String::new() } else { safe(&name) + "/" };
+                row["image_path"] = (under + &item.image_path).into();
+                if !item.raws.is_empty() {
+                    row["captions_raw"] = json!(item.raws);
+                }
                 if let Some(split) = &item.split {
                     row["split"] = split.as_str().into();
                 }
@@ -116,13 +122,16 @@ impl Layout {
         split.images += 1;
         let extension = item.image_path.rsplit_once('.').map_or("bin", |(_, extension)| extension).to_ascii_lowercase();
         let extension = if extension.contains('/') { "bin".into() } else { extension };
-        let about = json!({
+        let mut about = json!({
             "image_id": item.image_id,
             "image_path": item.image_path,
             "sha256": item.sha256,
             "split": item.split,
             "captions": item.captions,
         });
+        if !item.raws.is_empty() {
+            about["captions_raw"] = json!(item.raws);
+        }
         tar.add(format!("{key}.{extension}").as_bytes(), bytes)?;
         tar.add(format!("{key}.txt").as_bytes(), item.first().as_bytes())?;
         tar.add(format!("{key}.json").as_bytes(), serde_json::to_string(&about)?.as_bytes())?;
@@ -178,13 +187,14 @@ fn safe(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' }).collect()
 }
 
-/// Rows on their way into a Parquet file: image, image_id, text, captions, split.
+/// Rows on their way into a Parquet file: image, image_id, text, captions, captions_raw, split.
 struct Rows {
     sink: ParquetSink,
     schema: SchemaRef,
     images: Vec<Vec<u8>>,
     items: Vec<[Option<String>; 4]>,
     captions: ListBuilder<StringBuilder>,
+    raws: ListBuilder<StringBuilder>,
     bytes: usize,
 }
 
@@ -198,20 +208,22 @@ impl Rows {
         // What `datasets` looks for, so that the column is opened as pictures.
         let features = json!({"info": {"features": {
             "image": {"_type": "Image"}, "image_id": string, "text": string,
-            "captions": {"feature": string, "_type": "List"}, "split": string,
+            "captions": {"feature": string, "_type": "List"}, "captions_raw": {"feature": string, "_type": "List"}, "split": string,
         }}});
         let item = Arc::new(Field::new("item", DataType::Utf8, true));
         let fields = vec![
             Field::new("image", DataType::Struct(image_fields()), true),
             Field::new("image_id", DataType::Utf8, false),
             Field::new("text", DataType::Utf8, false),
-            Field::new("captions", DataType::List(item), false),
+            Field::new("captions", DataType::List(item.clone()), false),
+            Field::new("captions_raw", DataType::List(item), false),
             Field::new("split", DataType::Utf8, true),
         ];
         let metadata = std::collections::HashMap::from([("huggingface".to_string(), features.to_string())]);
         let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
         let sink = ParquetSink::create(path, schema.clone(), "images/1")?;
-        Ok(Self { sink, schema, images: vec![], items: vec![], captions: ListBuilder::new(StringBuilder::new()), bytes: 0 })
+        let [captions, raws] = [(); 2].map(|()| ListBuilder::new(StringBuilder::new()));
+        Ok(Self { sink, schema, images: vec![], items: vec![], captions, raws, bytes: 0 })
     }
 
     fn push(&mut self, item: &Item, bytes: Vec<u8>) -> Result<()> {
@@ -219,8 +231,11 @@ impl Rows {
         self.images.push(bytes);
         let texts = [Some(&item.image_path), Some(&item.image_id), item.captions.first(), item.split.as_ref()];
         self.items.push(texts.map(|text| text.cloned()));
-        item.captions.iter().for_each(|caption| self.captions.values().append_value(caption));
-        self.captions.append(true);
+        let raws = if item.raws.is_empty() { &item.captions } else { &item.raws };
+        for (list, texts) in [(&mut self.captions, &item.captions), (&mut self.raws, raws)] {
+            texts.iter().for_each(|text| list.values().append_value(text));
+            list.append(true);
+        }
         if self.bytes >= BATCH_BYTES { self.write() } else { Ok(()) }
     }
 
@@ -229,7 +244,15 @@ impl Rows {
         let text = |at: usize| -> ArrayRef { Arc::new(items.iter().map(|item| item[at].as_deref()).collect::<StringArray>()) };
         let bytes = Arc::new(BinaryArray::from_iter_values(std::mem::take(&mut self.images)));
         let image = StructArray::try_new(image_fields(), vec![bytes, text(0)], None)?;
-        let columns: Vec<ArrayRef> = vec![Arc::new(image), text(1), text(2), Arc::new(self.captions.finish()), text(3)];
+        let columns: Vec<ArrayRef> = [
+            Arc::new(image) as ArrayRef,
+            text(1),
+            text(2),
+            Arc::new(self.captions.finish()),
+            Arc::new(self.raws.finish()),
+            text(3),
+        ]
+        .into();
         self.bytes = 0;
         self.sink.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
         Ok(self.sink.flush()?)

@@ -1,8 +1,8 @@
 //! `clipcap export`: captions with their pictures in the layouts that other tools read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -10,12 +10,12 @@ use arrow::array::{Array, StringArray};
 use serde_json::{Value as Json, json};
 
 use crate::files::{sha256_hex, write_json};
-use crate::image::{Failure as ImageFailure, Limits, Reason, read};
-use crate::pipeline::sources::located;
+use crate::image::{Failure as ImageFailure, Limits, Reason};
+use crate::pipeline::sources::Located;
 use crate::pipeline::{ErrorsTable, Failure, Interrupt, Output, Reporter, Settings, Staging, Tick, manifest_head};
 use crate::stages::Outcome;
 use crate::stages::evaluate::captions::{self, ImageCaptions, Reading, Role};
-use crate::table;
+use crate::table::{self, FORMAT_KEY};
 
 mod layouts;
 mod sidecar;
@@ -93,25 +93,22 @@ struct Item {
     split: Option<String>,
     sha256: Option<String>,
     captions: Vec<String>,
+    /// What they were before they were normalized, in step; empty where that is the same or not known.
+    raws: Vec<String>,
 }
 
 impl Item {
     /// Its file's bytes, which must be those that were captioned.
-    fn read(&self, settings: &ExportSettings) -> Result<Vec<u8>, Failure> {
+    fn read(&self, located: &Located, limits: &Limits) -> Result<Vec<u8>, Failure> {
         let told = |failure: ImageFailure| Failure { reason: failure.reason.as_str().into(), message: failure.message };
-        let path = self.locate(settings)?;
-        let bytes = read(&path, &settings.limits).map_err(told)?;
+        let place = located.find(&self.image_path).map_err(told)?;
+        let bytes = place.read(limits).map_err(told)?;
         match &self.sha256 {
             Some(sha256) if *sha256 != sha256_hex(&bytes) => {
                 Err(told(ImageFailure::new(Reason::Vanished, "the file was changed since it was captioned: caption it again")))
             }
             _ => Ok(bytes),
         }
-    }
-
-    fn locate(&self, settings: &ExportSettings) -> Result<PathBuf, Failure> {
-        located(&settings.images, &self.image_path)
-            .map_err(|message| Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() })
     }
 
     /// The first caption, which layouts with one place take.
@@ -133,6 +130,8 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
     if settings.target == Target::Coco {
         return coco(out, &items, settings.overwrite);
     }
+    let located = Located::new(&settings.images)?;
+    located.check()?;
     let output = Output::folder(out);
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     let recorded = Settings::new("export", recorded(settings, &items));
@@ -143,7 +142,7 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
         if interrupt.is_set() {
             return Ok(Exported { outcome: Outcome::Interrupted, exported: 0, failed: 0, kept: 0, out: settings.out.clone() });
         }
-        match item.read(settings) {
+        match item.read(&located, &settings.limits) {
             Ok(bytes) => layout.add(item, bytes)?,
             Err(failure) => {
                 failed += 1;
@@ -163,11 +162,41 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
     } else {
         let mut manifest = manifest_head(FORMAT, &recorded, &output)?;
         manifest.insert("counts".into(), json!({"exported": exported, "failed": failed}));
+        manifest.insert("files".into(), json!(files));
         write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
+        remove_surplus(&output, &files)?;
         staging.publish(&files, reporter)?;
     }
     let outcome = if failed > 0 { Outcome::SomeFailed } else { Outcome::Complete };
     Ok(Exported { outcome, exported, failed, kept: 0, out: settings.out.clone() })
+}
+
+/// Removes what an earlier export put here and this one does not have: files that its manifest names, and folders that are empty then.
+fn remove_surplus(output: &Output, files: &[PathBuf]) -> Result<()> {
+    let read = |text: Vec<u8>| serde_json::from_slice::<Json>(&text).ok();
+    let Some(before) = fs::read(output.manifest()).ok().and_then(read) else { return Ok(()) };
+    if before[FORMAT_KEY] != FORMAT {
+        return Ok(());
+    }
+    let kept: HashSet<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let stays_inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    let named = before["files"].as_array().into_iter().flatten().filter_map(Json::as_str).map(Path::new);
+    for surplus in named.filter(|path| !kept.contains(path) && stays_inside(path)) {
+        let path = output.path().join(surplus);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+        for folder in surplus.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+            // One that holds something else stays.
+            if fs::remove_dir(output.path().join(folder)).is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What an export depends on, contents included.
@@ -175,6 +204,9 @@ fn recorded(settings: &ExportSettings, items: &[Item]) -> Json {
     let mut text = String::new();
     for item in items {
         text += &format!("{}\n{:?}\n{:?}\n{:?}\n", item.image_path, item.sha256, item.split, item.captions);
+        if !item.raws.is_empty() {
+            text += &format!("{:?}\n", item.raws);
+        }
     }
     json!({"to": format!("{:?}", settings.target), "shard_images": settings.shard_images, "captions": sha256_hex(text.as_bytes())})
 }
@@ -189,7 +221,9 @@ fn items(input: &Path, reporter: &dyn Reporter) -> Result<Vec<Item>> {
             Some(known) => known.unwrap_or_else(|| image.id.clone()),
             None => image.alias.unwrap_or_else(|| image.id.clone()),
         };
-        Item { image_id: image.id, image_path, split: image.split, sha256: image.sha256, captions: image.captions }
+        let raws: Option<Vec<String>> = image.details.into_iter().map(|details| details.raw).collect();
+        let raws = raws.filter(|raws| *raws != image.captions).unwrap_or_default();
+        Item { image_id: image.id, image_path, split: image.split, sha256: image.sha256, captions: image.captions, raws }
     };
     let mut items: Vec<Item> = set.images.into_iter().map(of).collect();
     items.retain(|item| !item.captions.is_empty());

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::{ExportSettings, Exported, Item};
 use crate::dataset::listing::relative_path;
 use crate::files::{put_if_absent, write_atomic};
+use crate::pipeline::sources::{Located, Place};
 use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::stages::Outcome;
 
@@ -17,13 +18,14 @@ pub(super) fn write(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<Exported> {
+    let located = Located::new(&settings.images)?;
     let mut ended = Exported { outcome: Outcome::Complete, exported: 0, failed: 0, kept: 0, out: settings.out.clone() };
     for (done, item) in (1..).zip(items) {
         if interrupt.is_set() {
             ended.outcome = Outcome::Interrupted;
             return Ok(ended);
         }
-        match beside(settings, item) {
+        match beside(settings, &located, item) {
             Ok(picture) => {
                 let mut put = |path: &Path, content: &str| put(path, content, settings.overwrite, &mut ended.kept);
                 put(&picture.with_extension("txt"), &(item.captions.join("\n") + "\n"))?;
@@ -46,15 +48,16 @@ pub(super) fn write(
 }
 
 /// The name that the sidecar's name is made of.
-fn beside(settings: &ExportSettings, item: &Item) -> Result<PathBuf, String> {
-    let picture = item.locate(settings).map_err(|failure| failure.message)?;
-    if !picture.is_file() {
+fn beside(settings: &ExportSettings, located: &Located, item: &Item) -> Result<PathBuf, String> {
+    let place = located.find(&item.image_path).map_err(|failure| failure.message)?;
+    if !place.path().is_file() {
         return Err("the picture is not there".into());
     }
-    Ok(match &settings.out {
-        Some(out) => out.join(relative_path(&item.image_path)),
-        None => picture,
-    })
+    match (&settings.out, place) {
+        (Some(out), _) => Ok(out.join(relative_path(&item.image_path))),
+        (None, Place::File(picture)) => Ok(picture),
+        (None, Place::Member { .. }) => Err("it is in a tar, and nothing can be written beside it: give --out".into()),
+    }
 }
 
 fn put(path: &Path, content: &str, overwrite: bool, kept: &mut u64) -> Result<()> {

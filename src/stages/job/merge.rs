@@ -1,30 +1,36 @@
 //! From a job's finished shards to one table, with the bytes that a single run would have written.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
-use super::ranges;
+use super::{done_word, ranges};
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
+use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
 use crate::pipeline::{
-    Build, Content, Counts, Entry, ErrorsTable, Existing, Held, Interrupt, Lost, Output, Reporter, Roll, Roots, Settings, Sink,
-    Staging, Tick, WouldDrop, errors_in, manifest,
+    Build, Content, Counts, Entry, ErrorsTable, Existing, Held, Interrupt, Lost, Output, Record as ImageRecord, Reporter, Roll,
+    Roots, Settings, Staging, Tick, Value, WouldDrop, errors_in, manifest,
 };
 use crate::stages::Outcome;
 use crate::stages::caption::import::{images, names};
 use crate::stages::caption::tables::{FORMAT, TableSink};
-use crate::stages::caption::{Scored, Scoring, TableFormat, output_of};
+use crate::stages::caption::{Captions, Scored, Scoring, TableFormat, output_of};
+use crate::stages::embed::tables::{EmbeddingSink, FORMAT as EMBEDDINGS_FORMAT};
+use crate::stages::embed::{Dtype, Embedding, Layout};
 
 /// What is to be merged.
 #[derive(Debug, Clone)]
 pub struct MergeSettings {
     pub job: PathBuf,
     pub out: PathBuf,
+    /// Of captions.
     pub format: TableFormat,
+    /// Of embeddings.
+    pub layout: Layout,
     /// Leave out the shards that are not finished.
     pub allow_missing: bool,
     /// Put results of several devices, runtimes or CPU types into one table.
@@ -42,6 +48,8 @@ pub struct MergeSettings {
 #[derive(Debug)]
 pub struct Merged {
     pub outcome: Outcome,
+    /// The command whose results these are.
+    pub stage: String,
     pub counts: Counts,
     /// What the table held before and does not hold now.
     pub lost: Lost,
@@ -67,30 +75,40 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     if counts.succeeded + counts.failed == 0 {
         bail!("no image found ({} files that are not images were skipped)", counts.skipped);
     }
-    let output = output_of(&settings.out, settings.format);
-    let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
+    let embeds = plan.settings.stage == "embed";
+    let (output, format) = match embeds {
+        true => (Output::folder(&settings.out), EMBEDDINGS_FORMAT),
+        false => (output_of(&settings.out, settings.format), FORMAT),
+    };
+    let made_with = if embeds { as_written(&made_with, settings.layout) } else { made_with };
+    let staging = Staging::open(&output, format, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
-    let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
-    let scoring: Option<Scoring> = scoring.context("the plan's scoring cannot be read: plan the job again")?;
-    let held = held(&output, settings);
+    let held = if embeds { held_embeddings(&output) } else { held(&output, settings) };
     let mut roll = Roll::new(&held);
-    let scored = Scored::by(scoring.as_ref());
-    let mut table = TableSink::create(settings.format, settings.quotes_formulas, scored, staging.folder())?;
-    let mut errors = ErrorsTable::create(&staging.folder().join("errors.parquet"))?;
-    let mut done = 0;
-    for record in &records {
-        if interrupt.is_set() {
-            return Ok(Merged { outcome: Outcome::Interrupted, counts, lost: Lost::default(), missing, output });
+    let (reporting, total) = ((reporter, interrupt), counts.found());
+    let merging = Merging { job: &job, records: &records, total, folder: staging.folder(), reporting };
+    let files = match embeds {
+        true => {
+            let sink = embedding_sink(&job, &records, &made_with, settings, staging.folder())?;
+            merging.run(sink, embeddings_in, &mut roll)?
         }
-        append(&job, record, &mut table, &mut errors, &mut roll)?;
-        done += record.counts.found();
-        reporter.tick(&Tick { label: "merging", done, total: counts.found(), rates: vec![] });
-    }
+        false => {
+            let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
+            let scoring: Option<Scoring> = scoring.context("the plan's scoring cannot be read: plan the job again")?;
+            let scored = Scored::by(scoring.as_ref());
+            let sink = TableSink::create(settings.format, settings.quotes_formulas, scored, staging.folder())?;
+            merging.run(sink, captions_in, &mut roll)?
+        }
+    };
+    let stage = plan.settings.stage.clone();
+    let Some(files) = files else {
+        return Ok(Merged { outcome: Outcome::Interrupted, stage, counts, lost: Lost::default(), missing, output });
+    };
     let lost = roll.lost();
     if held.is_much(lost.dropped) && !settings.prune && !settings.overwrite {
         return Err(WouldDrop(format!(
-            "{}: {} images have captions, and those of {} would be dropped: this job has none of them. Nothing there was changed. Give \
+            "{}: {} images have results, and those of {} would be dropped: this job has none of them. Nothing there was changed. Give \
              --prune to let them go, or choose another --out",
             output.path().display(),
             held.len(),
@@ -98,13 +116,12 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         ))
         .into());
     }
-    let files = table.finish()?;
-    errors.finish()?;
     let mut recorded = json!({"job": {"num_shards": plan.num_shards}});
     if !missing.is_empty() {
         recorded["job"]["missing_shards"] = json!(missing);
     }
-    let manifest = manifest(FORMAT, &made_with, &output, "captioned", &counts, lost, &Roots::default(), recorded)?;
+    let done = done_word(&stage);
+    let manifest = manifest(format, &made_with, &output, done, &counts, lost, &Roots::default(), recorded)?;
     write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
     staging.publish(&files, reporter)?;
     let outcome = match counts {
@@ -112,7 +129,7 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         counts if counts.failed + counts.unlisted > 0 || !missing.is_empty() => Outcome::SomeFailed,
         _ => Outcome::Complete,
     };
-    Ok(Merged { outcome, counts, lost, missing, output })
+    Ok(Merged { outcome, stage, counts, lost, missing, output })
 }
 
 /// The images of the table that is there, as far as it can be read: one of other settings is refused before, or replaced on request.
@@ -125,6 +142,15 @@ fn held(output: &Output, settings: &MergeSettings) -> Held {
     }
     let Ok(images) = images(output.path(), settings.format) else { return Held::default() };
     Held::of(images.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
+}
+
+/// The same of embeddings.
+fn held_embeddings(output: &Output) -> Held {
+    if !matches!(output.existing(EMBEDDINGS_FORMAT), Ok(Existing::Finished(_))) {
+        return Held::default();
+    }
+    let Ok(rows) = embeddings_in(output.path()) else { return Held::default() };
+    Held::of(rows.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
 }
 
 /// The same settings with quoted cells, as `caption` records them.
@@ -147,7 +173,10 @@ fn finished(job: &JobFolder, plan: &Plan, settings: &MergeSettings, reporter: &d
         let (are, at) = (ranges(&missing), settings.job.display());
         let message = format!("{} of {} shards are not finished: {are}", missing.len(), plan.num_shards);
         if !settings.allow_missing || records.is_empty() {
-            bail!("{message}; `clipcap caption --job {at} --next=all` finishes them (--allow-missing leaves them out)");
+            bail!(
+                "{message}; `clipcap {} --job {at} --next=all` finishes them (--allow-missing leaves them out)",
+                plan.settings.stage
+            );
         }
         reporter.warn(&format!("{message}; they are left out"));
     }
@@ -169,7 +198,7 @@ fn one_identity(records: &[Record], settings: &MergeSettings) -> Result<Settings
         let told: Vec<String> = kinds.values().map(told).collect();
         bail!(
             "the shards were made on machines of several kinds, and a table of them is not what any one of these would have written \
-             ({}); caption some again (--shard K --overwrite), or give --allow-mixed",
+             ({}); do some again (--shard K --overwrite), or give --allow-mixed",
             told.join("; ")
         );
     }
@@ -195,15 +224,16 @@ fn verify(job: &JobFolder, records: &[Record]) -> Result<()> {
     let is_whole = |file: &ResultFile| sha256_file(&job.result(&file.name)).is_ok_and(|sha256| sha256 == file.sha256);
     let damaged: Vec<u64> = records
         .par_iter()
-        .filter(|record| !is_whole(&record.captions) || !is_whole(&record.errors))
+        .filter(|record| !is_whole(&record.table) || !is_whole(&record.errors))
         .map(|record| record.shard)
         .collect();
     match &damaged[..] {
         [] => Ok(()),
         [first, ..] => bail!(
-            "the results of shards {} are damaged or gone: their bytes are not those that their workers recorded; caption them again: \
-             clipcap caption --job {} --shard {first} --overwrite",
+            "the results of shards {} are damaged or gone: their bytes are not those that their workers recorded; do them again: \
+             clipcap {} --job {} --shard {first} --overwrite",
             ranges(&damaged),
+            records[0].settings.stage,
             job.root().display()
         ),
     }
@@ -215,9 +245,10 @@ fn add(counts: &mut Counts, record: &Record, plan: &Plan) -> Result<()> {
     let planned = plan.shards[record.shard as usize].found;
     if succeeded + failed + skipped != planned {
         bail!(
-            "shard {}: {planned} files were found, and {succeeded} captioned, {failed} failed and {skipped} skipped: caption it again \
+            "shard {}: {planned} files were found, and {succeeded} {}, {failed} failed and {skipped} skipped: do it again \
              (--shard {0} --overwrite)",
-            record.shard
+            record.shard,
+            done_word(&plan.settings.stage)
         );
     }
     counts.succeeded += succeeded;
@@ -228,38 +259,116 @@ fn add(counts: &mut Counts, record: &Record, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Appends a shard's rows to the tables.
-fn append(job: &JobFolder, record: &Record, table: &mut TableSink, errors: &mut ErrorsTable, roll: &mut Roll<'_>) -> Result<()> {
-    let (mut captioned, mut failed) = (0, 0);
-    for image in images(&job.result(&record.captions.name), TableFormat::Parquet)? {
+/// Shards on their way into one output.
+struct Merging<'a> {
+    job: &'a JobFolder,
+    records: &'a [Record],
+    total: u64,
+    folder: &'a Path,
+    reporting: (&'a dyn Reporter, &'a Interrupt),
+}
+
+type Rows<V> = Box<dyn Iterator<Item = Result<(Entry, ImageRecord<V>)>>>;
+
+impl Merging<'_> {
+    /// Appends the rows of all shards, and names the output's files. None where an interrupt came first.
+    fn run<V: Value, K: Build<V>>(
+        &self,
+        mut sink: K,
+        rows: impl Fn(&Path) -> Result<Rows<V>>,
+        roll: &mut Roll<'_>,
+    ) -> Result<Option<Vec<PathBuf>>> {
+        let (reporter, interrupt) = self.reporting;
+        let mut errors = ErrorsTable::create(&self.folder.join("errors.parquet"))?;
+        let mut done = 0;
+        for record in self.records {
+            if interrupt.is_set() {
+                return Ok(None);
+            }
+            let (mut succeeded, mut failed) = (0, 0);
+            for row in rows(&self.job.result(&record.table.name))? {
+                let (entry, image) = row?;
+                roll.take(&image.image_path, image.sha256.as_ref());
+                sink.add(&entry, &image)?;
+                succeeded += 1;
+            }
+            for row in errors_in(&self.job.result(&record.errors.name))? {
+                let (image_path, failure) = row?;
+                errors.add(&image_path, &failure)?;
+                failed += 1;
+            }
+            let counts = &record.counts;
+            ensure!(
+                succeeded == counts.succeeded && failed == counts.failed + counts.unlisted,
+                "shard {}: {succeeded} images and {failed} errors, and its record says {} and {}: do it again (--shard {0} --overwrite)",
+                record.shard,
+                counts.succeeded,
+                counts.failed + counts.unlisted
+            );
+            done += record.counts.found();
+            reporter.tick(&Tick { label: "merging", done, total: self.total, rates: vec![] });
+        }
+        let files = sink.finish()?;
+        errors.finish()?;
+        Ok(Some(files))
+    }
+}
+
+fn captions_in(table: &Path) -> Result<Rows<Captions>> {
+    Ok(Box::new(images(table, TableFormat::Parquet)?.map(|image| {
         let (image_id, image) = image?;
-        let entry = Entry { image_path: image.image_path.clone(), image_id, content: Content::Used };
-        roll.take(&image.image_path, image.sha256.as_ref());
-        table.add(&entry, &image)?;
-        captioned += 1;
+        Ok((Entry { image_path: image.image_path.clone(), image_id, content: Content::Used }, image))
+    })))
+}
+
+fn embeddings_in(table: &Path) -> Result<Rows<Embedding>> {
+    Ok(Box::new(Embeddings::open(table)?.entries().map(|entry| {
+        let mut entry = entry?;
+        let Content::Embedding { values, sha256, damaged } = std::mem::replace(&mut entry.content, Content::Used) else {
+            bail!("{}: no embedding", entry.image_path);
+        };
+        let result = Ok(Embedding { values, damaged });
+        let record = ImageRecord { image_path: entry.image_path.clone(), stat: None, sha256: Some(sha256), result };
+        Ok((entry, record))
+    })))
+}
+
+/// The settings of a single run that writes this layout.
+fn as_written(made_with: &Settings, layout: Layout) -> Settings {
+    let mut settings = made_with.settings.clone();
+    settings["output"]["format"] = layout.name().into();
+    match layout {
+        // As it was recorded: a number may lose its last digit on the way through a file.
+        Layout::Parquet | Layout::OneFile => made_with.clone(),
+        Layout::Npy => Settings::new(&made_with.stage, settings),
     }
-    for row in errors_in(&job.result(&record.errors.name))? {
-        let (image_path, failure) = row?;
-        errors.add(&image_path, &failure)?;
-        failed += 1;
-    }
-    let counts = &record.counts;
-    ensure!(
-        captioned == counts.succeeded && failed == counts.failed + counts.unlisted,
-        "shard {}: {captioned} images and {failed} errors, and its record says {} and {}: caption it again (--shard {0} --overwrite)",
-        record.shard,
-        counts.succeeded,
-        counts.failed + counts.unlisted
-    );
-    Ok(())
+}
+
+/// What the shards' files say of their embeddings is said of all of them.
+fn embedding_sink(
+    job: &JobFolder,
+    records: &[Record],
+    made_with: &Settings,
+    settings: &MergeSettings,
+    folder: &Path,
+) -> Result<EmbeddingSink> {
+    let first = job.result(&records.first().context("no shard is finished")?.table.name);
+    let info = parquet_info(&first, Some(EMBEDDINGS_FORMAT))?;
+    let footer = ["normalized", ENCODER_KEY, SETTINGS_KEY];
+    let footer = footer.map(|key| (key, info.metadata.get(key).cloned().unwrap_or_default())).to_vec();
+    let output = &made_with.settings["output"];
+    let context = || format!("{}: it does not say how its embeddings are written", first.display());
+    let dtype: Dtype = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
+    let dim = output["embedding_dim"].as_u64().with_context(context)? as usize;
+    EmbeddingSink::create(folder, settings.layout, dtype, dim, footer, None)
 }
 
 impl Merged {
     /// The closing summary, as text and as JSON.
     pub fn summary(&self) -> (String, Json) {
         let Counts { succeeded, failed, skipped, unlisted, .. } = self.counts;
-        let found = self.counts.found();
-        let mut text = format!("{found} files: {succeeded} captioned, {failed} failed, {skipped} not images\n");
+        let (found, done) = (self.counts.found(), done_word(&self.stage));
+        let mut text = format!("{found} files: {succeeded} {done}, {failed} failed, {skipped} not images\n");
         if unlisted > 0 {
             text += &format!("{unlisted} folders could not be listed: what they hold is missing\n");
         }
@@ -280,7 +389,7 @@ impl Merged {
             "command": "merge",
             "exit_status": self.outcome.exit_code(),
             "complete": !matches!(self.outcome, Outcome::Interrupted) && self.missing.is_empty(),
-            "counts": {"found": found, "captioned": succeeded, "failed": failed, "skipped": skipped},
+            "counts": {"found": found, done: succeeded, "failed": failed, "skipped": skipped},
             "damaged": self.counts.damaged,
             "dropped": self.lost.dropped,
             "renamed": self.lost.renamed,

@@ -1,4 +1,4 @@
-//! A job over many workers: `plan` cuts what is found into shards, workers caption them in any order, `merge` makes one table of them.
+//! A job over many workers: `plan` cuts what is found into shards, workers caption (or embed) them in any order, `merge` makes one table of them.
 
 use std::path::{Path, PathBuf};
 
@@ -13,13 +13,16 @@ use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
 use crate::pipeline::sources::count_tar;
 use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
-use crate::stages::caption::{CaptionSettings, ModelInfo, Scoring, Wording, captioning, how_images_are_read};
+use crate::stages::caption::{Scoring, Wording, captioning};
 use crate::{generation, stages::Outcome};
 
+mod captioning;
+mod embedding;
 mod merge;
 mod status;
 mod worker;
 
+pub use embedding::embedding_settings_of;
 pub use merge::{MergeSettings, Merged, merge};
 pub use status::{ShardState, Status, status};
 pub use worker::{ShardEnd, Shards, Worker};
@@ -65,12 +68,45 @@ pub fn settings_of(
     captioning(&model, decoding, wording, scoring, json!({"images": images}))
 }
 
-/// As [`settings_of`], for a run and its model.
-pub(super) fn settings_of_run(settings: &CaptionSettings, model: &ModelInfo) -> Settings {
-    let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-    let images = how_images_are_read(settings, &model.preprocess);
-    let scoring = settings.scoring.as_ref();
-    settings_of(&model.identity["fingerprint"], precision, &settings.decoding, &settings.wording, scoring, images)
+/// What a job's results are called in counts, by its stage.
+fn done_word(stage: &str) -> &'static str {
+    if stage == "embed" { "embedded" } else { "captioned" }
+}
+
+/// How a plan says that images are read.
+pub(super) struct PlannedImages {
+    pub limits: Limits,
+    pub exif_rotate: bool,
+    pub full_decode: bool,
+    pub fail_damaged: bool,
+}
+
+impl Worker<'_> {
+    fn images(&self) -> Result<PlannedImages> {
+        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let images = &self.plan.settings.settings["input"]["images"];
+        let number = |name: &str| images[name].as_u64().with_context(context);
+        let flag = |name: &str| images[name].as_bool().with_context(context);
+        Ok(PlannedImages {
+            limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
+            exif_rotate: flag("exif_rotate")?,
+            full_decode: flag("full_decode")?,
+            fail_damaged: flag("fail_damaged")?,
+        })
+    }
+
+    /// Refuses settings, the model's among them, that are not the plan's.
+    fn check(&self, ours: &Settings) -> Result<()> {
+        if *ours != self.plan.settings {
+            bail!(
+                "{}: this worker's results would be other ones than were planned ({}): use the model and the clipcap that the job was planned \
+                 with, or plan it again",
+                self.job.root().display(),
+                self.plan.settings.differences(ours).join("; ")
+            );
+        }
+        Ok(())
+    }
 }
 
 /// How images are read, as a plan keeps it.
@@ -233,9 +269,13 @@ impl Planned {
         if unlisted_folders > 0 {
             text += &format!("{unlisted_folders} folders could not be listed: what they hold is missing\n");
         }
+        let (command, out) = match plan.settings.stage.as_str() {
+            "embed" => ("embed", "embeddings"),
+            _ => ("caption", "captions.parquet"),
+        };
         text += &format!(
-            "caption  clipcap caption --job {job} --shard K   for K from 0 to {last}, anywhere, in any order; or --next\n\
-             merge    clipcap merge {job} --out captions.parquet\n"
+            "{command:<8} clipcap {command} --job {job} --shard K   for K from 0 to {last}, anywhere, in any order; or --next\n\
+             merge    clipcap merge {job} --out {out}\n"
         );
         let json = json!({
             "command": "plan",

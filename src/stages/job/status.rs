@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value as Json, json};
 
 use super::merge::identity_text;
-use super::ranges;
+use super::{done_word, ranges};
 use crate::pipeline::jobfolder::{Claimed, JobFolder, Plan, Record};
 
 /// What is known of a shard.
@@ -113,10 +113,11 @@ impl Status {
         let stragglers = self.stragglers();
         let found = self.plan.counts.found;
         let (done, estimate) = (self.files_done(), self.estimate());
-        let (mut captioned, mut failed, mut skipped) = (0, 0, 0);
+        let done_word = done_word(&self.plan.settings.stage);
+        let (mut succeeded, mut failed, mut skipped) = (0, 0, 0);
         let mut kinds: BTreeMap<String, (u64, u64, f64)> = BTreeMap::new();
         for record in self.finished() {
-            captioned += record.counts.succeeded;
+            succeeded += record.counts.succeeded;
             failed += record.counts.failed;
             skipped += record.counts.skipped;
             let kind = kinds.entry(identity_text(&record.identity)).or_default();
@@ -124,7 +125,7 @@ impl Status {
         }
         let mut text =
             format!("{} {num_finished} of {} shards, {done} of {found} files\n", bar(done, found), self.plan.num_shards);
-        text += &format!("finished   {captioned} captioned, {failed} failed, {skipped} not images\n");
+        text += &format!("finished   {succeeded} {done_word}, {failed} failed, {skipped} not images\n");
         for (kind, (shards, files, seconds)) in &kinds {
             text += &format!(
                 "           {shards} shards on {kind}: {:.1} files/s for each worker\n",
@@ -173,7 +174,7 @@ impl Status {
             "left_behind": left_behind,
             "stragglers": stragglers,
             "planned": self.plan.counts,
-            "counts": {"captioned": captioned, "failed": failed, "skipped": skipped},
+            "counts": {done_word: succeeded, "failed": failed, "skipped": skipped},
             "files_done": done,
             "files_per_second_of_a_worker": self.files_per_second(),
             "estimated_seconds": estimate,

@@ -1,19 +1,17 @@
-//! A worker: captions one shard of a job, or several, and puts their results where `merge` finds them.
+//! A worker: computes one shard of a job, or several, and puts their results where `merge` finds them.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
-use super::settings_of_run;
+use super::done_word;
 use crate::files::sha256_file;
-use crate::generation;
-use crate::image::Limits;
 use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
-use crate::pipeline::{Counts, Interrupt, LockError, Reporter, Settings, Tick, WorkLock};
-use crate::stages::caption::{self, CaptionReport, CaptionSettings, Captioner, ModelInfo, Source, TableFormat, Wording};
+use crate::pipeline::{Counts, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
 
 /// Which shards a worker takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +56,8 @@ impl ShardEnd {
             }
             Self::Done(record) => {
                 let Counts { succeeded, failed, skipped, .. } = record.counts;
-                format!("shard {}: {succeeded} captioned, {failed} failed, {skipped} not images", record.shard)
+                let done = done_word(&record.settings.stage);
+                format!("shard {}: {succeeded} {done}, {failed} failed, {skipped} not images", record.shard)
             }
         }
     }
@@ -78,6 +77,28 @@ impl ShardEnd {
     }
 }
 
+/// What a worker does with a shard.
+pub(super) trait Task {
+    /// Computes what a listing of `found` files holds, and leaves the results in `folder`. None where an interrupt came first.
+    fn shard(
+        &mut self,
+        listing: PathBuf,
+        found: u64,
+        folder: &Path,
+        reporter: &dyn Reporter,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Computed>>;
+}
+
+/// A shard's results before they are moved to where all may read them.
+pub(super) struct Computed {
+    pub counts: Counts,
+    pub output: Output,
+    pub table: PathBuf,
+    /// Of the table's name among the results.
+    pub ending: &'static str,
+}
+
 /// A job, as one worker sees it.
 pub struct Worker<'a> {
     pub job: &'a JobFolder,
@@ -92,62 +113,6 @@ pub struct Worker<'a> {
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 impl Worker<'_> {
-    /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
-    ///
-    /// # Errors
-    /// A plan of another version, which says things differently.
-    pub fn caption_settings(&self, threads: usize, batch_size: usize) -> Result<CaptionSettings> {
-        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
-        let settings = &self.plan.settings.settings;
-        let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
-        let wording = settings.get("wording").cloned().unwrap_or_else(|| json!({}));
-        let wording: Wording = serde_json::from_value(wording).with_context(context)?;
-        let scoring = settings.get("scoring").cloned().map(serde_json::from_value).transpose().with_context(context)?;
-        let images = &settings["input"]["images"];
-        let number = |name: &str| images[name].as_u64().with_context(context);
-        let flag = |name: &str| images[name].as_bool().with_context(context);
-        Ok(CaptionSettings {
-            source: Source::Planned(Default::default(), 0),
-            // Of files the plan has chosen; members of tars are chosen when they are read.
-            wanted: self.plan.wanted.clone(),
-            out: Default::default(),
-            format: TableFormat::Parquet,
-            quotes_formulas: false,
-            decoding,
-            wording,
-            scoring,
-            limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
-            exif_rotate: flag("exif_rotate")?,
-            full_decode: flag("full_decode")?,
-            fail_damaged: flag("fail_damaged")?,
-            threads,
-            batch_size,
-            overwrite: false,
-            keep_work: false,
-            retry_failed: false,
-            prune: true,
-            only: None,
-            max_error_rate: 1.0,
-        })
-    }
-
-    /// Refuses a model that is not the plan's.
-    ///
-    /// # Errors
-    /// [`crate::pipeline::OtherSettings`].
-    pub fn check(&self, settings: &CaptionSettings, model: &ModelInfo) -> Result<()> {
-        let ours = settings_of_run(settings, model);
-        if ours != self.plan.settings {
-            bail!(
-                "{}: this worker's results would be other ones than were planned ({}): use the model and the clipcap that the job was planned \
-                 with, or plan it again",
-                self.job.root().display(),
-                self.plan.settings.differences(&ours).join("; ")
-            );
-        }
-        Ok(())
-    }
-
     /// The shards of `wanted` that are not finished, without a look at claims; all of them with `again`.
     pub fn open_shards(&self, wanted: &Shards) -> Vec<u64> {
         let (from, to) = match wanted {
@@ -157,31 +122,14 @@ impl Worker<'_> {
         (from..=to).filter(|shard| self.again || !self.job.is_done(*shard)).collect()
     }
 
-    /// Captions the shards. The model is loaded when it is first needed, and once.
+    /// Works on the shards, one after the other.
     ///
     /// # Errors
-    /// See [`caption::run`]. What was finished before stays finished.
-    pub fn run<C: Captioner>(
-        &self,
-        shards: &Shards,
-        settings: &CaptionSettings,
-        model: &ModelInfo,
-        load: impl FnOnce() -> Result<C>,
-    ) -> Result<Vec<ShardEnd>> {
-        self.check(settings, model)?;
-        let (mut loaded, mut load) = (None, Some(load));
+    /// What the task met. What was finished before stays finished.
+    pub(super) fn work(&self, shards: &Shards, task: &mut dyn Task) -> Result<Vec<ShardEnd>> {
         let mut ends = Vec::new();
         let mut take = |shard: u64, claim: Claim| -> Result<bool> {
-            let (loaded, load) = (&mut loaded, &mut load);
-            let load = move || {
-                // Moved in, so that the captioner may be lent beyond this closure.
-                let (loaded, load) = (loaded, load);
-                if let Some(load) = load.take() {
-                    *loaded = Some(load()?);
-                }
-                loaded.as_mut().context("the model could not be loaded")
-            };
-            let end = self.shard(shard, claim, settings, model, load)?;
+            let end = self.shard(shard, claim, task)?;
             let goes_on = !matches!(end, ShardEnd::Interrupted(_));
             ends.push(end);
             Ok(goes_on)
@@ -210,14 +158,7 @@ impl Worker<'_> {
         Ok(ends)
     }
 
-    fn shard<C: Captioner>(
-        &self,
-        shard: u64,
-        claim: Claim,
-        settings: &CaptionSettings,
-        model: &ModelInfo,
-        load: impl FnOnce() -> Result<C>,
-    ) -> Result<ShardEnd> {
+    fn shard(&self, shard: u64, claim: Claim, task: &mut dyn Task) -> Result<ShardEnd> {
         let attempt = self.job.attempt(shard);
         let Some(lock) = self.lock(shard, &attempt)? else { return Ok(ShardEnd::Interrupted(shard)) };
         // Another worker may have finished it while this one waited.
@@ -235,18 +176,12 @@ impl Worker<'_> {
                 listing.display()
             );
         }
-        let settings = CaptionSettings {
-            source: Source::Planned(listing, planned.found),
-            out: attempt.join("captions.parquet"),
-            ..settings.clone()
-        };
         let start = Instant::now();
         let watching = Watching { reporter: self.reporter, claim: &claim };
-        let report = caption::run(&settings, model, load, &watching, self.interrupt)?;
-        if !report.report.complete {
+        let Some(computed) = task.shard(listing, planned.found, &attempt, &watching, self.interrupt)? else {
             return Ok(ShardEnd::Interrupted(shard));
-        }
-        let record = self.record(shard, &report, start.elapsed())?;
+        };
+        let record = self.record(shard, &computed, start.elapsed())?;
         let end = self.put(record)?;
         drop(claim);
         self.job.clear_claims(shard);
@@ -257,7 +192,7 @@ impl Worker<'_> {
 
     /// Locks this machine's folder of the shard; waits for another worker that has it, and takes over where that one is killed.
     /// None after an interrupt.
-    fn lock(&self, shard: u64, attempt: &std::path::Path) -> Result<Option<WorkLock>> {
+    fn lock(&self, shard: u64, attempt: &Path) -> Result<Option<WorkLock>> {
         let mut has_told = false;
         loop {
             match WorkLock::acquire(attempt) {
@@ -277,8 +212,9 @@ impl Worker<'_> {
     }
 
     /// Moves the finished tables among the results, and says what they are.
-    fn record(&self, shard: u64, report: &CaptionReport, time: Duration) -> Result<Record> {
-        let manifest = report.output.manifest();
+    fn record(&self, shard: u64, computed: &Computed, time: Duration) -> Result<Record> {
+        let Computed { counts, output, table, ending } = computed;
+        let manifest = output.manifest();
         let text = fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
         let settings: Settings = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", manifest.display()))?;
         let identity = settings.settings["model"].clone();
@@ -286,9 +222,9 @@ impl Worker<'_> {
             format: Record::format(),
             plan: self.plan.id.clone(),
             shard,
-            counts: report.report.counts,
-            captions: self.job.keep_result(shard, report.output.path(), "captions.parquet")?,
-            errors: self.job.keep_result(shard, &report.output.errors(), "errors.parquet")?,
+            counts: *counts,
+            table: self.job.keep_result(shard, table, ending)?,
+            errors: self.job.keep_result(shard, &output.errors(), "errors.parquet")?,
             settings,
             identity,
             seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
@@ -303,13 +239,13 @@ impl Worker<'_> {
         let is_ours = self.job.put_record(&record, self.again)?;
         let stands = if is_ours { record.clone() } else { self.job.record(self.plan, shard)?.context("a record is there")? };
         let others = if is_ours { before } else { Some(record.clone()) };
-        for file in others.iter().flat_map(|other| [&other.captions, &other.errors]) {
+        for file in others.iter().flat_map(|other| [&other.table, &other.errors]) {
             self.drop_result(file, &stands)?;
         }
         if is_ours {
             return Ok(ShardEnd::Done(Box::new(stands)));
         }
-        if stands.captions != record.captions || stands.errors != record.errors {
+        if stands.table != record.table || stands.errors != record.errors {
             self.reporter.warn(&format!(
                 "shard {shard}: {} finished it first, with other bytes than this worker's: is that machine of another type?",
                 stands.host
@@ -320,7 +256,7 @@ impl Worker<'_> {
 
     /// Removes a file of results that no record speaks of.
     fn drop_result(&self, file: &ResultFile, stands: &Record) -> Result<()> {
-        if file.name != stands.captions.name && file.name != stands.errors.name {
+        if file.name != stands.table.name && file.name != stands.errors.name {
             let path = self.job.result(&file.name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

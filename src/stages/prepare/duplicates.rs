@@ -11,7 +11,7 @@ use super::images::Found;
 use crate::dataset::assemble::Assembled;
 use crate::dataset::duplicates::{Pair, exact, near};
 use crate::dataset::tables::{DuplicateRow, ImageRow};
-use crate::image::load;
+use crate::image::load_bytes;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 
 /// Pairs of equal content, then pairs that look alike where that was asked for.
@@ -68,7 +68,8 @@ fn hashes(
             if row.status != "ok" || interrupt.is_set() {
                 return None;
             }
-            let loaded = load(&folder[image.listed?].path, &settings.limits, true).ok()?;
+            let bytes = folder[image.listed?].place.read(&settings.limits).ok()?;
+            let loaded = load_bytes(&bytes, &settings.limits, true).ok()?;
             let hasher = HasherConfig::with_bytes_type::<[u8; 8]>().hash_alg(HashAlg::Gradient).hash_size(8, 8).to_hasher();
             Some(u64::from_le_bytes(hasher.hash_image(&loaded.pixels).into_inner()))
         })

@@ -1,21 +1,22 @@
-//! What is in the folders: every image file read once, hashed, and its header understood.
+//! What is in the folders and tars: every image file read once, hashed, and its header understood.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use rayon::prelude::*;
 
 use crate::dataset::listing::{Entry, Kind, Listing};
-use crate::dataset::wanted::Wanted;
+use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::sha256_hex;
 use crate::image::{self, Content, Failure, Limits, Reason};
-use crate::pipeline::{Interrupt, Reporter, Tick};
+use crate::pipeline::sources::{Members, Place};
+use crate::pipeline::{self, Interrupt, Reporter, Tick};
 
 /// An image file, good or bad.
 #[derive(Debug, Clone)]
 pub struct Found {
-    pub path: PathBuf,
+    pub place: Place,
     pub image_path: String,
     /// As every command has it; see [`naming`](crate::dataset::naming).
     pub image_id: String,
@@ -29,7 +30,7 @@ pub struct Found {
 /// Bytes that tell an image from another file.
 const HEAD_BYTES: usize = 64;
 
-/// Lists the folders and reads every image in them, on every core. The list's order is kept. Files that are no images are left out.
+/// Lists the folders and tars and reads every image in them, on every core. The list's order is kept. Files that are no images are left out.
 pub fn examine(
     roots: &[PathBuf],
     own: &[PathBuf],
@@ -38,32 +39,64 @@ pub fn examine(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<Vec<Found>> {
-    let listing = Listing::new(roots, own, wanted)?;
+    let (listing, members) = (Listing::new(roots, own, wanted)?, wanted.of_members()?);
     let entries: Vec<Entry> = listing.iter().collect();
-    if let Some(tar) = entries.iter().find(|entry| entry.kind == Kind::Tar) {
-        bail!("{}: prepare reads folders and image files, and this is a tar: unpack it first", tar.path.display());
-    }
-    listing.left_out().told().iter().for_each(|told| reporter.note(told));
-    for entry in entries.iter().filter(|entry| !entry.kind.is_found()) {
+    for entry in entries.iter().filter(|entry| matches!(entry.kind, Kind::UnreadableFolder(_))) {
         reporter.warn(&format!("{}: this folder cannot be listed, so its images are missing", entry.image_path));
     }
-    let total = entries.len() as u64;
+    // How many are in tars is not known.
+    let is_counted = entries.iter().all(|entry| entry.kind != Kind::Tar);
+    let total = if is_counted { entries.len() as u64 } else { 0 };
     let done = AtomicU64::new(0);
-    let found: Vec<Option<Found>> = entries
-        .into_par_iter()
-        .map(|entry| {
-            if interrupt.is_set() {
-                return None;
+    let tick = || {
+        let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if count.is_multiple_of(256) || count == total {
+            reporter.tick(&Tick { label: "reading images", done: count, total, rates: Vec::new() });
+        }
+    };
+    let found = entries.into_par_iter().flat_map_iter(|entry| -> Box<dyn Iterator<Item = Found>> {
+        if interrupt.is_set() {
+            return Box::new(std::iter::empty());
+        }
+        if entry.kind == Kind::Tar {
+            return Box::new(in_tar(&entry, members.clone(), limits, reporter, interrupt).inspect(|_| tick()));
+        }
+        let found = look_at(entry, limits);
+        tick();
+        Box::new(found.into_iter())
+    });
+    let found = found.collect();
+    listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
+    Ok(found)
+}
+
+/// The images in a tar.
+fn in_tar<'a>(
+    entry: &Entry,
+    filter: MemberFilter,
+    limits: &'a Limits,
+    reporter: &'a dyn Reporter,
+    interrupt: &'a Interrupt,
+) -> impl Iterator<Item = Found> + use<'a> {
+    let tar = entry.path.clone();
+    let mut members = Members::open(&tar, &entry.image_path, limits.max_bytes, filter);
+    std::iter::from_fn(move || {
+        loop {
+            let member = members.next().filter(|_| !interrupt.is_set())?;
+            let place = Place::Member { tar: tar.clone(), extent: members.extent() };
+            let pipeline::Entry { image_path, image_id, content } = member;
+            let found = Found { place, image_path, image_id, content: None, size: None, failure: None };
+            match content {
+                pipeline::Content::Bytes(bytes) => return Some(with_bytes(found, &bytes, limits)),
+                pipeline::Content::Failed(failure) => {
+                    let reason = failure.reason.parse().unwrap_or(Reason::Unreadable);
+                    return Some(Found { failure: Some(Failure::new(reason, failure.message)), ..found });
+                }
+                pipeline::Content::Unlisted(failure) => reporter.warn(&format!("{}: {}", found.image_path, failure.message)),
+                _ => {}
             }
-            let found = look_at(entry, limits);
-            let count = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if count.is_multiple_of(256) || count == total {
-                reporter.tick(&Tick { label: "reading images", done: count, total, rates: Vec::new() });
-            }
-            found
-        })
-        .collect();
-    Ok(found.into_iter().flatten().collect())
+        }
+    })
 }
 
 /// One hash of what was found: names, contents, and why some could not be read.
@@ -80,14 +113,11 @@ pub fn fingerprint(found: &[Found]) -> String {
 fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
     let Entry { path, image_path, image_id, kind } = entry;
     let called = image::called_an_image(&path);
-    let failed = |failure: Failure| Found {
-        path: path.clone(),
-        image_path: image_path.clone(),
-        image_id: image_id.clone(),
-        content: failure.content.clone(),
-        size: None,
-        failure: Some(failure),
+    let found = |content| {
+        let place = Place::File(path.clone());
+        Found { place, image_path: image_path.clone(), image_id: image_id.clone(), content, size: None, failure: None }
     };
+    let failed = |failure: Failure| Found { failure: Some(failure.clone()), ..found(failure.content) };
     match kind {
         Kind::UnreadableFolder(_) | Kind::Tar => return None,
         Kind::Special | Kind::BrokenLink if !called => return None,
@@ -96,20 +126,24 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
         Kind::File if !called && !begins_like_an_image(&path) => return None,
         Kind::File => {}
     }
-    let bytes = match image::read(&path, limits) {
-        Ok(bytes) => bytes,
-        Err(failure) => return Some(failed(failure)),
-    };
-    let content = Content { sha256: sha256_hex(&bytes), bytes: bytes.len() as u64 };
-    let (size, failure) = match image::header(&bytes, limits) {
+    Some(match image::read(&path, limits) {
+        Ok(bytes) => with_bytes(found(None), &bytes, limits),
+        Err(failure) => failed(failure),
+    })
+}
+
+/// An image whose file was read.
+fn with_bytes(found: Found, bytes: &[u8], limits: &Limits) -> Found {
+    let content = Content { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 };
+    let (size, failure) = match image::header(bytes, limits) {
         Ok(header) => (Some(header.upright()), None),
         Err(failure) => (None, Some(failure)),
     };
-    Some(Found { content: Some(content), size, failure, path, image_path, image_id })
+    Found { content: Some(content), size, failure, ..found }
 }
 
 /// A regular file under another name that is an image all the same.
-fn begins_like_an_image(path: &std::path::Path) -> bool {
+fn begins_like_an_image(path: &Path) -> bool {
     use std::io::Read;
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let read = std::fs::File::open(path).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));

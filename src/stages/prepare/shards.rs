@@ -8,7 +8,8 @@ use super::images::Found;
 use crate::dataset::assemble::Assembled;
 use crate::dataset::tables::{ImageRow, ImageShard, write_image_shard};
 use crate::files::sha256_hex;
-use crate::image::{Limits, read};
+use crate::image::Limits;
+use crate::pipeline::sources::Place;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 
 /// A shard ends when its images hold this many bytes.
@@ -45,11 +46,11 @@ pub fn write(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let good: Vec<(&ImageRow, &Path)> = rows
+    let good: Vec<(&ImageRow, &Place)> = rows
         .iter()
         .zip(&set.images)
         .filter(|(row, _)| row.status == "ok")
-        .filter_map(|(row, image)| Some((row, folder[image.listed?].path.as_path())))
+        .filter_map(|(row, image)| Some((row, &folder[image.listed?].place)))
         .collect();
     let total = good.len() as u64;
     let mut rest = &good[..];
@@ -68,9 +69,11 @@ pub fn write(
     Ok(())
 }
 
-fn read_again(row: &ImageRow, path: &Path, limits: &Limits) -> Result<Vec<u8>> {
-    let bytes = match read(path, limits) {
+fn read_again(row: &ImageRow, place: &Place, limits: &Limits) -> Result<Vec<u8>> {
+    let path = place.path();
+    let bytes = match place.read(limits) {
         Ok(bytes) => bytes,
+        Err(failure) if matches!(place, Place::Member { extent: None, .. }) => bail!("{}: {}", path.display(), failure.message),
         Err(failure) => bail!("{}: {} since it was listed: run prepare again", path.display(), failure.reason.as_str()),
     };
     if row.sha256 != Some(sha256_hex(&bytes).as_str()) {

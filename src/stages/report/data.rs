@@ -104,6 +104,7 @@ mod tests {
             sha256: None,
             clip_score: Some(0.31249),
             rank: None,
+            raw: None,
         };
         let figures = Figures { length: 8, repetition: 0.0, scores: Some([1.23456, 1.0]) };
         let image = Image {

@@ -53,7 +53,7 @@ impl Pixels {
             let images = StoredImages::open(&self.dataset)?;
             return use_rows(&mut Rows::new(self, images.entries(), images.num_rows, reporter));
         }
-        let files = DatasetFiles::open(&self.dataset, &self.roots)?;
+        let files = DatasetFiles::open(&self.dataset, &self.roots, Limits::default().max_bytes)?;
         use_rows(&mut Rows::new(self, files.entries()?, files.num_rows, reporter))
     }
 

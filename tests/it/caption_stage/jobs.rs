@@ -13,6 +13,7 @@ use clipcap::pipeline::jobfolder::{JobFolder, Plan};
 use clipcap::pipeline::{Interrupt, Reporter, Silent, Tick};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};
+use clipcap::stages::embed::Layout;
 use clipcap::stages::job::{
     self, MergeSettings, Merged, PlanSettings, Planned, ShardEnd, ShardState, Shards, Worker, images_of, settings_of,
 };
@@ -72,6 +73,7 @@ fn merge_settings(job: &Path, out: &Path) -> MergeSettings {
         job: job.into(),
         out: out.into(),
         format: TableFormat::of(out).unwrap(),
+        layout: Layout::Parquet,
         allow_missing: false,
         allow_mixed: false,
         overwrite: false,

@@ -1,0 +1,110 @@
+//! A worker that captions.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::worker::{Computed, Task};
+use super::{ShardEnd, Shards, Worker, settings_of};
+use crate::generation;
+use crate::pipeline::{Interrupt, Reporter};
+use crate::stages::caption::{self, CaptionSettings, Captioner, ModelInfo, Source, TableFormat, Wording, how_images_are_read};
+
+impl Worker<'_> {
+    /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
+    ///
+    /// # Errors
+    /// A plan of another version, which says things differently.
+    pub fn caption_settings(&self, threads: usize, batch_size: usize) -> Result<CaptionSettings> {
+        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let settings = &self.plan.settings.settings;
+        let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
+        let wording = settings.get("wording").cloned().unwrap_or_else(|| json!({}));
+        let wording: Wording = serde_json::from_value(wording).with_context(context)?;
+        let scoring = settings.get("scoring").cloned().map(serde_json::from_value).transpose().with_context(context)?;
+        let images = self.images()?;
+        Ok(CaptionSettings {
+            source: Source::Planned(Default::default(), 0),
+            // Of files the plan has chosen; members of tars are chosen when they are read.
+            wanted: self.plan.wanted.clone(),
+            out: Default::default(),
+            format: TableFormat::Parquet,
+            quotes_formulas: false,
+            decoding,
+            wording,
+            scoring,
+            limits: images.limits,
+            exif_rotate: images.exif_rotate,
+            full_decode: images.full_decode,
+            fail_damaged: images.fail_damaged,
+            threads,
+            batch_size,
+            overwrite: false,
+            keep_work: false,
+            retry_failed: false,
+            prune: true,
+            only: None,
+            max_error_rate: 1.0,
+        })
+    }
+
+    /// Captions the shards. The model is loaded when it is first needed, and once.
+    ///
+    /// # Errors
+    /// A model that is not the plan's ([`crate::pipeline::OtherSettings`]); see [`caption::run`]. What was finished before stays finished.
+    pub fn run<C: Captioner>(
+        &self,
+        shards: &Shards,
+        settings: &CaptionSettings,
+        model: &ModelInfo,
+        load: impl FnOnce() -> Result<C>,
+    ) -> Result<Vec<ShardEnd>> {
+        let precision = model.identity["precision"].as_str().unwrap_or("fp32");
+        let images = how_images_are_read(settings, &model.preprocess);
+        let ours = settings_of(
+            &model.identity["fingerprint"],
+            precision,
+            &settings.decoding,
+            &settings.wording,
+            settings.scoring.as_ref(),
+            images,
+        );
+        self.check(&ours)?;
+        self.work(shards, &mut Captioning { settings, model, load: Some(load), loaded: None })
+    }
+}
+
+struct Captioning<'a, C, L> {
+    settings: &'a CaptionSettings,
+    model: &'a ModelInfo,
+    load: Option<L>,
+    loaded: Option<C>,
+}
+
+impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
+    fn shard(
+        &mut self,
+        listing: PathBuf,
+        found: u64,
+        folder: &Path,
+        reporter: &dyn Reporter,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Computed>> {
+        let Self { settings, model, load, loaded } = self;
+        let settings =
+            CaptionSettings { source: Source::Planned(listing, found), out: folder.join("captions.parquet"), ..settings.clone() };
+        let load = move || {
+            // Moved in, so that the model may be lent beyond this closure.
+            let (loaded, load) = (loaded, load);
+            if let Some(load) = load.take() {
+                *loaded = Some(load()?);
+            }
+            loaded.as_mut().context("the model could not be loaded")
+        };
+        let report = caption::run(&settings, model, load, reporter, interrupt)?;
+        let table = report.output.path().to_path_buf();
+        let computed = Computed { counts: report.report.counts, output: report.output, table, ending: "captions.parquet" };
+        Ok(report.report.complete.then_some(computed))
+    }
+}

@@ -1,0 +1,111 @@
+//! A worker that embeds.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value as Json, json};
+
+use super::worker::{Computed, Task};
+use super::{ShardEnd, Shards, Worker};
+use crate::models::ImageEncoder;
+use crate::pipeline::{Interrupt, Reporter, Settings};
+use crate::stages::embed::{self, Dtype, EmbedSettings, EncoderInfo, Layout, Source};
+
+/// What an embedding job's results depend on, but for the device, its runtime and the CPU's type.
+pub fn embedding_settings_of(
+    fingerprint: &Json,
+    precision: &str,
+    images: Json,
+    dtype: Dtype,
+    normalize: bool,
+    embedding_dim: usize,
+) -> Settings {
+    let model = json!({"fingerprint": fingerprint, "precision": precision});
+    embed::embedding(&model, images, embed::written(Layout::Parquet, dtype, normalize, false, embedding_dim))
+}
+
+impl Worker<'_> {
+    /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
+    ///
+    /// # Errors
+    /// A plan of another version, which says things differently.
+    pub fn embed_settings(&self, threads: usize, batch_size: usize) -> Result<EmbedSettings> {
+        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let output = &self.plan.settings.settings["output"];
+        let dtype = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
+        let images = self.images()?;
+        Ok(EmbedSettings {
+            source: Source::Planned(Default::default(), 0),
+            // Of files the plan has chosen; members of tars are chosen when they are read.
+            wanted: self.plan.wanted.clone(),
+            out: Default::default(),
+            layout: Layout::OneFile,
+            dtype,
+            normalize: output["normalized"].as_bool().with_context(context)?,
+            save_images: false,
+            limits: images.limits,
+            exif_rotate: images.exif_rotate,
+            full_decode: images.full_decode,
+            fail_damaged: images.fail_damaged,
+            threads,
+            batch_size,
+            overwrite: false,
+            keep_work: false,
+            retry_failed: false,
+            prune: true,
+            max_error_rate: 1.0,
+        })
+    }
+
+    /// Embeds the shards. The encoder is loaded when it is first needed, and once.
+    ///
+    /// # Errors
+    /// An encoder that is not the plan's ([`crate::pipeline::OtherSettings`]); see [`embed::run`]. What was finished before stays finished.
+    pub fn embed<E: ImageEncoder>(
+        &self,
+        shards: &Shards,
+        settings: &EmbedSettings,
+        model: &EncoderInfo,
+        load: impl FnOnce() -> Result<E>,
+    ) -> Result<Vec<ShardEnd>> {
+        let precision = model.identity["precision"].as_str().unwrap_or("fp32");
+        let (images, dim) = (embed::how_images_are_read(settings, &model.preprocess), model.embedding_dim);
+        let fingerprint = &model.identity["fingerprint"];
+        self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
+        self.work(shards, &mut Embedding { settings, model, load: Some(load), loaded: None })
+    }
+}
+
+struct Embedding<'a, E, L> {
+    settings: &'a EmbedSettings,
+    model: &'a EncoderInfo,
+    load: Option<L>,
+    loaded: Option<E>,
+}
+
+impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
+    fn shard(
+        &mut self,
+        listing: PathBuf,
+        found: u64,
+        folder: &Path,
+        reporter: &dyn Reporter,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Computed>> {
+        let Self { settings, model, load, loaded } = self;
+        let settings =
+            EmbedSettings { source: Source::Planned(listing, found), out: folder.join("embeddings"), ..settings.clone() };
+        let load = move || {
+            // Moved in, so that the model may be lent beyond this closure.
+            let (loaded, load) = (loaded, load);
+            if let Some(load) = load.take() {
+                *loaded = Some(load()?);
+            }
+            loaded.as_mut().context("the encoder could not be loaded")
+        };
+        let report = embed::run(&settings, model, load, reporter, interrupt)?;
+        let table = report.output.path().join("part-00000.parquet");
+        let computed = Computed { counts: report.report.counts, output: report.output, table, ending: "embeddings.parquet" };
+        Ok(report.report.complete.then_some(computed))
+    }
+}
