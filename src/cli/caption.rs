@@ -2,22 +2,26 @@ use std::path::{Path, PathBuf};
 
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
-use crate::dataset::tar::expanded;
-use crate::dataset::wanted::Wanted;
 use crate::generation;
 use crate::image::Limits;
 use crate::models::Bundle;
-use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, TableFormat, Wording};
-use crate::text::clean::{Cleaner, Cleaning, Punctuation, Script};
+use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, TableFormat};
 
+mod decoding;
+mod images;
+mod original;
+mod resume;
 mod scoring;
 
+pub(super) use decoding::{DecodingArgs, within_positions};
+pub(super) use images::{FileArgs, ImageArgs, parquet_source};
+use original::OriginalArgs;
+pub(super) use resume::{ResumeArgs, share};
 pub(super) use scoring::ScoringArgs;
 use scoring::{Chosen, open_scorer};
 
@@ -84,205 +88,6 @@ pub struct CaptionArgs {
     dry_run: bool,
     #[command(flatten)]
     original: OriginalArgs,
-}
-
-/// How captions are chosen.
-#[derive(clap::Args)]
-pub(super) struct DecodingArgs {
-    /// Captions per image; needs sampling or --num-beams (default: 1)
-    #[arg(long, value_name = "N", aliases = ["num_captions", "num_generate", "num-generate"], help_heading = "Decoding")]
-    num_captions: Option<usize>,
-    /// Sampling temperature: below 1 safer, above 1 more varied (default when sampling: 1)
-    #[arg(long, value_name = "T", help_heading = "Decoding")]
-    temperature: Option<f64>,
-    /// Sample from the K likeliest tokens (default: 0, all)
-    #[arg(long, value_name = "K", aliases = ["top_k", "topk"], help_heading = "Decoding")]
-    top_k: Option<usize>,
-    /// Sample from the likeliest tokens that together have this probability (default: 1, all)
-    #[arg(long, value_name = "P", aliases = ["top_p", "topp"], help_heading = "Decoding")]
-    top_p: Option<f64>,
-    /// Beam search with this many beams, at most 1000 (default: no beam search)
-    #[arg(long, value_name = "N", alias = "num_beams", help_heading = "Decoding")]
-    num_beams: Option<usize>,
-    /// Length penalty of beam search: score / length^X (default: 1)
-    #[arg(long, value_name = "X", alias = "length_penalty", help_heading = "Decoding")]
-    length_penalty: Option<f64>,
-    /// Minimum tokens per caption, not counting [SEP] (default: 0)
-    #[arg(long, value_name = "N", alias = "min_new_tokens", help_heading = "Decoding")]
-    min_new_tokens: Option<usize>,
-    /// Maximum tokens per caption, counting [SEP] (default: 67, or what the model has positions for)
-    #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
-    max_new_tokens: Option<usize>,
-    /// Make tokens that the caption already has less likely (default: 1, no change)
-    #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
-    repetition_penalty: Option<f64>,
-    /// Never repeat N tokens in a row within a caption (default: 0, allowed)
-    #[arg(long, value_name = "N", alias = "no_repeat_ngram_size", help_heading = "Decoding")]
-    no_repeat_ngram_size: Option<usize>,
-    /// Do not stop looping captions (default: stop when 1-8 tokens repeat four times)
-    #[arg(long, alias = "no_loop_guard", help_heading = "Decoding")]
-    no_loop_guard: bool,
-    /// Distinct captions per image; resample up to N times, then write fewer
-    #[arg(long, help_heading = "Decoding")]
-    distinct: bool,
-    /// End captions with this token: text, which stays in them, or a special token by name (default: as the bundle records)
-    #[arg(long, value_name = "TOKEN", alias = "stop_token", help_heading = "Decoding")]
-    stop_token: Option<String>,
-    /// Text behind the image's prefix that captions go on from (default: the bundle's; \"\" for none)
-    #[arg(long, value_name = "TEXT", help_heading = "Decoding")]
-    prompt: Option<String>,
-    /// Write captions in simplified or traditional characters (default: as the model says them)
-    #[arg(long, value_enum, value_name = "SCRIPT", help_heading = "Clean-up")]
-    script: Option<ScriptArg>,
-    /// Replace what a regular expression matches: 'PATTERN=TEXT', with $1 for a group; may be given several times
-    #[arg(long, value_name = "PATTERN=TEXT", help_heading = "Clean-up")]
-    replace: Vec<String>,
-    /// Punctuation: none (removed), no-end (removed at the end), wide (Chinese marks) or ascii (default: as the model says it)
-    #[arg(long, value_enum, value_name = "HOW", help_heading = "Clean-up")]
-    punctuation: Option<PunctuationArg>,
-    /// Leave out captions with any of these words; an image that keeps none fails as `filtered`
-    #[arg(long, value_name = "WORDS", alias = "banned_words", value_delimiter = ',', help_heading = "Clean-up")]
-    banned_words: Vec<String>,
-    /// Leave out captions with none of these words; an image that keeps none fails as `filtered`
-    #[arg(long, value_name = "WORDS", alias = "required_words", value_delimiter = ',', help_heading = "Clean-up")]
-    required_words: Vec<String>,
-    /// Seed of sampling; the same image and seed give the same captions in any folder
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Decoding")]
-    seed: u64,
-}
-
-/// How image files are read.
-#[derive(clap::Args)]
-pub(super) struct ImageArgs {
-    /// Column of the images' bytes, where the inputs are Parquet files (bytes, or Hugging Face's struct<bytes, path>)
-    #[arg(long, value_name = "COLUMN", alias = "image_column", default_value = "image", help_heading = "Images")]
-    pub image_column: String,
-    /// Ignore EXIF orientation
-    #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
-    pub no_exif_rotate: bool,
-    /// Decode every pixel of large JPEGs, which are otherwise read at a half, quarter or eighth of their size where that is at least
-    /// twice what the model sees (slower; numbers differ in the fourth decimal)
-    #[arg(long, alias = "full_decode", help_heading = "Images")]
-    pub full_decode: bool,
-    /// Fail damaged images too, of which a part of the picture is left (otherwise marked in the column "damaged")
-    #[arg(long, alias = "fail_damaged", help_heading = "Images")]
-    pub fail_damaged: bool,
-    /// Images above this many pixels fail
-    #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
-    pub max_pixels: u64,
-    /// Image files above this many bytes fail
-    #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
-    pub max_bytes: u64,
-}
-
-/// Which files of a folder are looked at.
-#[derive(clap::Args)]
-pub(super) struct FileArgs {
-    /// Take hidden files and folders too (names that begin with a dot, and @eaDir)
-    #[arg(long, help_heading = "Files")]
-    pub hidden: bool,
-    /// Take only files that match this pattern, written as in .gitignore, such as '*.jpg' (may be given several times)
-    #[arg(long, value_name = "GLOB", help_heading = "Files")]
-    pub include: Vec<String>,
-    /// Leave out files and folders that match this pattern, such as 'thumbs/' or '*_small.*' (may be given several times)
-    #[arg(long, value_name = "GLOB", help_heading = "Files")]
-    pub exclude: Vec<String>,
-}
-
-impl FileArgs {
-    /// `of_folders`: whether files of folders are looked at; for other sources nothing can be chosen.
-    pub fn wanted(&self, of_folders: bool) -> Result<Wanted, BadUsage> {
-        let wanted = Wanted { hidden: self.hidden, include: self.include.clone(), exclude: self.exclude.clone() };
-        if !of_folders && wanted != Wanted::default() {
-            return Err(BadUsage(
-                "--hidden, --include and --exclude choose among the files of folders, and none is given".into(),
-            ));
-        }
-        wanted.check().map(|()| wanted).map_err(|error| BadUsage(error.to_string()))
-    }
-}
-
-/// Parquet files that hold images, with patterns expanded; None where the paths are no such files.
-pub(super) fn parquet_source(paths: &[PathBuf], column: &str) -> anyhow::Result<Option<Vec<PathBuf>>> {
-    let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
-    if !paths.iter().any(is_parquet) {
-        return Ok(None);
-    }
-    if let Some(other) = paths.iter().find(|path| !is_parquet(path)) {
-        let message = format!("{}: Parquet files (with a column {column} of images) are read by themselves", other.display());
-        return Err(BadUsage(message).into());
-    }
-    let mut files = Vec::new();
-    for path in paths {
-        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
-    }
-    Ok(Some(files))
-}
-
-/// What happens to earlier work and to failures.
-#[derive(clap::Args)]
-pub(super) struct ResumeArgs {
-    /// Overwrite the output and start over (if interrupted, the same command resumes)
-    #[arg(long, help_heading = "Running")]
-    pub overwrite: bool,
-    /// Keep the work folder after success, so that a rerun need not read unchanged files
-    #[arg(long, alias = "keep_work", help_heading = "Running")]
-    pub keep_work: bool,
-    /// Let the results of images go that are not found any more. Without this, a run is refused that takes its images from other folders
-    /// than the output did, or that would drop more than a tenth of what is there
-    #[arg(long, help_heading = "Running")]
-    pub prune: bool,
-    /// With --overwrite: refuse what --prune is for (a pipeline overwrites by itself)
-    #[arg(long, hide = true, requires = "overwrite")]
-    pub guarded: bool,
-    /// Retry images that failed before an interruption (a finished run's failures are always retried)
-    #[arg(long, alias = "retry_failed", help_heading = "Running")]
-    pub retry_failed: bool,
-    /// Exit with status 1 if more than this share of the images failed
-    #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share, help_heading = "Running")]
-    pub max_error_rate: f64,
-}
-
-impl ResumeArgs {
-    /// Whoever overwrites says that what is there may go.
-    pub(super) fn may_drop(&self) -> bool {
-        self.prune || self.overwrite && !self.guarded
-    }
-}
-
-/// Flags of the original's predict.py that a bundle answers by itself; they are compared with it.
-#[derive(clap::Args)]
-struct OriginalArgs {
-    #[arg(long = "gpt2_model_path", hide = true)]
-    gpt2_model_path: Option<PathBuf>,
-    #[arg(long = "bert_model_path", hide = true)]
-    bert_model_path: Option<PathBuf>,
-    #[arg(long = "clip_model_path", hide = true)]
-    clip_model_path: Option<PathBuf>,
-    #[arg(long = "prefix_len", aliases = ["prefix_length", "prefix-length"], hide = true)]
-    prefix_len: Option<usize>,
-    #[arg(long = "prefix_length_clip", aliases = ["prefix-length-clip", "clip-length", "clip_length"], hide = true)]
-    prefix_length_clip: Option<usize>,
-    #[arg(long = "num_layers", alias = "num-layers", hide = true)]
-    num_layers: Option<usize>,
-    #[arg(long = "only_prefix", alias = "only-prefix", hide = true)]
-    only_prefix: bool,
-    #[arg(long = "is_rn", alias = "is-rn", hide = true)]
-    is_rn: bool,
-    #[arg(long = "constant_len", hide = true)]
-    constant_len: Option<usize>,
-    #[arg(long = "clip_size", hide = true)]
-    clip_size: Option<usize>,
-    #[arg(long = "finetune_gpt2", hide = true)]
-    finetune_gpt2: bool,
-    #[arg(long = "mapping_type", hide = true)]
-    mapping_type: Option<String>,
-    #[arg(long = "normalize_prefix", hide = true)]
-    normalize_prefix: bool,
-}
-
-pub(super) fn share(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| format!("{text:?} is no share: use 0 to 1"))
 }
 
 /// Images that are encoded together where nothing else is asked for.
@@ -468,139 +273,6 @@ fn source(args: &CaptionArgs) -> anyhow::Result<Source> {
             Err(BadUsage("a dataset is captioned by itself: give it alone".into()).into())
         }
         _ => Ok(Source::Paths(paths)),
-    }
-}
-
-/// The default length gives way to what the model can; a length that was asked for does not.
-pub(super) fn within_positions(
-    mut decoding: generation::Settings,
-    flags: &generation::Flags,
-    bundle: &Bundle,
-    wording: &Wording,
-) -> anyhow::Result<generation::Settings> {
-    let limit = caption::max_new_tokens(bundle, wording)?;
-    if flags.max_new_tokens.is_none() {
-        decoding.max_new_tokens = decoding.max_new_tokens.min(limit);
-        decoding.validate().map_err(|error| BadUsage(error.to_string()))?;
-    }
-    if decoding.max_new_tokens > limit {
-        let asked = decoding.max_new_tokens;
-        return Err(BadUsage(format!("--max-new-tokens {asked}: this decoder has positions for {limit} after the prefix")).into());
-    }
-    Ok(decoding)
-}
-
-/// Chinese characters of one script.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum ScriptArg {
-    Simplified,
-    Traditional,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum PunctuationArg {
-    None,
-    NoEnd,
-    Wide,
-    Ascii,
-}
-
-impl DecodingArgs {
-    /// What is done to captions that are made.
-    fn cleaning(&self) -> Result<Cleaning, String> {
-        let pair = |text: &String| {
-            let (pattern, with) = text.split_once('=').ok_or_else(|| format!("--replace {text}: PATTERN=TEXT is expected"))?;
-            Ok((pattern.to_string(), with.to_string()))
-        };
-        let words = |words: &[String]| words.iter().filter(|word| !word.trim().is_empty()).cloned().collect();
-        let cleaning = Cleaning {
-            script: self.script.map(|script| match script {
-                ScriptArg::Simplified => Script::Simplified,
-                ScriptArg::Traditional => Script::Traditional,
-            }),
-            replace: self.replace.iter().map(pair).collect::<Result<_, String>>()?,
-            punctuation: self.punctuation.map(|how| match how {
-                PunctuationArg::None => Punctuation::None,
-                PunctuationArg::NoEnd => Punctuation::NoEnd,
-                PunctuationArg::Wide => Punctuation::Wide,
-                PunctuationArg::Ascii => Punctuation::Ascii,
-            }),
-            banned: words(&self.banned_words),
-            required: words(&self.required_words),
-        };
-        Cleaner::new(&cleaning).map(|_| cleaning)
-    }
-
-    /// How captions begin and end.
-    pub(super) fn wording(&self, bundle: &Bundle) -> anyhow::Result<Wording> {
-        let mut wording = Wording::new(bundle, self.stop_token.clone(), self.prompt.clone());
-        wording.cleaning = self.cleaning().map_err(BadUsage)?;
-        if let Some(stop_token) = &wording.stop_token {
-            bundle.tokenizer_ending(Some(stop_token)).map_err(|error| BadUsage(error.to_string()))?;
-        }
-        Ok(wording)
-    }
-
-    pub(super) fn flags(&self) -> generation::Flags {
-        generation::Flags {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            num_beams: self.num_beams,
-            length_penalty: self.length_penalty,
-            num_captions: self.num_captions,
-            min_new_tokens: self.min_new_tokens,
-            max_new_tokens: self.max_new_tokens,
-            repetition_penalty: self.repetition_penalty,
-            no_repeat_ngram_size: self.no_repeat_ngram_size,
-            no_loop_guard: self.no_loop_guard,
-            distinct: self.distinct,
-            seed: self.seed,
-        }
-    }
-}
-
-impl OriginalArgs {
-    /// What was said of the model must be true of the bundle.
-    fn check(&self, bundle: &Bundle, reporter: &dyn Reporter) -> anyhow::Result<()> {
-        let mapper = bundle.mapper_config();
-        let numbers = [
-            ("prefix_len", self.prefix_len, mapper.prefix_len),
-            // The MLP has no constants; the original asks for their number all the same.
-            ("constant_len", self.constant_len.filter(|_| mapper.kind != MapperKind::Mlp), mapper.constant_len),
-            ("clip_size", self.clip_size, mapper.clip_size),
-            ("prefix_length_clip", self.prefix_length_clip, mapper.transformer.map_or(0, |t| t.clip_length)),
-            ("num_layers", self.num_layers, mapper.transformer.map_or(0, |t| t.num_layers)),
-        ];
-        for (name, said, is) in numbers {
-            if said.is_some_and(|said| said != is) {
-                return Err(BadUsage(format!("--{name} {}: this bundle's is {is}", said.unwrap_or_default())).into());
-            }
-        }
-        if let Some(said) = self
-            .mapping_type
-            .as_ref()
-            .filter(|said| said.replace("transformer_encoder", "transformer") != mapper.kind.to_string())
-        {
-            return Err(BadUsage(format!("--mapping_type {said}: this bundle's mapper is {}", mapper.kind)).into());
-        }
-        if self.normalize_prefix && !bundle.normalized() {
-            return Err(
-                BadUsage("--normalize_prefix: this bundle's mapper was trained on embeddings as CLIP makes them".into()).into()
-            );
-        }
-        let paths = [
-            ("gpt2_model_path", self.gpt2_model_path.is_some()),
-            ("bert_model_path", self.bert_model_path.is_some()),
-            ("clip_model_path", self.clip_model_path.is_some()),
-            ("finetune_gpt2", self.finetune_gpt2),
-            ("only_prefix", self.only_prefix),
-            ("is_rn", self.is_rn),
-        ];
-        for (name, _) in paths.iter().filter(|(_, given)| *given) {
-            reporter.note(&format!("--{name} is not needed: the bundle holds the whole model"));
-        }
-        Ok(())
     }
 }
 

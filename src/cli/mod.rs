@@ -21,6 +21,7 @@ mod export;
 mod job;
 mod manual;
 mod model;
+mod original;
 mod prepare;
 mod report;
 mod run;

@@ -3,9 +3,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ArgAction;
 
+use super::original::ModelFlags;
 use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::models::Bundle;
-use crate::models::config::MapperKind;
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
 use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
@@ -156,14 +156,8 @@ pub struct TrainArgs {
 /// Flags of the original's train.py that say what the bundle says, or nothing any more.
 #[derive(clap::Args)]
 struct OriginalArgs {
-    #[arg(long = "mapping_type", hide = true)]
-    mapping_type: Option<String>,
-    #[arg(long = "prefix_len", aliases = ["prefix_length", "prefix-length"], hide = true)]
-    prefix_len: Option<usize>,
-    #[arg(long = "constant_len", hide = true)]
-    constant_len: Option<usize>,
-    #[arg(long = "clip_size", hide = true)]
-    clip_size: Option<usize>,
+    #[command(flatten)]
+    model: ModelFlags,
     #[arg(long = "gpt2_path", hide = true)]
     gpt2_path: Option<PathBuf>,
     #[arg(long = "bert_path", hide = true)]
@@ -172,14 +166,6 @@ struct OriginalArgs {
     bs_eval: Option<usize>,
     #[arg(long = "num_workers", hide = true)]
     num_workers: Option<usize>,
-    #[arg(long = "prefix_length_clip", aliases = ["prefix-length-clip", "clip-length", "clip_length"], hide = true)]
-    prefix_length_clip: Option<usize>,
-    #[arg(long = "num_layers", alias = "num-layers", hide = true)]
-    num_layers: Option<usize>,
-    #[arg(long = "only_prefix", alias = "only-prefix", hide = true)]
-    only_prefix: bool,
-    #[arg(long = "is_rn", alias = "is-rn", hide = true)]
-    is_rn: bool,
     #[arg(long = "prefix", hide = true)]
     prefix: Option<String>,
     #[arg(long = "save_every", alias = "save-every", hide = true)]
@@ -230,39 +216,13 @@ impl TrainArgs {
 impl OriginalArgs {
     /// The bundle says these things; flags that say otherwise are a mistake to be told about.
     fn check(&self, bundle: &Bundle, reporter: &dyn Reporter) -> Result<(), BadUsage> {
-        let mapper = bundle.mapper_config();
-        let kind = mapper.kind.to_string();
-        let clip_length = mapper.transformer.map_or(0, |transformer| transformer.clip_length);
-        let num_layers = mapper.transformer.map_or(0, |transformer| transformer.num_layers);
-        let of_transformer = |given: Option<usize>| given.filter(|_| mapper.kind == MapperKind::Transformer);
-        let mut told: Vec<(&str, String, String)> = vec![];
-        told.extend(
-            self.mapping_type
-                .iter()
-                .map(|given| ("--mapping_type", given.replace("transformer_encoder", "transformer"), kind.clone())),
-        );
-        let sizes = [
-            ("--prefix_len", self.prefix_len, mapper.prefix_len),
-            ("--clip_size", self.clip_size, mapper.clip_size),
-            ("--prefix_length_clip", of_transformer(self.prefix_length_clip), clip_length),
-            ("--num_layers", of_transformer(self.num_layers), num_layers),
-            ("--constant_len", self.constant_len.filter(|_| mapper.kind != MapperKind::Mlp), mapper.constant_len),
-        ];
-        told.extend(sizes.iter().filter_map(|(flag, given, is)| given.map(|given| (*flag, given.to_string(), is.to_string()))));
-        for (flag, given, is) in told {
-            if given != is {
-                return Err(BadUsage(format!(
-                    "{flag} {given}: the model {} has {is}; `clipcap model init` makes one as you want it",
-                    bundle.path().display()
-                )));
-            }
-        }
+        self.model.check(bundle)?;
         let idle = [
             ("--gpt2_path", self.gpt2_path.is_some()),
             ("--bert_path", self.bert_path.is_some()),
             ("--bs_eval", self.bs_eval.is_some()),
             ("--num_workers", self.num_workers.is_some()),
-            ("--is_rn", self.is_rn),
+            ("--is_rn", self.model.is_rn),
             ("--prefix", self.prefix.is_some()),
             ("--save_every", self.save_every.is_some()),
         ];
@@ -276,7 +236,7 @@ impl OriginalArgs {
 pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     let recipe = args.recipe();
     recipe.validate().map_err(BadUsage)?;
-    if args.original.only_prefix && args.finetune_gpt2 {
+    if args.original.model.only_prefix && args.finetune_gpt2 {
         return Err(
             BadUsage("--only_prefix trains the mapper alone, and --finetune-gpt2 the decoder too: choose one".into()).into()
         );

@@ -125,7 +125,7 @@ fn what_cannot_be_meant_is_bad_usage() {
     usage(caption(&images, &bundle, &folder.path().join("t.xlsx")), ".parquet, .csv, .tsv or .jsonl");
     usage(caption(&images, Path::new("checkpoint.pt"), &out), "clipcap model import");
     usage(with(&["--prefix_len", "77"]), "--prefix_len 77");
-    usage(with(&["--mapping_type", "bert"]), "mapper is mlp");
+    usage(with(&["--mapping_type", "bert"]), "has mlp");
     usage(with(&["--normalize_prefix"]), "--normalize_prefix");
     usage(with(&["--max-new-tokens", "100000"]), "--max-new-tokens 100000");
     let mut command = clipcap();

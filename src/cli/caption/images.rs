@@ -1,0 +1,76 @@
+//! Flags of which files are images and how they are read.
+
+use std::path::PathBuf;
+
+use crate::cli::BadUsage;
+use crate::dataset::tar::expanded;
+use crate::dataset::wanted::Wanted;
+use crate::image::Limits;
+
+/// How image files are read.
+#[derive(clap::Args)]
+pub(in crate::cli) struct ImageArgs {
+    /// Column of the images' bytes, where the inputs are Parquet files (bytes, or Hugging Face's struct<bytes, path>)
+    #[arg(long, value_name = "COLUMN", alias = "image_column", default_value = "image", help_heading = "Images")]
+    pub image_column: String,
+    /// Ignore EXIF orientation
+    #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
+    pub no_exif_rotate: bool,
+    /// Decode every pixel of large JPEGs, which are otherwise read at a half, quarter or eighth of their size where that is at least
+    /// twice what the model sees (slower; numbers differ in the fourth decimal)
+    #[arg(long, alias = "full_decode", help_heading = "Images")]
+    pub full_decode: bool,
+    /// Fail damaged images too, of which a part of the picture is left (otherwise marked in the column "damaged")
+    #[arg(long, alias = "fail_damaged", help_heading = "Images")]
+    pub fail_damaged: bool,
+    /// Images above this many pixels fail
+    #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
+    pub max_pixels: u64,
+    /// Image files above this many bytes fail
+    #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
+    pub max_bytes: u64,
+}
+
+/// Which files of a folder are looked at.
+#[derive(clap::Args)]
+pub(in crate::cli) struct FileArgs {
+    /// Take hidden files and folders too (names that begin with a dot, and @eaDir)
+    #[arg(long, help_heading = "Files")]
+    pub hidden: bool,
+    /// Take only files that match this pattern, written as in .gitignore, such as '*.jpg' (may be given several times)
+    #[arg(long, value_name = "GLOB", help_heading = "Files")]
+    pub include: Vec<String>,
+    /// Leave out files and folders that match this pattern, such as 'thumbs/' or '*_small.*' (may be given several times)
+    #[arg(long, value_name = "GLOB", help_heading = "Files")]
+    pub exclude: Vec<String>,
+}
+
+impl FileArgs {
+    /// `of_folders`: whether files of folders are looked at; for other sources nothing can be chosen.
+    pub fn wanted(&self, of_folders: bool) -> Result<Wanted, BadUsage> {
+        let wanted = Wanted { hidden: self.hidden, include: self.include.clone(), exclude: self.exclude.clone() };
+        if !of_folders && wanted != Wanted::default() {
+            return Err(BadUsage(
+                "--hidden, --include and --exclude choose among the files of folders, and none is given".into(),
+            ));
+        }
+        wanted.check().map(|()| wanted).map_err(|error| BadUsage(error.to_string()))
+    }
+}
+
+/// Parquet files that hold images, with patterns expanded; None where the paths are no such files.
+pub(in crate::cli) fn parquet_source(paths: &[PathBuf], column: &str) -> anyhow::Result<Option<Vec<PathBuf>>> {
+    let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    if !paths.iter().any(is_parquet) {
+        return Ok(None);
+    }
+    if let Some(other) = paths.iter().find(|path| !is_parquet(path)) {
+        let message = format!("{}: Parquet files (with a column {column} of images) are read by themselves", other.display());
+        return Err(BadUsage(message).into());
+    }
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
+    }
+    Ok(Some(files))
+}
