@@ -39,11 +39,11 @@ DATASET = {
         "image_id": TEXT, "image_path": TEXT, "sha256": TEXT, "width": INT, "height": INT, "bytes": LONG, "status": TEXT,
         "reason": TEXT, "split": TEXT, "num_captions": INT,
     },
-    "errors": {"file": TEXT, "line": LONG, "reason": TEXT, "message": TEXT},
     "duplicates": {
         "kind": TEXT, "image_id": TEXT, "other_image_id": TEXT, "split": TEXT, "other_split": TEXT, "distance": INT,
     },
 }
+BAD_LINES = {"file": TEXT, "line": LONG, "reason": TEXT, "message": TEXT}
 STATS = {
     "lengths": {
         "unit": TEXT, "split": TEXT, "source": TEXT, "count": LONG, "mean": FLOAT, "std": FLOAT, "min": LONG, "q1": FLOAT,
@@ -135,6 +135,28 @@ def check(path, columns):
     return frame
 
 
+def check_folder(folder, columns):
+    """A folder of data opens as a whole, without a pattern for its files."""
+    rows = [len(pandas.read_parquet(folder)), polars.scan_parquet(folder).select(polars.len()).collect().item()]
+    rows += [query(f"select count(*) from read_parquet('{folder}/*.parquet')")[0][0]]
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(CACHE))["train"]
+    rows += [loaded.num_rows]
+    assert len(set(rows)) == 1 and rows[0] > 0, f"{folder}: {rows} rows"
+    assert loaded.column_names == list(columns), f"{folder}: {loaded.column_names}"
+    print(f"{folder.name}/: {rows[0]} rows as a folder")
+
+
+def check_configs(folder, tables):
+    """A folder of several tables says to Hugging Face which is which."""
+    first = next(iter(tables))
+    for name in [None, *tables]:
+        path = folder / f"{name or first}.parquet"
+        if len(pandas.read_parquet(path)):
+            loaded = datasets.load_dataset(str(folder), name, cache_dir=str(CACHE))["train"]
+            assert set(tables[name or first]) <= set(loaded.column_names), f"{folder} {name}: {loaded.column_names}"
+    print(f"{folder.name}/: load_dataset finds {', '.join(tables)}")
+
+
 def check_images(path):
     """A shard of image bytes: Hugging Face decodes it without being told how."""
     loaded = datasets.Dataset.from_parquet(str(path), cache_dir=str(CACHE))
@@ -173,20 +195,26 @@ def check_ours(run, root):
         for name, columns in DATASET.items():
             lint = dict.fromkeys(LINT, BOOL) if (folder, name) == ("set", "captions") else {}
             check(root / folder / f"{name}.parquet", columns | lint)
+        check(root / f".clipcap/{folder}.errors.parquet", BAD_LINES)
+        check_configs(root / folder, DATASET)
     frame = pandas.read_parquet(root / "set/captions.parquet")
     keys = list(zip(frame["image_id"].map(str.encode), frame["caption_id"]))
     assert keys == sorted(keys) and len(set(keys)) == len(keys) > 0, "captions are not sorted by image_id and caption_id"
     for shard in [*root.glob("set/images-*.parquet"), *root.glob("embeddings/images-*.parquet")]:
         check_images(shard)
     check(root / "embeddings/part-00000.parquet", ROW | {"embedding": VECTOR, "damaged": BOOL})
-    check(root / "embeddings/errors.parquet", FAILED)
+    check(root / ".clipcap/embeddings.errors.parquet", FAILED)
     check(root / "half/part-00000.parquet", ROW | {"embedding": HALF_VECTOR, "damaged": BOOL})
     check(root / "table.parquet", TABLE)
-    check(root / "table.errors.parquet", FAILED)
+    check(root / ".clipcap/table.errors.parquet", FAILED)
     check(root / "scores.parquet", SCORES)
     for folder in ["stats", "stats-bare"]:
         for name, columns in STATS.items():
             check(root / folder / f"{name}.parquet", columns)
+        check_configs(root / folder, STATS)
+    run("caption", images, "--model", model, "--device", "cpu", "--max-new-tokens", 6, "--out", f"{root}/parts/", status=3)
+    check_folder(root / "parts", TABLE)
+    check_folder(root / "half", ROW | {"embedding": HALF_VECTOR, "damaged": BOOL})
 
 
 def check_theirs(run, root):

@@ -10,10 +10,11 @@
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph
 //! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
-//!    files, table                 atomic files and Parquet: the ground everything stands on
+//!    files, table, bookkeeping    atomic files, Parquet, what lies beside an output: the ground everything stands on
 //! ```
 
 pub mod autodiff;
+pub mod bookkeeping;
 pub mod cli;
 pub mod dataset;
 pub mod files;

@@ -17,6 +17,22 @@ use crate::files::AtomicFile;
 /// The key in manifests, ledgers and Parquet footers that says `KIND/MAJOR`.
 pub const FORMAT_KEY: &str = "clipcap.format";
 
+/// In a folder that holds several tables: tells Hugging Face's `load_dataset(FOLDER, NAME)` which file is which. Other readers take no
+/// notice of it.
+pub const CONFIGS: &str = ".huggingface.yaml";
+
+/// The text of [`CONFIGS`]: tables with their names and their files; the first is the one that a reader gets who asks for none.
+pub fn configs(tables: &[(&str, &str)]) -> String {
+    let mut text = String::from("configs:\n");
+    for (at, (name, files)) in tables.iter().enumerate() {
+        text += &format!("- config_name: {name}\n  data_files: {files}\n");
+        if at == 0 {
+            text += "  default: true\n";
+        }
+    }
+    text
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("{}: {source}", path.display())]

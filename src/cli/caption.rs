@@ -32,7 +32,7 @@ use scoring::{Chosen, open_scorer};
 ///
 /// Captions are greedy unless --temperature, --top-k or --top-p asks for samples or --num-beams for a beam search. Images are JPEG, PNG, GIF,
 /// WebP, BMP and TIFF, whatever they are called. The table has image_id, image_path, sha256, caption_index, caption, logprob, num_tokens and
-/// finish_reason; beside it lie NAME.errors.parquet and NAME.manifest.json.
+/// finish_reason. Under .clipcap/ beside it lie NAME.manifest.json and, where something failed, NAME.errors.parquet.
 ///
 /// With --job it is one worker of a job that `plan` cut into shards: it captions the shards it is told (--shard), or takes what nobody works
 /// on (--next). Killed, the same command goes on; a finished shard ends it at once with 0. `merge` makes the table.

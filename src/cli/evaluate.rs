@@ -83,7 +83,7 @@ pub struct EvaluateArgs {
     /// Threads to compute with (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
-    /// Write the scores as JSON, and beside them FILE.errors.parquet: images that only one side has, or that could be several, with both sides
+    /// Write the scores as JSON, and under .clipcap/ beside them FILE.errors.parquet: images that only one side has, or that could be several, with both sides
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
     /// Write every image's scores as a Parquet table

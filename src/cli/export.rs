@@ -17,7 +17,7 @@ const MORE_HELP: &str = "\
 /// webdataset: tars of a picture, .txt and .json for each key. imagefolder: pictures and metadata.jsonl, a folder for each split. parquet: picture
 /// and captions in a row. sidecar: .txt (and --xmp) beside each picture. coco: a list of image_id and caption. kohya: pictures with .txt, and
 /// a dataset.toml for sd-scripts. Where a layout has one place for a caption, the first is there. A picture that is gone or that changed since it
-/// was captioned is left out and told in errors.parquet (exit status 3).
+/// was captioned is left out and told in .clipcap/OUT.errors.parquet (exit status 3).
 ///
 /// `prepare` reads webdataset, imagefolder and parquet back exactly: image_ids, captions, what they were before they were normalized, and splits.
 /// sidecar and kohya keep captions (kohya the first) and no splits.

@@ -12,13 +12,13 @@ use crate::image::Limits;
 use crate::stages::Outcome;
 use crate::stages::prepare::{self, PrepareSettings, Splits};
 
-/// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet, errors.parquet, duplicates.parquet and
-/// manifest.json.
+/// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet and duplicates.parquet. Under .clipcap/ beside
+/// it lie OUT.manifest.json and, where lines were bad, OUT.errors.parquet.
 ///
 /// Caption files are read in any of these layouts, told by their content: flickr-cn (ID#lang#k words, also with word:tag), tsv
 /// (image_id<TAB>caption<TAB>caption...), coco-cn (ID#k<TAB>caption), karpathy and coco JSON, csv with a header, jsonl (also metadata.jsonl), map
 /// (JSON from id to captions), parquet. A list in a cell, as JSON or Python writes it, is several captions. Where a row has both an id and a file
-/// name, the file name decides which image it is. A bad line goes to errors.parquet with its file, line and reason, and never stops the run; so
+/// name, the file name decides which image it is. A bad line goes to the errors table with its file, line and reason, and never stops the run; so
 /// does a name that no image file is (missing_image), or that two files or two names could be (image_conflict).
 #[derive(clap::Args)]
 pub struct PrepareArgs {

@@ -11,7 +11,7 @@ use crate::stages::score::{self, PairOptions, Reading, ScoreSettings, Source};
 ///
 /// A column clip_score is added: the cosine between a caption's and its image's embedding (float32). The scorer is a bundle or a published CLIP
 /// with its text tower and tokenizer: Hugging Face's CLIP and Chinese-CLIP folders, or open_clip's with vocab.json and merges.txt beside. A row
-/// whose image is missing or cannot be read has no score, and is told in OUT.errors.parquet; a blank caption has none either. Captions longer
+/// whose image is missing or cannot be read has no score, and is told in .clipcap/OUT.errors.parquet; a blank caption has none either. Captions longer
 /// than the text tower reads are scored by their beginnings, as CLIP's own tokenizer cuts them, and counted.
 ///
 ///   clipcap score captions.parquet --images photos --scorer chinese-clip-vit-base-patch16 --out scored.parquet

@@ -1,4 +1,4 @@
-//! The tables of a dataset folder: `captions.parquet`, `images.parquet`, `errors.parquet`, `duplicates.parquet`.
+//! The tables of a dataset: `captions.parquet`, `images.parquet`, `duplicates.parquet`, and the errors table beside it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct ImageRow<'a> {
     pub file_name: Option<&'a str>,
 }
 
-/// One row of `errors.parquet`.
+/// One row of the errors table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorRow<'a> {
     pub file: &'a str,
@@ -281,7 +281,7 @@ fn write_one(path: &Path, fields: Vec<Field>, format: &str, columns: Vec<ArrayRe
     write_groups(path, &schema, format, &GroupOptions::default(), 1, |_| Ok(columns.clone()))
 }
 
-/// Writes `errors.parquet`, an empty table where nothing is wrong.
+/// Writes the errors table; for who has none there is no table.
 pub fn write_errors(path: &Path, rows: &[ErrorRow]) -> Result<AtomicFile, TableError> {
     let fields =
         vec![text("file", false), Field::new("line", DataType::Int64, false), text("reason", false), text("message", false)];

@@ -9,6 +9,8 @@ use ignore::Match;
 use ignore::overrides::{Override, OverrideBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::bookkeeping;
+
 /// What a user asked for. By default everything that is not hidden.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
@@ -39,6 +41,8 @@ pub(super) struct Filter {
 pub(super) enum Left {
     Hidden,
     ByPattern,
+    /// What lies beside this program's own outputs. It is not counted.
+    Ours,
 }
 
 /// How many files and folders were left out. What a folder holds is not counted.
@@ -59,6 +63,7 @@ impl LeftOut {
         match left {
             Left::Hidden => self.hidden += 1,
             Left::ByPattern => self.by_pattern += 1,
+            Left::Ours => {}
         }
     }
 
@@ -163,6 +168,9 @@ fn is_hidden(name: &OsStr) -> bool {
 impl Filter {
     /// Whether an entry is left out: its name, and its path below the folder that is listed.
     pub fn leaves(&self, name: &OsStr, within: &Path, is_folder: impl FnOnce() -> bool) -> Option<Left> {
+        if name == bookkeeping::FOLDER {
+            return Some(Left::Ours);
+        }
         if !self.hidden && is_hidden(name) {
             return Some(Left::Hidden);
         }
@@ -190,6 +198,16 @@ mod tests {
             assert_eq!(leaves(&Wanted { hidden: true, ..Wanted::default() }, path, is_folder), None, "{path}");
         }
         assert_eq!(leaves(&usual, "a.b/x.jpg", false), None);
+    }
+
+    #[test]
+    fn what_lies_beside_outputs_is_never_looked_at() {
+        for hidden in [false, true] {
+            assert_eq!(leaves(&Wanted { hidden, ..Wanted::default() }, "a/.clipcap", true), Some(Left::Ours));
+        }
+        let mut left = LeftOut::default();
+        left.add(Left::Ours);
+        assert_eq!(left.told(), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::bookkeeping;
 use crate::files::{self, Checked};
 
 /// What a file looked like when it was hashed.
@@ -36,6 +37,8 @@ struct Memory {
 /// File hashes by path, kept in one small file between runs.
 pub struct ContentHashes {
     path: PathBuf,
+    /// Where an earlier version kept it.
+    old: PathBuf,
     /// By path, as text.
     known: BTreeMap<String, Seen>,
     /// Read everything again (`--verify`).
@@ -45,18 +48,21 @@ pub struct ContentHashes {
 }
 
 impl ContentHashes {
-    /// Opens the memory at `path`; one that cannot be read is begun anew, and one that is damaged too, which `damaged` is told.
-    pub fn open(path: PathBuf, fresh: bool, own: Vec<PathBuf>, damaged: impl FnOnce(&str)) -> Self {
-        let known = match files::read_checked_json::<Memory>(&path) {
+    /// Opens the memory of the pipeline whose outputs are in `folder`; one that cannot be read is begun anew, and one that is damaged too,
+    /// which `damaged` is told.
+    pub fn open(folder: &Path, fresh: bool, own: Vec<PathBuf>, damaged: impl FnOnce(&str)) -> Self {
+        let (path, old) = (bookkeeping::content_hashes(folder), bookkeeping::old_content_hashes(folder));
+        let there = if path.exists() { &path } else { &old };
+        let known = match files::read_checked_json::<Memory>(there) {
             Ok(Checked::Whole(memory, true)) if memory.format == FORMAT => memory.files,
             Ok(Checked::Damaged) => {
-                damaged(&format!("{}: damaged (a bad disk or a power cut): all files are read again", path.display()));
+                damaged(&format!("{}: damaged (a bad disk or a power cut): all files are read again", there.display()));
                 BTreeMap::new()
             }
             // Older ones have no checksum.
             _ => BTreeMap::new(),
         };
-        Self { path, known, fresh, own }
+        Self { path, old, known, fresh, own }
     }
 
     /// One hash for a file, or for everything under a folder: names and contents, in the order of names. Work folders, locks, temporary
@@ -86,8 +92,11 @@ impl ContentHashes {
         Ok(files::sha256_hex(text.as_bytes()))
     }
 
+    /// Writes what is known; where an earlier version kept it, nothing stays.
     pub fn save(&self) -> std::io::Result<()> {
-        files::write_checked_json(&self.path, &Memory { format: FORMAT.into(), files: self.known.clone() })
+        files::write_checked_json(&self.path, &Memory { format: FORMAT.into(), files: self.known.clone() })?;
+        let _ = std::fs::remove_file(&self.old);
+        Ok(())
     }
 }
 
@@ -152,10 +161,10 @@ impl Walk {
     }
 }
 
-/// Work folders, temporary files and the records of stages.
+/// Work folders, temporary files and what lies beside outputs.
 fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".work") || name.contains(".tmp-") || name.ends_with(".stage.json")
+    name == bookkeeping::FOLDER || name.ends_with(".work") || name.contains(".tmp-") || bookkeeping::is_old_stage_record(&name)
 }
 
 #[cfg(test)]
@@ -169,9 +178,9 @@ mod tests {
     #[test]
     fn a_damaged_memory_is_told_and_begun_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, memory) = (folder.path().join("a"), folder.path().join("memory"));
+        let (file, memory) = (folder.path().join("a"), bookkeeping::content_hashes(folder.path()));
         std::fs::write(&file, "1").unwrap();
-        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
+        let mut hashes = ContentHashes::open(folder.path(), false, vec![], no_damage);
         let right = hashes.of(&file).unwrap();
         hashes.save().unwrap();
         // Another digit of the hash: with the file as it was, nothing else would tell.
@@ -181,7 +190,7 @@ mod tests {
         bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
         std::fs::write(&memory, bytes).unwrap();
         let mut told = 0;
-        assert_eq!(ContentHashes::open(memory, false, vec![], |_| told += 1).of(&file).unwrap(), right);
+        assert_eq!(ContentHashes::open(folder.path(), false, vec![], |_| told += 1).of(&file).unwrap(), right);
         assert_eq!(told, 1);
     }
 
@@ -191,13 +200,14 @@ mod tests {
         let data = folder.path().join("data");
         std::fs::create_dir_all(data.join("sub")).unwrap();
         std::fs::write(data.join("sub/a"), "1").unwrap();
-        let memory = folder.path().join("memory.json");
-        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
+        let memory = folder.path();
+        let mut hashes = ContentHashes::open(memory, false, vec![], no_damage);
         let first = hashes.of(&data).unwrap();
         hashes.save().unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), false, vec![], no_damage).of(&data).unwrap(), first);
+        assert_eq!(ContentHashes::open(memory, false, vec![], no_damage).of(&data).unwrap(), first);
         std::fs::write(data.join("x.stage.json"), "record").unwrap();
-        assert_eq!(ContentHashes::open(memory.clone(), true, vec![], no_damage).of(&data).unwrap(), first);
+        files::write_atomic(&data.join(".clipcap/x.manifest.json"), b"manifest").unwrap();
+        assert_eq!(ContentHashes::open(memory, true, vec![], no_damage).of(&data).unwrap(), first);
         std::fs::write(data.join("sub/a"), "22").unwrap();
         assert_ne!(ContentHashes::open(memory, false, vec![], no_damage).of(&data).unwrap(), first);
     }
@@ -211,15 +221,14 @@ mod tests {
         std::os::unix::fs::symlink("../beside", data.join("link")).unwrap();
         std::os::unix::fs::symlink(".", data.join("loop")).unwrap();
         std::os::unix::fs::symlink("nowhere", data.join("broken")).unwrap();
-        let hash =
-            || ContentHashes::open(folder.path().join("memory"), false, vec![data.join("out")], no_damage).of(&data).unwrap();
+        let hash = || ContentHashes::open(folder.path(), false, vec![data.join("out")], no_damage).of(&data).unwrap();
         std::fs::write(data.join(std::ffi::OsStr::from_bytes(b"odd\xff")), "bytes").unwrap();
         let first = hash();
         std::fs::write(data.join("out/table"), "made").unwrap();
         assert_eq!(hash(), first);
         std::fs::write(beside.join("a"), "1").unwrap();
         assert_ne!(hash(), first);
-        let mut hashes = ContentHashes::open(folder.path().join("memory"), false, vec![], no_damage);
+        let mut hashes = ContentHashes::open(folder.path(), false, vec![], no_damage);
         assert!(hashes.of(&data.join("nowhere")).is_err());
         hashes.of(&data).unwrap();
         hashes.save().unwrap();
@@ -228,9 +237,9 @@ mod tests {
     #[test]
     fn a_change_with_its_time_set_back_is_seen() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, memory) = (folder.path().join("a"), folder.path().join("memory"));
+        let (file, memory) = (folder.path().join("a"), folder.path());
         std::fs::write(&file, "1").unwrap();
-        let mut hashes = ContentHashes::open(memory.clone(), false, vec![], no_damage);
+        let mut hashes = ContentHashes::open(memory, false, vec![], no_damage);
         let first = hashes.of(&file).unwrap();
         hashes.save().unwrap();
         let modified = file.metadata().unwrap().modified().unwrap();

@@ -1,6 +1,6 @@
-//! The errors table: one row for each image that has no result.
+//! The errors table: one row for each image that has no result; no table where there is none.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -16,16 +16,26 @@ const ROWS_AT_ONCE: usize = 4096;
 
 /// Writes `image_path`, `reason`, `message`, a few thousand rows at a time.
 pub struct ErrorsTable {
-    sink: ParquetSink,
+    path: PathBuf,
+    sink: Option<ParquetSink>,
     schema: SchemaRef,
     rows: Vec<[String; 3]>,
 }
 
 impl ErrorsTable {
-    pub fn create(path: &Path) -> Result<Self> {
+    /// A table at `path`, which is written as soon as it has rows.
+    pub fn new(path: PathBuf) -> Self {
         let columns = ["image_path", "reason", "message"].map(|name| Field::new(name, DataType::Utf8, false));
-        let schema = Arc::new(Schema::new(columns.to_vec()));
-        Ok(Self { sink: ParquetSink::create(path, schema.clone(), FORMAT)?, schema, rows: Vec::new() })
+        Self { path, sink: None, schema: Arc::new(Schema::new(columns.to_vec())), rows: Vec::new() }
+    }
+
+    /// Writes a table without rows, for those who need a file.
+    ///
+    /// # Errors
+    /// A full disk, or a folder that may not be written.
+    pub fn write_empty(path: &Path) -> Result<()> {
+        let table = Self::new(path.into());
+        Ok(ParquetSink::create(path, table.schema, FORMAT)?.finish()?)
     }
 
     pub fn add(&mut self, image_path: &str, failure: &Failure) -> Result<()> {
@@ -37,17 +47,24 @@ impl ErrorsTable {
         let column = |i: usize| Arc::new(StringArray::from_iter_values(self.rows.iter().map(|row| &row[i]))) as _;
         let batch = RecordBatch::try_new(self.schema.clone(), vec![column(0), column(1), column(2)])?;
         self.rows.clear();
-        self.sink.write(&batch)?;
+        let sink = match &mut self.sink {
+            Some(sink) => sink,
+            none => none.insert(ParquetSink::create(&self.path, self.schema.clone(), FORMAT)?),
+        };
+        sink.write(&batch)?;
         // A row group of its own, so that memory stays flat however many images fail.
-        self.sink.flush()?;
-        Ok(())
+        Ok(sink.flush()?)
     }
 
+    /// Ends the table; where no row was added, there is none.
+    ///
+    /// # Errors
+    /// A full disk, or a folder that may not be written.
     pub fn finish(mut self) -> Result<()> {
         if !self.rows.is_empty() {
             self.write()?;
         }
-        Ok(self.sink.finish()?)
+        self.sink.map_or(Ok(()), |sink| Ok(sink.finish()?))
     }
 }
 

@@ -23,6 +23,7 @@ use super::stream::{Chosen, Counter, Only, Options, Stream};
 use super::timing::Timings;
 use super::workfolder::{WorkFolder, run_of};
 use super::writer::{Counts, Sink};
+use crate::bookkeeping;
 use crate::files::write_json;
 use crate::table::TableError;
 
@@ -154,6 +155,7 @@ impl Job<'_> {
     {
         let mut work = WorkFolder::open(&self.output, &self.settings, &self.roots, self.overwrite, self.prune)?;
         work.tell(self.reporter);
+        self.output.adopt()?;
         match self.run_in(&mut work, parts) {
             Ok(report) if report.complete && self.keep_work => work.keep().map(|()| report),
             Ok(report) if report.complete => work.remove().map(|()| report),
@@ -206,7 +208,7 @@ impl Job<'_> {
         let only = self.only.map(|chosen| Only { chosen, fresh: &fresh, failures: &failures });
         self.look_ahead(&held, &index, parts.outlook)?;
         let staging = work.staging();
-        let errors = ErrorsTable::create(&staging.join("errors.parquet"))?;
+        let errors = ErrorsTable::new(staging.join(bookkeeping::ERRORS));
         let sink = Both { output: (parts.make_sink)(&staging)?, errors, roll: Roll::new(&held) };
         let options = Options {
             reading_threads: self.reading_threads,
@@ -247,7 +249,7 @@ impl Job<'_> {
         let told = if is_same { self.output.lost().unwrap_or_default() } else { lost };
         let manifest =
             manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
-        write_json(&staging.join("manifest.json"), &manifest).context("cannot write the manifest")?;
+        write_json(&staging.join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
         work.save()?;
         self.reporter.detail("the output is complete");

@@ -12,10 +12,11 @@ use super::reporter::Reporter;
 use super::roots::Roots;
 use super::settings::Settings;
 use super::workfolder::WorkFolder;
+use crate::bookkeeping::{self, Bookkeeping};
 use crate::files::check_name;
 use crate::table::{FORMAT_KEY, check_format};
 
-/// An output: one table file with its companions beside it, or a folder with everything inside.
+/// An output: a table file, or a folder of data; what belongs to it otherwise lies under `.clipcap/` beside it.
 #[derive(Debug, Clone)]
 pub struct Output {
     path: PathBuf,
@@ -92,31 +93,38 @@ impl Output {
         Some(name.to_string_lossy().into_owned())
     }
 
+    /// Where its manifest is written; [`bookkeeping`](Self::bookkeeping) knows where one is read.
     pub fn manifest(&self) -> PathBuf {
-        self.companion("manifest.json")
+        self.bookkeeping().manifest()
     }
 
+    /// Where its errors table is written; there is none where nothing failed.
     pub fn errors(&self) -> PathBuf {
-        self.companion("errors.parquet")
+        self.bookkeeping().errors()
     }
 
-    fn companion(&self, name: &str) -> PathBuf {
-        if self.is_folder {
-            return self.path.join(name);
-        }
-        let mut file = self.path.file_stem().unwrap_or_default().to_os_string();
-        file.push(".");
-        file.push(name);
-        self.path.with_file_name(file)
+    /// What lies beside it.
+    pub fn bookkeeping(&self) -> Bookkeeping<'_> {
+        Bookkeeping::of(&self.path, self.is_folder)
+    }
+
+    /// Moves what an earlier version of this program left to its place under `.clipcap/`.
+    ///
+    /// # Errors
+    /// A full disk, or a folder that may not be written.
+    pub fn adopt(&self) -> Result<()> {
+        let context = || format!("cannot move the manifest of {} to {}", self.path.display(), self.manifest().display());
+        self.bookkeeping().adopt().with_context(context)
     }
 
     pub fn work_folder(&self) -> PathBuf {
         WorkFolder::path_for(&self.path)
     }
 
-    /// Everything a run writes: a listing must not find it.
+    /// Everything a run writes beside `.clipcap/`, in which no listing looks: it must not be found. Among them is what an earlier version
+    /// of this program wrote.
     pub fn own_paths(&self) -> Vec<PathBuf> {
-        vec![self.path.clone(), self.manifest(), self.errors(), self.work_folder()]
+        [self.path.clone(), self.work_folder()].into_iter().chain(self.bookkeeping().old()).collect()
     }
 
     /// Refuses a folder where a file is to be, a file where a folder is, and names that are too long with what is written beside.
@@ -135,7 +143,7 @@ impl Output {
     /// Looks at what is there. `format` is the manifest's `KIND/MAJOR`.
     pub fn existing(&self, format: &str) -> Result<Existing> {
         self.check_kind()?;
-        let path = self.manifest();
+        let path = self.bookkeeping().found_manifest();
         let manifest = match fs::read_to_string(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.with_context(|| format!("cannot read {}", path.display()))?),
@@ -150,11 +158,18 @@ impl Output {
             Err(error) => bail!("{}: not a manifest of ours ({error}): move it away, or choose another --out", path.display()),
         };
         check_format(&path, &manifest.format, format)?;
-        if let (Some(theirs), Some(ours)) = (&manifest.table, self.table_name())
-            && *theirs != ours
-            && self.path.with_file_name(theirs).exists()
-        {
-            bail!("{} belongs to {theirs}, and {ours} would need the same name: choose another --out", path.display());
+        if manifest.table != self.table_name() {
+            // A folder has the manifest that a file of its name with an extension has.
+            let theirs =
+                manifest.table.as_ref().map_or_else(|| self.path.with_extension(""), |name| self.path.with_file_name(name));
+            if theirs.exists() {
+                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let (ours, theirs) = (name(&self.path), name(&theirs));
+                bail!("{} belongs to {theirs}, and {ours} would need the same name: choose another --out", path.display());
+            }
+            if manifest.table.is_some() == self.is_folder {
+                return Ok(if is_there { Existing::Unknown } else { Existing::Nothing });
+            }
         }
         Ok(if is_there { Existing::Finished(manifest.settings) } else { Existing::Nothing })
     }
@@ -170,23 +185,23 @@ impl Output {
     }
 
     fn read_manifest(&self) -> Option<Manifest> {
-        serde_json::from_slice(&fs::read(self.manifest()).ok()?).ok()
+        serde_json::from_slice(&fs::read(self.bookkeeping().found_manifest()).ok()?).ok()
     }
 
     /// Moves a finished output from the work folder to its place. `staged` holds file names relative to `staging`: the table or the
-    /// parts; `manifest.json` is there beside them, and `errors.parquet` where the stage has such a table.
+    /// parts; `manifest.json` is there beside them, and `errors.parquet` where something failed.
     ///
     /// The old manifest goes first and the new one comes last, so that a manifest never speaks of another table than the one beside
     /// it. A run that is killed in between is repaired by the next, which finds everything in the work folder.
     pub fn publish(&self, staging: &Path, staged: &[PathBuf], reporter: &dyn Reporter) -> Result<()> {
-        let put = |from: &Path, to: &Path| rename(from, to).map(|()| reporter.detail(&format!("wrote {}", to.display())));
+        let put = |from: &Path, to: &Path| {
+            bookkeeping::put(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+            reporter.detail(&format!("wrote {}", to.display()));
+            anyhow::Ok(())
+        };
         let manifest = self.manifest();
-        match fs::remove_file(&manifest) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("cannot replace {}", manifest.display()));
-            }
-            _ => reporter.detail("replacing the output"),
-        }
+        remove_if_there(&manifest)?;
+        reporter.detail("replacing the output");
         if self.is_folder {
             self.remove_surplus(&self.path, staged)?;
         }
@@ -194,11 +209,13 @@ impl Output {
             let target = if self.is_folder { self.path.join(name) } else { self.path.clone() };
             put(&staging.join(name), &target)?;
         }
-        let errors = staging.join("errors.parquet");
+        let errors = staging.join(bookkeeping::ERRORS);
         if errors.exists() {
-            put(&errors, &self.errors())?;
+            put(&errors, &self.errors())?
+        } else {
+            remove_if_there(&self.errors())?
         }
-        put(&staging.join("manifest.json"), &manifest)
+        put(&staging.join(bookkeeping::MANIFEST), &manifest)
     }
 
     /// Parts of an earlier, larger output.
@@ -223,12 +240,11 @@ impl Output {
     }
 }
 
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    let context = || format!("cannot move {} to {}", from.display(), to.display());
-    if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(context)?;
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(|| format!("cannot replace {}", path.display())),
+        _ => Ok(()),
     }
-    fs::rename(from, to).with_context(context)
 }
 
 fn folder_holds_files(folder: &Path) -> Result<bool> {

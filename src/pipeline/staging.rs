@@ -9,6 +9,7 @@ use super::lock::WorkLock;
 use super::output::{Existing, Output, check_replaceable};
 use super::reporter::Reporter;
 use super::settings::Settings;
+use crate::bookkeeping;
 
 /// A locked work folder in which an output is built. Dropped before [`publish`](Self::publish), it leaves the output as it was: what
 /// was stopped is made again in less time than it takes to check. Where publishing fails, it stays for the next run to repair.
@@ -29,12 +30,13 @@ impl Staging {
         let lock = WorkLock::acquire(&output.work_folder())?;
         let folder = output.work_folder().join("out");
         let mut staging = Self { output: output.clone(), existing: Existing::Nothing, folder, lock: Some(lock) };
+        output.adopt()?;
         if !overwrite {
             staging.existing = output.existing(format)?;
         }
         if let Existing::Unknown = staging.existing {
             // The manifest is moved last. Where it is still here, a run was stopped while it put the rest in place.
-            if !staging.folder.join("manifest.json").is_file() {
+            if !staging.folder.join(bookkeeping::MANIFEST).is_file() {
                 bail!(
                     "{} holds files and no manifest that says what made them: choose another --out, or give --overwrite to write into it",
                     output.path().display()
@@ -77,7 +79,7 @@ impl Staging {
         Ok(self.existing().is_some() && files.iter().all(|file| self.output.path().join(file).is_file()))
     }
 
-    /// Puts the finished output in its place: `files`, `errors.parquet` where there is one, and `manifest.json`.
+    /// Puts the finished output in its place: `files`, the errors table where there is one, and the manifest.
     pub fn publish(mut self, files: &[PathBuf], reporter: &dyn Reporter) -> Result<()> {
         if let Err(error) = self.output.publish(&self.folder, files, reporter) {
             // Half of it may be in place. The rest stays, and with it the manifest: the next run sees that, and makes it whole.
@@ -115,6 +117,13 @@ mod tests {
 
     const FORMAT: &str = "stats/1";
 
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = entries.collect();
+        names.sort();
+        names
+    }
+
     fn make(output: &Output, value: u32, overwrite: bool) -> Result<bool> {
         let staging = Staging::open(output, FORMAT, overwrite)?;
         let settings = Settings::new("stats", json!({"value": value}));
@@ -125,7 +134,7 @@ mod tests {
         fs::write(staging.folder().join("a.txt"), value.to_string())?;
         let mut manifest = serde_json::to_value(&settings)?;
         manifest["clipcap.format"] = FORMAT.into();
-        crate::files::write_json(&staging.folder().join("manifest.json"), &manifest)?;
+        crate::files::write_json(&staging.folder().join(bookkeeping::MANIFEST), &manifest)?;
         staging.publish(&files, &Silent)?;
         Ok(true)
     }
@@ -144,7 +153,7 @@ mod tests {
         assert_eq!(text(), "2");
         fs::remove_file(output.path().join("a.txt")).unwrap();
         assert!(make(&output, 2, false).unwrap());
-        assert_eq!((text().as_str(), fs::read_dir(root.path()).unwrap().count()), ("2", 1));
+        assert_eq!((text().as_str(), names(root.path())), ("2", vec![".clipcap".to_string(), "out".into()]));
     }
 
     #[test]
@@ -153,16 +162,32 @@ mod tests {
         let output = Output::folder(&root.path().join("out"));
         make(&output, 1, false).unwrap();
         // The second file cannot be put in place: a folder is there.
-        fs::create_dir_all(output.path().join("errors.parquet/full")).unwrap();
+        fs::create_dir_all(output.errors().join("full")).unwrap();
         let staging = Staging::open(&output, FORMAT, true).unwrap();
         fs::write(staging.folder().join("a.txt"), "2").unwrap();
-        fs::write(staging.folder().join("errors.parquet"), "errors").unwrap();
-        fs::write(staging.folder().join("manifest.json"), "{}").unwrap();
+        fs::write(staging.folder().join(bookkeeping::ERRORS), "errors").unwrap();
+        fs::write(staging.folder().join(bookkeeping::MANIFEST), "{}").unwrap();
         assert!(staging.publish(&[PathBuf::from("a.txt")], &Silent).is_err());
         assert!(!output.manifest().exists());
         fs::remove_dir_all(output.errors()).unwrap();
         assert!(make(&output, 2, false).unwrap());
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        assert_eq!(names(root.path()), [".clipcap", "out"]);
+        assert_eq!(names(&root.path().join(".clipcap")), ["out.manifest.json"]);
+    }
+
+    #[test]
+    fn an_output_of_an_earlier_version_is_taken_over() {
+        let root = tempfile::tempdir().unwrap();
+        let output = Output::folder(&root.path().join("out"));
+        make(&output, 1, false).unwrap();
+        fs::rename(output.manifest(), &output.bookkeeping().old()[0]).unwrap();
+        fs::write(&output.bookkeeping().old()[1], "rows").unwrap();
+        assert!(!make(&output, 1, false).unwrap());
+        assert_eq!(names(output.path()), ["a.txt"]);
+        assert_eq!(names(&root.path().join(".clipcap")), ["out.errors.parquet", "out.manifest.json"]);
+        // What is made anew has no errors table unless something failed.
+        assert!(make(&output, 2, true).unwrap());
+        assert_eq!(names(&root.path().join(".clipcap")), ["out.manifest.json"]);
     }
 
     #[test]
@@ -172,7 +197,7 @@ mod tests {
         make(&output, 1, false).unwrap();
         // As after kill -9 between the first file and the manifest.
         fs::create_dir_all(output.work_folder().join("out")).unwrap();
-        fs::rename(output.manifest(), output.work_folder().join("out/manifest.json")).unwrap();
+        fs::rename(output.manifest(), output.work_folder().join("out").join(bookkeeping::MANIFEST)).unwrap();
         assert!(make(&output, 1, false).unwrap());
         fs::remove_file(output.manifest()).unwrap();
         assert!(format!("{:#}", make(&output, 1, false).unwrap_err()).contains("--overwrite"));

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
+use crate::bookkeeping;
 use crate::dataset::assemble::{Assembled, Image, Listed, assemble};
 use crate::dataset::captions::{BadLine, Columns, Encoding, Format, ReadOptions, Translation, read_captions};
 use crate::dataset::chosen::ImageList;
@@ -15,10 +16,10 @@ use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::dataset::wanted::Wanted;
-use crate::files::{AtomicFile, sha256_file, write_json};
+use crate::files::{AtomicFile, sha256_file, write_atomic, write_json};
 use crate::image::Limits;
 use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
-use crate::table::TableError;
+use crate::table::{self, TableError};
 
 mod duplicates;
 mod images;
@@ -157,19 +158,20 @@ fn build(
     } else {
         let manifest =
             Manifest { format: DATASET_FORMAT, version: env!("CARGO_PKG_VERSION"), settings: settled, found: summary.to_json() };
-        write_tables(staging.folder(), &set, &rows, marks.as_deref(), &twins, &manifest)?;
+        write_tables(staging.folder(), &set, &rows, marks.as_deref(), &twins, settings.with_images, &manifest)?;
         if settings.with_images {
             shards::write(staging.folder(), &set, &rows, folder, &settings.limits, reporter, interrupt)?;
             if interrupt.is_set() {
                 return Ok((Outcome::Interrupted, Summary::default()));
             }
         }
+        files.push(table::CONFIGS.into());
         staging.publish(&files, reporter)?;
     }
     // Returning a large dataset's memory takes a while, for which nobody needs to wait.
     drop(rows);
     std::thread::spawn(move || drop(set));
-    summary.report(reporter);
+    summary.report(&output.errors(), reporter);
     Ok((summary.outcome(settings.max_error_rate), summary))
 }
 
@@ -180,21 +182,33 @@ fn write_tables(
     rows: &[ImageRow],
     marks: Option<&[Lint]>,
     twins: &[tables::DuplicateRow],
+    with_images: bool,
     manifest: &Manifest,
 ) -> Result<()> {
     let errors = error_rows(set);
+    let configs = [
+        ("captions", "captions.parquet"),
+        ("images", "images.parquet"),
+        ("duplicates", "duplicates.parquet"),
+        ("pictures", "images-*.parquet"),
+    ];
+    let configs = &configs[..if with_images { 4 } else { 3 }];
     let at = |name: &str| folder.join(name);
     std::thread::scope(|scope| -> Result<()> {
         let commit = |file: AtomicFile| scope.spawn(move || file.commit());
         let (captions, others) = rayon::join(
             || -> Result<_> { Ok(tables::write_captions(&at("captions.parquet"), set, marks)?.commit()?) },
             || -> Result<_, TableError> {
-                Ok([
+                let mut commits = vec![
                     commit(tables::write_images(&at("images.parquet"), rows)?),
-                    commit(tables::write_errors(&at("errors.parquet"), &errors)?),
                     commit(tables::write_duplicates(&at("duplicates.parquet"), twins)?),
-                    scope.spawn(|| write_json(&at("manifest.json"), manifest)),
-                ])
+                    scope.spawn(|| write_json(&at(bookkeeping::MANIFEST), manifest)),
+                    scope.spawn(|| write_atomic(&at(table::CONFIGS), table::configs(configs).as_bytes())),
+                ];
+                if !errors.is_empty() {
+                    commits.push(commit(tables::write_errors(&at(bookkeeping::ERRORS), &errors)?));
+                }
+                Ok(commits)
             },
         );
         captions?;

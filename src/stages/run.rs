@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Outcome;
+use crate::bookkeeping;
 use crate::files;
 use crate::pipeline::content::ContentHashes;
 use crate::pipeline::spec::{Spec, SpecError, StageSpec};
@@ -24,7 +25,7 @@ pub struct RunSettings {
     pub verify: bool,
 }
 
-/// What stands in `OUT.stage.json` beside a stage's output: what made it, out of what, and what came out.
+/// What is recorded of a stage's output: what made it, out of what, and what came out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Record {
     #[serde(rename = "clipcap.format")]
@@ -84,7 +85,11 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         return Err(SpecError::Range(format!("--from {from} comes after --until {until}: nothing would run")).into());
     }
     let own = spec.stages.iter().flat_map(outputs).chain([spec.out.clone()]).collect();
-    let mut hashes = ContentHashes::open(spec.out.join("content-hashes.json"), settings.verify, own, |m| reporter.warn(m));
+    let mut hashes = ContentHashes::open(&spec.out, settings.verify, own, |m| reporter.warn(m));
+    let earlier = earlier(&spec, &mut hashes);
+    if !settings.dry_run {
+        adopt(&earlier, &mut hashes)?;
+    }
     if settings.verify {
         let verdict = verify(&spec, &mut hashes)?;
         if spec.out.is_dir() {
@@ -100,6 +105,9 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         let reason = match (forced, upstream) {
             (true, _) => Some("forced".to_string()),
             (false, Some(name)) if settings.dry_run => Some(format!("if {name}'s output changes")),
+            _ if settings.dry_run && earlier.contains_key(stage.name.as_str()) => {
+                (!earlier[stage.name.as_str()].1).then(|| "its inputs, settings or output changed".into())
+            }
             _ => reason_to_run(stage, &mut hashes)?,
         };
         let Some(reason) = reason else {
@@ -142,12 +150,66 @@ fn outputs(stage: &StageSpec) -> Vec<PathBuf> {
     if stage.out.is_dir() { vec![stage.out.clone()] } else { Output::file(&stage.out).own_paths() }
 }
 
+/// A path as an output, by what is there.
+fn output_at(path: &Path) -> Output {
+    if path.is_dir() { Output::folder(path) } else { Output::file(path) }
+}
+
 /// One hash of all that a stage made.
 fn output_hash(stage: &StageSpec, hashes: &mut ContentHashes) -> std::io::Result<String> {
-    let whole = hashes.of(&stage.out)?;
-    let beside = outputs(stage).into_iter().filter(|path| *path != stage.out && path.is_file());
-    let beside = beside.map(|path| hashes.of(&path)).collect::<std::io::Result<Vec<_>>>()?;
+    let output = output_at(&stage.out);
+    hash_with(&stage.out, &[output.manifest(), output.errors()], hashes)
+}
+
+/// One hash of an output and of the files that belong to it, as far as they are there.
+fn hash_with(out: &Path, beside: &[PathBuf], hashes: &mut ContentHashes) -> std::io::Result<String> {
+    let whole = hashes.of(out)?;
+    let beside = beside.iter().filter(|path| path.is_file());
+    let beside = beside.map(|path| hashes.of(path)).collect::<std::io::Result<Vec<_>>>()?;
     Ok(if beside.is_empty() { whole } else { files::sha256_hex([whole, beside.concat()].concat().as_bytes()) })
+}
+
+/// Stages by name that an earlier version recorded beside their outputs, and whether those are up to date.
+type Earlier<'a> = BTreeMap<&'a str, (&'a StageSpec, bool)>;
+
+fn earlier<'a>(spec: &'a Spec, hashes: &mut ContentHashes) -> Earlier<'a> {
+    let is_earlier = |stage: &&StageSpec| {
+        !bookkeeping::stage_record(&stage.out).exists() && bookkeeping::old_stage_record(&stage.out).is_file()
+    };
+    let mut holds = |stage: &StageSpec| {
+        let Ok(record) = read_record(stage) else { return false };
+        let mut is_same = |path: &String, hash: &String| hashes.of(Path::new(path)).is_ok_and(|now| now == *hash);
+        record.version == env!("CARGO_PKG_VERSION")
+            && effective(&record.words) == effective(&stage.words())
+            && record.inputs.iter().all(|(path, hash)| is_same(path, hash))
+            && {
+                // A folder had everything inside.
+                let old = output_at(&stage.out).bookkeeping().old();
+                let beside = if stage.out.is_dir() { &[][..] } else { &old[..] };
+                hash_with(&stage.out, beside, hashes).is_ok_and(|now| now == record.output)
+            }
+    };
+    spec.stages.iter().filter(is_earlier).map(|stage| (stage.name.as_str(), (stage, holds(stage)))).collect()
+}
+
+/// Moves what an earlier version left to its place. What was up to date still is, though its manifest now lies elsewhere.
+fn adopt(earlier: &Earlier, hashes: &mut ContentHashes) -> anyhow::Result<()> {
+    // All outputs first: they are inputs of others.
+    earlier.values().try_for_each(|(stage, _)| output_at(&stage.out).adopt())?;
+    for (stage, is_up_to_date) in earlier.values() {
+        let (old, place) = (bookkeeping::old_stage_record(&stage.out), bookkeeping::stage_record(&stage.out));
+        let context = || format!("cannot move {} to {}", old.display(), place.display());
+        if *is_up_to_date {
+            let record = read_record(stage)?;
+            let (fingerprint, inputs) = fingerprint(stage, hashes)?;
+            let output = output_hash(stage, hashes).with_context(context)?;
+            files::write_json(&place, &Record { fingerprint, inputs, output, ..record }).with_context(context)?;
+            std::fs::remove_file(&old).with_context(context)?;
+        } else {
+            bookkeeping::put(&old, &place).with_context(context)?;
+        }
+    }
+    Ok(())
 }
 
 /// Why a stage has to run, or None where its output is up to date.
@@ -211,8 +273,8 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
                 .with_context(|| format!("stage {} left no {}", stage.name, stage.out.display()))?,
             some_failed: outcome == Outcome::SomeFailed,
         };
-        files::write_json(&record_path(stage), &record)
-            .with_context(|| format!("cannot write {}", record_path(stage).display()))?;
+        let path = bookkeeping::stage_record(&stage.out);
+        files::write_json(&path, &record).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(outcome)
 }
@@ -242,9 +304,10 @@ fn fingerprint(stage: &StageSpec, hashes: &mut ContentHashes) -> anyhow::Result<
 /// What of an input a stage reads: all of it, or some tables of a dataset; of a table that is reported, what lies beside it too.
 fn parts_read(stage: &StageSpec, flag: &str, path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let command = stage.command.first().map_or("", String::as_str);
-    if (command, flag) == ("report", "") && path.is_file() {
-        let output = Output::file(path);
-        let beside = [output.errors(), output.manifest()].into_iter().filter(|path| path.is_file());
+    if (command, flag) == ("report", "") {
+        let output = output_at(path);
+        let beside = [output.bookkeeping().found_errors(), output.bookkeeping().found_manifest()];
+        let beside = beside.into_iter().filter(|path| path.is_file());
         return Ok(std::iter::once(path.into()).chain(beside).collect());
     }
     if stage.flags.iter().any(|(flag, values)| flag == "--objective" && values == &["contrastive"]) {
@@ -304,10 +367,10 @@ fn verify(spec: &Spec, hashes: &mut ContentHashes) -> anyhow::Result<(Outcome, S
     Ok((outcome, text, json!({"verified": faults.is_empty(), "faults": faults})))
 }
 
+/// Where a stage's record is, or would be.
 fn record_path(stage: &StageSpec) -> PathBuf {
-    let mut name = stage.out.file_name().unwrap_or_default().to_os_string();
-    name.push(".stage.json");
-    stage.out.with_file_name(name)
+    let (place, old) = (bookkeeping::stage_record(&stage.out), bookkeeping::old_stage_record(&stage.out));
+    if !place.exists() && old.is_file() { old } else { place }
 }
 
 fn read_record(stage: &StageSpec) -> anyhow::Result<Record> {
@@ -339,10 +402,15 @@ mod tests {
     fn a_stage_reads_what_its_command_looks_at() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        for name in
-            ["captions.parquet", "images.parquet", "images-00000.parquet", "t.parquet", "t.errors.parquet", "t.manifest.json"]
-        {
-            std::fs::write(at(name), name).unwrap();
+        for name in [
+            "captions.parquet",
+            "images.parquet",
+            "images-00000.parquet",
+            "t.parquet",
+            ".clipcap/t.errors.parquet",
+            ".clipcap/t.manifest.json",
+        ] {
+            files::write_atomic(&at(name), name.as_bytes()).unwrap();
         }
         let stage = |command: &str, flags: &[(&str, &str)]| StageSpec {
             name: "s".into(),
@@ -360,6 +428,9 @@ mod tests {
         assert_eq!(read(stage("train", &[]), "--dataset", ""), [at("captions.parquet")]);
         let contrastive = stage("train", &[("--objective", "contrastive")]);
         assert_eq!(read(contrastive, "--dataset", ""), [at("")]);
-        assert_eq!(read(stage("report", &[]), "", "t.parquet"), [at("t.errors.parquet"), at("t.manifest.json"), at("t.parquet")]);
+        assert_eq!(
+            read(stage("report", &[]), "", "t.parquet"),
+            [at(".clipcap/t.errors.parquet"), at(".clipcap/t.manifest.json"), at("t.parquet")]
+        );
     }
 }

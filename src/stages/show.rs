@@ -11,6 +11,7 @@ use polars::prelude::{AnyValue, DataFrame, ParquetReader, PolarsResult, SerReade
 use serde_json::{Map, Value, json};
 use unicode_width::UnicodeWidthStr;
 
+use crate::bookkeeping;
 use crate::dataset::captions::tables_of;
 use crate::table;
 
@@ -57,7 +58,11 @@ const CHUNK_ROWS: usize = 1 << 16;
 const CELL_WIDTH: usize = 56;
 
 pub fn run(settings: &ShowSettings) -> Result<View> {
-    let files = if settings.input.is_dir() { tables_of(&settings.input)? } else { vec![settings.input.clone()] };
+    let input = bookkeeping::resolved(&settings.input);
+    if bookkeeping::is_absent_errors(&input) {
+        bail!("{}: nothing failed, so there is no errors table", input.display());
+    }
+    let files = if input.is_dir() { tables_of(&input)? } else { vec![input] };
     let plan = Plan::new(&files[0], settings)?;
     let (mut total, mut matched) = (0, 0);
     let mut kept = DataFrame::empty();

@@ -6,10 +6,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::Outcome;
+use crate::bookkeeping;
 use crate::dataset::captions::{CaptionRows, Columns, Encoding, ReadOptions, Row, read_captions, read_table, tables_of};
 use crate::files::{sha256_file, write_json};
 use crate::models::Bundle;
 use crate::pipeline::{Output, Reporter, Settings, Staging};
+use crate::table;
 use crate::text::Tokenizer;
 
 mod lengths;
@@ -184,6 +186,9 @@ fn write(folder: &Path, statistics: &Statistics, recorded: Settings) -> Result<V
     json.push(b'\n');
     files.push(("stats.json".into(), json));
     files.extend(drawn);
+    let named: Vec<(&str, String)> = tables::NAMES.iter().map(|name| (*name, format!("{name}.parquet"))).collect();
+    let named: Vec<(&str, &str)> = named.iter().map(|(name, file)| (*name, file.as_str())).collect();
+    files.push((table::CONFIGS.into(), table::configs(&named).into_bytes()));
     tables::write(folder, statistics)?;
     write_all(folder, &files)?;
     let manifest = json!({
@@ -194,7 +199,7 @@ fn write(folder: &Path, statistics: &Statistics, recorded: Settings) -> Result<V
         "settings": recorded.settings,
         "counts": {"captions": statistics.lengths.captions, "images": statistics.lengths.images},
     });
-    write_json(&folder.join("manifest.json"), &manifest).context("cannot write the manifest")?;
+    write_json(&folder.join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
     let tables = tables::NAMES.iter().map(|name| format!("{name}.parquet"));
     Ok(files.into_iter().map(|(name, _)| name).chain(tables).map(PathBuf::from).collect())
 }

@@ -1,5 +1,6 @@
 //! The closing words of a run over images, as text and as JSON; and of a look before one.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -24,6 +25,7 @@ pub(super) struct Words {
 pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output, left_out: LeftOut) -> (String, Json) {
     let Report { counts, lost, timings, complete } = report;
     let Words { command, done, results } = words;
+    let errors = Some(output.errors()).filter(|errors| *complete && errors.is_file());
     let mut text = format!("{}: {} {done}", plural(counts.found(), "file"), thousands(counts.succeeded));
     if counts.reused() > 0 && counts.reused() == counts.succeeded {
         text += " (all reused)";
@@ -67,9 +69,7 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     }
     if *complete {
         text += &format!("output   {}\n", output.path().display());
-        if counts.failed + counts.unlisted + counts.kept > 0 {
-            text += &format!("errors   {}\n", output.errors().display());
-        }
+        text += &errors_line(errors.as_deref());
     } else {
         text += &format!(
             "interrupted: nothing done is lost (it is kept in {}); run the same command again to resume\n",
@@ -106,7 +106,7 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "failed_by_reason": counts.reasons().map(|(reason, number)| (reason.to_string(), number.into())).collect::<serde_json::Map<_, _>>(),
         "bottleneck": timings.bottleneck(),
         "out": output.path(),
-        "errors": output.errors(),
+        "errors": errors,
         "manifest": output.manifest(),
     });
     if let Some((results, rate)) = results_rate {
@@ -119,6 +119,18 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         json["unlisted_folders"] = counts.unlisted.into();
     }
     (text, json)
+}
+
+/// How to look at the errors table, where there is one.
+pub(super) fn errors_line(errors: Option<&Path>) -> String {
+    errors.map_or(String::new(), |path| format!("errors   clipcap show {} --count reason\n", quoted(path)))
+}
+
+/// A path as a shell takes it.
+pub(super) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+,:@%".contains(c));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Seconds that an image takes, measured on `sample` after a first round that warms everything up; `None` where there is no image.

@@ -126,12 +126,12 @@ fn every_file_is_accounted_for() {
     let mut command = clipcap();
     command.arg("caption").arg(folder.path().join("mixed")).arg("--model").arg(&bundle).arg("--out").arg(&table);
     run(command.args(["--max-new-tokens", "5"]), 3);
-    let manifest: Value = serde_json::from_slice(&fs::read(table.with_file_name("t.manifest.json")).unwrap()).unwrap();
+    let manifest: Value = serde_json::from_slice(&fs::read(table.with_file_name(".clipcap/t.manifest.json")).unwrap()).unwrap();
     let counts = |name: &str| manifest["counts"][name].as_u64().unwrap();
     assert_eq!(counts("found"), counts("captioned") + counts("failed") + counts("skipped"), "{manifest}");
     assert_eq!(counts("failed"), reasons.len() as u64);
     assert_eq!(counts("skipped"), 1);
-    let errors: BTreeMap<String, String> = columns(&table.with_file_name("t.errors.parquet"), &["image_path", "reason"])
+    let errors: BTreeMap<String, String> = columns(&table.with_file_name(".clipcap/t.errors.parquet"), &["image_path", "reason"])
         .into_iter()
         .map(|row| (row[0].clone(), row[1].clone()))
         .collect();
@@ -186,7 +186,7 @@ fn a_killed_run_goes_on_and_ends_with_the_same_bytes() {
     }
     run(&mut command(&killed), 0);
     assert!(kills > 0, "the run was too quick to be killed");
-    for name in ["t.parquet", "t.errors.parquet", "t.manifest.json"] {
+    for name in ["t.parquet", ".clipcap/t.manifest.json"] {
         let [a, b] = ["whole", "killed"].map(|run| fs::read(folder.path().join(run).join(name)).unwrap());
         assert!(a == b, "{name} differs");
     }
@@ -269,7 +269,7 @@ fn an_embedding_beyond_all_numbers_fails_alone() {
     let lines = fs::read_to_string(&table).unwrap();
     let named = |row: u32| lines.contains(&format!("\"image_path\":\"{row}\""));
     assert_eq!([0, 1, 2, 3].map(named), [true, true, false, true], "{lines}");
-    let errors = folder.path().join("t.errors.parquet");
+    let errors = folder.path().join(".clipcap/t.errors.parquet");
     assert_eq!(columns(&errors, &["image_path", "reason"]), [["2", "corrupt"]]);
     assert!(caption(&[3e38, 2e38], 1).contains("not one of 2 images can be captioned"));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{clipcap, run, shared, tiny_bundle};
+use crate::common::{beside, clipcap, run, shared, tiny_bundle};
 
 /// Text columns of a Parquet table.
 fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
@@ -45,7 +45,7 @@ fn is(found: &BTreeMap<String, Vec<String>>, expected: &[(&str, &[&str])]) {
 }
 
 fn errors(dataset: &Path) -> Vec<(String, String)> {
-    let [reasons, messages] = columns(&dataset.join("errors.parquet"), &["reason", "message"]).try_into().unwrap();
+    let [reasons, messages] = columns(&beside(dataset, "errors.parquet"), &["reason", "message"]).try_into().unwrap();
     reasons.into_iter().zip(messages).collect()
 }
 

@@ -17,6 +17,8 @@ use clipcap::stages::embed::{Dtype, EmbedReport, EmbedSettings, EncoderInfo, Lay
 use clipcap::table;
 use serde_json::json;
 
+use crate::common::beside;
+
 /// D = 4: the channels' means, and 1.
 #[derive(Clone, Default)]
 struct Fake {
@@ -101,7 +103,7 @@ fn parts_hold_every_embedding_and_each_content_is_encoded_once() {
     pictures(&images, 100);
     let (report, encoded) = embed(&settings(&images, &out));
     assert_eq!((report.outcome, encoded), (Outcome::SomeFailed, 100));
-    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(beside(&out, "manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["counts"], json!({"found": 102, "embedded": 101, "failed": 1, "skipped": 0}));
     let all = batches(&out.join("part-00000.parquet"));
     assert_eq!(all.iter().map(RecordBatch::num_rows).sum::<usize>(), 101);
@@ -134,7 +136,7 @@ fn an_embedding_that_is_not_finite_fails_its_image_alone() {
     let (report, encoded) = embed(&settings(&images, &out));
     let counts = report.report.counts;
     assert_eq!((report.outcome, encoded, counts.succeeded, counts.failed), (Outcome::SomeFailed, 9, 9, 2));
-    let errors = table::open(&out.join("errors.parquet"), None).unwrap().next().unwrap().unwrap();
+    let errors = table::open(&beside(&out, "errors.parquet"), None).unwrap().next().unwrap().unwrap();
     let (paths, messages) = (errors.column(0).as_string::<i32>(), errors.column(2).as_string::<i32>());
     let told: Vec<_> = (0..errors.num_rows()).map(|row| (paths.value(row), messages.value(row))).collect();
     assert!(told.iter().any(|(path, message)| *path == "white.png" && message.contains("not finite")), "{told:?}");
@@ -155,7 +157,7 @@ fn a_datasets_path_that_leads_out_of_its_folder_fails() {
     let one = EmbedSettings { source: Source::DatasetFiles(dataset.clone(), vec![images.clone()]), ..settings(&images, &out) };
     let (report, encoded) = embed(&one);
     assert_eq!((encoded, report.report.counts.failed, report.report.counts.skipped), (1, 2, 0));
-    let errors = table::open(&out.join("errors.parquet"), None).unwrap().next().unwrap().unwrap();
+    let errors = table::open(&beside(&out, "errors.parquet"), None).unwrap().next().unwrap().unwrap();
     let column = |at: usize| errors.column(at).as_string::<i32>().clone();
     assert_eq!((column(0).value(0), column(0).value(1)), ("../secret.png", "/etc/passwd"));
     assert_eq!((column(1).value(0), column(1).value(1)), ("unreadable", "unreadable"));

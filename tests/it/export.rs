@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{clipcap, columns, run};
+use crate::common::{beside, clipcap, columns, run};
 
 /// A dataset of six pictures in two splits, with two captions each.
 fn dataset(folder: &Path) -> (PathBuf, PathBuf) {
@@ -86,8 +86,7 @@ fn a_webdataset_and_parquet_hold_what_was_captioned() {
     let (dataset, images) = dataset(folder.path());
     let out = folder.path().join("tars");
     export(&dataset, &images, "webdataset", Some(&out), &["--shard-images", "2"], 0);
-    let wanted =
-        ["errors.parquet", "manifest.json", "test-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"];
+    let wanted = ["test-000000.tar", "train-000000.tar", "train-000001.tar", "train-000002.tar"];
     assert_eq!(names(&out), wanted);
     let listed = run(std::process::Command::new("tar").arg("-tf").arg(out.join("train-000001.tar")), 0).stdout;
     let keys = "000001000000.png\n000001000000.txt\n000001000000.json\n000001000001.png\n000001000001.txt\n000001000001.json\n";
@@ -104,7 +103,7 @@ fn a_webdataset_and_parquet_hold_what_was_captioned() {
 
     let out = folder.path().join("parquet");
     export(&dataset, &images, "parquet", Some(&out), &[], 0);
-    assert_eq!(names(&out), ["errors.parquet", "manifest.json", "test-00000.parquet", "train-00000.parquet"]);
+    assert_eq!(names(&out), ["test-00000.parquet", "train-00000.parquet"]);
     let rows = columns(&out.join("train-00000.parquet"), &["image_id", "text", "split"]);
     assert_eq!((rows.len(), rows[0][0].as_str(), rows[0][2].as_str()), (5, "a/照片 0", "train"));
 }
@@ -145,7 +144,7 @@ fn coco_results_and_kohyas_folder() {
     // A picture that is gone is told and left out.
     fs::remove_file(images.join("a/照片 2.png")).unwrap();
     assert_eq!(export(&dataset, &images, "kohya", Some(&out), &[], 3)["counts"]["failed"], 1);
-    assert_eq!(columns(&out.join("errors.parquet"), &["image_path", "reason"]), [["a/照片 2.png", "vanished"]]);
+    assert_eq!(columns(&beside(&out, "errors.parquet"), &["image_path", "reason"]), [["a/照片 2.png", "vanished"]]);
     assert!(fs::read_to_string(out.join("images/a/照片 0.txt")).unwrap().starts_with("第0张"));
     assert!(out.join("images/b c/照片 5.png").is_file() && out.join("dataset.toml").is_file());
     run(clipcap().arg("export").arg(&dataset).args(["--to", "imagefolder", "--images", "x"]), 2);
@@ -250,20 +249,9 @@ fn an_export_in_the_place_of_a_larger_one_leaves_nothing_of_it() {
     assert!(!out.join("train/b c").exists() && out.join("test/b c/照片 5.png").is_file());
     // Another layout: only what nobody knows of stays.
     export(&dataset, &images, "webdataset", Some(&out), &["--overwrite", "--shard-images", "1"], 3);
-    assert_eq!(
-        names(&out),
-        [
-            "errors.parquet",
-            "manifest.json",
-            "test-000000.tar",
-            "train",
-            "train-000000.tar",
-            "train-000001.tar",
-            "train-000002.tar"
-        ]
-    );
+    assert_eq!(names(&out), ["test-000000.tar", "train", "train-000000.tar", "train-000001.tar", "train-000002.tar"]);
     assert_eq!(fs::read_to_string(&mine).unwrap(), "not the export's");
     assert!(!out.join("train/metadata.jsonl").exists());
     export(&dataset, &images, "webdataset", Some(&out), &["--overwrite"], 3);
-    assert_eq!(names(&out), ["errors.parquet", "manifest.json", "test-000000.tar", "train", "train-000000.tar"]);
+    assert_eq!(names(&out), ["test-000000.tar", "train", "train-000000.tar"]);
 }

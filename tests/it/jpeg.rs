@@ -383,7 +383,7 @@ fn tables_tell_damaged_images() {
     assert_eq!(flags(&at("e/part-00000.parquet")), expected);
     embed("strict", &["--fail-damaged"], 3);
     assert_eq!(flags(&at("strict/part-00000.parquet")), expected[..1]);
-    assert_eq!(columns(&at("strict/errors.parquet"), &["reason"]), [["truncated"]]);
+    assert_eq!(columns(&at(".clipcap/strict.errors.parquet"), &["reason"]), [["truncated"]]);
 
     let caption = |out: &str, flags: &[&str], status: i32| {
         let mut command = crate::common::clipcap();
@@ -401,7 +401,7 @@ fn tables_tell_damaged_images() {
     assert!(told.contains("1 of the captioned images is damaged"), "{told}");
     let told = run(summary.arg("--json"), 0);
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&told.stdout).unwrap()["damaged"], 1);
-    let manifest = fs::read(at("told.manifest.json")).unwrap();
+    let manifest = fs::read(at(".clipcap/told.manifest.json")).unwrap();
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&manifest).unwrap()["counts"]["damaged"], 1);
     assert_eq!(flags(&caption("from.parquet", &["--embeddings", at("e").to_str().unwrap()], 0)), expected);
     let csv = fs::read_to_string(caption("comma.csv", &[images], 0)).unwrap();

@@ -134,13 +134,13 @@ fn captions_are_cleaned_up_where_it_is_asked_for() {
     let flags = ["--replace", "(?i)^a (.*)=One $1", "--punctuation", "no-end"];
     let cleaned = captions(&embeddings, &here("qwen"), &table, &flags);
     assert_eq!(cleaned[0], "One man in a red shirt rides a bicycle down the street");
-    let manifest = fs::read_to_string(here("t.manifest.json")).unwrap();
+    let manifest = fs::read_to_string(here(".clipcap/t.manifest.json")).unwrap();
     assert!(manifest.contains("no-end") && manifest.contains("One $1"), "{manifest}");
     let mut command = clipcap();
     command.args(["caption", "--quiet", "--overwrite", "--banned-words", "dogs,kite", "--model"]).arg(here("qwen"));
     run(command.arg("--embeddings").arg(&embeddings).arg("--out").arg(&table), 3);
     assert_eq!(columns(&table, &["caption"]).len(), 4);
-    let failed = columns(&here("t.errors.parquet"), &["image_path", "reason"]);
+    let failed = columns(&here(".clipcap/t.errors.parquet"), &["image_path", "reason"]);
     assert_eq!(failed, [["1", "filtered"], ["4", "filtered"]]);
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{clipcap, run, scenes, tiny_bundle};
+use clipcap::files::{sha256_file, sha256_hex};
 use serde_json::Value;
 
 /// Rendered pictures with a caption each, a small random model, and a pipeline over them in the folder.
@@ -129,7 +130,7 @@ fn an_output_that_was_changed_is_found_and_made_again() {
     assert_eq!(fs::read(&table).unwrap(), whole);
     // A stage that looks for what it can reuse finds nothing in this.
     world.go(&[], 0);
-    let (part, manifest) = (world.out("embed/part-00000.parquet"), world.out("embed/manifest.json"));
+    let (part, manifest) = (world.out("embed/part-00000.parquet"), world.out(".clipcap/embed.manifest.json"));
     let whole = fs::read(&part).unwrap();
     for damage in [&|| fs::write(&part, &whole[..300]).unwrap(), &|| fs::remove_file(&part).unwrap(), &|| {
         fs::write(&manifest, "{").unwrap()
@@ -164,7 +165,7 @@ fn a_key_may_have_the_value_that_its_flag_may_have() {
     let world = World::new();
     let flags = ["--until", "prepare", "--set", "prepare.near_duplicates=6", "--set", "prepare.fold_width=letters"];
     assert_eq!(world.names(&flags), ["prepare"]);
-    let manifest: Value = serde_json::from_slice(&fs::read(world.out("prepare/manifest.json")).unwrap()).unwrap();
+    let manifest: Value = serde_json::from_slice(&fs::read(world.out(".clipcap/prepare.manifest.json")).unwrap()).unwrap();
     assert_eq!((&manifest["settings"]["near_duplicates"], &manifest["settings"]["fold_width"]), (&6.into(), &"letters".into()));
 }
 
@@ -179,4 +180,46 @@ fn unknown_keys_and_stages_are_refused_before_anything_runs() {
     says(&["--set", "stats.colour=red"], 2, "colour");
     says(&["--until", "train"], 2, "the stages are: prepare, embed, stats");
     assert!(!world.out("prepare").exists());
+}
+
+/// What an earlier version recorded of a folder's content.
+fn hash_of(folder: &Path) -> String {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let line = |path: &PathBuf| format!("{}  {}\n", sha256_file(path).unwrap(), path.file_name().unwrap().to_str().unwrap());
+    sha256_hex(files.iter().map(line).collect::<String>().as_bytes())
+}
+
+#[test]
+fn outputs_of_an_earlier_version_are_taken_over() {
+    let world = World::new();
+    let stages = ["prepare", "embed", "stats"];
+    world.go(&[], 0);
+    let beside = world.out(".clipcap");
+    let before: Vec<_> = stages.map(|stage| hash_of(&world.out(stage))).into();
+    let made_by_an_earlier_version = || {
+        for stage in stages {
+            let out = world.out(stage);
+            fs::rename(beside.join(format!("{stage}.manifest.json")), out.join("manifest.json")).unwrap();
+            let record = fs::read(beside.join(format!("{stage}.stage.json"))).unwrap();
+            let mut record: Value = serde_json::from_slice(&record).unwrap();
+            record["output"] = hash_of(&out).into();
+            fs::write(world.out(&format!("{stage}.stage.json")), record.to_string()).unwrap();
+        }
+        fs::rename(beside.join("content-hashes.json"), world.out("content-hashes.json")).unwrap();
+        fs::remove_dir_all(&beside).unwrap();
+    };
+    made_by_an_earlier_version();
+    assert!(world.names(&["--dry-run"]).is_empty() && !beside.exists());
+    assert!(world.go(&[], 0).is_empty());
+    assert_eq!(stages.map(|stage| hash_of(&world.out(stage))).to_vec(), before);
+    assert!(beside.join("embed.manifest.json").is_file() && beside.join("embed.stage.json").is_file());
+    assert!(!world.out("embed.stage.json").exists());
+    assert!(world.go(&[], 0).is_empty());
+    run(clipcap().arg("run").arg(&world.file).arg("--verify"), 0);
+    // What was no longer right of it is made again, and only that.
+    made_by_an_earlier_version();
+    fs::remove_file(world.out("stats/lengths.parquet")).unwrap();
+    assert_eq!(world.names(&["--dry-run"]), ["stats"]);
+    assert_eq!(world.names(&[]), ["stats"]);
 }

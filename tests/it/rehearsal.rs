@@ -102,7 +102,7 @@ fn both_recipes_on_flickr30k() {
         assert_eq!((bundle["mapper_kind"].as_str(), bundle["prefix_len"].as_u64()), (Some(recipe), Some(10)));
         let tuned = bundle["parts"]["gpt2"]["source"]["how"] == "trained";
         assert_eq!(tuned, recipe == "mlp");
-        let counts = &json_file(&out.join("captions.manifest.json"))["counts"];
+        let counts = &json_file(&out.join(".clipcap/captions.manifest.json"))["counts"];
         assert_eq!((counts["captioned"].as_u64(), counts["failed"].as_u64()), (Some(24), Some(0)));
         assert!(json_file(&out.join("scores.json"))["char"]["cider"].is_number());
     }
@@ -115,6 +115,6 @@ fn a_caption_table_for_a_folder() {
     home.flickr30k();
     fs::rename(home.at("data/flickr30k/flickr30k-images"), home.at("data/photos")).unwrap();
     home.pipeline("caption-folder.toml", &[]);
-    let counts = &json_file(&home.at("out/caption-folder/captions.manifest.json"))["counts"];
+    let counts = &json_file(&home.at("out/caption-folder/.clipcap/captions.manifest.json"))["counts"];
     assert_eq!(counts["captioned"].as_u64(), Some(24));
 }

@@ -189,7 +189,7 @@ fn captions_below_a_score_go_and_images_stay_accounted_for() {
             left.iter().map(|row| (&row.0, row.1)).collect::<Vec<_>>(),
             wanted.iter().map(|r| (&r.0, r.1)).collect::<Vec<_>>()
         );
-        let failed = columns(&world.here("some.errors.parquet"), &["image_path", "reason", "message"]);
+        let failed = columns(&world.here(".clipcap/some.errors.parquet"), &["image_path", "reason", "message"]);
         assert_eq!(failed.len() + by_image(&left).len(), by_image(&all).len());
         assert!(failed.iter().all(|row| row[1] == "filtered" && row[2].contains("clip_score")), "{failed:?}");
         assert_eq!(told["failed_by_reason"]["filtered"].as_u64(), Some(failed.len() as u64));

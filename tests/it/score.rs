@@ -124,7 +124,7 @@ fn a_row_without_its_image_has_no_score_and_is_told() {
     for name in ["out.parquet", "out.csv", "out.jsonl"] {
         let out = folder.path().join(name);
         run(score(&table, &scorer, &out).arg("--images").arg(&photos), 3);
-        let errors = columns(&folder.path().join("out.errors.parquet"), &["image_path", "reason"]);
+        let errors = columns(&folder.path().join(".clipcap/out.errors.parquet"), &["image_path", "reason"]);
         assert_eq!(errors, [["broken.jpg", "truncated"], ["gone.jpg", "vanished"]]);
         let told: Vec<bool> = match name {
             "out.parquet" => scores(&out).iter().map(Option::is_some).collect(),

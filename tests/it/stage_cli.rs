@@ -48,7 +48,7 @@ fn ctrl_c_leaves_with_130_and_the_same_command_goes_on() {
     assert!(look["counts"]["known"].as_u64().unwrap() + look["counts"]["images"].as_u64().unwrap() == 300, "{look}");
     let rest = json(&run(caption(&images, &bundle, &out).args(flags), 0));
     assert_eq!(rest["computed"].as_u64().unwrap(), 300 - computed);
-    for name in ["out.parquet", "out.errors.parquet", "out.manifest.json"] {
+    for name in ["out.parquet", ".clipcap/out.manifest.json"] {
         assert!(fs::read(out.with_file_name(name)).unwrap() == fs::read(whole.with_file_name(name)).unwrap(), "{name}");
     }
 }

@@ -78,13 +78,16 @@ fn key(image: &ImageCaptions) -> &str {
     last_part(without_extension(name(image)))
 }
 
-/// Writes the errors table that lies beside a file of scores, in the schema of all errors tables.
+/// Writes the errors table that lies beside a file of scores, in the schema of all errors tables; without rows there is none.
 ///
 /// # Errors
 /// The disk refuses.
 pub fn write(rows: &[Unmatched], out: &Path) -> Result<()> {
     let path = Output::file(out).errors();
-    let mut table = ErrorsTable::create(&path)?;
+    if rows.is_empty() {
+        let _ = std::fs::remove_file(&path);
+    }
+    let mut table = ErrorsTable::new(path.clone());
     for row in rows {
         table.add(&row.image_path, &row.failure)?;
     }

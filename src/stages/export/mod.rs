@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{Array, StringArray};
 use serde_json::{Value as Json, json};
 
+use crate::bookkeeping;
 use crate::files::{sha256_hex, write_json};
 use crate::image::{Failure as ImageFailure, Limits, Reason};
 use crate::pipeline::sources::Located;
@@ -136,7 +137,7 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     let recorded = Settings::new("export", recorded(settings, &items));
     let mut layout = Layout::create(settings, staging.folder())?;
-    let mut errors = ErrorsTable::create(&staging.folder().join("errors.parquet"))?;
+    let mut errors = ErrorsTable::new(staging.folder().join(bookkeeping::ERRORS));
     let mut failed = 0;
     for (done, item) in (1..).zip(&items) {
         if interrupt.is_set() {
@@ -163,7 +164,7 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
         let mut manifest = manifest_head(FORMAT, &recorded, &output)?;
         manifest.insert("counts".into(), json!({"exported": exported, "failed": failed}));
         manifest.insert("files".into(), json!(files));
-        write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
+        write_json(&staging.folder().join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
         remove_surplus(&output, &files)?;
         staging.publish(&files, reporter)?;
     }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::{done_word, ranges};
+use crate::bookkeeping;
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
@@ -21,6 +22,7 @@ use crate::stages::caption::tables::{FORMAT, TableSink};
 use crate::stages::caption::{Captions, Scored, Scoring, TableFormat, output_of};
 use crate::stages::embed::tables::{EmbeddingSink, FORMAT as EMBEDDINGS_FORMAT};
 use crate::stages::embed::{Dtype, Embedding, Layout};
+use crate::stages::summary::errors_line;
 
 /// What is to be merged.
 #[derive(Debug, Clone)]
@@ -122,7 +124,7 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     }
     let done = done_word(&stage);
     let manifest = manifest(format, &made_with, &output, done, &counts, lost, &Roots::default(), recorded)?;
-    write_json(&staging.folder().join("manifest.json"), &manifest).context("cannot write the manifest")?;
+    write_json(&staging.folder().join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
     staging.publish(&files, reporter)?;
     let outcome = match counts {
         counts if counts.error_rate() > settings.max_error_rate => Outcome::TooManyFailed,
@@ -279,7 +281,7 @@ impl Merging<'_> {
         roll: &mut Roll<'_>,
     ) -> Result<Option<Vec<PathBuf>>> {
         let (reporter, interrupt) = self.reporting;
-        let mut errors = ErrorsTable::create(&self.folder.join("errors.parquet"))?;
+        let mut errors = ErrorsTable::new(self.folder.join(bookkeeping::ERRORS));
         let mut done = 0;
         for record in self.records {
             if interrupt.is_set() {
@@ -368,6 +370,7 @@ impl Merged {
     pub fn summary(&self) -> (String, Json) {
         let Counts { succeeded, failed, skipped, unlisted, .. } = self.counts;
         let (found, done) = (self.counts.found(), done_word(&self.stage));
+        let errors = Some(self.output.errors()).filter(|errors| self.outcome != Outcome::Interrupted && errors.is_file());
         let mut text = format!("{found} files: {succeeded} {done}, {failed} failed, {skipped} not images\n");
         if unlisted > 0 {
             text += &format!("{unlisted} folders could not be listed: what they hold is missing\n");
@@ -383,7 +386,7 @@ impl Merged {
         }
         text += &match self.outcome {
             Outcome::Interrupted => "interrupted: nothing was written; give the command again\n".into(),
-            _ => format!("output   {}\nerrors   {}\n", self.output.path().display(), self.output.errors().display()),
+            _ => format!("output   {}\n", self.output.path().display()) + &errors_line(errors.as_deref()),
         };
         let json = json!({
             "command": "merge",
@@ -395,7 +398,7 @@ impl Merged {
             "renamed": self.lost.renamed,
             "missing_shards": self.missing,
             "out": self.output.path(),
-            "errors": self.output.errors(),
+            "errors": errors,
             "manifest": self.output.manifest(),
         });
         (text, json)

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use super::done_word;
 use crate::files::sha256_file;
 use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
-use crate::pipeline::{Counts, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
+use crate::pipeline::{Counts, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
 
 /// Which shards a worker takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,13 +218,17 @@ impl Worker<'_> {
         let text = fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
         let settings: Settings = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", manifest.display()))?;
         let identity = settings.settings["model"].clone();
+        let errors = output.errors();
+        if !errors.is_file() {
+            ErrorsTable::write_empty(&errors)?;
+        }
         Ok(Record {
             format: Record::format(),
             plan: self.plan.id.clone(),
             shard,
             counts: *counts,
             table: self.job.keep_result(shard, table, ending)?,
-            errors: self.job.keep_result(shard, &output.errors(), "errors.parquet")?,
+            errors: self.job.keep_result(shard, &errors, "errors.parquet")?,
             settings,
             identity,
             seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,

@@ -1,6 +1,7 @@
 //! What prepare found, counted: for the manifest, the terminal and the exit status.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,7 @@ use crate::dataset::lint::{LINT_COLUMNS, Lint};
 use crate::dataset::tables::{DuplicateRow, ImageRow};
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
+use crate::stages::summary::quoted;
 
 /// Counts of a finished dataset.
 #[derive(Debug, Clone, Default)]
@@ -166,22 +168,23 @@ impl Summary {
     }
 
     /// What deserves a look, on stderr.
-    pub fn report(&self, reporter: &dyn Reporter) {
+    pub fn report(&self, errors: &Path, reporter: &dyn Reporter) {
+        let errors = quoted(errors);
         if self.bad() > 0 {
             let reasons: Vec<String> = self.bad_by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            reporter.warn(&format!("{} bad lines ({}): see errors.parquet", self.bad(), reasons.join(", ")));
+            reporter.warn(&format!("{} bad lines ({}): clipcap show {errors}", self.bad(), reasons.join(", ")));
         }
         if self.images_given && self.status("ok") + self.status("failed") == 0 {
             reporter.warn("no image was found in the folder given: is it the right one?");
         } else if self.status("missing") > 0 {
             let (images, captions) = (self.status("missing"), self.captions_without_image);
             reporter.warn(&format!(
-                "{images} images with {captions} captions were not found in the folder: status missing in images.parquet, and why in errors.parquet"
+                "{images} images with {captions} captions were not found in the folder: status missing in images.parquet, and why in {errors}"
             ));
         }
         if self.image_conflicts > 0 {
             reporter.warn(&format!(
-                "{} names of images are not matched because two names or two files would be one: image_conflict in errors.parquet",
+                "{} names of images are not matched because two names or two files would be one: clipcap show {errors} --where reason=image_conflict",
                 self.image_conflicts
             ));
         }

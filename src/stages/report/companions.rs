@@ -36,7 +36,7 @@ impl Companions {
     /// A file that is there and cannot be read as what its name says.
     pub fn read(table: &Path) -> Result<Self> {
         let output = if table.is_dir() { Output::folder(table) } else { Output::file(table) };
-        let path = output.manifest();
+        let path = output.bookkeeping().found_manifest();
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             text => text.with_context(|| format!("cannot read {}", path.display()))?,
@@ -56,7 +56,7 @@ impl Companions {
         Ok(Self {
             counts: counts.filter_map(|(name, count)| Some((name.clone(), count.as_u64()?))).collect(),
             settings,
-            failures: failures(&output.errors())?,
+            failures: failures(&output.bookkeeping().found_errors())?,
         })
     }
 
@@ -107,7 +107,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let table = folder.path().join("t.csv");
         let read = |manifest: &str| {
-            fs::write(folder.path().join("t.manifest.json"), manifest).unwrap();
+            crate::files::write_atomic(&folder.path().join(".clipcap/t.manifest.json"), manifest.as_bytes()).unwrap();
             Companions::read(&table)
         };
         assert!(Companions::read(&table).unwrap().counts.is_empty());

@@ -26,6 +26,7 @@ use crate::image::Reason;
 use crate::pipeline::{ErrorsTable, Interrupt, Output, Reporter, Tick};
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
+use crate::stages::summary::errors_line;
 
 /// The column that is added.
 pub const COLUMN: &str = "clip_score";
@@ -141,7 +142,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
     if failures.is_empty() {
         let _ = std::fs::remove_file(&errors);
     } else {
-        let mut table = ErrorsTable::create(&errors)?;
+        let mut table = ErrorsTable::new(errors.clone());
         failures.iter().try_for_each(|(name, failure)| table.add(name, failure))?;
         table.finish()?;
     }
@@ -194,9 +195,7 @@ impl ScoreReport {
         if self.outcome != Outcome::Interrupted {
             text += &format!("output   {}\n", self.out.display());
         }
-        if let Some(errors) = &self.errors {
-            text += &format!("errors   {}\n", errors.display());
-        }
+        text += &errors_line(self.errors.as_deref());
         let json = json!({
             "command": "score",
             "exit_status": self.outcome.exit_code(),

@@ -176,6 +176,9 @@ pub fn rows(out: &Path) -> Vec<[String; 9]> {
 /// image_path to reason.
 pub fn errors(path: &Path) -> BTreeMap<String, String> {
     let mut errors = BTreeMap::new();
+    if !path.exists() {
+        return errors;
+    }
     for batch in table::open(path, Some("errors/1")).unwrap() {
         let batch = batch.unwrap();
         let (paths, reasons) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());

@@ -46,7 +46,7 @@ fn csv_tsv_json_lines_and_parts_say_the_same() {
     assert_eq!(lines.lines().collect::<Vec<_>>(), wanted);
     let (parts, _) = run("parts/");
     assert!(rows(&parts) == table);
-    assert_eq!(bytes(&parts).into_keys().collect::<Vec<_>>(), ["errors.parquet", "manifest.json", "part-00000.parquet"]);
+    assert_eq!(bytes(&parts).into_keys().collect::<Vec<_>>(), ["part-00000.parquet"]);
     // Every form but the original's holds enough to go on from.
     for (name, known) in
         [("t/out.parquet", true), ("c/out.csv", true), ("j/out.jsonl", true), ("v/out.tsv", false), ("parts/", true)]
@@ -94,7 +94,7 @@ fn embeddings_from_npy_keep_their_order() {
     let report = caption(&settings, &fake).unwrap();
     assert_eq!((report.outcome, fake.num_captioned()), (Outcome::SomeFailed, 119));
     assert!(fake.encoded.lock().unwrap().is_empty(), "no image was encoded");
-    assert_eq!(errors(&folder.path().join("out.errors.parquet"))["1"], "corrupt");
+    assert_eq!(errors(&folder.path().join(".clipcap/out.errors.parquet"))["1"], "corrupt");
     let table = rows(&out);
     let order: Vec<_> = table.iter().step_by(2).map(|row| row[1].parse::<u32>().unwrap()).collect();
     assert_eq!(order, (0..120).filter(|&row| row != 1).collect::<Vec<_>>());

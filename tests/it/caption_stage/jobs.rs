@@ -192,7 +192,7 @@ fn killed_workers_of_any_number_make_the_single_runs_bytes() {
         assert_eq!(merged.outcome, Outcome::SomeFailed);
         assert!(tables(out.parent().unwrap()) == wanted, "{num_workers} workers: other bytes");
         let counts = json!({"found": 346, "captioned": 303, "failed": 3, "skipped": 40});
-        assert_eq!(manifest(&out.with_file_name("out.manifest.json"))["counts"], counts);
+        assert_eq!(manifest(&out.with_file_name(".clipcap/out.manifest.json"))["counts"], counts);
         // A run over everything goes on from it as from its own.
         let fake = Fake::new(4);
         assert_eq!(caption(&settings(&images, &out), &fake).unwrap().report.counts.computed, 0);
@@ -308,8 +308,8 @@ fn merge_refuses_what_is_missing_damaged_or_mixed() {
     fs::write(victim, &whole).unwrap();
     let merged = merge(&mixed).unwrap();
     assert_eq!((merged.counts.found(), rows(&out).len() as u64), (106, 2 * merged.counts.succeeded));
-    assert_eq!(errors(&out.with_file_name("out.errors.parquet")).len(), 3);
-    let manifest = manifest(&out.with_file_name("out.manifest.json"));
+    assert_eq!(errors(&out.with_file_name(".clipcap/out.errors.parquet")).len(), 3);
+    let manifest = manifest(&out.with_file_name(".clipcap/out.manifest.json"));
     assert_eq!(manifest["settings"]["model"]["mixed"].as_array().unwrap().len(), 2);
     // No single machine's run goes on from such a table as from its own.
     assert!(caption(&settings(&images, &out), &Fake::new(4)).is_err());
@@ -352,7 +352,7 @@ fn merge_drops_no_rows_unasked_and_quotes_formulas_on_request() {
         // Names alone tell nothing of a new name.
         let (dropped, renamed) = if name == "out.tsv" { (40, 0) } else { (38, 2) };
         assert_eq!((pruned.lost.dropped, pruned.lost.renamed), (dropped, renamed), "{name}");
-        assert_eq!(manifest(&out.with_file_name("out.manifest.json"))["counts"]["dropped"], dropped);
+        assert_eq!(manifest(&out.with_file_name(".clipcap/out.manifest.json"))["counts"]["dropped"], dropped);
         // One manifest goes with one table.
         fs::remove_file(&out).unwrap();
     }

@@ -9,6 +9,7 @@ use clipcap::stages::Outcome;
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source, TableFormat};
 
 use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use crate::common::beside;
 
 const FORMATS: [&str; 5] = ["out.parquet", "out.csv", "out.jsonl", "out.tsv", "out/"];
 
@@ -89,10 +90,7 @@ fn a_half_mounted_folder_is_refused_before_anything_is_computed() {
         }
         let report = run(&settings);
         assert_eq!((report.outcome, report.report.lost), (Outcome::Complete, Lost { dropped: 6, renamed: 0 }));
-        let manifest = match name {
-            "out/" => manifest(&out.join("manifest.json")),
-            _ => manifest(&out.with_file_name("out.manifest.json")),
-        };
+        let manifest = manifest(&beside(&out, "manifest.json"));
         assert_eq!(manifest["counts"]["dropped"], 6);
     }
 }

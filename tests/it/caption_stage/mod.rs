@@ -13,8 +13,11 @@ mod tars;
 use std::fs::{self, File};
 
 use self::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use crate::common::beside;
+use clipcap::dataset::wanted::{LeftOut, Wanted};
 use clipcap::pipeline::{Interrupt, WorkLock};
 use clipcap::stages::Outcome;
+use clipcap::stages::caption::CaptionSettings;
 use serde_json::json;
 
 #[test]
@@ -53,8 +56,8 @@ fn every_file_is_accounted_for() {
         ("text.jpg", "unsupported_format"),
     ];
     let reasons = reasons.map(|(path, reason)| (path.to_string(), reason.to_string()));
-    assert_eq!(errors(&folder.path().join("out.errors.parquet")), reasons.into_iter().collect());
-    let manifest = manifest(&folder.path().join("out.manifest.json"));
+    assert_eq!(errors(&folder.path().join(".clipcap/out.errors.parquet")), reasons.into_iter().collect());
+    let manifest = manifest(&folder.path().join(".clipcap/out.manifest.json"));
     assert_eq!(manifest["counts"], json!({"found": 17, "captioned": 9, "failed": 6, "skipped": 2}));
     assert_eq!(manifest["clipcap.format"], "captions/1");
     let rows = rows(&out);
@@ -69,7 +72,7 @@ fn every_file_is_accounted_for() {
     assert!(!folder.path().join("out.parquet.work").exists());
     let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["out.errors.parquet", "out.manifest.json", "out.parquet", "图片"]);
+    assert_eq!(names, [".clipcap", "out.parquet", "图片"]);
 }
 
 /// CRC-32 as PNG has it.
@@ -99,10 +102,10 @@ fn batch_size_threads_and_place_change_no_byte_of_the_table() {
         assert!(fake.encoded.lock().unwrap().iter().all(|&size| size <= batch_size));
         let mut files = bytes(out.parent().unwrap());
         assert_eq!(
-            manifest(&out.with_file_name("out.manifest.json"))["recorded"],
+            manifest(&out.with_file_name(".clipcap/out.manifest.json"))["recorded"],
             json!({"batch_size": batch_size, "threads": threads, "files": {"hidden": false, "include": [], "exclude": []}})
         );
-        files.remove("out.manifest.json");
+        files.remove(".clipcap/out.manifest.json");
         assert!(&files == first.get_or_insert_with(|| files.clone()));
     }
 }
@@ -112,13 +115,52 @@ fn the_runs_own_files_are_not_found() {
     let folder = tempfile::tempdir().unwrap();
     let images = folder.path().join("images");
     pictures(&images, 3);
-    for out in ["captions.parquet", "captions/"] {
+    for out in ["captions.parquet", "parts/"] {
         let out = images.join(out);
-        for _ in 0..2 {
-            let report = caption(&settings(&images, &out), &Fake::new(4)).unwrap();
-            let others = if out.ends_with("captions") { 3 } else { 0 };
+        for hidden in [false, true] {
+            let settings = settings(&images, &out);
+            let report =
+                caption(&CaptionSettings { wanted: Wanted { hidden, ..Wanted::default() }, ..settings }, &Fake::new(4)).unwrap();
+            let others = if out.ends_with("parts") { 1 } else { 0 };
             assert_eq!((report.report.counts.succeeded, report.report.counts.skipped), (3, others), "{}", out.display());
+            assert_eq!(report.left_out, LeftOut::default());
         }
+    }
+    // The manifest of a folder would have the name that the table's has.
+    let error = caption(&settings(&images, &images.join("captions/")), &Fake::new(4)).unwrap_err();
+    assert!(error.to_string().contains("captions.parquet"), "{error}");
+}
+
+#[test]
+fn an_errors_table_is_there_where_something_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, out) = (folder.path().join("images"), folder.path().join("out.parquet"));
+    pictures(&images, 3);
+    fs::write(images.join("bad.png"), "bad").unwrap();
+    caption(&settings(&images, &out), &Fake::new(4)).unwrap();
+    assert_eq!(errors(&beside(&out, "errors.parquet")).len(), 1);
+    fs::remove_file(images.join("bad.png")).unwrap();
+    let report = caption(&settings(&images, &out), &Fake::new(4)).unwrap();
+    assert!(!beside(&out, "errors.parquet").exists());
+    assert_eq!(report.summary().1["errors"], serde_json::Value::Null);
+}
+
+#[test]
+fn a_table_of_an_earlier_version_is_reused_and_what_belongs_to_it_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    pictures(&images, 3);
+    fs::write(images.join("bad.png"), "bad").unwrap();
+    for name in ["t.parquet", "parts/"] {
+        let out = folder.path().join(name);
+        caption(&settings(&images, &out), &Fake::new(4)).unwrap();
+        let before = bytes(folder.path());
+        for what in ["manifest.json", "errors.parquet"] {
+            let old = if name.ends_with('/') { out.join(what) } else { out.with_extension(what) };
+            fs::rename(beside(&out, what), old).unwrap();
+        }
+        assert_eq!(caption(&settings(&images, &out), &Fake::new(4)).unwrap().report.counts.computed, 0);
+        assert!(bytes(folder.path()) == before, "{name}");
     }
 }
 

@@ -10,6 +10,7 @@ use clipcap::stages::caption::CaptionSettings;
 use serde_json::json;
 
 use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use crate::common::beside;
 
 /// One whose captions show that they are new.
 fn other(batch_size: usize) -> Fake {
@@ -48,8 +49,7 @@ fn the_others_keep_their_rows_unread_and_the_settings_say_whose_they_are() {
         fs::write(images.join("bad.jpg"), "bad").unwrap();
         let plain = settings(&images, &out);
         caption(&plain, &Fake::new(4)).unwrap();
-        let manifest_path = if name == "out/" { out.join("manifest.json") } else { out.with_file_name("out.manifest.json") };
-        let errors_path = if name == "out/" { out.join("errors.parquet") } else { out.with_file_name("out.errors.parquet") };
+        let (manifest_path, errors_path) = (beside(&out, "manifest.json"), beside(&out, "errors.parquet"));
         let (before, first) = (rows_of(&out), manifest(&manifest_path));
         fs::write(
             &list,

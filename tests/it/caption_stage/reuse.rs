@@ -34,7 +34,7 @@ fn files_added_changed_renamed_and_removed() {
     fs::remove_file(images.join("a/new.png")).unwrap();
     assert_eq!(computed(&settings), 0);
     // The manifest says that a row went; given once more, the same command leaves the same bytes.
-    assert_eq!(manifest(&folder.path().join("out.manifest.json"))["counts"]["dropped"], 1);
+    assert_eq!(manifest(&folder.path().join(".clipcap/out.manifest.json"))["counts"]["dropped"], 1);
     let second = bytes(folder.path());
     assert!(table(&second) == table(&first));
     assert_eq!(computed(&settings), 0);
@@ -103,7 +103,7 @@ fn unchanged_files_are_not_even_read_again_while_the_work_folder_is_there() {
     assert_eq!(reading(&settings), 0.0, "nothing was read");
     assert_eq!(bytes(folder.path()).get("out.parquet"), first.get("out.parquet"));
     // Failures are remembered, too, until they are to be tried again.
-    assert!(errors(&folder.path().join("out.errors.parquet")).contains_key("a/bad.png"));
+    assert!(errors(&folder.path().join(".clipcap/out.errors.parquet")).contains_key("a/bad.png"));
     let again = CaptionSettings { retry_failed: true, ..settings.clone() };
     assert!(reading(&again) > 0.0);
     fs::copy(&secret, &failed).unwrap();
@@ -139,7 +139,7 @@ fn what_other_settings_made_is_not_replaced_unasked() {
     let error = caption(&plain, &Fake::new(4)).unwrap_err().to_string();
     assert!(error.contains("unfinished work with other settings"), "{error}");
     assert_eq!(computed(&longer), 70 - 64);
-    assert_eq!(manifest(&folder.path().join("out.manifest.json"))["settings"]["decoding"]["max_new_tokens"], 20);
+    assert_eq!(manifest(&folder.path().join(".clipcap/out.manifest.json"))["settings"]["decoding"]["max_new_tokens"], 20);
     // Given once more, it makes everything anew.
     assert_eq!(computed(&longer), 70);
 }

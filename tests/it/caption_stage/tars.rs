@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::fake::{Fake, caption, errors, manifest, picture, pictures, rows, settings};
 use super::jobs;
+use crate::common::beside;
 
 fn caption_paths(paths: &[PathBuf], out: &Path) -> anyhow::Result<CaptionReport> {
     caption(&CaptionSettings { source: Source::Paths(paths.to_vec()), ..settings(Path::new("."), out) }, &Fake::new(4))
@@ -59,9 +60,9 @@ fn every_format_of_tar_is_captioned_as_its_folder() {
             let out = folder.path().join(format).join(format!("{name}.parquet"));
             assert_eq!(caption_paths(&[tar], &out).unwrap().outcome, Outcome::SomeFailed);
             assert_eq!(captions(&out, &format!("{name}/")), captions(&whole, ""), "{format} {name}");
-            let counts = &manifest(&out.with_extension("manifest.json"))["counts"];
-            assert_eq!(counts, &manifest(&whole.with_extension("manifest.json"))["counts"]);
-            assert_eq!(errors(&out.with_extension("errors.parquet")), [(format!("{name}/empty.jpg"), "empty".into())].into());
+            let counts = &manifest(&beside(&out, "manifest.json"))["counts"];
+            assert_eq!(counts, &manifest(&beside(&whole, "manifest.json"))["counts"]);
+            assert_eq!(errors(&beside(&out, "errors.parquet")), [(format!("{name}/empty.jpg"), "empty".into())].into());
             let ids: Vec<String> = rows(&out).iter().map(|row| row[0].clone()).collect();
             assert!(ids.contains(&format!("{name}/b/0000")) && ids.contains(&format!("{name}/a/really.dat")), "{ids:?}");
         }
@@ -85,16 +86,15 @@ fn a_pattern_of_tars_is_a_list_and_a_job_over_them_is_the_single_run() {
     let out = root.join("single/t.parquet");
     caption_paths(&inputs, &out).unwrap();
     let counts = json!({"found": 218, "captioned": 215, "failed": 0, "skipped": 3});
-    assert_eq!(manifest(&out.with_file_name("t.manifest.json"))["counts"], counts);
+    assert_eq!(manifest(&out.with_file_name(".clipcap/t.manifest.json"))["counts"], counts);
     let paths: Vec<String> = rows(&out).into_iter().map(|row| row[1].clone()).collect();
     assert_eq!((paths[0].as_str(), paths[10].as_str()), ("photos/a/0001.png", "set-000.tar/0000.png"));
     let merged = root.join("merged/t.parquet");
     let planned = jobs::whole_job(&inputs, &root.join("job"), 3, &merged);
     // Two of the folder's files, and a shard for each tar.
     assert_eq!((planned.num_shards, planned.counts.found), (5, 218));
-    for name in ["t.parquet", "t.errors.parquet"] {
-        assert!(fs::read(out.with_file_name(name)).unwrap() == fs::read(merged.with_file_name(name)).unwrap(), "{name}");
-    }
+    assert!(fs::read(&out).unwrap() == fs::read(&merged).unwrap());
+    assert!(!beside(&out, "errors.parquet").exists() && !beside(&merged, "errors.parquet").exists());
     let missing = caption_paths(&[root.join("set-{000..003}.tar")], &out).unwrap_err();
     assert!(missing.to_string().contains("set-003.tar"), "{missing}");
 }
@@ -128,7 +128,7 @@ fn hostile_members_are_accounted_for() {
     let out = folder.path().join("out.parquet");
     let report = caption_paths(std::slice::from_ref(&hostile), &out).unwrap();
     assert_eq!(report.report.counts.succeeded, 4, "good, same twice, and one of the two names of a file");
-    let told = errors(&folder.path().join("out.errors.parquet"));
+    let told = errors(&folder.path().join(".clipcap/out.errors.parquet"));
     let reason = |name: &str| told.get(&format!("hostile.tar/{name}")).map(String::as_str);
     for name in ["../escape.png", "/etc/absolute.png", "a/../../b.png", "link.png", "pipe.png", "holes.png"] {
         assert_eq!(reason(name), Some("unreadable"), "{name} in {told:?}");
@@ -155,7 +155,10 @@ fn hostile_members_are_accounted_for() {
         };
         let report = caption(&settings, &Fake::new(4)).unwrap();
         let wanted = reasons.iter().map(|(name, reason)| (format!("hostile.tar/{name}"), (*reason).to_string())).collect();
-        assert_eq!((report.report.counts.succeeded, errors(&out.with_file_name("out.errors.parquet"))), (captioned, wanted));
+        assert_eq!(
+            (report.report.counts.succeeded, errors(&out.with_file_name(".clipcap/out.errors.parquet"))),
+            (captioned, wanted)
+        );
     };
     fails(&two[..second + 512 + 40], 1, &[("second.png", "truncated"), ("", "truncated")]);
     fails(&two[..second + 100], 1, &[("", "truncated")]);
@@ -184,7 +187,7 @@ fn a_tar_that_is_none_is_told_and_hides_nothing_else() {
     let out = folder.path().join("out.parquet");
     let report = caption_paths(&[photos, bad, gone], &out).unwrap();
     assert_eq!((report.outcome, report.report.counts.succeeded, report.report.counts.unlisted), (Outcome::SomeFailed, 3, 2));
-    let told = errors(&folder.path().join("out.errors.parquet"));
+    let told = errors(&folder.path().join(".clipcap/out.errors.parquet"));
     assert_eq!(told["bad.tar/"], "corrupt");
     assert_eq!(told["bad.tar.gz/"], "truncated");
 }

@@ -56,6 +56,12 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// What belongs to an output and is no data, such as its `errors.parquet` or `manifest.json`.
+pub fn beside(output: &Path, what: &str) -> PathBuf {
+    let name = if output.is_dir() { output.file_name() } else { output.file_stem() };
+    output.with_file_name(".clipcap").join(format!("{}.{what}", name.unwrap().to_str().unwrap()))
+}
+
 /// A small random bundle that needs no golden files.
 pub fn tiny_bundle(folder: &Path) -> PathBuf {
     let bundle = folder.join("tiny");

@@ -9,6 +9,8 @@ use arrow::record_batch::RecordBatch;
 use clipcap::table::ParquetSink;
 use serde_json::{Value, json};
 
+use super::beside;
+
 /// A caption that would do harm as markup: it breaks out of scripts, attributes and comments, calls a server and changes the title.
 pub const HOSTILE: &str =
     "</script><!--<script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">'\"&amp;\u{2028}狗";
@@ -60,7 +62,7 @@ pub fn write_table(path: &Path, rows: &[Row]) {
 /// The errors table and the manifest beside a table.
 pub fn write_companions(table: &Path, failures: &[(&str, &str, &str)], counts: Value) {
     parquet(
-        &table.with_extension("errors.parquet"),
+        &beside(table, "errors.parquet"),
         "errors/1",
         vec![
             ("image_path", text(failures.iter().map(|f| f.0))),
@@ -73,7 +75,8 @@ pub fn write_companions(table: &Path, failures: &[(&str, &str, &str)], counts: V
         "clipcap.format": "captions/1", "table": name, "stage": "caption", "fingerprint": "00ff",
         "settings": {"model": {"fingerprint": "abcd"}, "decoding": {"top_p": 0.8}}, "counts": counts,
     });
-    fs::write(table.with_extension("manifest.json"), manifest.to_string()).unwrap();
+    fs::create_dir_all(table.with_file_name(".clipcap")).unwrap();
+    fs::write(beside(table, "manifest.json"), manifest.to_string()).unwrap();
 }
 
 /// A folder with three readable pictures (one of them with a hostile name), one that is broken, and a table about these and one that is

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Folder, ints, manifest, texts};
-use crate::common::{clipcap, run};
+use crate::common::{beside, clipcap, run};
 
 /// Hostile lines, each with whether it is a caption (true), blank (None) or bad.
 fn hostile_lines() -> Vec<(Vec<u8>, Option<bool>)> {
@@ -46,7 +46,7 @@ fn a_thousand_hostile_lines_are_all_accounted_for() {
     assert_eq!((counts["lines"].as_u64(), counts["captions"].as_u64()), (Some(1000), Some(count(Some(true)) as u64)));
     assert_eq!((counts["bad"].as_u64(), counts["blank"].as_u64()), (Some(count(Some(false)) as u64), Some(count(None) as u64)));
     let good: BTreeSet<i64> = ints(&out.join("captions.parquet"), "line").into_iter().collect();
-    let bad: BTreeSet<i64> = ints(&out.join("errors.parquet"), "line").into_iter().collect();
+    let bad: BTreeSet<i64> = ints(&beside(&out, "errors.parquet"), "line").into_iter().collect();
     for (at, (line, kind)) in lines.iter().enumerate() {
         let number = at as i64 + 1;
         let found = (good.contains(&number), bad.contains(&number));
@@ -54,7 +54,7 @@ fn a_thousand_hostile_lines_are_all_accounted_for() {
         assert_eq!(found, expected, "line {number}: {}", String::from_utf8_lossy(&line[..line.len().min(60)]));
     }
     let reasons: BTreeMap<String, usize> =
-        texts(&out.join("errors.parquet"), "reason").into_iter().fold(BTreeMap::new(), |mut all, reason| {
+        texts(&beside(&out, "errors.parquet"), "reason").into_iter().fold(BTreeMap::new(), |mut all, reason| {
             *all.entry(reason).or_default() += 1;
             all
         });
@@ -64,7 +64,7 @@ fn a_thousand_hostile_lines_are_all_accounted_for() {
         ["bad_id", "control_character", "duplicate_id", "empty_caption", "invalid_utf8", "line_too_long", "no_separator"]
     );
     assert_eq!((reasons["line_too_long"], reasons["duplicate_id"]), (2, 125));
-    assert!(texts(&out.join("errors.parquet"), "message").iter().all(|m| !m.contains('\0') && m.len() < 400));
+    assert!(texts(&beside(&out, "errors.parquet"), "message").iter().all(|m| !m.contains('\0') && m.len() < 400));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn hostile_json_is_accounted_for() {
     let out = folder.path("set");
     run(clipcap().arg("prepare").arg("--captions").arg(&path).arg("--out").arg(&out), 3);
     assert_eq!(ints(&out.join("captions.parquet"), "line"), [1, 8]);
-    assert_eq!(ints(&out.join("errors.parquet"), "line"), [2, 3, 4, 6, 7, 9]);
+    assert_eq!(ints(&beside(&out, "errors.parquet"), "line"), [2, 3, 4, 6, 7, 9]);
     assert_eq!(manifest(&out)["counts"]["blank"], 1);
     // One bad element of a document spoils no other.
     let document = r#"{"images": [{"filename": "1.jpg", "sentences": [{"raw": "\ud800"}]}, {"filename": "2.jpg", "sentences": [{"raw": "狗"}]}, 7]}"#;
