@@ -17,6 +17,7 @@ mod search;
 mod settings;
 mod softmax;
 mod stats;
+mod walk;
 
 #[cfg(test)]
 mod tests;

@@ -52,73 +52,14 @@ pub(super) fn top_n(x: &[f32], maxima: &[f32], n: usize, keys: &mut Vec<u64>, sp
     keys.sort_unstable();
 }
 
-/// When a running sum of weights has reached its target.
-#[derive(Clone, Copy)]
-pub(super) enum Reach {
-    /// The sum is at least this.
-    AtLeast(f64),
-    /// The sum is above this.
-    Above(f64),
-}
-
-impl Reach {
-    fn by(self, sum: f64) -> bool {
-        match self {
-            Self::AtLeast(target) => sum >= target,
-            Self::Above(target) => sum > target,
-        }
-    }
-}
-
-/// Adds up `weights[id]` from the best key on. Returns how many keys it takes to reach the target, and their sum; all of them where
-/// rounding keeps the sum below. Afterwards those keys come first in `keys`, in any order but for the last of them, which is the last.
-///
-/// Selection halves the stretch in question instead of sorting: linear time.
-pub(super) fn take_until(keys: &mut [u64], weights: &[f32], target: Reach) -> (usize, f64) {
-    const SMALL: usize = 48;
-    let (mut low, mut high, mut before) = (0, keys.len(), 0.0);
-    while high - low > SMALL {
-        let half = (high - low) / 2;
-        keys[low..high].select_nth_unstable(half);
-        let sum = before + sum_of(&keys[low..low + half], weights);
-        if target.by(sum) {
-            high = low + half;
-        } else {
-            before = sum;
-            low += half;
-        }
-    }
-    keys[low..high].sort_unstable();
-    for (i, &key) in keys[low..high].iter().enumerate() {
-        before += f64::from(weights[id(key)]);
-        if target.by(before) {
-            return (low + i + 1, before);
-        }
-    }
-    (high, before)
-}
-
-/// Sum of `weights[id]`, in four interleaved parts: one chain of additions would wait for each.
-pub(super) fn sum_of(keys: &[u64], weights: &[f32]) -> f64 {
-    let mut parts = [0f64; 4];
-    let chunks = keys.chunks_exact(4);
-    let rest: f64 = chunks.remainder().iter().map(|&key| f64::from(weights[id(key)])).sum();
-    for chunk in chunks {
-        for (part, &key) in parts.iter_mut().zip(chunk) {
-            *part += f64::from(weights[id(key)]);
-        }
-    }
-    parts.iter().sum::<f64>() + rest
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::generation::softmax::chunk_max;
 
-    fn sorted_ids(x: &[f32]) -> Vec<usize> {
+    pub(in crate::generation) fn sorted_ids(x: &[f32]) -> Vec<usize> {
         let mut ids: Vec<usize> = (0..x.len()).collect();
         ids.sort_by(|&a, &b| x[b].partial_cmp(&x[a]).expect("no NaN").then(a.cmp(&b)));
         ids
@@ -141,7 +82,7 @@ mod tests {
     }
 
     /// Few distinct values, so that ties are everywhere, and -inf among them.
-    fn row() -> impl Strategy<Value = Vec<f32>> {
+    pub(in crate::generation) fn row() -> impl Strategy<Value = Vec<f32>> {
         let value = prop_oneof![8 => (-20i32..20).prop_map(|v| v as f32 / 4.0), 1 => Just(f32::NEG_INFINITY), 1 => Just(-0.0)];
         proptest::collection::vec(value, 1..700)
     }
@@ -154,33 +95,6 @@ mod tests {
             top_n(&x, &maxima, n, &mut keys, &mut spare);
             let ids: Vec<usize> = keys.iter().map(|&key| id(key)).collect();
             prop_assert_eq!(ids, sorted_ids(&x)[..n.min(x.len())].to_vec());
-        }
-
-        #[test]
-        fn take_until_is_a_walk_down_a_full_sort(x in row(), share in 0.0f64..1.0, above: bool) {
-            // Weights that are exact in binary, so that sums in any order are equal.
-            let weights: Vec<f32> = x.iter().map(|&x| if x.is_finite() { (x * 4.0 + 90.0) / 128.0 } else { 0.0 }).collect();
-            let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-            let target = (total * share * 128.0).floor() / 128.0;
-            let target = if above { Reach::Above(target) } else { Reach::AtLeast(target) };
-            let mut keys: Vec<u64> = x.iter().enumerate().map(|(i, &x)| key(x, i)).collect();
-            let (taken, sum) = take_until(&mut keys, &weights, target);
-            let (mut wanted, mut running) = (0, 0.0);
-            for &i in &sorted_ids(&x) {
-                running += f64::from(weights[i]);
-                wanted += 1;
-                if target.by(running) {
-                    break;
-                }
-            }
-            prop_assert_eq!((taken, sum), (wanted, running));
-            let order = sorted_ids(&x);
-            let mut found: Vec<usize> = keys[..taken].iter().map(|&key| id(key)).collect();
-            prop_assert_eq!(found.last().copied(), Some(order[taken - 1]));
-            found.sort();
-            let mut first = order[..taken].to_vec();
-            first.sort();
-            prop_assert_eq!(found, first);
         }
     }
 }

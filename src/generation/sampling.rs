@@ -4,8 +4,9 @@
 //! of that order is established as the draw needs; what is left out is bounded exactly, never guessed.
 
 use super::Sampling;
-use super::ranking::{Reach, collect_from, id, sum_of, take_until, top_n};
+use super::ranking::{collect_from, id, key, top_n};
 use super::softmax::{chunk_max, exps};
+use super::walk::{Reach, Walk};
 
 /// Buffers that are used again for each row.
 #[derive(Default)]
@@ -14,6 +15,7 @@ pub(super) struct Buffers {
     pub keys: Vec<u64>,
     pub spare: Vec<f32>,
     exps: Vec<f32>,
+    walk: Walk,
 }
 
 /// The token that `uniform` (in [0, 1)) names among `logits` [V] (NaN-free; divided by the temperature here). None where every logit
@@ -35,48 +37,35 @@ pub(super) fn draw(logits: &mut [f32], sampling: &Sampling, uniform: f64, buffer
     };
     buffers.exps.resize(logits.len(), 0.0);
     let total = exps(logits, max, floor, &mut buffers.exps);
-    let row = Row { logits, max, floor, total };
-    let (kept, mass) = if sampling.top_p < 1.0 {
-        let target = Reach::AtLeast(sampling.top_p * total);
-        row.collect(sampling.top_p * total, buffers);
-        take_until(&mut buffers.keys, &buffers.exps, target)
-    } else {
-        row.collect(uniform * total, buffers);
-        (buffers.keys.len(), total)
-    };
-    let (rank, _) = take_until(&mut buffers.keys[..kept], &buffers.exps, Reach::Above(uniform * mass));
-    Some(id(buffers.keys[rank - 1]))
-}
-
-struct Row<'a> {
-    logits: &'a [f32],
-    max: f32,
-    /// Logits below this are left out (top-k).
-    floor: f32,
-    /// Sum of all exponentials.
-    total: f64,
-}
-
-impl Row<'_> {
-    /// Puts enough of the best elements into `buffers.keys` that their exponentials add up to `mass` (of `total`).
-    ///
-    /// Leaving out elements of at most (total - mass) / V each loses at most total - mass; so that bound always suffices, up to rounding. A
-    /// bound 1/256 is tried first: a peaked row has few elements above it, and they mostly do.
-    fn collect(&self, mass: f64, buffers: &mut Buffers) {
-        let num_elements = self.logits.len() as f64;
-        for parts in [256.0, num_elements.max(256.0), f64::INFINITY] {
-            let bound = f64::from(self.max) + ((self.total - mass) / parts).ln();
-            // A little lower, for what rounding makes of the bound and of the exponentials.
-            let bound = if bound.is_finite() { bound as f32 - 1e-3 } else { f32::NEG_INFINITY };
-            buffers.keys.clear();
-            collect_from(self.logits, &buffers.maxima, bound.max(self.floor), &mut buffers.keys);
-            // Nothing of weight 0 may be drawn, even where rounding carries a sum past the last weight.
-            buffers.keys.retain(|&key| buffers.exps[id(key)] > 0.0);
-            if sum_of(&buffers.keys, &buffers.exps) > mass {
-                return;
-            }
-        }
+    let Buffers { maxima, keys, exps, walk, .. } = buffers;
+    let wanted = if sampling.top_p < 1.0 { sampling.top_p } else { uniform } * total;
+    // Leaving out elements of at most (total - wanted) / V each loses at most total - wanted. A bound 1/256 is tried first: a peaked row has
+    // few elements above it, and they mostly do. It is a little lower, for what rounding makes of it and of the exponentials.
+    let bound = f64::from(max) + ((total - wanted) / 256.0).ln();
+    keys.clear();
+    if bound.is_finite() {
+        collect_from(logits, maxima, (bound as f32 - 1e-3).max(floor), keys);
     }
+    if walk.fill(keys.iter().copied(), exps) > wanted {
+        return name(|| keys.iter().copied(), exps, total, sampling.top_p, uniform, walk);
+    }
+    // What top-k leaves out has the weight 0.
+    let all = || logits.iter().enumerate().map(|(id, &logit)| key(logit, id));
+    walk.fill(all(), exps);
+    name(all, exps, total, sampling.top_p, uniform, walk)
+}
+
+/// The token that `uniform` names among `keys`, which `walk` was filled with.
+fn name<K: Iterator<Item = u64>>(
+    keys: impl Fn() -> K,
+    exps: &[f32],
+    total: f64,
+    top_p: f64,
+    uniform: f64,
+    walk: &mut Walk,
+) -> Option<usize> {
+    let mass = if top_p < 1.0 { walk.reach(keys(), exps, Reach::AtLeast(top_p * total))?.1 } else { total };
+    walk.reach(keys(), exps, Reach::Above(uniform * mass)).map(|(key, _)| id(key))
 }
 
 #[cfg(test)]
