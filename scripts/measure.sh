@@ -8,6 +8,8 @@
 #   scripts/measure.sh memory               peak memory of 1,000 and of 100,000 tiny images
 #   scripts/measure.sh dataset              158,915 captions and 31,783 JPEGs: `prepare` and `stats` beside pandas, matplotlib and jieba
 #   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
+#   scripts/measure.sh rerank               the demo's CIDEr and right captions, one sample beside five re-ranked; wrong captions found by score
+#   scripts/measure.sh models [NAME...]     full-size random models of every family: first result, rate and peak memory, beside PyTorch
 #   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
@@ -113,6 +115,13 @@ PY
       [ -z "${PADDED:-}" ] || echo "padded $(reference train "$model" --run "$out/train" --steps 2 --tokens 90 --dropout "$dropout")"
     done
     ;;
+  rerank)
+    "$clipcap" run pipelines/demo.toml --until train_mlp --quiet
+    python3 scripts/measure_rerank.py "$clipcap" out/demo
+    ;;
+  models)
+    "${python:?set PYTHON to a Python with torch, transformers, pillow and numpy}" scripts/measure_models.py "$clipcap" "${@:2}"
+    ;;
   rehearse)
     clipcap=$(realpath "$clipcap") pipelines=$PWD/pipelines home=$out/rehearsal
     "$clipcap" scenes --out "$home/scenes" --num-images 40 --quiet
@@ -131,5 +140,5 @@ PY
     "$clipcap" run "$pipelines/caption-folder.toml" --set caption.input=data/flickr30k/flickr30k-images --set caption.model=out/flickr30k-mlp/train/best \
       --set caption.max_new_tokens=20
     ;;
-  *) sed -n '2,14p' "$0"; exit 2 ;;
+  *) sed -n '2,16p' "$0"; exit 2 ;;
 esac

@@ -22,8 +22,8 @@ pub(super) use decoding::{DecodingArgs, within_positions};
 pub(super) use images::{FileArgs, ImageArgs, parquet_source};
 use original::OriginalArgs;
 pub(super) use resume::{ResumeArgs, share};
-pub(super) use scoring::ScoringArgs;
 use scoring::{Chosen, open_scorer};
+pub(super) use scoring::{ScoringArgs, min_score};
 
 /// Write a caption table for every image under some folders.
 ///

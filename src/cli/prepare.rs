@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -9,8 +10,10 @@ use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, canonical};
 use crate::dataset::tar::{called_a_tar, expanded};
 use crate::image::Limits;
+use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
-use crate::stages::prepare::{self, PrepareSettings, Splits};
+use crate::stages::prepare::{self, PrepareSettings, Scoring, Splits};
+use crate::stages::score::ScorerModel;
 
 /// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet and duplicates.parquet. Under .clipcap/ beside
 /// it lie OUT.manifest.json and, where lines were bad, OUT.errors.parquet.
@@ -20,6 +23,9 @@ use crate::stages::prepare::{self, PrepareSettings, Splits};
 /// (JSON from id to captions), parquet. A list in a cell, as JSON or Python writes it, is several captions. Where a row has both an id and a file
 /// name, the file name decides which image it is. A bad line goes to the errors table with its file, line and reason, and never stops the run; so
 /// does a name that no image file is (missing_image), or that two files or two names could be (image_conflict).
+///
+/// With --scorer, captions.parquet has the column clip_score, and captions below --min-clip-score are in below_min_clip_score.parquet. A run that is
+/// stopped goes on from the scores it has.
 #[derive(clap::Args)]
 pub struct PrepareArgs {
     /// Folders of images, or webdataset's tars (set-{000..099}.tar), which stay packed: image_paths are TAR/MEMBER. Without any, captions are
@@ -67,6 +73,15 @@ pub struct PrepareArgs {
     /// Leave out the images in this list, and their captions: an image_id or image_path a line, or what a report exports (those marked n)
     #[arg(long, value_name = "LIST")]
     drop: Option<PathBuf>,
+    /// Score captions against their pictures with this bundle or CLIP folder, which needs a text tower: adds the column clip_score
+    #[arg(long, value_name = "CLIP|BUNDLE", requires = "images", help_heading = "Scoring")]
+    scorer: Option<PathBuf>,
+    /// Put captions with a clip_score below X into a table of their own, below_min_clip_score.parquet: those of missing pictures stay
+    #[arg(long, value_name = "X", requires = "scorer", help_heading = "Scoring", value_parser = super::caption::min_score)]
+    min_clip_score: Option<f64>,
+    /// Where the scorer computes: auto, cpu, openvino, cuda or cuda:N
+    #[arg(long, default_value = "auto", help_heading = "Scoring")]
+    device: Device,
     #[command(flatten)]
     files: super::caption::FileArgs,
     /// Images above this many pixels fail
@@ -98,9 +113,23 @@ enum Fold {
 
 pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
     let made = ["captions", "images", "errors", "duplicates"].map(|table| args.out.join(format!("{table}.parquet")));
-    keep_inputs(made.iter().map(PathBuf::as_path), args.captions.iter().chain(&args.drop).map(PathBuf::as_path))?;
+    keep_inputs(
+        made.iter().map(PathBuf::as_path),
+        args.captions.iter().chain(&args.drop).chain(&args.scorer).map(PathBuf::as_path),
+    )?;
     let wanted = args.files.wanted(!args.images.is_empty())?;
+    let mut scorer = match &args.scorer {
+        None => None,
+        Some(path) => {
+            let model = Arc::new(ScorerModel::open(path)?);
+            let runtime = Runtime::start(args.device, Precision::Fp32, args.threads)?;
+            Some(model.load(&runtime, Some(super::caption::default_batch_size(runtime.device())))?)
+        }
+    };
+    let scoring =
+        scorer.as_ref().map(|scorer| Scoring { scorer: scorer.model.identity.clone(), min_clip_score: args.min_clip_score });
     let settings = PrepareSettings {
+        scoring,
         wanted,
         splits: splits(&args)?,
         captions: captions(&args)?,
@@ -124,7 +153,7 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
         out: args.out,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
-    let result = pool.install(|| prepare::run(&settings, &context.terminal, &context.interrupt));
+    let result = pool.install(|| prepare::run(&settings, scorer.as_mut(), &context.terminal, &context.interrupt));
     let (outcome, summary) = result.map_err(|error| match error.downcast_ref::<CaptionError>() {
         Some(CaptionError::Twice(_)) => BadUsage(error.to_string()).into(),
         _ => error,

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Int32Array, Int32Builder, Int64Array, StringArray, StringBuilder,
-    StructArray,
+    ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Float32Array, Int32Array, Int32Builder, Int64Array, StringArray,
+    StringBuilder, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -72,7 +72,7 @@ fn text(name: &str, nullable: bool) -> Field {
     Field::new(name, DataType::Utf8, nullable)
 }
 
-fn captions_schema(lint: bool) -> SchemaRef {
+fn captions_schema(lint: bool, scored: bool) -> SchemaRef {
     let mut fields = vec![
         text("image_id", false),
         Field::new("caption_id", DataType::Int32, false),
@@ -86,19 +86,34 @@ fn captions_schema(lint: bool) -> SchemaRef {
     if lint {
         fields.extend(LINT_COLUMNS.map(|name| Field::new(name, DataType::Boolean, false)));
     }
+    if scored {
+        fields.push(Field::new("clip_score", DataType::Float32, true));
+    }
     Arc::new(Schema::new(fields))
 }
 
-/// Writes `captions.parquet`, with the lint columns where there is lint.
-pub fn write_captions(path: &Path, set: &Assembled, lint: Option<&[Lint]>) -> Result<AtomicFile, TableError> {
-    let schema = captions_schema(lint.is_some());
+/// Writes `captions.parquet`, with the lint columns where there is lint and `clip_score` where there are scores.
+pub fn write_captions(
+    path: &Path,
+    set: &Assembled,
+    lint: Option<&[Lint]>,
+    scores: Option<&[Option<f32>]>,
+) -> Result<AtomicFile, TableError> {
+    let schema = captions_schema(lint.is_some(), scores.is_some());
     let groups = groups(set);
     let options = GroupOptions {
         plain: &[&["caption"], &["caption_raw"]],
         delta: &[&["caption_id"], &["line"]],
         without_range: &[&["caption"], &["caption_raw"], &["source"], &["translation"]],
     };
-    write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| Ok(columns(set, groups[group].clone(), lint)))
+    write_groups(path, &schema, CAPTIONS_FORMAT, &options, groups.len(), |group| {
+        let rows = groups[group].clone();
+        let mut columns = columns(set, rows.clone(), lint);
+        if let Some(scores) = scores {
+            columns.push(Arc::new(Float32Array::from(scores[rows].to_vec())));
+        }
+        Ok(columns)
+    })
 }
 
 /// Row groups end by rows or bytes, so they are the same on any machine.

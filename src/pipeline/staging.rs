@@ -61,6 +61,11 @@ impl Staging {
         &self.folder
     }
 
+    /// A place beside it for what an interrupted run has done; it stays until its files are removed.
+    pub fn kept(&self) -> PathBuf {
+        self.output.work_folder()
+    }
+
     /// The settings of the output that is there, if one is.
     pub fn existing(&self) -> Option<&Settings> {
         match &self.existing {

@@ -19,14 +19,21 @@ use crate::dataset::wanted::Wanted;
 use crate::files::{AtomicFile, sha256_file, write_atomic, write_json};
 use crate::image::Limits;
 use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
+use crate::stages::score::{Reading, Scorer};
 use crate::table::{self, TableError};
 
 mod duplicates;
 mod images;
+mod scored;
+mod scores;
 mod shards;
 mod summary;
 
-pub use summary::Summary;
+pub use scores::Scoring;
+pub use summary::{ClipFacts, Summary};
+
+use scored::Known;
+use scores::{BELOW, Below};
 
 /// What to prepare, and how.
 #[derive(Debug, Clone)]
@@ -48,6 +55,8 @@ pub struct PrepareSettings {
     /// Bits of the perceptual hash that near-duplicates may differ in.
     pub near_duplicates: Option<u32>,
     pub lint: bool,
+    /// Captions are scored against their pictures.
+    pub scoring: Option<Scoring>,
     /// A list of images that are left out, with their captions.
     pub drop: Option<PathBuf>,
     pub limits: Limits,
@@ -71,7 +80,15 @@ pub struct Splits {
 
 /// Reads, checks and writes the dataset. Nothing stands at `out` before all of it does, and a finished dataset stays as it is: one that
 /// these settings and inputs made is told to be finished, and another is refused.
-pub fn run(settings: &PrepareSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<(Outcome, Summary)> {
+///
+/// # Errors
+/// Inputs that cannot be read or hold no captions; a scorer that fails; a disk that refuses.
+pub fn run(
+    settings: &PrepareSettings,
+    scorer: Option<&mut Scorer>,
+    reporter: &dyn Reporter,
+    interrupt: &Interrupt,
+) -> Result<(Outcome, Summary)> {
     let output = Output::folder(&settings.out);
     let staging = Staging::open(&output, DATASET_FORMAT, settings.overwrite)?;
     staging.tell(reporter);
@@ -79,11 +96,12 @@ pub fn run(settings: &PrepareSettings, reporter: &dyn Reporter, interrupt: &Inte
         // Other flags are refused before anything is read; inputs are compared when they have been.
         staging.is_finished(&Settings::new("prepare", recorded(settings, existing.settings["inputs"].clone())), &[])?;
     }
-    build(settings, staging, &output, reporter, interrupt)
+    build(settings, scorer, staging, &output, reporter, interrupt)
 }
 
 fn build(
     settings: &PrepareSettings,
+    scorer: Option<&mut Scorer>,
     staging: Staging,
     output: &Output,
     reporter: &dyn Reporter,
@@ -142,6 +160,49 @@ fn build(
         settings.drop.iter().filter_map(|path| list.told(path)).for_each(|told| reporter.warn(&told));
         dropped
     });
+    let mut files: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();
+    if settings.with_images {
+        let shards = shards::plan(&image_rows(&set, folder.as_deref()));
+        files.extend(shards.into_iter().map(|shard| shard.name.into()));
+    }
+    files.extend(scorer.is_some().then(|| BELOW.into()));
+    let is_finished = staging.is_finished(&settled, &files)?;
+    let mut known = match &settings.scoring {
+        Some(scoring) if !is_finished => Some(Known::open(&staging.kept(), &scoring.scorer)?),
+        _ => None,
+    };
+    let scored = match (scorer, &folder) {
+        (Some(scorer), Some(folder)) => {
+            let reading = Reading { limits: settings.limits, ..Reading::default() };
+            let decode = reading.decode(&scorer.model);
+            let before = if is_finished { scores::read_back(&set, output.path())? } else { None };
+            let mut none = Known::none();
+            let known = known.as_mut().unwrap_or(&mut none);
+            known.tell(reporter);
+            match before {
+                Some(scores) => Some(scores),
+                None => match scores::compute(&set, folder, scorer, &decode, known, reporter, interrupt)? {
+                    Some(scores) => Some(scores),
+                    None => {
+                        known.flush()?;
+                        reporter.note(&format!("{} scores are kept: the same command goes on", known.len()));
+                        return Ok((Outcome::Interrupted, Summary::default()));
+                    }
+                },
+            }
+        }
+        _ => None,
+    };
+    let min = settings.scoring.as_ref().and_then(|scoring| scoring.min_clip_score);
+    let (mut clip, mut all_scores) = (None, None);
+    if let Some(mut scores) = scored {
+        let mut below = Below::take(&mut set, &mut scores.all, min);
+        if !is_finished {
+            below.write(&mut set, staging.folder())?;
+        }
+        clip = Some(ClipFacts::new(&scores, &below));
+        all_scores = Some(scores.all);
+    }
     let rows = image_rows(&set, folder.as_deref());
     let marks = settings.lint.then(|| lint_all(&set));
     let folder = folder.as_deref().unwrap_or_default();
@@ -151,14 +212,14 @@ fn build(
     }
     let mut summary = Summary::new(&set, &rows, marks.as_deref(), &twins, settings, num_listed);
     summary.dropped = dropped;
-    let mut files: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();
-    files.extend(settings.with_images.then(|| shards::plan(&rows)).into_iter().flatten().map(|shard| shard.name.into()));
-    if staging.is_finished(&settled, &files)? {
+    summary.clip = clip;
+    if is_finished {
         reporter.note(&format!("{} is finished: the same settings and inputs made it", output.path().display()));
     } else {
         let manifest =
             Manifest { format: DATASET_FORMAT, version: env!("CARGO_PKG_VERSION"), settings: settled, found: summary.to_json() };
-        write_tables(staging.folder(), &set, &rows, marks.as_deref(), &twins, settings.with_images, &manifest)?;
+        let scores = all_scores.as_deref();
+        write_tables(staging.folder(), &set, &rows, marks.as_deref(), scores, &twins, settings.with_images, &manifest)?;
         if settings.with_images {
             shards::write(staging.folder(), &set, &rows, folder, &settings.limits, reporter, interrupt)?;
             if interrupt.is_set() {
@@ -166,6 +227,12 @@ fn build(
             }
         }
         files.push(table::CONFIGS.into());
+        // What is there and no longer belongs to it is of an earlier run.
+        let stale = output.path().join(BELOW);
+        if all_scores.is_none() && stale.is_file() {
+            fs::remove_file(&stale).with_context(|| format!("cannot replace {}", stale.display()))?;
+        }
+        known.map(Known::remove).transpose()?;
         staging.publish(&files, reporter)?;
     }
     // Returning a large dataset's memory takes a while, for which nobody needs to wait.
@@ -181,6 +248,7 @@ fn write_tables(
     set: &Assembled,
     rows: &[ImageRow],
     marks: Option<&[Lint]>,
+    scores: Option<&[Option<f32>]>,
     twins: &[tables::DuplicateRow],
     with_images: bool,
     manifest: &Manifest,
@@ -197,7 +265,7 @@ fn write_tables(
     std::thread::scope(|scope| -> Result<()> {
         let commit = |file: AtomicFile| scope.spawn(move || file.commit());
         let (captions, others) = rayon::join(
-            || -> Result<_> { Ok(tables::write_captions(&at("captions.parquet"), set, marks)?.commit()?) },
+            || -> Result<_> { Ok(tables::write_captions(&at("captions.parquet"), set, marks, scores)?.commit()?) },
             || -> Result<_, TableError> {
                 let mut commits = vec![
                     commit(tables::write_images(&at("images.parquet"), rows)?),
@@ -253,6 +321,9 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
     // Only where it was asked for: datasets of before this choice stay what they are.
     if settings.wanted != Wanted::default() {
         recorded["files"] = json!(settings.wanted);
+    }
+    if let Some(scoring) = &settings.scoring {
+        recorded["scoring"] = json!(scoring);
     }
     recorded
 }

@@ -74,7 +74,7 @@ pub(super) fn open_scorer(other: Option<&Path>, own: &Path) -> anyhow::Result<Ar
 }
 
 /// A cosine.
-fn min_score(text: &str) -> Result<f64, String> {
+pub(in crate::cli) fn min_score(text: &str) -> Result<f64, String> {
     let score = text.parse::<f64>().ok().filter(|score| (-1.0..=1.0).contains(score));
     score.ok_or_else(|| format!("{text:?} is no cosine: use -1 to 1, such as 0.2"))
 }

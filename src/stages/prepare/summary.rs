@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::PrepareSettings;
+use super::scores::{Below, Scores};
 use crate::dataset::assemble::Assembled;
 use crate::dataset::captions::{FileReport, Reason};
 use crate::dataset::lint::{LINT_COLUMNS, Lint};
@@ -27,6 +28,8 @@ pub struct Summary {
     pub bad_by_reason: BTreeMap<&'static str, u64>,
     /// Images and captions that the list of --drop left out.
     pub dropped: (u64, u64),
+    /// Where captions were scored.
+    pub clip: Option<ClipFacts>,
     /// Images and captions by split; the empty name holds those in none.
     pub splits: BTreeMap<String, (u64, u64)>,
     pub split_conflicts: u64,
@@ -38,6 +41,38 @@ pub struct Summary {
     /// Pairs by kind, and of those the ones that straddle splits.
     pub duplicates: BTreeMap<&'static str, (u64, u64)>,
     images_given: bool,
+}
+
+/// How captions fit their pictures.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct ClipFacts {
+    /// Captions in the dataset that have a score.
+    pub scored: u64,
+    /// And those that have none: the picture is missing or cannot be read, or the caption is blank.
+    pub unscored: u64,
+    pub images_unread: u64,
+    /// Captions in the table of their own.
+    pub below_min_clip_score: u64,
+    /// The same by split.
+    pub below_by_split: BTreeMap<String, u64>,
+    /// Of what is in the dataset.
+    pub mean: Option<f64>,
+}
+
+impl ClipFacts {
+    /// Counts, once the captions below are taken out of `scores`.
+    pub(super) fn new(scores: &Scores, below: &Below) -> Self {
+        let there: Vec<f64> = scores.all.iter().flatten().map(|&score| f64::from(score)).collect();
+        let mean = there.iter().sum::<f64>() / there.len().max(1) as f64;
+        Self {
+            scored: there.len() as u64,
+            unscored: (scores.all.len() - there.len()) as u64,
+            images_unread: scores.unread,
+            below_min_clip_score: below.len(),
+            below_by_split: below.splits.clone(),
+            mean: (!there.is_empty()).then(|| (mean * 1e4).round() / 1e4),
+        }
+    }
 }
 
 impl Summary {
@@ -135,7 +170,7 @@ impl Summary {
             .iter()
             .map(|(kind, (pairs, across))| (*kind, json!({"pairs": pairs, "across_splits": across})))
             .collect();
-        let value = json!({
+        let mut value = json!({
             "counts": {
                 "captions": self.captions,
                 "images": self.images.values().sum::<u64>(),
@@ -156,6 +191,10 @@ impl Summary {
             "lint": self.lint,
             "files": self.files,
         });
+        if let Some(clip) = &self.clip {
+            value["counts"]["below_min_clip_score"] = clip.below_min_clip_score.into();
+            value["clip_score"] = json!(clip);
+        }
         match value {
             Value::Object(mut map) if self.dropped != (0, 0) => {
                 let (images, captions) = self.dropped;
@@ -170,6 +209,9 @@ impl Summary {
     /// What deserves a look, on stderr.
     pub fn report(&self, errors: &Path, reporter: &dyn Reporter) {
         let errors = quoted(errors);
+        if let Some(clip) = self.clip.as_ref().filter(|clip| clip.images_unread > 0) {
+            reporter.warn(&format!("{} images cannot be read: their captions have no clip_score", clip.images_unread));
+        }
         if self.bad() > 0 {
             let reasons: Vec<String> = self.bad_by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             reporter.warn(&format!("{} bad lines ({}): clipcap show {errors}", self.bad(), reasons.join(", ")));
@@ -221,6 +263,16 @@ impl Summary {
         for (name, (images, captions)) in &self.splits {
             let name = if name.is_empty() { "no split" } else { name };
             text.push_str(&format!("  {name:<10} {images:>9} images {captions:>9} captions\n"));
+        }
+        if let Some(clip) = &self.clip {
+            let mean = clip.mean.map_or(String::new(), |mean| format!(", mean {mean:.4}"));
+            text.push_str(&format!("  clip_score of {} captions{mean}; {} without\n", clip.scored, clip.unscored));
+            if clip.below_min_clip_score > 0 {
+                text.push_str(&format!(
+                    "  below --min-clip-score: {} captions, in below_min_clip_score.parquet\n",
+                    clip.below_min_clip_score
+                ));
+            }
         }
         for (kind, (pairs, across)) in &self.duplicates {
             text.push_str(&format!("  {pairs} pairs of {kind} duplicates, {across} across splits\n"));

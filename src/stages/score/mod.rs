@@ -16,7 +16,7 @@ mod writer;
 
 pub use images::{Embedded, Finder, Images, Reading};
 pub use pairs::PairOptions;
-pub use scorer::{Scorer, ScorerModel, cosine, fit};
+pub use scorer::{Scorer, ScorerModel, cosine, exact, fit, rounded};
 
 use images::failure;
 use pairs::{Pairs, text_column};

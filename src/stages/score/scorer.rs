@@ -226,8 +226,31 @@ pub fn fit(image: &[f32], caption: Option<&Vec<f32>>) -> Option<f32> {
     caption.and_then(|caption| cosine(image, caption))
 }
 
+/// Four decimals, as log-probabilities have: what computing in other batches changes stays out of a table.
+pub fn rounded(score: f32) -> f32 {
+    // No -0.0: it would be another text in a table.
+    (exact(score) + 0.0) as f32
+}
+
+/// Four decimals as a person would write them, to compare with.
+pub fn exact(score: f32) -> f64 {
+    (f64::from(score) * 1e4).round() / 1e4
+}
+
 /// The cosine of two embeddings of length 1; None where a number is not finite.
 pub fn cosine(a: &[f32], b: &[f32]) -> Option<f32> {
     let product: f64 = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
     product.is_finite().then_some(product as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_have_four_decimals() {
+        assert_eq!([0.123_449_99, -0.000_01, 0.7].map(rounded), [0.1234, 0.0, 0.7]);
+        assert!(rounded(-0.000_01).is_sign_positive());
+        assert_eq!(exact(0.7), 0.7);
+    }
 }

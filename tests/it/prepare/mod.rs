@@ -2,6 +2,7 @@
 
 mod images;
 mod lines;
+mod scores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
