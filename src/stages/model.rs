@@ -60,8 +60,12 @@ pub struct InitSettings {
 /// Makes a bundle of a CLIP, a decoder and a ClipCap checkpoint.
 pub fn import(settings: &ImportSettings, reporter: &dyn Reporter) -> anyhow::Result<Bundle> {
     let clip = ClipSource::open(&settings.clip).context("cannot import CLIP")?;
-    let decoder = DecoderSource::open(&settings.decoder, false).context("cannot import the decoder")?;
+    let mut decoder = DecoderSource::open(&settings.decoder, false).context("cannot import the decoder")?;
     let checkpoint = CheckpointSource::open(&settings.checkpoint).context("cannot import the checkpoint")?;
+    if checkpoint.decoder_scope().is_some() {
+        let config = checkpoint.decoder_config(&decoder.config)?;
+        decoder = decoder.with_config(config);
+    }
     notes(&clip, &decoder, reporter);
     if clip.weights.is_none() {
         bail!("{} holds no CLIP weights; `clipcap model init --random` makes random ones", settings.clip.display());

@@ -4,7 +4,7 @@ use super::artifacts::*;
 use super::artifacts_tests::{Batch, Tensors, check_slope, difference, norm, runtime, step};
 use super::lora::{Lora, is_adapter};
 use crate::models::config::{
-    ClipConfig, ClipVisionConfig, DecoderConfig, LlamaConfig, MapperConfig, RopeScaling, TransformerConfig,
+    ClipConfig, ClipVisionConfig, DecoderConfig, Gpt2Config, LlamaConfig, MapperConfig, RopeScaling, TransformerConfig,
 };
 use crate::models::decoders::{architecture, decoder_tensors};
 use crate::models::graphs::{GPT2_WEIGHTS, MAPPER_WEIGHTS};
@@ -128,6 +128,16 @@ pub(super) fn families() -> Vec<(&'static str, DecoderConfig)> {
         high_freq_factor: Some(4.0),
         original_max_position_embeddings: Some(32.0),
     };
+    let gpt2 = Gpt2Config {
+        vocab_size: 40,
+        n_positions: 32,
+        n_embd: 24,
+        n_layer: 2,
+        n_head: 4,
+        initializer_range: 0.3,
+        tie_word_embeddings: false,
+        ..Gpt2Config::default()
+    };
     vec![
         ("qwen2", small("qwen2-tiny", &|_| {})),
         ("qwen3", small("qwen3-tiny", &|config| config.head_dim = Some(8))),
@@ -139,6 +149,7 @@ pub(super) fn families() -> Vec<(&'static str, DecoderConfig)> {
                 (config.attention_bias, config.mlp_bias, config.num_key_value_heads) = (true, true, Some(1));
             }),
         ),
+        ("gpt2 untied", DecoderConfig::Gpt2(gpt2)),
     ]
 }
 

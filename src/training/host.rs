@@ -38,6 +38,8 @@ pub struct Options {
     pub label_smoothing: f32,
     /// Rows of a full batch; where shapes are fixed, smaller ones are filled up.
     pub batch_size: usize,
+    /// Of what starts at random: adapters.
+    pub seed: u64,
 }
 
 /// See the module's text.
@@ -103,7 +105,7 @@ impl HostBackend {
         let graph = backend.training_graph((1, 1))?;
         backend.layout = layout_of(&graph.parameters);
         backend.parameters = backend.layout.buffer();
-        load_parameters(network, &backend.layout, &mut backend.parameters)?;
+        load_parameters(network, &backend.layout, backend.options.seed, &mut backend.parameters)?;
         backend.gradients = backend.layout.buffer();
         backend.exp_avg = backend.layout.buffer();
         backend.exp_avg_sq = backend.layout.buffer();
@@ -290,8 +292,8 @@ pub fn layout_of(parameters: &[Parameter]) -> Layout {
     Layout::new(parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())))
 }
 
-/// Reads a bundle's parameters into a layout of them, as float32.
-pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32]) -> Result<(), TrainingError> {
+/// Reads a bundle's parameters into a layout of them, as float32; adapters start from `seed`.
+pub fn load_parameters(network: &Network<'_>, layout: &Layout, seed: u64, values: &mut [f32]) -> Result<(), TrainingError> {
     let mut files: HashMap<&str, SafetensorsFile> = HashMap::new();
     for slot in layout.slots() {
         if is_adapter(&slot.name) {
@@ -301,7 +303,7 @@ pub fn load_parameters(network: &Network<'_>, layout: &Layout, values: &mut [f32
                 Init::Uniform(1.0 / (slot.shape[1] as f64).sqrt())
             };
             let spec = TensorSpec { name: slot.name.clone(), shape: slot.shape.clone(), init, optional: false };
-            values[slot.range()].copy_from_slice(&random_values(&spec, 0));
+            values[slot.range()].copy_from_slice(&random_values(&spec, seed));
             continue;
         }
         let (path, name) = match slot.name.strip_prefix(network.scope) {

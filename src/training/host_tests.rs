@@ -75,6 +75,7 @@ impl Golden {
             batch_size: 3,
             lora: None,
             recompute: false,
+            seed: 0,
         };
         HostBackend::new(&self.runtime, &network, options).unwrap()
     }
@@ -274,6 +275,7 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
             batch_size: 3,
             lora: None,
             recompute: false,
+            seed: 0,
         };
         let mut device = ResidentBackend::new(&golden.runtime, &network, &options, DType::F32).unwrap();
         assert_eq!(device.layout(), host.layout());

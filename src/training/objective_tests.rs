@@ -49,6 +49,7 @@ impl Golden {
             batch_size: 3,
             lora: None,
             recompute: false,
+            seed: 0,
         };
         HostBackend::new(&Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap(), &network, options).unwrap()
     }

@@ -69,7 +69,7 @@ impl ResidentBackend {
             numbers: [vec![], vec![], vec![]],
             gradients: vec![],
         };
-        load_parameters(network, &backend.layout, &mut backend.copies[0])?;
+        load_parameters(network, &backend.layout, options.seed, &mut backend.copies[0])?;
         backend.upload()?;
         Ok(backend)
     }

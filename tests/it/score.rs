@@ -156,3 +156,42 @@ fn what_cannot_score_is_told() {
         assert!(!out.exists());
     }
 }
+
+#[test]
+fn long_captions_are_scored_by_their_beginnings_and_blank_ones_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    for (family, language, word) in [("clip_text", "english", "dog "), ("chinese_clip", "chinese", "狗")] {
+        let (Some((rows, _)), Some(scorer)) = (pairs(family, language), shared(&format!("golden_models/{family}"))) else {
+            return;
+        };
+        let photo = rows[0].0.clone();
+        let captions = [word.repeat(700), word.repeat(900), rows[0].1.clone(), String::new(), "  ".into()];
+        let rows: Vec<(String, String)> = captions.into_iter().map(|caption| (photo.clone(), caption)).collect();
+        // In a table, where blank captions stand too.
+        let table = folder.path().join("long.csv");
+        let mut csv = csv::Writer::from_path(&table).unwrap();
+        csv.write_record(["image", "caption"]).unwrap();
+        rows[..3].iter().for_each(|(image, caption)| csv.write_record([image, caption]).unwrap());
+        csv.flush().unwrap();
+        let out = folder.path().join("scored.parquet");
+        let mut command = score(&table, &scorer, &out);
+        let output = run(command.arg("--images").arg(shared("data/photos").unwrap()), 0);
+        let found = scores(&out);
+        assert!(found[0].is_some() && found[0] == found[1] && found[0] != found[2], "{family}: {found:?}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("2 captions are longer"), "{family}: {message}");
+        // The same rows with blank captions, as Parquet.
+        let text = |column: usize| -> arrow::array::ArrayRef {
+            let values = rows.iter().map(|row| if column == 0 { &row.0 } else { &row.1 });
+            std::sync::Arc::new(arrow::array::StringArray::from_iter_values(values))
+        };
+        let batch = arrow::array::RecordBatch::try_from_iter([("image_path", text(0)), ("caption", text(1))]).unwrap();
+        let table = folder.path().join("blank.parquet");
+        let mut sink = clipcap::table::ParquetSink::create(&table, batch.schema(), "captions/1").unwrap();
+        sink.write(&batch).unwrap();
+        sink.finish().unwrap();
+        run(score(&table, &scorer, &out).arg("--images").arg(shared("data/photos").unwrap()), 0);
+        let again = scores(&out);
+        assert_eq!((&again[..3], &again[3..]), (&found[..], &[None, None][..]), "{family}");
+    }
+}

@@ -34,13 +34,19 @@ struct World {
 }
 
 impl World {
+    /// GPT2 tuned.
     fn new() -> Self {
+        Self::with("--finetune-gpt2")
+    }
+
+    fn with(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = model(folder.path(), "mlp");
         let (dataset, embeddings) = data(folder.path(), 40, |n| Some(if n % 8 == 0 { "dev" } else { "train" }), distinct);
-        let mut flags: Vec<String> = "--finetune-gpt2 --epochs 6 --batch-size 4 --gradient-accumulation-steps 2 --lr 0.003 \
+        let mut flags: Vec<String> = "--epochs 6 --batch-size 4 --gradient-accumulation-steps 2 --lr 0.003 \
                                       --warmup-steps 9 --max-grad-norm 1 --eval-steps 7 --save-steps 3 --threads 2 --sample-images 1"
             .split_whitespace()
+            .chain(more.split_whitespace())
             .map(String::from)
             .collect();
         for (flag, path) in [("--model", model), ("--dataset", dataset), ("--embeddings", embeddings)] {
@@ -114,6 +120,61 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
     assert!(interrupted >= 2, "{interrupted} of 4 runs were interrupted in time");
     run(&mut world.train("stopped"), 0);
     compare(&world, "stopped");
+}
+
+/// Kills the run `killed` when some checkpoints appear, and lets it end.
+fn kill_and_end(world: &World) {
+    for step in [3, 15, 30] {
+        let mut child = world.start("killed");
+        wait_for(&world.out("killed").join(format!("checkpoints/step-{step}")), &mut child);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run(&mut world.train("killed"), 0);
+}
+
+#[test]
+fn adapters_go_on_after_a_kill_and_start_from_the_seed() {
+    let world = World::with("--lora-rank 2 --lora-targets c_attn,c_fc --recompute");
+    run(&mut world.train("whole"), 0);
+    kill_and_end(&world);
+    compare(&world, "killed");
+    let adapter = |name: &str| fs::read(world.out(name).join("last/adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("whole") == adapter("killed"));
+    // All that a run starts from is the bundle's, but for the adapters.
+    let start = |name: &str, seed: &str| {
+        run(world.train(name).args(["--max-steps", "1", "--seed", seed]), 0);
+        fs::read(world.out(name).join("artifacts/checkpoint/parameters.safetensors")).unwrap()
+    };
+    let one = start("one", "1");
+    assert!(one == start("again", "1") && one != start("two", "2"));
+}
+
+#[test]
+fn a_prompt_is_trained_with_goes_on_after_a_kill_and_is_recorded() {
+    let world = World::with("--finetune-gpt2 --prompt 红黄");
+    run(&mut world.train("whole"), 0);
+    kill_and_end(&world);
+    compare(&world, "killed");
+    let losses = metric(&world.out("whole"), "train_loss");
+    assert!(losses.last().unwrap().1 < losses[0].1, "{losses:?}");
+    // The model was trained on what it is asked: other words before the caption are another loss from the first step on.
+    let plain = World::new();
+    run(plain.train("plain").args(["--max-steps", "1"]), 0);
+    assert_ne!(metric(&plain.out("plain"), "train_loss")[0].1, losses[0].1);
+    let manifest = fs::read_to_string(world.out("whole").join("last/clipcap.json")).unwrap();
+    assert!(manifest.contains("\"prompt\": \"红黄\""), "{manifest}");
+    let captions = |name: &str, flags: &[&str]| {
+        let mut command = clipcap();
+        command.args(["caption", "--quiet", "--overwrite", "--max-new-tokens", "12", "--no-loop-guard", "--embeddings"]);
+        command.arg(world.folder.path().join("embeddings")).arg("--model").arg(world.out("whole").join("last"));
+        let table = world.out(name);
+        run(command.arg("--out").arg(&table).args(flags), 0);
+        crate::common::columns(&table, &["caption"])
+    };
+    let own = captions("own.parquet", &[]);
+    assert_eq!(own, captions("said.parquet", &["--prompt", "红黄"]));
+    assert_ne!(own, captions("none.parquet", &["--prompt", ""]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! GPT2: learned positions, layer norms, one packed product for queries, keys and values, a head tied to the embedding.
+//! GPT2: learned positions, layer norms, one packed product for queries, keys and values, a head tied to the
+//! embedding or of its own.
 
 use super::{Architecture, Attend, Pass, Positions, Product, Rotation, Sizes};
 use crate::models::config::Gpt2Config;
@@ -32,7 +33,7 @@ impl Architecture for Gpt2Config {
     }
 
     fn head(&self) -> &'static str {
-        "transformer.wte"
+        if self.tie_word_embeddings { self.embedding() } else { "lm_head" }
     }
 
     fn products(&self, layer: usize) -> Vec<Product> {

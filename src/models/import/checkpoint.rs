@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::decoder::decoder_part;
+use super::decoder::{decoder_part, with_head};
 use super::{Catalog, ImportError, catalog, match_part};
 use crate::models::config::{BertConfig, DecoderConfig, MapperConfig, MapperKind, TransformerConfig};
 use crate::models::part::Part;
@@ -173,6 +173,15 @@ impl CheckpointSource {
             (!buffer).then(|| own.to_owned())
         });
         match_part(&format!("this {} mapper", config.kind), self.weights.path().into(), &mapper_tensors(config), catalog)
+    }
+
+    /// The configuration of the decoder inside the checkpoint, which may have a head of its own where `config` has none.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn decoder_config(&self, config: &DecoderConfig) -> Result<DecoderConfig, ImportError> {
+        let catalog: Catalog = catalog(&self.weights, |name| self.within(name, &DECODER_SCOPES).map(str::to_owned));
+        with_head(config, &self.weights, &catalog)
     }
 
     /// The part of the decoder inside the checkpoint.

@@ -84,17 +84,20 @@ impl DecoderSource {
             if path.is_file() { read_json(&path).map(Some) } else { Ok(None) }
         };
         let endings = endings(json("generation_config.json")?, json("config.json")?, &config, &vocabulary)?;
-        let config = match config {
-            // GPT2's head is tied in a bundle, whatever the file says; one that says otherwise is written anew.
-            DecoderConfig::Gpt2(config) if !config.tie_word_embeddings => {
-                DecoderConfig::Gpt2(Gpt2Config { tie_word_embeddings: true, ..config })
-            }
-            config => {
-                kept_files.push(config_path);
-                config
-            }
-        };
-        Ok(Self { path: path.into(), config, vocabulary, endings, weights, kept_files, notes })
+        kept_files.push(config_path);
+        let source = Self { path: path.into(), config, vocabulary, endings, weights: None, kept_files, notes };
+        let Some(weights) = weights else { return Ok(source) };
+        let config = with_head(&source.config, &weights, &catalog(&weights, |name| Some(name.to_owned())))?;
+        Ok(Self { weights: Some(weights), ..source.with_config(config) })
+    }
+
+    /// The same with another configuration, which is written anew where it differs from the file's.
+    pub fn with_config(mut self, config: DecoderConfig) -> Self {
+        if config != self.config {
+            self.kept_files.retain(|path| path.file_name().is_none_or(|name| name != "config.json"));
+            self.config = config;
+        }
+        self
     }
 
     pub fn path(&self) -> &Path {
@@ -157,6 +160,18 @@ fn lower_case(tokenizer_config: &Path, vocabulary: &[u8]) -> Result<bool, Import
     Ok(!pieces.any(|piece| piece.iter().any(u8::is_ascii_uppercase)))
 }
 
+/// Where the output is computed from: GPT2's weights say whether that is the embedding or a head of its own, whatever the configuration says.
+pub(super) fn with_head(config: &DecoderConfig, source: &WeightSource, catalog: &Catalog) -> Result<DecoderConfig, ImportError> {
+    let DecoderConfig::Gpt2(gpt2) = config else { return Ok(config.clone()) };
+    let find = |names: [&str; 2]| names.into_iter().find_map(|name| catalog.get(name)?.stored_name());
+    let head = find(["lm_head.weight", "transformer.lm_head.weight"]);
+    let tie_word_embeddings = match (head, find(["transformer.wte.weight", "wte.weight"])) {
+        (Some(head), Some(embeddings)) => source.same(head, embeddings)?,
+        _ => true,
+    };
+    Ok(DecoderConfig::Gpt2(Gpt2Config { tie_word_embeddings, ..gpt2.clone() }))
+}
+
 /// A decoder's part from a catalog of names of one source, with the family's scope in front of them or without.
 pub(super) fn decoder_part<'a>(
     config: &DecoderConfig,
@@ -181,12 +196,7 @@ pub(super) fn decoder_part<'a>(
             && let (Some(head), Some(embeddings)) = (head.stored_name(), embeddings.stored_name())
             && !source.same(head, embeddings)?
         {
-            let problem = match config {
-                DecoderConfig::Gpt2(_) => {
-                    format!("{head} differs from {embeddings}: a GPT2 with an untied head is not supported")
-                }
-                DecoderConfig::Llama(_) => format!("{head} differs from {embeddings}, and config.json says tie_word_embeddings"),
-            };
+            let problem = format!("{head} differs from {embeddings}, and config.json says tie_word_embeddings");
             return Err(ImportError::unusable(source.path(), problem));
         }
     }

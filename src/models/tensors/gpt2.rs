@@ -1,7 +1,7 @@
 use super::{Init, List, TensorSpec};
 use crate::models::config::Gpt2Config;
 
-/// GPT2's tensors as `GPT2LMHeadModel` names them, without the tied `lm_head.weight`. Weights of `Conv1D` are [in, out].
+/// GPT2's tensors as `GPT2LMHeadModel` names them, with `lm_head.weight` where it is not tied. Weights of `Conv1D` are [in, out].
 pub fn gpt2_tensors(config: &Gpt2Config) -> Vec<TensorSpec> {
     let (width, inner) = (config.n_embd, config.inner_size());
     let init = Init::Normal(config.initializer_range);
@@ -19,5 +19,8 @@ pub fn gpt2_tensors(config: &Gpt2Config) -> Vec<TensorSpec> {
         list.dense(&format!("{scope}.mlp.c_proj"), [inner, width], width, residual);
     }
     list.layer_norm("transformer.ln_f", width);
+    if !config.tie_word_embeddings {
+        list.add("lm_head.weight", &[config.vocab_size, width], init);
+    }
     list.0
 }

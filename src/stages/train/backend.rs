@@ -40,6 +40,7 @@ pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<d
         dropout: recipe.dropout,
         label_smoothing: recipe.label_smoothing,
         batch_size: recipe.batch_size,
+        seed: recipe.seed,
     };
     let network = network(bundle);
     match (runtime.device(), runtime.precision()) {
@@ -109,7 +110,7 @@ pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fin
     let graph = artifacts::write(&artifacts, &network, &options, &optimizer)?;
     let layout = host::layout_of(&graph.parameters);
     let (mut parameters, moments) = (layout.buffer(), layout.buffer());
-    host::load_parameters(&network, &layout, &mut parameters)?;
+    host::load_parameters(&network, &layout, recipe.seed, &mut parameters)?;
     let numbers = Numbers { layout: &layout, parameters: &parameters, exp_avg: &moments, exp_avg_sq: &moments };
     checkpoint::write(&artifacts.join(ARTIFACTS_CHECKPOINT), &RunState::new(recipe.seed, fingerprint.into()), &numbers)
         .with_context(|| format!("cannot write into {}", artifacts.display()))?;
