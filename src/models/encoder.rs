@@ -6,7 +6,7 @@ use super::config::{ClipConfig, MapperConfig};
 use super::graphs::{BuildError, Part, build};
 use super::layers::Style;
 use super::{ImageEncoder, Mapper};
-use crate::runtime::{Device, Feed, Precision, Runtime, RuntimeError, Session};
+use crate::runtime::{Device, Feed, InPlace, Precision, Runtime, RuntimeError, Session};
 
 /// A bundle's part could not be built or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -30,34 +30,29 @@ pub struct ClipEncoder {
     image_size: usize,
     embedding_dim: usize,
     max_batch: usize,
-    /// OpenVINO wants one fixed shape: smaller batches are padded to it.
-    is_fixed: bool,
-    /// Pixels of a batch, kept from one to the next.
-    buffer: Vec<f32>,
+    /// OpenVINO wants one fixed number of images in a run (fewer are padded to it), and several runs side by side.
+    fixed_batch: Option<usize>,
+    /// Pixels of each run, kept from one batch to the next.
+    buffers: Vec<Vec<f32>>,
 }
 
 impl ClipEncoder {
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig, max_batch: usize) -> Result<Self, LoadError> {
         let model = build(folder, Part::ImageEncoder(config), style_for(runtime))?;
-        let fixed = runtime.device() == Device::OpenVino;
-        let dimensions: &[(&str, i64)] = if fixed { &[("batch", max_batch as i64)] } else { &[] };
-        let session = Session::new(runtime, "image_encoder", &model.to_bytes(), folder, dimensions)?;
+        let is_fixed = runtime.device() == Device::OpenVino;
+        // Two runs that share the threads out are faster than one that all threads meet in after each operator.
+        let streams = if is_fixed && max_batch > 1 && runtime.threads().is_multiple_of(2) { 2 } else { 1 };
+        let fixed_batch = is_fixed.then(|| max_batch.div_ceil(streams));
+        let dimensions: Vec<(&str, i64)> = fixed_batch.iter().map(|&batch| ("batch", batch as i64)).collect();
+        let session = Session::with_streams(runtime, "image_encoder", &model.to_bytes(), folder, &dimensions, streams)?;
         let image_size = config.vision_config.image_size();
-        Ok(Self { session, image_size, embedding_dim: config.projection_dim, max_batch, is_fixed: fixed, buffer: vec![] })
+        let buffers = vec![vec![]; streams];
+        Ok(Self { session, image_size, embedding_dim: config.projection_dim, max_batch, fixed_batch, buffers })
     }
 
     /// Floats of one image.
     fn image_len(&self) -> usize {
         3 * self.image_size * self.image_size
-    }
-
-    /// Runs a batch that has the shape the session takes and returns the first embeddings of it.
-    fn run(session: &mut Session, pixels: &[f32], side: usize, wanted: usize) -> Result<Vec<f32>, RuntimeError> {
-        let batch = pixels.len() / (3 * side * side).max(1);
-        let shape = [batch as i64, 3, side as i64, side as i64];
-        let outputs = session.run(&[("pixel_values", Feed::F32(pixels, &shape))])?;
-        let embeddings = outputs.f32("image_embeds")?;
-        Ok(embeddings[..embeddings.len() / batch.max(1) * wanted].to_vec())
     }
 
     fn misshapen(&self, found: usize, num_images: usize) -> RuntimeError {
@@ -69,6 +64,26 @@ impl ClipEncoder {
             wanted: vec![num_images as i64, 3, side, side],
         }
     }
+}
+
+/// One run: the pixels of `images` put one after the other into `buffer`, zeros behind them up to `batch` images; the embeddings of all.
+fn run(
+    session: &Session,
+    images: &[&[f32]],
+    buffer: &mut Vec<f32>,
+    [batch, side, embedding_dim]: [usize; 3],
+) -> Result<Vec<f32>, RuntimeError> {
+    let image_len = 3 * side * side;
+    buffer.resize(batch * image_len, 0.0);
+    buffer.chunks_exact_mut(image_len.max(1)).zip(images).for_each(|(place, image)| place.copy_from_slice(image));
+    // What is behind the last image is computed for nobody; zeros, so that it is the same every time.
+    buffer[images.len() * image_len..].fill(0.0);
+    let mut embeddings = vec![0.0; batch * embedding_dim];
+    let pixels = InPlace::f32("pixel_values", buffer, &[batch as i64, 3, side as i64, side as i64])?;
+    let output = InPlace::f32("image_embeds", &mut embeddings, &[batch as i64, embedding_dim as i64])?;
+    session.run_in_place(&[pixels], &mut [output])?;
+    embeddings.truncate(images.len() * embedding_dim);
+    Ok(embeddings)
 }
 
 impl ImageEncoder for ClipEncoder {
@@ -84,11 +99,8 @@ impl ImageEncoder for ClipEncoder {
         if pixel_values.len() != num_images * self.image_len() || num_images > self.max_batch {
             return Err(self.misshapen(pixel_values.len(), num_images));
         }
-        if self.is_fixed && num_images < self.max_batch {
-            let images: Vec<&[f32]> = pixel_values.chunks_exact(self.image_len().max(1)).collect();
-            return self.encode_each(&images);
-        }
-        Self::run(&mut self.session, pixel_values, self.image_size, num_images)
+        let images: Vec<&[f32]> = pixel_values.chunks_exact(self.image_len().max(1)).collect();
+        self.encode_each(&images)
     }
 
     fn encode_each(&mut self, images: &[&[f32]]) -> Result<Vec<f32>, RuntimeError> {
@@ -99,13 +111,20 @@ impl ImageEncoder for ClipEncoder {
         if images.len() > self.max_batch {
             return Err(self.misshapen(images.len() * image_len, images.len()));
         }
-        let rows = if self.is_fixed { self.max_batch } else { images.len() };
-        self.buffer.resize(rows * image_len, 0.0);
-        let mut places = self.buffer.chunks_exact_mut(image_len.max(1));
-        places.by_ref().zip(images).for_each(|(place, image)| place.copy_from_slice(image));
-        // What is behind the last image is computed for nobody; zeros, so that it is the same every time.
-        self.buffer[images.len() * image_len..].fill(0.0);
-        Self::run(&mut self.session, &self.buffer, self.image_size, images.len())
+        let batch = self.fixed_batch.unwrap_or(images.len()).max(1);
+        let sizes = [batch, self.image_size, self.embedding_dim];
+        let session = &self.session;
+        if images.len() <= batch {
+            return run(session, images, &mut self.buffers[0], sizes);
+        }
+        let runs = images.chunks(batch).zip(&mut self.buffers);
+        let embeddings = std::thread::scope(|scope| {
+            let runs: Vec<_> = runs.map(|(images, buffer)| scope.spawn(move || run(session, images, buffer, sizes))).collect();
+            runs.into_iter()
+                .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(embeddings.concat())
     }
 }
 

@@ -79,7 +79,7 @@ impl Runtime {
             let runtime = on(first, library::find(device)?, ready, None)?;
             runtime.check_precision()?;
             for runtime in runtime.on_each_card().iter().filter(|runtime| runtime.device != Device::Cpu) {
-                runtime.session_builder("device check")?;
+                runtime.session_builder("device check", 1)?;
             }
             return Ok(runtime);
         }
@@ -87,7 +87,7 @@ impl Runtime {
         let why_not = match precision {
             Precision::Int8 => "int8 is computed on the CPU".to_string(),
             _ => match ready(cuda, &[0], precision).and_then(|ready| on(cuda, library::find(cuda)?, ready, None)) {
-                Ok(runtime) => match runtime.session_builder("device check") {
+                Ok(runtime) => match runtime.session_builder("device check", 1) {
                     Ok(_) => return Ok(runtime),
                     // One process has one library; it has a CPU provider too.
                     Err(error) => {
@@ -233,8 +233,8 @@ impl Runtime {
         }
     }
 
-    /// Options every session shares, the device's provider registered or refused.
-    fn session_builder(&self, model: &str) -> Result<SessionBuilder, RuntimeError> {
+    /// Options every session shares, the device's provider registered or refused. `streams`: runs at a time (OpenVINO).
+    fn session_builder(&self, model: &str, streams: usize) -> Result<SessionBuilder, RuntimeError> {
         let ort = |source: ort::Error| RuntimeError::Ort { model: model.into(), source };
         let builder = ort::session::Session::builder(&self.environment).map_err(ort)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| ort(e.into()))?;
@@ -260,9 +260,9 @@ impl Runtime {
                 let options = [
                     ("INFERENCE_PRECISION_HINT", hint.to_string()),
                     ("INFERENCE_NUM_THREADS", self.threads.to_string()),
-                    // All threads on one batch.
-                    ("PERFORMANCE_HINT", "LATENCY".to_string()),
-                    ("NUM_STREAMS", "1".to_string()),
+                    // With one stream all threads are on one batch; with more, each run has its share, and waits for no other.
+                    ("PERFORMANCE_HINT", if streams == 1 { "LATENCY" } else { "THROUGHPUT" }.to_string()),
+                    ("NUM_STREAMS", streams.to_string()),
                 ];
                 let options: Vec<String> = options.iter().map(|(name, value)| format!(r#""{name}":"{value}""#)).collect();
                 let config = format!(r#"{{"CPU":{{{}}}}}"#, options.join(","));

@@ -11,7 +11,7 @@ use ort::value::{PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 use super::placement::RECORD;
 use super::{Placement, Runtime, RuntimeError};
 
-/// A session and its name in errors. One thread owns it.
+/// A session and its name in errors.
 pub struct Session {
     pub(super) name: String,
     pub(super) inner: ort::session::Session,
@@ -52,8 +52,20 @@ impl Session {
         folder: &Path,
         dimensions: &[(&str, i64)],
     ) -> Result<Self, RuntimeError> {
+        Self::with_streams(runtime, name, model, folder, dimensions, 1)
+    }
+
+    /// A session for `streams` runs at a time, among which OpenVINO shares the threads out.
+    pub fn with_streams(
+        runtime: &Runtime,
+        name: &str,
+        model: &[u8],
+        folder: &Path,
+        dimensions: &[(&str, i64)],
+        streams: usize,
+    ) -> Result<Self, RuntimeError> {
         let ort = |source| RuntimeError::Ort { model: name.into(), source };
-        let mut builder = runtime.session_builder(name)?;
+        let mut builder = runtime.session_builder(name, streams)?;
         builder = builder
             .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())
             .map_err(|e| ort(e.into()))?;
@@ -75,7 +87,7 @@ impl Session {
     pub fn write_optimized(runtime: &Runtime, name: &str, model: &[u8], folder: &Path, path: &Path) -> Result<(), RuntimeError> {
         let ort = |source| RuntimeError::Ort { model: name.into(), source };
         let builder = runtime
-            .session_builder(name)?
+            .session_builder(name, 1)?
             .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())
             .map_err(|e| ort(e.into()))?;
         let mut builder = builder.with_optimized_model_path(path).map_err(|e| ort(e.into()))?;
@@ -115,13 +127,13 @@ impl Session {
 
     /// Runs with every input and every named output where the caller has them (CPU memory only). An input and an output may be the same
     /// memory where the operator allows that (a key/value cache updated in place).
-    pub fn run_in_place(&mut self, inputs: &[InPlace<'_>], outputs: &mut [InPlace<'_>]) -> Result<(), RuntimeError> {
+    pub fn run_in_place(&self, inputs: &[InPlace<'_>], outputs: &mut [InPlace<'_>]) -> Result<(), RuntimeError> {
         let input_names: Vec<_> = inputs.iter().map(|i| i.name.as_ptr()).collect();
         let input_values: Vec<_> = inputs.iter().map(|i| i.tensor.ptr()).collect();
         let output_names: Vec<_> = outputs.iter().map(|o| o.name.as_ptr()).collect();
         let mut output_values: Vec<_> = outputs.iter_mut().map(|o| o.tensor.ptr().cast_mut()).collect();
         // SAFETY: names are NUL-terminated and values alive for the call; the arrays have the stated lengths; outputs that are not null
-        // are written where they are and stay owned by the caller; `&mut self` keeps runs of a session apart.
+        // are written where they are and stay owned by the caller; a session may run several times at once.
         let status = unsafe {
             (ort::api().Run)(
                 self.inner.ptr().cast_mut(),

@@ -216,7 +216,7 @@ fn the_optimizer_graph_and_the_native_one_agree() {
         .map(|slot| super::artifacts::Parameter { name: slot.name.clone(), shape: slot.shape.clone() })
         .collect();
     let model = optimizer_graph(&parameters, &options).unwrap();
-    let mut session = Session::new(&golden.runtime, "optimizer", &model.to_bytes(), Path::new("."), &[]).unwrap();
+    let session = Session::new(&golden.runtime, "optimizer", &model.to_bytes(), Path::new("."), &[]).unwrap();
     let mut theirs = backend.numbers().unwrap().map(<[f32]>::to_vec);
     for step in 1..=5 {
         let learning_rate = 1e-3 * step as f64;
