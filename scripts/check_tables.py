@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Runs clipcap on a few rendered pictures and opens every table it writes in pandas, polars, DuckDB and Hugging Face datasets: columns,
-types and rows must be the same in all of them. Then the other way round: tables that those write, in every compression they use, are
-read by clipcap.
+types and rows must be the same in all of them. A training run is read by TensorBoard, and its GPT2's configuration and tokenizer by
+transformers. Text tables are held against Excel's rules. Then the other way round: tables that those write, in every compression they use,
+are read by clipcap.
 
     scripts/check_tables.py CLIPCAP        the program, such as target/release/clipcap
 
 Needs what scripts/requirements-check.txt lists; scripts/test.sh makes a venv of it.
 """
 
+import csv
 import os
 import subprocess
 import sys
@@ -23,6 +25,7 @@ import pandas
 import polars
 import pyarrow
 import pyarrow.parquet
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TEXT, INT, LONG, FLOAT, BOOL = "text", "int32", "int64", "float64", "bool"
 # 512 numbers a row; the tiny CLIP here has fewer.
@@ -54,6 +57,9 @@ STATS = {
     "vocabulary": {"unit": TEXT, "text": TEXT, "count": LONG, "known": BOOL},
     "phrases": {"kind": TEXT, "n": INT, "text": TEXT, "count": LONG},
     "cut": {"unit": TEXT, "max_len": LONG, "captions": LONG, "share": FLOAT},
+    "words": {"rank": LONG, "word": TEXT, "count": LONG, "share": FLOAT},
+    "duplicates": {"caption": TEXT, "count": LONG, "images": LONG, "splits": TEXT},
+    "overlap": {"kind": TEXT, "split": TEXT, "other_split": TEXT, "count": LONG, "of": LONG, "share": FLOAT},
 }
 ROW = {"image_id": TEXT, "image_path": TEXT, "sha256": TEXT}
 TABLE = ROW | {"caption_index": INT, "caption": TEXT, "logprob": FLOAT, "num_tokens": INT, "finish_reason": TEXT, "damaged": BOOL}
@@ -217,6 +223,53 @@ def check_ours(run, root):
     check_folder(root / "half", ROW | {"embedding": HALF_VECTOR, "damaged": BOOL})
 
 
+def check_excel(path, with_mark):
+    """A table as Excel imports it: UTF-8 told by its mark where there is one, as many cells in each row, quotes doubled inside quotes, and no
+    cell of numbers that would be taken for text."""
+    raw = path.read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbf") == with_mark, f"{path}: the mark of UTF-8"
+    rows = list(csv.reader(raw.decode("utf-8-sig").splitlines(keepends=True), strict=True))
+    assert len({len(row) for row in rows}) == 1 < len(rows), f"{path}: rows of several lengths"
+    frames = [pandas.read_csv(path), polars.read_csv(path).to_pandas(), duckdb.connect().execute(f"select * from read_csv('{path}')").df()]
+    frames.append(datasets.load_dataset("csv", data_files=str(path), split="train", cache_dir=str(CACHE)).to_pandas())
+    for frame in frames:
+        # Some keep the mark in front of the first name; what they read is the same.
+        assert [name.lstrip("\ufeff") for name in frame.columns] == rows[0] and len(frame) == len(rows) - 1, f"{path}: {list(frame.columns)}"
+    print(f"{path.relative_to(CACHE.parent)}: {len(rows) - 1} rows as Excel, pandas, polars, DuckDB and datasets import them")
+
+
+def check_run(run, root):
+    """A training run: its events, its metrics, its model."""
+    out = root / "run"
+    run("train", "--dataset", root / "set", "--embeddings", root / "embeddings", "--model", root / "model", "--finetune-gpt2",
+        "--max-steps", 6, "--eval-steps", 3, "--batch-size", 8, "--device", "cpu", "--out", out)
+    metrics = pandas.read_parquet(out / "metrics.parquet")
+    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    for tag, column in {"train/loss": "train_loss", "train/lr": "learning_rate", "dev/loss": "dev_loss", "dev/cider": "dev_cider"}.items():
+        wanted = metrics[["step", column]].dropna()
+        found = events.Scalars(tag)
+        assert [event.step for event in found] == list(wanted["step"]), f"{tag}: other steps in TensorBoard"
+        assert all(abs(event.value - value) <= 1e-5 * max(1, abs(value)) for event, value in zip(found, wanted[column])), tag
+    told = events.Tensors("dev/captions")[-1].tensor_proto.string_val[0].decode()
+    assert told.startswith("- ") and "\n  - " in told, f"TensorBoard's captions: {told[:200]}"
+    shown = datasets.load_dataset("json", data_files=str(out / "samples.jsonl"), split="train", cache_dir=str(CACHE))
+    assert shown["step"] == [3, 6] and shown[1]["samples"][0]["references"], "samples.jsonl in datasets"
+    print(f"{len(metrics)} steps in TensorBoard, captions beside their references")
+    try:
+        import transformers
+    except ImportError:
+        print("SKIPPED: no transformers; the bundle's configuration and tokenizer are not opened")
+        return
+    folder = out / "best/gpt2"
+    config = transformers.AutoConfig.from_pretrained(folder)
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    text = pandas.read_parquet(root / "set/captions.parquet")["caption"][0]
+    assert config.model_type == "gpt2" and len(tokenizer) <= config.vocab_size
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)).replace(" ", "") == text.replace(" ", "").lower()
+    # Its weights need PyTorch, which is not installed for this; scripts/check_training.sh compares them.
+    print("the bundle's GPT2: configuration and tokenizer open in transformers")
+
+
 def check_theirs(run, root):
     """Tables that others write, as inputs: captions for stats and evaluate, images for embed."""
     frame = pandas.read_parquet(root / "set/captions.parquet")[["image_id", "caption", "split"]]
@@ -256,6 +309,12 @@ def main():
         return done.stdout
 
     check_ours(run, CACHE.parent)
+    root = CACHE.parent
+    run("caption", root / "scenes/images", "--model", root / "model", "--device", "cpu", "--max-new-tokens", 6, "--quote-formulas",
+        "--out", root / "table.csv", status=3)
+    check_excel(root / "table.csv", False)
+    check_excel(root / "stats/words.csv", True)
+    check_run(run, root)
     check_theirs(run, CACHE.parent)
     print("every table opens with the right types, and every table of others is read")
 

@@ -19,6 +19,8 @@ fi
 clipcap="${CARGO_TARGET_DIR:-target}/release/clipcap"
 "$venv/bin/python" scripts/check_tables.py "$clipcap"
 "$venv/bin/python" scripts/check_graphs.py "$clipcap"
+# Pages in a browser, where there are npm and one.
+scripts/check_pages.sh "$clipcap"
 # The benchmark's smallest size: it must run, its figures mean nothing.
 CLIPCAP="$clipcap" scripts/bench.sh --smoke
 # Property tests take the same cases here each time; a plain `cargo test` draws others, and PROPTEST_CASES=200000 looks far.

@@ -11,7 +11,9 @@ use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
 
 /// How long captions are (in characters, words and a model's tokens), by split and source, and what they are made of.
 ///
-/// Writes Parquet tables, stats.json, histograms as PNG and SVG, and index.html, which needs nothing else.
+/// Writes Parquet tables (lengths, words with their frequencies, captions that stand more than once, what the splits share: captions, and pictures
+/// where `prepare` has compared them), words.csv for spreadsheets, table.tex for a paper (booktabs), stats.json, histograms as PNG and SVG, and
+/// index.html, which needs nothing else.
 #[derive(clap::Args)]
 pub struct StatsArgs {
     /// A dataset folder, a Parquet table with a caption column, or a caption file

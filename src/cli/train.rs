@@ -8,7 +8,7 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
-use crate::stages::train::{self, Recipe, Summary, TrainSettings, Upkeep};
+use crate::stages::train::{self, BestBy, Recipe, Summary, TrainSettings, Upkeep};
 use crate::training::lora::Lora;
 use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
@@ -17,7 +17,7 @@ use crate::training::schedule::Decay;
 /// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings; or a CLIP or a GPT2 from scratch (--objective).
 ///
 /// The run's folder holds config.toml, artifacts/ (the graphs), checkpoints/step-N/, best/ and last/ (bundles that `clipcap caption`
-/// takes), tensorboard/, metrics.parquet and curve.svg. The same command again goes on from the last checkpoint.
+/// takes), tensorboard/, metrics.parquet, curve.svg, samples.jsonl and index.html (curves, and captions beside what people wrote). The same command again goes on from the last checkpoint.
 #[derive(clap::Args)]
 pub struct TrainArgs {
     /// Folder that `clipcap prepare` wrote
@@ -35,7 +35,8 @@ pub struct TrainArgs {
     /// The run's folder
     #[arg(long, value_name = "RUN", aliases = ["output_path", "out_dir"])]
     out: PathBuf,
-    /// What is learned: caption (the mapper, from embeddings), contrastive (CLIP, from images and captions) or language-model (GPT2, from
+    /// What is learned: caption (the mapper, from embeddings), scst (the same from a trained model, by the CIDEr of captions that it samples),
+    /// contrastive (CLIP, from images and captions) or language-model (GPT2, from
     /// captions alone)
     #[arg(long, default_value_t = Objective::Caption)]
     objective: Objective,
@@ -123,7 +124,11 @@ pub struct TrainArgs {
     /// Captions of the same image per row, one after another (language-model objective)
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     captions_per_row: usize,
-    /// Seed of shuffling, dropout and the held-out images
+    /// Captions to sample of each image with --objective scst: a batch has --batch-size of them. Each is rewarded by its CIDEr-D (by characters;
+    /// document frequencies of the training references) less the mean of the image's others. Dropout is 0 unless --dropout is given
+    #[arg(long, default_value_t = train::DEFAULT_SAMPLES, value_name = "K", help_heading = "Recipe")]
+    samples: usize,
+    /// Seed of shuffling, dropout, sampling and the held-out images
     #[arg(long, default_value_t = 0, help_heading = "Recipe")]
     seed: u64,
 
@@ -133,7 +138,14 @@ pub struct TrainArgs {
     /// Steps between evaluations (default: one after each pass)
     #[arg(long, value_name = "N", aliases = ["eval-step", "eval_step"], help_heading = "Evaluation")]
     eval_steps: Option<u64>,
-    /// Stop after this many evaluations without a better dev loss
+    /// Which evaluation is the best: that of the lowest dev loss, or of the highest CIDEr of the dev images that are captioned (default: loss;
+    /// with --objective scst cider)
+    #[arg(long, value_name = "loss|cider", alias = "best_by", value_parser = best_by, help_heading = "Evaluation")]
+    best_by: Option<BestBy>,
+    /// Dev images to caption greedily and score with CIDEr at each evaluation, the first ones (0: none)
+    #[arg(long, value_name = "N", alias = "cider_images", default_value_t = train::DEFAULT_CIDER_IMAGES, help_heading = "Evaluation")]
+    cider_images: usize,
+    /// Stop after this many evaluations without a better one
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     patience: Option<u32>,
     /// Images to caption at each evaluation
@@ -192,7 +204,8 @@ impl TrainArgs {
             beta2: self.beta2,
             eps: self.eps,
             max_grad_norm: self.max_grad_norm,
-            dropout: self.dropout,
+            // What is learned from are the model's own captions, made without dropout.
+            dropout: self.dropout.or((self.objective == Objective::Scst).then_some(0.0)),
             label_smoothing: self.label_smoothing,
             normalize_prefix: self.normalize_prefix,
             prompt: self.prompt.clone(),
@@ -201,6 +214,9 @@ impl TrainArgs {
             captions_per_row: self.captions_per_row,
             dev_size: self.dev_size,
             eval_steps: self.eval_steps,
+            best_by: self.best_by,
+            cider_images: self.cider_images,
+            samples: self.samples,
             patience: self.patience,
             seed: self.seed,
             recompute: self.recompute,
@@ -260,7 +276,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Complete);
     }
     let Some(dataset) = args.dataset.clone() else { return Err(BadUsage("--dataset is needed".into()).into()) };
-    if args.objective == Objective::Caption && args.embeddings.is_none() {
+    if args.objective.is_of_embeddings() && args.embeddings.is_none() {
         return Err(BadUsage("--embeddings is needed: captions are learned from them".into()).into());
     }
     let settings = TrainSettings {
@@ -287,6 +303,14 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
+fn best_by(text: &str) -> Result<BestBy, String> {
+    match text {
+        "loss" => Ok(BestBy::Loss),
+        "cider" => Ok(BestBy::Cider),
+        _ => Err("use loss or cider".into()),
+    }
+}
+
 /// The closing summary.
 fn text(settings: &TrainSettings, summary: &Summary) -> String {
     let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.4}"));
@@ -306,6 +330,11 @@ fn text(settings: &TrainSettings, summary: &Summary) -> String {
             number(summary.best_dev_loss),
             summary.best_step.unwrap_or(0)
         ),
+        match (summary.dev_cider, summary.best_dev_cider) {
+            (None, _) => String::new(),
+            (last, None) => format!("dev CIDEr {}", number(last)),
+            (last, best) => format!("dev CIDEr {}, best {}", number(last), number(best)),
+        },
         format!("{:.0} tokens/s, {:.1} samples/s", summary.tokens_per_second, summary.samples_per_second),
         format!(
             "time: steps {}, data {}, logging {}, evaluation {}, checkpoints {}",
@@ -316,8 +345,10 @@ fn text(settings: &TrainSettings, summary: &Summary) -> String {
             share(seconds.saving)
         ),
     ];
+    lines.retain(|line| !line.is_empty());
     if summary.finished {
         lines.push(format!("model: {}", settings.out.join("best").display()));
+        lines.push(format!("curves and captions: {}", settings.out.join("index.html").display()));
     }
     lines.join("\n")
 }

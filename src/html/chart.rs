@@ -114,16 +114,91 @@ pub fn histograms(series: &[Series], x_label: &str, y_label: &str, marks: &[(&st
         "<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
         escape(y_label)
     );
-    svg + &legend(series)
+    svg + &legend(&series.iter().map(|series| series.name.as_str()).collect::<Vec<_>>())
 }
 
 /// Names beside their colours; nothing for one alone.
-fn legend(series: &[Series]) -> String {
-    if series.len() < 2 {
+fn legend(names: &[&str]) -> String {
+    if names.len() < 2 {
         return String::new();
     }
-    let item = |(number, series): (usize, &Series)| format!("<li class=\"s{number}\">{}</li>\n", escape(&series.name));
-    format!("<ul class=\"legend\">\n{}</ul>\n", series.iter().enumerate().map(item).collect::<String>())
+    let item = |(number, name): (usize, &&str)| format!("<li class=\"s{number}\">{}</li>\n", escape(name));
+    format!("<ul class=\"legend\">\n{}</ul>\n", names.iter().enumerate().map(item).collect::<String>())
+}
+
+/// A curve of a chart: its name and points from left to right.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// What it is called in the legend; text.
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves on the same axes. Lines without a point are left out; the horizontal axis begins at 0.
+pub fn lines(all: &[Line], x_label: &str, y_label: &str) -> String {
+    let all: Vec<&Line> = all.iter().filter(|line| !line.points.is_empty()).collect();
+    let points = || all.iter().flat_map(|line| &line.points);
+    let right = points().map(|point| point.0).fold(1.0, f64::max);
+    let (least, most) = points().fold((f64::MAX, f64::MIN), |(low, high), point| (low.min(point.1), high.max(point.1)));
+    if all.is_empty() || !least.is_finite() || !most.is_finite() {
+        return "<p class=\"soft\">nothing to show</p>\n".into();
+    }
+    let step = step_of(((most - least) / 4.0).max(most.abs() * 1e-6).max(1e-12));
+    let (floor, ceiling) = ((least / step).floor() * step, ((most / step).floor() + 1.0) * step);
+    let x = |value: f64| LEFT + value / right * (WIDTH - LEFT - RIGHT);
+    let y = |value: f64| HEIGHT - BOTTOM - (value - floor) / (ceiling - floor) * (HEIGHT - TOP - BOTTOM);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"13\">\n",
+        escape(&format!("curve: {y_label} by {x_label}"))
+    );
+    let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
+    for tick in 0..=((ceiling - floor) / step).round() as usize {
+        let value = floor + step * tick as f64;
+        let at = y(value);
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.digits$}</text>",
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            at + 4.0
+        );
+    }
+    let x_step = nice_step(right / 5.0);
+    for tick in 0..=(right / x_step + 1e-9) as usize {
+        let value = x_step * tick as f64;
+        let text = if value.fract() == 0.0 { thousands(value as u64) } else { number(value) };
+        let _ =
+            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>", x(value), HEIGHT - BOTTOM + 16.0);
+    }
+    for (at, line) in all.iter().enumerate() {
+        let path: Vec<String> = line.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
+        let _ = writeln!(svg, "<polyline class=\"line s{at}\" points=\"{}\"/>", path.join(" "));
+        // Few points are seen one by one, and one alone is no line.
+        for point in line.points.iter().filter(|_| line.points.len() <= 30) {
+            let (left, top) = (x(point.0), y(point.1));
+            let _ = writeln!(
+                svg,
+                "<circle class=\"dot s{at}\" cx=\"{left:.1}\" cy=\"{top:.1}\" r=\"3\"><title>{}: {}</title></circle>",
+                number(point.0),
+                point.1
+            );
+        }
+    }
+    let (middle, side) = ((LEFT + WIDTH - RIGHT) / 2.0, (TOP + HEIGHT - BOTTOM) / 2.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
+        HEIGHT - 8.0,
+        escape(x_label),
+        escape(y_label)
+    );
+    svg + &legend(&all.iter().map(|line| line.name.as_str()).collect::<Vec<_>>())
+}
+
+/// As [`nice_step`], for numbers of any size.
+fn step_of(raw: f64) -> f64 {
+    let power = 10f64.powf(raw.log10().floor());
+    [1.0, 2.0, 5.0].into_iter().map(|m| m * power).find(|step| *step >= raw * 0.999_999).unwrap_or(10.0 * power)
 }
 
 /// Names with bars beside them, longest first as given.
@@ -192,6 +267,24 @@ mod tests {
         assert!(histogram(&[], "x", "y", &[]).contains("nothing"));
         let flat = histogram(&[Bin { low: 4.0, high: 4.0, count: 0 }], "x", "y", &[]);
         assert!(!flat.contains("NaN") && !flat.contains("inf"));
+    }
+
+    #[test]
+    fn curves_stay_inside_their_axes_whatever_they_are() {
+        let line = |name: &str, points: &[(f64, f64)]| Line { name: name.into(), points: points.into() };
+        let svg = lines(&[line("<a>", &[(0.0, 0.5), (50.0, 4.0)]), line("b", &[(10.0, 2.0)]), line("c", &[])], "x", "y");
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 3));
+        assert!(svg.contains("&lt;a&gt;") && !svg.contains(">c<"));
+        for points in [&[(1.0, 0.0)][..], &[(1.0, -3e-9), (2.0, 1e-9)], &[(5.0, 1e6)], &[(1.0, 1e-5), (1e5, 2e-5)]] {
+            let svg = lines(&[line("a", points)], "x", "y");
+            let path = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+            for pair in path.split(' ') {
+                let (x, y) = pair.split_once(',').unwrap();
+                let (x, y): (f64, f64) = (x.parse().unwrap(), y.parse().unwrap());
+                assert!((LEFT..=WIDTH - RIGHT + 0.1).contains(&x) && (TOP - 0.1..=HEIGHT - BOTTOM + 0.1).contains(&y), "{pair}");
+            }
+        }
+        assert!(lines(&[line("a", &[])], "x", "y").contains("nothing"));
     }
 
     #[test]

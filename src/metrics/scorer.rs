@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::bleu::BleuCounts;
@@ -47,7 +49,7 @@ impl Summary {
 
 /// Scores candidates against the references of a set of images.
 pub struct Scorer<'a> {
-    references: &'a [Vec<Vec<u32>>],
+    references: Cow<'a, [Vec<Vec<u32>>]>,
     frequencies: DocumentFrequencies,
 }
 
@@ -55,7 +57,20 @@ impl<'a> Scorer<'a> {
     /// `references[image]` are the token sequences of an image's references, at least one an image. CIDEr's document frequencies are
     /// those of all images given.
     pub fn new(references: &'a [Vec<Vec<u32>>]) -> Self {
-        Self { references, frequencies: DocumentFrequencies::of(references) }
+        Self { references: references.into(), frequencies: DocumentFrequencies::of(references) }
+    }
+
+    /// The same, keeping the references.
+    pub fn owning(references: Vec<Vec<Vec<u32>>>) -> Scorer<'static> {
+        let frequencies = DocumentFrequencies::of(&references);
+        Scorer { references: references.into(), frequencies }
+    }
+
+    /// CIDEr alone of the candidates of one image.
+    pub fn ciders(&self, image: usize, candidates: &[Vec<u32>]) -> Vec<f64> {
+        let weights = |tokens: &Vec<u32>| self.frequencies.weights(&NgramCounts::of(tokens));
+        let references: Vec<_> = self.references[image].iter().map(weights).collect();
+        candidates.iter().map(|candidate| cider(&weights(candidate), &references)).collect()
     }
 
     /// Scores every candidate of every image, `candidates[image][candidate]`, on all threads.
@@ -103,6 +118,15 @@ mod tests {
             in_run = latin;
         }
         tokens
+    }
+
+    #[test]
+    fn cider_alone_is_the_same() {
+        let references = vec![vec![vec![1, 2, 3, 4], vec![1, 2]], vec![vec![5, 6, 7]]];
+        let candidates = [vec![1, 2, 3], vec![9, 9], vec![]];
+        let wanted: Vec<f64> = Scorer::new(&references).score(0, &candidates).iter().map(|scores| scores.cider).collect();
+        assert_eq!(Scorer::owning(references).ciders(0, &candidates), wanted);
+        assert!(wanted[0] > 0.0 && wanted[1] == 0.0);
     }
 
     #[test]

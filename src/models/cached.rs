@@ -10,7 +10,9 @@ use super::config::DecoderConfig;
 use super::decoders::{Sizes, architecture, cache_name, cached_head_dim};
 use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
-use super::graphs::{Part, build};
+use super::fed::FedWeights;
+use super::graphs::{Part, build, build_fed};
+use crate::onnx::Model;
 use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
 
 const MODEL: &str = "decoder";
@@ -23,6 +25,10 @@ pub struct CachedDecoder {
     session: Session,
     sizes: Sizes,
     tokens: TokenEmbedding,
+    /// Weights that are handed over at each run; mostly none.
+    fed: FedWeights,
+    /// The token embedding's name among those.
+    embedding: String,
     prefix_len: usize,
     max_rows: usize,
     /// Positions a row has room for, prefix included.
@@ -47,8 +53,34 @@ impl CachedDecoder {
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let sizes = architecture(config).sizes();
         let model = build(folder, Part::InPlaceDecoder(config), style_for(runtime))?;
+        Self::over(runtime, folder, config, (model, FedWeights::default()), [prefix_len, max_rows, max_new_tokens])
+    }
+
+    /// The same with weights that are handed over by [`set_weights`](Self::set_weights), in float32; the bundle at `folder` gives their names
+    /// and shapes.
+    pub fn fed(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &DecoderConfig,
+        prefix_len: usize,
+        max_rows: usize,
+        max_new_tokens: usize,
+    ) -> Result<Self, LoadError> {
+        let (model, mut fed) = build_fed(folder, Part::InPlaceDecoder(config), style_for(runtime), &|_| true)?;
+        let sizes = architecture(config).sizes();
+        fed.also(&embedding_name(config), vec![sizes.vocab_size as i64, sizes.n_embd as i64]);
+        Self::over(runtime, folder, config, (model, fed), [prefix_len, max_rows, max_new_tokens])
+    }
+
+    fn over(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &DecoderConfig,
+        (model, fed): (Model, FedWeights),
+        [prefix_len, max_rows, max_new_tokens]: [usize; 3],
+    ) -> Result<Self, LoadError> {
+        let sizes = architecture(config).sizes();
         let session = Session::new(runtime, MODEL, &model.to_bytes(), folder, &[])?;
         // The last token is never fed, so it needs no room.
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
@@ -57,6 +89,8 @@ impl CachedDecoder {
         Ok(Self {
             session,
             tokens: TokenEmbedding::open(folder, config)?,
+            fed,
+            embedding: embedding_name(config),
             prefix_len,
             max_rows,
             length,
@@ -67,6 +101,21 @@ impl CachedDecoder {
             logits: vec![],
             sizes,
         })
+    }
+
+    /// See [`FedWeights::set`].
+    pub fn set_weights<'a>(&mut self, value_of: impl Fn(&str) -> Option<&'a [f32]>) -> Result<(), RuntimeError> {
+        self.fed.set(value_of)
+    }
+
+    /// The embeddings [tokens, C].
+    pub fn embedded(&self, tokens: &[u32]) -> Result<Vec<f32>, RuntimeError> {
+        let Some(table) = self.fed.get(&self.embedding) else { return self.tokens.rows(tokens) };
+        let width = self.sizes.n_embd;
+        let row = |&token: &u32| table.get(token as usize * width..(token as usize + 1) * width);
+        let rows: Option<Vec<&[f32]>> = tokens.iter().map(row).collect();
+        let message = || format!("a token that is not in the vocabulary of {}", self.sizes.vocab_size);
+        rows.map(|rows| rows.concat()).ok_or_else(|| RuntimeError::Model { model: MODEL.into(), message: message() })
     }
 
     /// Runs `embeds` [rows, sequence, C] after `used` positions of each row and leaves logits [rows, V] in `self.logits`.
@@ -83,12 +132,13 @@ impl CachedDecoder {
         let mut total = [used.iter().max().map_or(0, |&u| (u + sequence) as i32)];
         self.logits.resize(rows * self.sizes.vocab_size, 0.0);
 
-        let mut inputs = vec![
+        let mut inputs = self.fed.inputs()?;
+        inputs.extend([
             InPlace::f32("inputs_embeds", embeds, &[b, s, self.sizes.n_embd as i64])?,
             InPlace::i64("position_ids", &mut positions, &[b, s])?,
             InPlace::i32("seqlens_k", &mut lengths, &[b])?,
             InPlace::i32("total_sequence_length", &mut total, &[1])?,
-        ];
+        ]);
         let mut outputs = vec![InPlace::f32("logits", &mut self.logits, &[b, self.sizes.vocab_size as i64])?];
         for (i, cache) in caches.iter_mut().enumerate() {
             let (layer, part) = (i / 2, ["key", "value"][i % 2]);
@@ -104,6 +154,10 @@ impl CachedDecoder {
         }
         self.session.run_in_place(&inputs, &mut outputs)
     }
+}
+
+fn embedding_name(config: &DecoderConfig) -> String {
+    format!("{}.weight", architecture(config).embedding())
 }
 
 /// Memory that is not there is told, in place of an end of the whole program.
@@ -217,7 +271,7 @@ impl Decoder for CachedDecoder {
             let message = format!("{} tokens for {} rows of at most {} positions", tokens.len(), self.used.len(), self.length);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let mut embeds = self.tokens.rows(tokens)?;
+        let mut embeds = self.embedded(tokens)?;
         let used = self.used.clone();
         self.forward(Target::Rows, &mut embeds, 1, &used)?;
         for used in &mut self.used {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::config::{ClipConfig, MapperConfig};
-use super::graphs::{BuildError, Part, build};
+use super::fed::FedWeights;
+use super::graphs::{BuildError, Part, build, build_fed};
 use super::layers::Style;
 use super::{ImageEncoder, Mapper};
 use crate::runtime::{Device, Feed, InPlace, Precision, Runtime, RuntimeError, Session};
@@ -131,6 +132,9 @@ impl ImageEncoder for ClipEncoder {
 /// A mapper on a device.
 pub struct PrefixMapper {
     session: Session,
+    fed: FedWeights,
+    /// Of a prefix: [P, C].
+    shape: [i64; 2],
     clip_size: usize,
     max_batch: usize,
     fixed: bool,
@@ -142,7 +146,34 @@ impl PrefixMapper {
         let fixed = runtime.device() == Device::OpenVino;
         let dimensions: &[(&str, i64)] = if fixed { &[("batch", max_batch as i64)] } else { &[] };
         let session = Session::new(runtime, "mapper", &model.to_bytes(), folder, dimensions)?;
-        Ok(Self { session, clip_size: config.clip_size, max_batch, fixed })
+        let (fed, shape) = (FedWeights::default(), [config.prefix_len, config.n_embd].map(|d| d as i64));
+        Ok(Self { session, fed, shape, clip_size: config.clip_size, max_batch, fixed })
+    }
+
+    /// A mapper on the CPU whose weights are handed over by [`set_weights`](Self::set_weights); the bundle at `folder` gives their names and
+    /// shapes.
+    pub fn fed(runtime: &Runtime, folder: &Path, config: &MapperConfig, max_batch: usize) -> Result<Self, LoadError> {
+        let (model, fed) = build_fed(folder, Part::Mapper(config), style_for(runtime), &|_| true)?;
+        let session = Session::new(runtime, "mapper", &model.to_bytes(), folder, &[])?;
+        let shape = [config.prefix_len, config.n_embd].map(|d| d as i64);
+        Ok(Self { session, fed, shape, clip_size: config.clip_size, max_batch, fixed: false })
+    }
+
+    /// See [`FedWeights::set`].
+    pub fn set_weights<'a>(&mut self, value_of: impl Fn(&str) -> Option<&'a [f32]>) -> Result<(), RuntimeError> {
+        self.fed.set(value_of)
+    }
+
+    /// One batch by weights that are fed.
+    fn map_fed(&mut self, embeddings: &[f32], rows: usize) -> Result<Vec<f32>, RuntimeError> {
+        let (mut data, mut prefixes) = (embeddings.to_vec(), vec![0.0; rows * self.shape.iter().product::<i64>() as usize]);
+        let mut inputs = self.fed.inputs()?;
+        inputs.push(InPlace::f32("clip_embeds", &mut data, &[rows as i64, self.clip_size as i64])?);
+        let [prefix_len, n_embd] = self.shape;
+        let mut outputs = [InPlace::f32("prefix_embeds", &mut prefixes, &[rows as i64, prefix_len, n_embd])?];
+        self.session.run_in_place(&inputs, &mut outputs)?;
+        drop((inputs, outputs));
+        Ok(prefixes)
     }
 }
 
@@ -151,6 +182,10 @@ impl Mapper for PrefixMapper {
         let mut prefixes = vec![];
         for chunk in embeddings.chunks((self.max_batch * self.clip_size).max(1)) {
             let rows = chunk.len() / self.clip_size;
+            if !self.fed.is_empty() {
+                prefixes.extend(self.map_fed(chunk, rows)?);
+                continue;
+            }
             let mut padded;
             let (data, batch) = if self.fixed && rows < self.max_batch {
                 padded = chunk.to_vec();

@@ -1,10 +1,11 @@
 //! The graphs of a bundle: which weight files they point into, and the variants a provider wants.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::config::{ClipConfig, DecoderConfig, MapperConfig};
 use super::decoders::architecture;
+use super::fed::FedWeights;
 use super::layers::Style;
 use super::weights::{Dtype, SafetensorsFile, WeightsError};
 use super::{clip, decoders, int8, mapper, text_encoder};
@@ -79,6 +80,20 @@ impl Part<'_> {
 /// Builds one graph over the weights of the bundle at `folder`, to lie in that folder. In 8 bits it has the static scales of `model quantize
 /// --calibrate` where there are any for the part, else a scale for each row of the activations.
 pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, BuildError> {
+    Ok(built(folder, part, style, &|_| false)?.0)
+}
+
+/// The same in float32, with the weights that `is_fed` names as inputs of their names, and room for those.
+pub fn build_fed(
+    folder: &Path,
+    part: Part<'_>,
+    style: Style,
+    is_fed: &dyn Fn(&str) -> bool,
+) -> Result<(Model, FedWeights), BuildError> {
+    built(folder, part, Style { int8: false, dtype: DType::F32, ..style }, is_fed)
+}
+
+fn built(folder: &Path, part: Part<'_>, style: Style, is_fed: &dyn Fn(&str) -> bool) -> Result<(Model, FedWeights), BuildError> {
     let mut table = external_tensors(folder, part.weights())?;
     if style.int8 {
         let path = folder.join(INT8_WEIGHTS);
@@ -89,15 +104,24 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
         // Without ONNX Runtime's own operators it is for OpenVINO.
         let centred = if style.fused { Centred::Unsigned } else { Centred::Signed };
         if let Some(model) = int8::in_8_bits(folder, &float, centred)? {
-            return Ok(model);
+            return Ok((model, FedWeights::default()));
         }
         let in_8_bits = external_tensors(folder, INT8_WEIGHTS)?;
         if !float.products().iter().any(|product| in_8_bits.contains_key(&Int8Names::of(&product.weight).data)) {
-            return Ok(float);
+            return Ok((float, FedWeights::default()));
         }
         table.extend(in_8_bits);
     }
-    let g = Graph::with_parameters(part.name(), table, |_| ParameterMode::Reference);
+    let fed: HashSet<String> = table.keys().filter(|name| is_fed(name)).cloned().collect();
+    let is_input = {
+        let fed = fed.clone();
+        move |name: &str| fed.contains(name)
+    };
+    table.iter_mut().filter(|(name, _)| fed.contains(*name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
+    let g = Graph::with_parameters(part.name(), table, move |name| match is_input(name) {
+        true => ParameterMode::Input,
+        false => ParameterMode::Reference,
+    });
     if style.cuda {
         g.spell_for_cuda();
     }
@@ -113,7 +137,8 @@ pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, Build
         Part::StaticStep { config, length } => decoders::static_step(&g, style, architecture(config), length),
         Part::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
     }
-    Ok(g.finish()?)
+    let fed = FedWeights::of(&g, &fed);
+    Ok((g.finish()?, fed))
 }
 
 /// Writes `image_encoder.onnx`, `mapper.onnx` and `decoder.onnx` into a bundle whose weights are in place.

@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod decoders;
 mod embedding;
 mod encoder;
+mod fed;
 pub mod graphs;
 pub mod import;
 pub mod int8;
@@ -26,6 +27,7 @@ pub use cached::CachedDecoder;
 pub use decoder::{Decoder, ImageEncoder, Mapper};
 pub use embedding::TokenEmbedding;
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
+pub use fed::FedWeights;
 pub use resident::ResidentDecoder;
 pub use text_encoder::{CaptionReader, ReaderError, TextEncoder};
 

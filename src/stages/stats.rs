@@ -14,10 +14,12 @@ use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::table;
 use crate::text::Tokenizer;
 
+mod latex;
 mod lengths;
 mod page;
 mod phrases;
 mod pictures;
+mod repeats;
 mod tables;
 mod vocabulary;
 
@@ -60,6 +62,7 @@ pub struct Statistics {
     pub lengths: lengths::Lengths,
     pub phrases: phrases::Phrases,
     pub vocabulary: vocabulary::Vocabulary,
+    pub repeats: repeats::Repeats,
     pub max_lengths: Vec<u64>,
     pub bins: usize,
 }
@@ -101,7 +104,7 @@ fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
         Some(TokenizerSource::Pieces(path)) => (Some(hash(path)?), Some(true)),
         None => (None, None),
     };
-    let recorded = json!({
+    let mut recorded = json!({
         "input": inputs.iter().map(|input| hash(input)).collect::<Result<Vec<_>>>()?,
         "name": name_of(&settings.input),
         "units": settings.units,
@@ -112,6 +115,9 @@ fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
         "bins": settings.bins,
         "top": settings.top,
     });
+    if let Some(path) = pictures_of(&settings.input) {
+        recorded["pictures"] = hash(&path)?.into();
+    }
     Ok(Settings::new("stats", recorded))
 }
 
@@ -125,6 +131,12 @@ fn sorted(lengths: &[u64]) -> Vec<u64> {
 /// What the page calls the input.
 fn name_of(input: &Path) -> String {
     input.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Where a dataset says which of its pictures are the same.
+fn pictures_of(input: &Path) -> Option<PathBuf> {
+    let path = input.join("duplicates.parquet");
+    (input.is_dir() && path.is_file()).then_some(path)
 }
 
 /// A dataset's captions, the parts of a caption table, or the file itself.
@@ -175,7 +187,16 @@ fn count(rows: &[CaptionRows], settings: &StatsSettings, tokenizer: Option<&Toke
     let lengths = lengths::count(rows, words.as_deref(), tokenizer)?;
     let phrases = phrases::count(rows, words.as_deref(), settings.top);
     let vocabulary = vocabulary::count(rows, words.as_deref(), tokenizer)?;
-    Ok(Statistics { name, lengths, phrases, vocabulary, max_lengths: sorted(&settings.max_lengths), bins: settings.bins })
+    let repeats = repeats::count(rows, pictures_of(&settings.input).as_deref())?;
+    Ok(Statistics {
+        name,
+        lengths,
+        phrases,
+        vocabulary,
+        repeats,
+        max_lengths: sorted(&settings.max_lengths),
+        bins: settings.bins,
+    })
 }
 
 /// Everything into `folder`, and the names of what is there besides the manifest.
@@ -185,6 +206,8 @@ fn write(folder: &Path, statistics: &Statistics, recorded: Settings) -> Result<V
     let mut json = serde_json::to_vec_pretty(&tables::to_json(statistics))?;
     json.push(b'\n');
     files.push(("stats.json".into(), json));
+    files.push(("words.csv".into(), tables::words_csv(statistics)?));
+    files.push(("table.tex".into(), latex::render(statistics).into_bytes()));
     files.extend(drawn);
     let named: Vec<(&str, String)> = tables::NAMES.iter().map(|name| (*name, format!("{name}.parquet"))).collect();
     let named: Vec<(&str, &str)> = named.iter().map(|(name, file)| (*name, file.as_str())).collect();

@@ -9,7 +9,8 @@
 //! A batch is `clip_embeds` [batch, D], `caption_ids` [batch, tokens], `attention_mask` [batch, prefix_len + tokens], `label_positions`
 //! [labels] (rows of the flattened [batch * (prefix_len + tokens)] states that predict a label) and `labels` [labels]; a negative label
 //! does not count. Which positions are listed decides what the loss is taken over: real tokens, or padding too. Parameters have the
-//! names of the original's checkpoints. Frozen ones are initializers that point into weight files.
+//! names of the original's checkpoints. For self-critical training the training model also takes `label_weights` [labels] (float32): what each
+//! label counts. Frozen ones are initializers that point into weight files.
 //!
 //! That is the objective of captions. A language model's batch has no `clip_embeds` and no prefix: its rows begin with `[CLS]`. For the
 //! contrastive objective's see [`contrastive`]; its losses are over pairs.
@@ -126,7 +127,7 @@ impl GraphOptions {
 
     /// Whether a tensor of the graph is a parameter of the training.
     fn trains(&self, scope: &str, name: &str) -> bool {
-        self.objective != Objective::Caption || self.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
+        !self.objective.is_of_embeddings() || self.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
     }
 
     /// Whether gradients of embeddings come without the rows that have to be added.
@@ -267,7 +268,7 @@ fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'
 /// A graph over the checkpoint's names, trainable ones as inputs.
 fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Graph, BuildError> {
     let files: &[&str] = match options.objective {
-        Objective::Caption => &[MAPPER_WEIGHTS, GPT2_WEIGHTS],
+        Objective::Caption | Objective::Scst => &[MAPPER_WEIGHTS, GPT2_WEIGHTS],
         Objective::LanguageModel => &[GPT2_WEIGHTS],
         Objective::Contrastive => &[CLIP_WEIGHTS],
     };
@@ -308,7 +309,7 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
 fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
     match options.objective {
         Objective::Contrastive => contrastive::forward(g, options.style(), network.clip),
-        Objective::Caption | Objective::LanguageModel => forward(g, network, options, sites),
+        Objective::Caption | Objective::Scst | Objective::LanguageModel => forward(g, network, options, sites),
     }
 }
 
@@ -333,6 +334,9 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     let num_columns = if prefix_len > 0 { tokens.clone() } else { inside.clone() };
     let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * num_columns.clone() };
     let labels = g.input("labels", DType::I64, std::slice::from_ref(&num_labels));
+    // An evaluation is of people's captions, which all count alike.
+    let is_weighted = options.objective == Objective::Scst && sites.is_some();
+    let weights = is_weighted.then(|| g.input("label_weights", DType::F32, std::slice::from_ref(&num_labels)));
     // A listed position counts P + T positions a row.
     let rows = label_positions.map(|positions| g.sub(positions, g.div(positions, g.dim(&all))));
     let pick = |x: Value| match rows {
@@ -361,14 +365,14 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     };
     let prefix = clip_embeds.map(|embeds| mapper::prefix_embeds(g, style, mapper, g.cast(embeds, style.dtype), Some(&drop))); // [B, P, C]
     g.scope(network.scope.trim_end_matches('.'), || {
-        let weights = |name: &str| g.scope(name, || g.parameter("weight", &[decoder.vocab_size.into(), width.clone()]));
-        let table = weights(family.embedding());
+        let table_of = |name: &str| g.scope(name, || g.parameter("weight", &[decoder.vocab_size.into(), width.clone()]));
+        let table = table_of(family.embedding());
         let captions = g.cast(g.gather(table, caption_ids, 0), style.dtype); // [B, T, C]
         let embeds = prefix.map_or(captions, |prefix| g.concat(&[prefix, captions], 1));
         let embeds = g.slice(embeds, 1, 0.into(), inside.clone());
         let seen = g.slice(mask, 1, 0.into(), inside.clone());
         let states = decoders::states(g, style, family, embeds, seen, &drop, &pick); // [M, C]
-        cross_entropy(g, states, weights(family.head()), labels, options.label_smoothing)
+        cross_entropy(g, states, table_of(family.head()), labels, weights, options.label_smoothing)
     })
 }
 
@@ -385,7 +389,7 @@ pub fn write(
         let path = folder.join(name);
         move |source| BuildError::Io { path, source }
     };
-    if options.objective == Objective::Caption && !options.finetune_gpt2 {
+    if options.objective.is_of_embeddings() && !options.finetune_gpt2 {
         let target = folder.join(GPT2_COPY);
         files::copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(GPT2_COPY))?;
     }

@@ -128,6 +128,8 @@ pub struct Batch {
     pub label_positions: Vec<i64>,
     /// [M].
     pub labels: Vec<i64>,
+    /// [M]: what each label counts; empty where all count alike.
+    pub label_weights: Vec<f32>,
     /// Real caption tokens, `[SEP]` included.
     pub caption_tokens: usize,
 }
@@ -135,8 +137,22 @@ pub struct Batch {
 impl Batch {
     /// Lays out some captions.
     pub fn new(corpus: &Corpus, captions: &Captions, numbers: &[u32], shape: &Shape) -> Self {
-        let longest = numbers.iter().map(|&n| captions.ids(n as usize).len()).max().unwrap_or(0);
-        let (rows, tokens) = (numbers.len(), shape.tokens(longest));
+        let rows: Vec<(usize, &[u32])> =
+            numbers.iter().map(|&n| (captions.image_row(n as usize), captions.ids(n as usize))).collect();
+        Self::of_rows(corpus, &rows, shape)
+    }
+
+    /// Lays out captions as (row of the image, token ids), some whose labels count by a weight of their caption.
+    pub fn weighted(corpus: &Corpus, captions: &[(usize, &[u32])], weights: &[f32], shape: &Shape) -> Self {
+        let mut batch = Self::of_rows(corpus, captions, shape);
+        let positions = shape.prefix_len + batch.tokens;
+        batch.label_weights = batch.label_positions.iter().map(|&at| weights[at as usize / positions]).collect();
+        batch
+    }
+
+    fn of_rows(corpus: &Corpus, captions: &[(usize, &[u32])], shape: &Shape) -> Self {
+        let longest = captions.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
+        let (rows, tokens) = (captions.len(), shape.tokens(longest));
         let positions = shape.prefix_len + tokens;
         let mut batch = Self {
             rows,
@@ -145,9 +161,8 @@ impl Batch {
             attention_mask: vec![0; rows * positions],
             ..Self::default()
         };
-        for (row, &number) in numbers.iter().enumerate() {
-            let ids = captions.ids(number as usize);
-            batch.add_image(corpus, captions.image_row(number as usize), &shape.images);
+        for (row, &(image_row, ids)) in captions.iter().enumerate() {
+            batch.add_image(corpus, image_row, &shape.images);
             for (to, &id) in batch.caption_ids[row * tokens..].iter_mut().zip(ids) {
                 *to = i64::from(id);
             }
@@ -207,6 +222,9 @@ impl Batch {
             let shape = vec![rows, per_row(self.clip_embeds.len())];
             inputs.push(("clip_embeds", Numbers::F32(&mut self.clip_embeds), shape));
         }
+        if !self.label_weights.is_empty() {
+            inputs.push(("label_weights", Numbers::F32(&mut self.label_weights), vec![labels]));
+        }
         if positions {
             inputs.push(("label_positions", Numbers::I64(&mut self.label_positions), vec![labels]));
         }
@@ -228,9 +246,14 @@ impl Batch {
         let first = prefix_len.max(1);
         let columns = positions - first;
         batch.labels = vec![-1; rows * columns];
+        batch.label_weights = if self.label_weights.is_empty() { vec![] } else { vec![0.0; rows * columns] };
         for (&position, &label) in self.label_positions.iter().zip(&self.labels) {
             let (row, at) = (position as usize / positions, position as usize % positions + 1 - first);
             batch.labels[row * columns + at] = label;
+        }
+        for (&position, &weight) in self.label_positions.iter().zip(&self.label_weights) {
+            let (row, at) = (position as usize / positions, position as usize % positions + 1 - first);
+            batch.label_weights[row * columns + at] = weight;
         }
         batch.label_positions.clear();
         batch
@@ -364,6 +387,10 @@ mod tests {
         let filled = batch.filled(5, 3);
         assert_eq!((filled.rows, filled.tokens, filled.labels.len(), filled.caption_tokens), (5, 12, 60, batch.caption_tokens));
         assert_eq!((filled.clip_embeds.len(), filled.caption_ids.len(), filled.attention_mask.len()), (10, 60, 75));
+        let weighted = Batch { label_weights: (0..batch.labels.len()).map(|n| n as f32).collect(), ..batch.clone() }.filled(5, 3);
+        let kept: Vec<f32> =
+            (0..60).filter(|&place| weighted.labels[place] >= 0).map(|place| weighted.label_weights[place]).collect();
+        assert_eq!(kept, (0..batch.labels.len()).map(|n| n as f32).collect::<Vec<_>>());
         let counted: Vec<(usize, i64)> = (0..60).zip(filled.labels).filter(|(_, label)| *label >= 0).collect();
         assert_eq!(counted.len(), batch.labels.len());
         assert!(counted.iter().all(|&(place, label)| filled.caption_ids[place] == label && place < 24));

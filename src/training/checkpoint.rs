@@ -50,6 +50,9 @@ pub struct RunState {
     pub seed: u64,
     /// Dev loss of the best evaluation so far, and its step.
     pub best_dev_loss: Option<f32>,
+    /// CIDEr of the best evaluation so far, where that decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_dev_cider: Option<f32>,
     pub best_step: Option<u64>,
     /// Evaluations since the best one.
     pub evaluations_since_best: u32,
@@ -68,6 +71,7 @@ impl RunState {
             batch: 0,
             seed,
             best_dev_loss: None,
+            best_dev_cider: None,
             best_step: None,
             evaluations_since_best: 0,
             finished: false,

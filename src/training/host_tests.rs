@@ -60,6 +60,10 @@ impl Golden {
     }
 
     fn backend(&self, finetune_gpt2: bool, dropout: Option<f64>) -> HostBackend {
+        self.backend_of(Objective::Caption, finetune_gpt2, dropout)
+    }
+
+    fn backend_of(&self, objective: Objective, finetune_gpt2: bool, dropout: Option<f64>) -> HostBackend {
         let network = Network {
             folder: self.bundle.path(),
             clip: self.bundle.clip_config(),
@@ -68,7 +72,7 @@ impl Golden {
             scope: self.bundle.decoder_scope(),
         };
         let options = Options {
-            objective: Objective::Caption,
+            objective,
             finetune_gpt2,
             dropout,
             label_smoothing: 0.0,
@@ -312,4 +316,66 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
             .unwrap();
         assert_eq!(device.numbers().unwrap().map(<[f32]>::to_vec), kept);
     }
+}
+
+#[test]
+fn a_policys_gradient_is_that_of_its_weighted_captions() {
+    let Some(golden) = Golden::open("mlp") else { return };
+    let moment = Moment { seed: 0, step: 0, micro_batch: 0 };
+    let advantages = [1.25f32, -0.5, 0.0, 2.0, -1.75, 0.25];
+    let positions = golden.attention_mask.len() / 6;
+    let weighted = |mut batch: Batch, advantages: &[f32]| {
+        batch.label_weights = batch.label_positions.iter().map(|&at| advantages[at as usize / positions]).collect();
+        batch
+    };
+    let mut policy = golden.backend_of(Objective::Scst, true, Some(0.0));
+    let batch = weighted(golden.batch(0..6), &advantages);
+    let loss = policy.backward(&batch, moment, 1.0).unwrap();
+    let found: Vec<f64> = policy.gradients().iter().map(|&g| f64::from(g)).collect();
+    let labels = batch.labels.len() as f64;
+
+    // The same from the gradients of each caption alone, which are PyTorch's.
+    let mut plain = golden.backend(true, Some(0.0));
+    let (mut wanted, mut wanted_loss) = (vec![0.0; found.len()], 0.0);
+    for (row, &advantage) in advantages.iter().enumerate() {
+        let one = golden.batch(row..row + 1);
+        let share = f64::from(advantage) * one.labels.len() as f64 / labels;
+        wanted_loss += share * plain.backward(&one, moment, 1.0).unwrap();
+        plain.gradients().iter().zip(&mut wanted).for_each(|(g, sum)| *sum += share * f64::from(*g));
+        plain.update(&update(0.0, None)).unwrap();
+    }
+    assert!((loss - wanted_loss).abs() < 1e-5 * wanted_loss.abs().max(1.0), "{loss} {wanted_loss}");
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let (difference, size) = (norm(&mut found.iter().zip(&wanted).map(|(a, b)| a - b)), norm(&mut wanted.iter().copied()));
+    assert!(difference < 1e-4 * size && size > 0.1, "{difference:e} of {size:e}");
+
+    // And from the loss itself, a step along the gradient of each of some tensors to either side.
+    let parameters: Vec<f32> = policy.numbers().unwrap()[0].to_vec();
+    let slots: Vec<_> = policy.layout().slots().iter().step_by(5).cloned().collect();
+    for slot in slots {
+        let gradient = &found[slot.range()];
+        let length = norm(&mut gradient.iter().copied());
+        if length < 1e-3 {
+            continue;
+        }
+        let mut at = |side: f64| {
+            let mut moved = parameters.clone();
+            for (value, g) in moved[slot.range()].iter_mut().zip(gradient) {
+                *value = (f64::from(*value) + side * 2e-3 * g / length) as f32;
+            }
+            policy
+                .restore(&mut |[values, _, _]| {
+                    values.copy_from_slice(&moved);
+                    Ok(())
+                })
+                .unwrap();
+            let loss = policy.backward(&batch, moment, 1.0).unwrap();
+            policy.update(&update(0.0, None)).unwrap();
+            loss
+        };
+        let slope = (at(1.0) - at(-1.0)) / 4e-3;
+        assert!((slope - length).abs() < 0.02 * length + 2e-3, "{}: {slope} along a gradient of {length}", slot.name);
+    }
+    // Evaluation is of captions that all count alike.
+    assert_eq!(policy.evaluate(&golden.batch(0..6)).unwrap().1 as f64, labels);
 }

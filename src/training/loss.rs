@@ -16,8 +16,16 @@ pub struct Loss {
 
 /// Cross-entropy of `states` [M, C] times the head `table` [V, C] (float32) against `labels` [M] (int64). A negative label does not
 /// count: fixed shapes are filled up with those. With label smoothing e every entry of the vocabulary is the target to a share of e / V, as in
-/// PyTorch.
-pub fn cross_entropy(g: &Graph, states: Value, table: Value, labels: Value, label_smoothing: f32) -> Loss {
+/// PyTorch. Where there are `weights` [M] (float32), each label counts by its weight in the sum, and by 1 in the number of labels: with advantages
+/// for weights the gradient of the mean is that of a policy.
+pub fn cross_entropy(
+    g: &Graph,
+    states: Value,
+    table: Value,
+    labels: Value,
+    weights: Option<Value>,
+    label_smoothing: f32,
+) -> Loss {
     let shape = g.shape(states);
     let (m, width) = (shape[0].clone(), shape[1].clone());
     let wide = |v| g.cast(v, DType::F32);
@@ -44,6 +52,7 @@ pub fn cross_entropy(g: &Graph, states: Value, table: Value, labels: Value, labe
         target = g.add(target, g.scale(g.gemm(wide(states), mean_row, None, false, false), label_smoothing));
     }
     let each = g.mul(g.sub(log_sum_exp, target), column(counts));
+    let each = weights.map_or(each, |weights| g.mul(each, column(weights)));
     let sum = g.reduce_sum(each, &[0, 1], false);
     let count = g.reduce_sum(counts, &[0], false);
     let mean = g.div(sum, g.max(count, g.scalar_like(count, 1.0)));

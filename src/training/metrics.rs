@@ -30,6 +30,12 @@ pub struct Metrics {
     pub gradients_ms: Option<f64>,
     /// Clipping and optimizer.
     pub update_ms: Option<f64>,
+    /// CIDEr of greedy captions of some dev images.
+    pub dev_cider: Option<f64>,
+    /// Mean CIDEr of the captions that a step of self-critical training sampled.
+    pub reward: Option<f64>,
+    /// Standard deviation of an image's samples from the mean of its others: what there is to learn from.
+    pub reward_spread: Option<f64>,
 }
 
 impl Metrics {
@@ -42,7 +48,7 @@ impl Metrics {
 type Field64 = (&'static str, fn(&Metrics) -> Option<f64>, fn(&mut Metrics, Option<f64>));
 
 /// Columns of optional numbers: name, get, set.
-const NUMBERS: [Field64; 9] = [
+const NUMBERS: [Field64; 12] = [
     ("train_loss", |m| m.train_loss, |m, v| m.train_loss = v),
     ("dev_loss", |m| m.dev_loss, |m, v| m.dev_loss = v),
     ("dev_perplexity", Metrics::dev_perplexity, |_, _| {}),
@@ -52,6 +58,9 @@ const NUMBERS: [Field64; 9] = [
     ("samples_per_second", |m| m.samples_per_second, |m, v| m.samples_per_second = v),
     ("gradients_ms", |m| m.gradients_ms, |m, v| m.gradients_ms = v),
     ("update_ms", |m| m.update_ms, |m, v| m.update_ms = v),
+    ("dev_cider", |m| m.dev_cider, |m, v| m.dev_cider = v),
+    ("reward", |m| m.reward, |m, v| m.reward = v),
+    ("reward_spread", |m| m.reward_spread, |m, v| m.reward_spread = v),
 ];
 
 /// Writes all rows, atomically.
@@ -89,6 +98,10 @@ pub fn read(path: &Path, step: u64) -> Result<Vec<Metrics>, TableError> {
             ..Metrics::default()
         }));
         for (name, _, set) in NUMBERS {
+            // A run that an older version began lacks what came later.
+            if batch.column_by_name(name).is_none() {
+                continue;
+            }
             let values = table::column::<Float64Array>(&batch, name, path)?;
             for (row, metrics) in rows[first..].iter_mut().enumerate() {
                 set(metrics, values.is_valid(row).then(|| values.value(row)));

@@ -13,6 +13,9 @@ pub enum Objective {
     Caption,
     /// Images and their captions side by side: CLIP, both towers. A row is an image with one of its captions.
     Contrastive,
+    /// As `Caption`, by what captions are worth: the model's own samples count by how much better their CIDEr is than that of the image's other
+    /// samples (self-critical sequence training).
+    Scst,
     /// Captions from nothing: GPT2. A row is `[CLS]` and one or more captions of an image.
     LanguageModel,
 }
@@ -20,7 +23,12 @@ pub enum Objective {
 impl Objective {
     /// Positions before a row's first token.
     pub fn prefix_len(self, mapper: &MapperConfig) -> usize {
-        if self == Self::Caption { mapper.prefix_len } else { 0 }
+        if self.is_of_embeddings() { mapper.prefix_len } else { 0 }
+    }
+
+    /// Whether captions are learned from images' embeddings, behind a prefix.
+    pub fn is_of_embeddings(self) -> bool {
+        matches!(self, Self::Caption | Self::Scst)
     }
 }
 
@@ -30,9 +38,10 @@ impl std::str::FromStr for Objective {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "caption" => Ok(Self::Caption),
+            "scst" => Ok(Self::Scst),
             "contrastive" => Ok(Self::Contrastive),
             "language-model" => Ok(Self::LanguageModel),
-            _ => Err(format!("{text:?} is not an objective: use caption, contrastive or language-model")),
+            _ => Err(format!("{text:?} is not an objective: use caption, scst, contrastive or language-model")),
         }
     }
 }
@@ -41,6 +50,7 @@ impl std::fmt::Display for Objective {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Caption => "caption",
+            Self::Scst => "scst",
             Self::Contrastive => "contrastive",
             Self::LanguageModel => "language-model",
         })

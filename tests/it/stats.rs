@@ -119,7 +119,8 @@ fn lengths_pictures_and_page() {
     assert!(
         page.contains("两只") && page.contains("prefers-color-scheme") && !page.contains("<script") && !page.contains("src=")
     );
-    for table in ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut"] {
+    for table in ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut", "words", "duplicates", "overlap"]
+    {
         assert!(clipcap::table::open(&out.join(format!("{table}.parquet")), Some("stats/1")).unwrap().count() > 0, "{table}");
     }
 }
@@ -169,4 +170,67 @@ fn what_cannot_be_counted_says_so() {
     says(&[empty.to_str().unwrap()], 1, "e.tsv");
     fs::write(&empty, "1\t狗\n").unwrap();
     says(&[empty.to_str().unwrap(), "--units", "token"], 2, "--vocab");
+}
+
+#[test]
+fn words_repeats_overlaps_and_a_table_for_a_paper() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let picture = |name: &str, seed: u8| {
+        fs::create_dir_all(at("p")).unwrap();
+        image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([seed.wrapping_mul(37) ^ x as u8, y as u8 * seed, seed]))
+            .save(at("p").join(name))
+            .unwrap();
+    };
+    (1..=6).for_each(|seed| picture(&format!("{seed}.png"), seed));
+    // A picture of train is in test too.
+    fs::copy(at("p/1.png"), at("p/6.png")).unwrap();
+    fs::write(at("c_train.tsv"), "1\t一只黑狗\n1\t一只狗在跑\n2\t一只黑狗\n3\t两只猫\n4\t大山\n").unwrap();
+    fs::write(at("c_test.tsv"), "5\t一只黑狗\n5\t小鸟\n6\t大山\n6\t小鸟\n").unwrap();
+    let mut prepare = clipcap();
+    prepare.args(["prepare", "--quiet", "--near-duplicates", "0", "--captions"]).args([at("c_train.tsv"), at("c_test.tsv")]);
+    run(prepare.arg("--images").arg(at("p")).arg("--out").arg(at("set")), 0);
+    let output = run(clipcap().arg("stats").arg(at("set")).arg("--out").arg(at("stats")), 0);
+    let said = String::from_utf8(output.stdout).unwrap();
+    for text in [
+        "78% (7) say what another caption says",
+        "2 captions of test (50%) are in train too",
+        "1 pictures of test (50%) are in train too",
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    let batch = |name: &str| clipcap::table::open(&at("stats").join(name), Some("stats/1")).unwrap().next().unwrap().unwrap();
+    let texts = |name: &str, column: &str| -> Vec<String> {
+        let batch = batch(name);
+        let array = batch.column_by_name(column).unwrap().as_string::<i32>();
+        (0..array.len()).map(|at| array.value(at).to_string()).collect()
+    };
+    let numbers = |name: &str, column: &str| -> Vec<i64> {
+        batch(name).column_by_name(column).unwrap().as_primitive::<Int64Type>().values().to_vec()
+    };
+    assert_eq!(texts("duplicates.parquet", "caption"), ["一只黑狗", "大山", "小鸟"]);
+    assert_eq!((numbers("duplicates.parquet", "count"), numbers("duplicates.parquet", "images")), (vec![3, 2, 2], vec![3, 2, 2]));
+    assert_eq!(texts("duplicates.parquet", "splits"), ["test,train", "test,train", "test"]);
+    let counts = numbers("words.parquet", "count");
+    assert!(
+        counts.is_sorted_by(|a, b| a >= b) && numbers("words.parquet", "rank") == (1..=counts.len() as i64).collect::<Vec<_>>()
+    );
+    let csv = fs::read_to_string(at("stats/words.csv")).unwrap();
+    assert!(csv.starts_with("\u{feff}rank,word,count,share\n1,") && csv.lines().count() == counts.len() + 1, "{csv}");
+    let json: Value = serde_json::from_slice(&fs::read(at("stats/stats.json")).unwrap()).unwrap();
+    assert_eq!(json["splits"]["train"], serde_json::json!({"images": 4, "captions": 5}));
+    let overlap = |kind: &str, split: &str| {
+        json["overlap"].as_array().unwrap().iter().find(|o| o["kind"] == kind && o["split"] == split).unwrap().clone()
+    };
+    assert_eq!((overlap("caption", "test")["count"].as_u64(), overlap("exact", "test")["of"].as_u64()), (Some(3), Some(4)));
+    let tex = fs::read_to_string(at("stats/table.tex")).unwrap();
+    assert!(tex.contains("\\toprule\nSplit & Images & Captions & Characters a caption & Words a caption \\\\"), "{tex}");
+    assert!(tex.contains("\ntrain & 4 & 5 & $3.6 \\pm 1.1$") && tex.contains("\nall & 6 & 9 & "), "{tex}");
+    let page = fs::read_to_string(at("stats/index.html")).unwrap();
+    assert!(
+        page.contains("Length in characters by split")
+            && page.contains("the same pictures")
+            && page.contains("print-color-adjust: exact")
+    );
+    assert!(image::open(at("stats/lengths_by_split.png")).unwrap().width() > 800);
 }

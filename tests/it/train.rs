@@ -314,3 +314,109 @@ fn bad_usage_is_told() {
     let told = fs::read_to_string(world.out("theirs/best/clipcap.json")).unwrap();
     assert!(told.contains(r#""normalized": true"#), "{told}");
 }
+
+#[test]
+fn self_critical_training_raises_the_reward_and_is_told() {
+    let world = World::new("mlp", 40);
+    run(&mut world.train("first", &["--finetune-gpt2", "--epochs", "10", "--dropout", "0", "--cider-images", "3"]), 0);
+    assert_eq!(metric(&world.out("first"), "dev_cider").len(), 10);
+    let best = world.out("first/best");
+    let scst = |name: &str, flags: &[&str]| {
+        let mut command = clipcap();
+        command.args(["train", "--json", "--objective", "scst", "--finetune-gpt2", "--lr", "0.003", "--warmup-steps", "5"]);
+        command.args(["--batch-size", "40", "--samples", "10", "--epochs", "10", "--eval-steps", "30"]).args(flags);
+        command.arg("--dataset").arg(&world.dataset).arg("--embeddings").arg(&world.embeddings);
+        command.arg("--model").arg(&best).arg("--out").arg(world.out(name));
+        command
+    };
+    let output = run(&mut scst("scst", &[]), 0);
+    let (told, said, out) = (summary(&output), stderr(&output), world.out("scst"));
+    // 36 images, 4 to a batch.
+    assert_eq!(told["steps"], 90);
+    let rewards: Vec<f64> = metric(&out, "reward").iter().map(|(_, reward)| *reward).collect();
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(rewards.len() == 90 && mean(&rewards[81..]) > 1.5 * mean(&rewards[..9]), "{rewards:?}");
+    assert!(metric(&out, "reward_spread").iter().all(|(_, spread)| *spread >= 0.0));
+    // The best is that of the highest CIDEr here, not of the lowest loss.
+    let ciders = metric(&out, "dev_cider");
+    let most = ciders.iter().map(|(_, cider)| *cider).fold(0.0, f64::max);
+    assert!((told["best_dev_cider"].as_f64().unwrap() - most).abs() < 1e-5, "{told}");
+    let first = ciders.iter().find(|(_, cider)| (*cider - most).abs() < 1e-6).unwrap().0;
+    assert_eq!(told["best_step"].as_i64(), Some(first));
+    for text in [
+        "10 sampled captions of each of 4 images",
+        "3 evaluations to come; best/ is what has the best dev CIDEr",
+        "s a step: about",
+        "step 30 of 90, epoch 3.33: dev loss",
+        "CIDEr",
+        "people: ",
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    let page = fs::read_to_string(out.join("index.html")).unwrap();
+    assert!(
+        page.contains("Reward: CIDEr of sampled captions") && page.contains("what people wrote") && page.contains("image-0000")
+    );
+    assert_eq!(fs::read_to_string(out.join("samples.jsonl")).unwrap().lines().count(), 3);
+    // A frozen decoder: the mapper alone is moved.
+    let mut frozen = clipcap();
+    frozen.args([
+        "train",
+        "--objective",
+        "scst",
+        "--max-steps",
+        "3",
+        "--batch-size",
+        "6",
+        "--samples",
+        "3",
+        "--quiet",
+        "--best-by",
+        "loss",
+    ]);
+    frozen.arg("--dataset").arg(&world.dataset).arg("--embeddings").arg(&world.embeddings);
+    run(frozen.arg("--model").arg(&best).arg("--out").arg(world.out("frozen")), 0);
+    let weights = |bundle: &Path, part: &str| fs::read(bundle.join(part).join("model.safetensors")).unwrap();
+    assert_eq!(weights(&world.out("frozen/last"), "gpt2"), weights(&best, "gpt2"));
+    assert_ne!(weights(&world.out("frozen/last"), "mapper"), weights(&best, "mapper"));
+    for (flags, text) in [
+        (&["--samples", "7"][..], "--batch-size a multiple of it"),
+        (&["--label-smoothing", "0.1"], "have no meaning with --objective scst"),
+        (&["--lora-rank", "2"], "--lora-rank"),
+    ] {
+        assert!(stderr(&run(&mut scst("refused", flags), 2)).contains(text), "{text}");
+    }
+}
+
+#[test]
+fn the_best_may_be_that_of_the_highest_cider() {
+    let world = World::new("mlp", 40);
+    let flags = ["--finetune-gpt2", "--epochs", "8", "--dropout", "0", "--best-by", "cider", "--cider-images", "2"];
+    let told = summary(&run(&mut world.train("run", &flags), 0));
+    let ciders = metric(&world.out("run"), "dev_cider");
+    let best = ciders.iter().fold((0, -1.0), |best, found| if found.1 as f32 > best.1 as f32 { *found } else { best });
+    assert_eq!(told["best_step"].as_i64(), Some(best.0), "{ciders:?}");
+    let none = ["--best-by", "cider", "--cider-images", "0"];
+    assert!(stderr(&run(&mut world.train("none", &none), 2)).contains("--cider-images above 0"));
+    // The same images by evaluate.
+    let captions = world.out("captions.parquet");
+    let mut caption = clipcap();
+    caption.args(["caption", "--quiet", "--embeddings"]).arg(&world.embeddings).arg("--model").arg(world.out("run/last"));
+    run(caption.arg("--out").arg(&captions), 0);
+    let only = world.out("two.txt");
+    let text: String = fs::read_to_string(world.out("run/samples.jsonl")).unwrap().lines().last().unwrap().into();
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let lines: String = shown["samples"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(2)
+        .map(|sample| format!("{}\t{}\n", sample["image_id"].as_str().unwrap(), sample["caption"].as_str().unwrap()))
+        .collect();
+    fs::write(&only, lines).unwrap();
+    let mut evaluate = clipcap();
+    evaluate.args(["evaluate", "--json", "--tokens", "char", "--predictions"]).arg(&only).arg("--references").arg(&world.dataset);
+    let scores: serde_json::Value = serde_json::from_slice(&run(&mut evaluate, 0).stdout).unwrap();
+    let last = ciders.last().unwrap().1;
+    assert!((scores["char"]["cider"].as_f64().unwrap() - last).abs() < 1e-9, "{last}: {scores}");
+}

@@ -40,11 +40,16 @@ impl World {
     }
 
     fn with(more: &str) -> Self {
+        Self::of(&format!("--epochs 6 --batch-size 4 --eval-steps 7 --save-steps 3 {more}"))
+    }
+
+    /// With flags of its own in place of the usual pace.
+    fn of(more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let model = model(folder.path(), "mlp");
         let (dataset, embeddings) = data(folder.path(), 40, |n| Some(if n % 8 == 0 { "dev" } else { "train" }), distinct);
-        let mut flags: Vec<String> = "--epochs 6 --batch-size 4 --gradient-accumulation-steps 2 --lr 0.003 \
-                                      --warmup-steps 9 --max-grad-norm 1 --eval-steps 7 --save-steps 3 --threads 2 --sample-images 1"
+        let mut flags: Vec<String> = "--gradient-accumulation-steps 2 --lr 0.003 --warmup-steps 9 --max-grad-norm 1 --threads 2 \
+                                      --sample-images 1"
             .split_whitespace()
             .chain(more.split_whitespace())
             .map(String::from)
@@ -175,6 +180,35 @@ fn a_prompt_is_trained_with_goes_on_after_a_kill_and_is_recorded() {
     let own = captions("own.parquet", &[]);
     assert_eq!(own, captions("said.parquet", &["--prompt", "红黄"]));
     assert_ne!(own, captions("none.parquet", &["--prompt", ""]));
+}
+
+#[test]
+fn self_critical_runs_go_on_to_the_same_bytes_too() {
+    let world = World::of(
+        "--finetune-gpt2 --objective scst --batch-size 10 --samples 5 --epochs 4 --save-steps 2 --eval-steps 3 --cider-images 4",
+    );
+    run(&mut world.train("whole"), 0);
+    let out = world.out("killed");
+    for (step, more_ms) in [(2, 0), (6, 30), (12, 5)] {
+        let mut child = world.start("killed");
+        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
+        std::thread::sleep(Duration::from_millis(more_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run(&mut world.train("killed"), 0);
+    compare(&world, "killed");
+    for name in ["reward", "reward_spread", "dev_cider"] {
+        let values = metric(&world.out("whole"), name);
+        assert!(!values.is_empty() && values == metric(&out, name), "{name}");
+    }
+    for file in ["samples.jsonl", "index.html"] {
+        assert_eq!(
+            fs::read_to_string(world.out("whole").join(file)).unwrap(),
+            fs::read_to_string(out.join(file)).unwrap(),
+            "{file}"
+        );
+    }
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use super::Statistics;
 use super::lengths::{Group, Unit};
+use super::repeats::Overlap;
 use super::tables::cuts;
 use crate::dataset::distribution::{Distribution, Figures};
-use crate::html::chart::{Bin, bars, histogram, number, thousands};
+use crate::html::chart::{self, Bin, Series, bars, histogram, number, thousands};
 use crate::html::{Page, Table};
 
 /// The page.
@@ -37,6 +38,13 @@ pub fn render(statistics: &Statistics) -> String {
     if !unknown.is_empty() {
         page = page.paragraph("Most frequent characters and words that the tokenizer cannot say:").table(&unknown);
     }
+    page = page.heading("Repeated captions, and what splits share").paragraph(&repeats_text(statistics));
+    if !statistics.repeats.overlaps.is_empty() {
+        page = page.table(&overlap_table(statistics));
+    }
+    if !statistics.repeats.duplicates.is_empty() {
+        page = page.table(&duplicates_table(statistics));
+    }
     page.heading("Openings and phrases").panels(&phrases(statistics)).finish()
 }
 
@@ -51,12 +59,94 @@ fn histograms(statistics: &Statistics) -> Vec<(String, String)> {
             histogram(&bins, &format!("{} in a caption", unit.plural()), "captions", marks.as_ref().map_or(&[], |m| &m[..]));
         panels.push((format!("Length in {}", unit.plural()), chart));
     }
+    panels.extend(by_split(statistics));
     let per_image: Vec<(String, u64)> =
         statistics.lengths.per_image.counts().take(40).map(|(captions, images)| (captions.to_string(), images)).collect();
     if !per_image.is_empty() {
         panels.push(("Images by number of captions".into(), bars(&per_image)));
     }
     panels
+}
+
+/// Lengths of all splits on the same axes; nothing where there are not several. Splits differ in size, so that shares are shown.
+fn by_split(statistics: &Statistics) -> Option<(String, String)> {
+    let BySplit { unit, all, splits } = splits_of(statistics)?;
+    let series: Vec<Series> = splits
+        .into_iter()
+        .map(|(split, distribution)| {
+            let bins = distribution.bars_beside(all, statistics.bins).into_iter();
+            let scale = 1000.0 / distribution.count().max(1) as f64;
+            let bin = |(low, high, count): (f64, f64, u64)| Bin { low, high, count: (count as f64 * scale).round() as u64 };
+            Series { name: split.into(), bins: bins.map(bin).collect() }
+        })
+        .collect();
+    let chart = chart::histograms(&series, &format!("{} in a caption", unit.plural()), "of 1,000 captions", &[]);
+    Some((format!("Length in {} by split", unit.plural()), chart))
+}
+
+/// Lengths of splits in one unit.
+pub struct BySplit<'a> {
+    pub unit: Unit,
+    /// Of all captions.
+    pub all: &'a Distribution,
+    pub splits: Vec<(&'a str, &'a Distribution)>,
+}
+
+/// The lengths of each split in the first unit that was counted, where there are several splits.
+pub fn splits_of(statistics: &Statistics) -> Option<BySplit<'_>> {
+    let unit = statistics.lengths.units().next()?;
+    let groups = statistics.lengths.by_group.iter().filter(|((of_unit, group), _)| *of_unit == unit && group.source.is_none());
+    let splits: Vec<(&str, &Distribution)> =
+        groups.filter_map(|((_, group), distribution)| Some((group.split.as_deref()?, distribution))).collect();
+    (splits.len() > 1).then_some(BySplit { unit, all: statistics.lengths.all(unit)?, splits })
+}
+
+fn repeats_text(statistics: &Statistics) -> String {
+    let repeats = &statistics.repeats;
+    let all = statistics.lengths.captions;
+    let mut text = match repeats.num_repeated() {
+        0 => "No caption stands twice.".to_string(),
+        count => format!(
+            "{} captions ({}) say what another one says: {} different ones; all are in duplicates.parquet.",
+            thousands(count),
+            rounded_percent(count, all),
+            thousands(repeats.duplicates.len() as u64)
+        ),
+    };
+    let has = |kind: &str| repeats.overlaps.iter().any(|overlap| overlap.kind == kind);
+    if has("exact") && !has("near") {
+        text += " Pictures that look alike were not compared: clipcap prepare --near-duplicates does that.";
+    }
+    text
+}
+
+fn overlap_table(statistics: &Statistics) -> Table {
+    let mut table = Table::new(&["what", "in", "of", "#count", "#of all", "#share"]);
+    for overlap in &statistics.repeats.overlaps {
+        let what = match overlap.kind.as_str() {
+            "caption" => "the same captions",
+            "exact" => "the same pictures",
+            _ => "pictures that look alike",
+        };
+        table.row(vec![
+            what.into(),
+            overlap.split.clone(),
+            overlap.other_split.clone(),
+            thousands(overlap.count),
+            thousands(overlap.of),
+            percent(overlap.share()),
+        ]);
+    }
+    table
+}
+
+fn duplicates_table(statistics: &Statistics) -> Table {
+    let mut table = Table::new(&["caption", "#times", "#images", "splits"]);
+    for duplicate in statistics.repeats.duplicates.iter().take(20) {
+        let splits = duplicate.splits.join(", ");
+        table.row(vec![duplicate.caption.clone(), thousands(duplicate.count), thousands(duplicate.images), splits]);
+    }
+    table
 }
 
 const FIGURES: [&str; 13] =
@@ -201,6 +291,16 @@ impl Statistics {
         }
         if let Some(rate) = unknown_rate(self) {
             text.push_str(&format!("{} of tokens are unknown\n", percent(rate)));
+        }
+        let repeated = self.repeats.num_repeated();
+        if repeated > 0 {
+            let share = rounded_percent(repeated, self.lengths.captions);
+            text.push_str(&format!("{share} ({}) say what another caption says\n", thousands(repeated)));
+        }
+        for overlap in self.repeats.overlaps.iter().filter(|overlap| overlap.count > 0 && overlap.split == "train") {
+            let Overlap { split, other_split, count, of, .. } = overlap;
+            let (count, share) = (thousands(*count), rounded_percent(*count, *of));
+            text.push_str(&format!("{count} {} of {other_split} ({share}) are in {split} too\n", overlap.what()));
         }
         let unit = self.lengths.limiting_unit().plural();
         for (limit, count) in cuts(self) {

@@ -10,10 +10,12 @@ use plotters::style::register_font;
 
 use super::Statistics;
 use super::lengths::Unit;
+use super::page::{BySplit, splits_of};
+use crate::dataset::distribution::Distribution;
 use crate::html::chart::{nice_step, number, thousands};
 
 /// Pictures that a run may draw, without their extension.
-pub const NAMES: [&str; 5] = ["characters", "words", "tokens", "captions_per_image", "openings"];
+pub const NAMES: [&str; 6] = ["characters", "words", "tokens", "captions_per_image", "lengths_by_split", "openings"];
 
 /// Drawn at twice the size of the SVG, for sharp displays.
 const PNG_SCALE: u32 = 2;
@@ -39,6 +41,16 @@ pub fn draw(statistics: &Statistics) -> Result<Vec<(String, Vec<u8>)>> {
         };
         put(unit.plural(), &Chart::Histogram { bins: all.bars(statistics.bins), title, x, y: "captions" })?;
     }
+    if let Some(BySplit { unit, all, splits }) = splits_of(statistics) {
+        let share = |distribution: &Distribution, count: u64| count as f64 * 100.0 / distribution.count().max(1) as f64;
+        let curve = |(split, distribution): (&str, &Distribution)| {
+            let bars = distribution.bars_beside(all, statistics.bins).into_iter();
+            let points = bars.map(|(low, high, count)| ((low + high) / 2.0, share(distribution, count))).collect();
+            (split.to_string(), points)
+        };
+        let title = format!("Caption length in {} by split", unit.plural());
+        put("lengths_by_split", &Chart::Curves { curves: splits.into_iter().map(curve).collect(), title, x: unit.plural() })?;
+    }
     let per_image = &statistics.lengths.per_image;
     if per_image.count() > 0 {
         let title = format!("Captions an image, {} images", thousands(per_image.count()));
@@ -63,6 +75,12 @@ enum Chart {
         title: String,
         x: &'static str,
         y: &'static str,
+    },
+    /// By split: points of (length, share in percent).
+    Curves {
+        curves: Vec<(String, Vec<(f64, f64)>)>,
+        title: String,
+        x: &'static str,
     },
     /// Names with bars beside them.
     Bars {
@@ -114,6 +132,7 @@ impl Chart {
         area.fill(&WHITE).map_err(failed)?;
         match self {
             Self::Histogram { bins, title, x, y } => histogram(area, scale, bins, title, x, y).map_err(failed),
+            Self::Curves { curves, title, x } => curves_of(area, scale, curves, title, x).map_err(failed),
             Self::Bars { items, title } => bars(area, scale, items, title).map_err(failed),
         }
     }
@@ -162,6 +181,54 @@ fn histogram<DB: DrawingBackend>(
         bar
     }))?;
     Ok(())
+}
+
+/// Colours of curves, which other curves than these begin again.
+const COLORS: [RGBColor; 5] =
+    [FILL, RGBColor(196, 85, 43), RGBColor(76, 138, 91), RGBColor(139, 99, 168), RGBColor(160, 138, 44)];
+
+fn curves_of<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    scale: u32,
+    curves: &[(String, Vec<(f64, f64)>)],
+    title: &str,
+    x: &str,
+) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
+    let points = || curves.iter().flat_map(|(_, points)| points);
+    let (low, high) = points().fold((f64::MAX, f64::MIN), |(low, high), p| (low.min(p.0), high.max(p.0)));
+    let top = points().map(|point| point.1).fold(1e-9, f64::max) * 1.05;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, font(22, scale))
+        .margin(14 * scale)
+        .x_label_area_size(48 * scale)
+        .y_label_area_size(76 * scale)
+        .build_cartesian_2d(low..high.max(low + 1.0), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(SOFT.stroke_width(scale))
+        .axis_style(INK.stroke_width(scale))
+        .x_desc(format!("{x} in a caption"))
+        .y_desc("% of the split's captions")
+        .axis_desc_style(font(16, scale))
+        .label_style(font(14, scale))
+        .x_label_formatter(&|value| number(*value))
+        .y_label_formatter(&|value| number(*value))
+        .draw()?;
+    for ((name, points), color) in curves.iter().zip(COLORS.into_iter().cycle()) {
+        let line = LineSeries::new(points.iter().copied(), color.filled().stroke_width(2 * scale)).point_size(2 * scale);
+        let key = move |(x, y): (i32, i32)| PathElement::new([(x, y), (x + 18 * scale as i32, y)], color.stroke_width(2 * scale));
+        chart.draw_series(line)?.label(name).legend(key);
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(font(15, scale))
+        .legend_area_size(24 * scale)
+        .background_style(WHITE)
+        .border_style(SOFT)
+        .draw()
 }
 
 fn bars<DB: DrawingBackend>(

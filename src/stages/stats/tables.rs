@@ -14,12 +14,13 @@ use super::{FORMAT, Statistics};
 use crate::table::{ParquetSink, TableError};
 
 /// The tables, without their extension.
-pub const NAMES: [&str; 6] = ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut"];
+pub const NAMES: [&str; 9] =
+    ["lengths", "histogram", "captions_per_image", "vocabulary", "phrases", "cut", "words", "duplicates", "overlap"];
 
 /// Writes the tables of [`NAMES`].
 pub fn write(out: &Path, statistics: &Statistics) -> Result<()> {
     type Writer = fn(&Path, &Statistics) -> Result<(), TableError>;
-    let tables: [Writer; 6] = [lengths, histogram, per_image, vocabulary, phrases, cut];
+    let tables: [Writer; 9] = [lengths, histogram, per_image, vocabulary, phrases, cut, words, duplicates, overlap];
     std::thread::scope(|scope| {
         let writes: Vec<_> = tables.iter().map(|write| scope.spawn(|| write(out, statistics))).collect();
         writes.into_iter().try_for_each(|write| write.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -120,6 +121,66 @@ fn vocabulary(out: &Path, statistics: &Statistics) -> Result<(), TableError> {
     )
 }
 
+/// Words with how often they stand: rank, word, count, share of all words.
+fn ranked_words(statistics: &Statistics) -> impl Iterator<Item = (u64, &str, u64, f64)> {
+    let words = &statistics.vocabulary.words;
+    let all = words.iter().map(|word| word.count).sum::<u64>().max(1) as f64;
+    words.iter().zip(1..).map(move |(word, rank)| (rank, word.text.as_str(), word.count, word.count as f64 / all))
+}
+
+fn words(out: &Path, statistics: &Statistics) -> Result<(), TableError> {
+    let rows: Vec<_> = ranked_words(statistics).collect();
+    put(
+        &out.join("words.parquet"),
+        vec![
+            ("rank", counts(rows.iter().map(|r| r.0))),
+            ("word", strings(rows.iter().map(|r| r.1))),
+            ("count", counts(rows.iter().map(|r| r.2))),
+            ("share", floats(rows.iter().map(|r| r.3))),
+        ],
+    )
+}
+
+/// The same for spreadsheets: CSV that begins with the mark by which they know UTF-8.
+pub fn words_csv(statistics: &Statistics) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer("\u{feff}".as_bytes().to_vec());
+    writer.write_record(["rank", "word", "count", "share"])?;
+    for (rank, word, count, share) in ranked_words(statistics) {
+        writer.write_record([rank.to_string(), word.into(), count.to_string(), share.to_string()])?;
+    }
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
+}
+
+/// Captions that stand more than once; `splits` are joined by commas.
+fn duplicates(out: &Path, statistics: &Statistics) -> Result<(), TableError> {
+    let rows = &statistics.repeats.duplicates;
+    put(
+        &out.join("duplicates.parquet"),
+        vec![
+            ("caption", strings(rows.iter().map(|r| r.caption.as_str()))),
+            ("count", counts(rows.iter().map(|r| r.count))),
+            ("images", counts(rows.iter().map(|r| r.images))),
+            ("splits", strings(rows.iter().map(|r| r.splits.join(",")))),
+        ],
+    )
+}
+
+/// What of `other_split` is in `split` too.
+fn overlap(out: &Path, statistics: &Statistics) -> Result<(), TableError> {
+    let rows = &statistics.repeats.overlaps;
+    put(
+        &out.join("overlap.parquet"),
+        vec![
+            ("kind", strings(rows.iter().map(|r| r.kind.as_str()))),
+            ("split", strings(rows.iter().map(|r| r.split.as_str()))),
+            ("other_split", strings(rows.iter().map(|r| r.other_split.as_str()))),
+            ("count", counts(rows.iter().map(|r| r.count))),
+            ("of", counts(rows.iter().map(|r| r.of))),
+            ("share", floats(rows.iter().map(|r| r.share()))),
+        ],
+    )
+}
+
 fn phrases(out: &Path, statistics: &Statistics) -> Result<(), TableError> {
     let lists = [("opening", &statistics.phrases.openings), ("ngram", &statistics.phrases.ngrams)];
     let rows: Vec<(&str, usize, &str, u64)> = lists
@@ -191,6 +252,9 @@ pub fn to_json(statistics: &Statistics) -> Value {
         "lengths": groups,
         "histograms": histograms,
         "captions_per_image": lengths.per_image.figures(),
+        "splits": statistics.repeats.splits,
+        "duplicate_captions": {"different": statistics.repeats.duplicates.len(), "captions": statistics.repeats.num_repeated()},
+        "overlap": statistics.repeats.overlaps,
         "vocabulary": vocabulary,
         "tokens": tokens,
         "unknown_tokens": tokens.map(|_| lengths.unknown_tokens),

@@ -26,7 +26,7 @@ impl Beside {
                 check_text_tower(bundle)?;
                 Ok(Self::Pixels(Pixels::open(&settings.dataset, &settings.images, bundle)?))
             }
-            Objective::Caption => {
+            Objective::Caption | Objective::Scst => {
                 let path =
                     settings.embeddings.as_deref().context("captions are learned from embeddings: --embeddings is needed")?;
                 let embeddings = Embeddings::open(path)?;
@@ -84,9 +84,9 @@ impl Beside {
 /// What stands around captions for an objective.
 pub fn framing(recipe: &Recipe, bundle: &Bundle) -> Framing {
     Framing {
-        prompt: recipe.prompt.clone().filter(|_| recipe.objective == Objective::Caption),
+        prompt: recipe.prompt.clone().filter(|_| recipe.objective.is_of_embeddings()),
         max_tokens: recipe.max_tokens(bundle),
-        cls: recipe.objective != Objective::Caption,
+        cls: !recipe.objective.is_of_embeddings(),
         always_sep: recipe.objective == Objective::Contrastive,
         captions_per_row: recipe.captions_per_row,
     }

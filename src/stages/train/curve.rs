@@ -54,7 +54,7 @@ pub fn write(run: &Path, rows: &[Metrics]) -> Result<()> {
 }
 
 /// Means of neighbouring points, so that at most [`MAX_POINTS`] are left.
-fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+pub(super) fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let group = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |part: &[(f64, f64)], get: fn(&(f64, f64)) -> f64| part.iter().map(get).sum::<f64>() / part.len() as f64;
     points.chunks(group).map(|part| (mean(part, |p| p.0), mean(part, |p| p.1))).collect()

@@ -69,6 +69,22 @@ impl Dataset {
         Ok((0..batch.num_rows()).map(row).collect())
     }
 
+    /// What people wrote of each of these images, whichever split it is in.
+    pub fn captions_of(&self, image_ids: &[String]) -> Result<Vec<Vec<String>>> {
+        let places: HashMap<&str, usize> = image_ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
+        let mut captions = vec![vec![]; image_ids.len()];
+        if places.is_empty() {
+            return Ok(captions);
+        }
+        for row in self.rows()? {
+            let DatasetRow { image_id, caption, .. } = row?;
+            if let Some(&at) = places.get(image_id.as_str()) {
+                captions[at].push(caption);
+            }
+        }
+        Ok(captions)
+    }
+
     /// Which images of a dataset without a dev split are held out: the first by a hash of seed and id, until `dev_size` captions are
     /// together. No image is in both splits, and adding images moves few.
     fn held_out(&self, dev_size: Option<u64>, seed: u64) -> Result<HashSet<String>> {

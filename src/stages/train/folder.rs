@@ -26,8 +26,19 @@ pub const ARTIFACTS_CHECKPOINT: &str = "checkpoint";
 const MANIFEST: &str = crate::models::bundle::MANIFEST;
 
 /// Everything a run makes, which `--overwrite` removes.
-const PRODUCTS: [&str; 9] =
-    ["config.toml", "checkpoints", BEST, LAST, "tensorboard", "metrics.parquet", "artifacts", "curve.svg", "curve.png"];
+const PRODUCTS: [&str; 11] = [
+    "config.toml",
+    "checkpoints",
+    BEST,
+    LAST,
+    "tensorboard",
+    "metrics.parquet",
+    "samples.jsonl",
+    "artifacts",
+    "curve.svg",
+    "curve.png",
+    "index.html",
+];
 
 impl RunFolder {
     pub fn new(path: &Path) -> Self {
@@ -53,6 +64,11 @@ impl RunFolder {
 
     pub fn artifacts(&self) -> PathBuf {
         self.path.join("artifacts")
+    }
+
+    /// Curves and sample captions, to be looked at.
+    pub fn page(&self) -> PathBuf {
+        self.path.join("index.html")
     }
 
     pub fn best(&self) -> PathBuf {

@@ -13,13 +13,15 @@ mod curve;
 mod data;
 mod folder;
 mod logs;
+mod page;
 mod pixels;
 mod run;
 mod samples;
+mod scst;
 mod settings;
 mod summary;
 
-pub use settings::{Recipe, TrainSettings, Upkeep};
+pub use settings::{BestBy, DEFAULT_CIDER_IMAGES, DEFAULT_SAMPLES, Recipe, TrainSettings, Upkeep};
 pub use summary::Summary;
 
 use crate::models::Bundle;
@@ -30,7 +32,7 @@ use crate::training::objective::Objective;
 use beside::Beside;
 use data::Dataset;
 use folder::RunFolder;
-use run::Run;
+use run::{Data, Run};
 use settings::{Computed, Config, Fingerprints};
 
 /// Trains until the run is finished or interrupted. A run of the same settings in the same folder is continued from its last
@@ -49,7 +51,7 @@ pub fn train(
     settings.recipe.max_len = Some(max_len(&settings.recipe, &bundle)?.map_err(Error::msg)?);
     let bundle = bundle.with_normalized(settings.recipe.normalize_prefix);
     let bundle = match settings.recipe.objective {
-        Objective::Caption => bundle.with_prompt(settings.recipe.prompt.clone()),
+        Objective::Caption | Objective::Scst => bundle.with_prompt(settings.recipe.prompt.clone()),
         _ => bundle,
     };
     let dataset = Dataset::open(&settings.dataset)?;
@@ -71,7 +73,8 @@ pub fn train(
     if corpus.train.is_empty() {
         bail!("{}: no training captions to learn from", settings.dataset.display());
     }
-    Run::start(&config, folder, bundle, corpus, beside.images(), runtime, reporter, &checkpoints)?.finish(interrupt)
+    let data = Data { corpus, images: beside.images(), dataset: &dataset };
+    Run::start(&config, folder, bundle, data, runtime, reporter, &checkpoints)?.finish(interrupt)
 }
 
 /// Writes a model's training artifacts into `out`/artifacts and nothing else. Returns the number of trainable parameters.
@@ -88,7 +91,7 @@ pub fn write_artifacts(model: &Path, out: &Path, recipe: &Recipe, overwrite: boo
 /// The text that captions go on from: the recipe's, else the model's; none of an empty one.
 fn prompt(recipe: &Recipe, bundle: &Bundle) -> Option<String> {
     let given = recipe.prompt.clone().or_else(|| bundle.prompt().map(str::to_owned));
-    given.filter(|prompt| recipe.objective == Objective::Caption && !prompt.trim().is_empty())
+    given.filter(|prompt| recipe.objective.is_of_embeddings() && !prompt.trim().is_empty())
 }
 
 /// Positions of a sequence, where the prefix (or `[CLS]`) and the prompt fit and the model has as many; else what is wrong with `--max-len`.

@@ -6,19 +6,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::advice::{self, percent};
+use super::data::Dataset;
 use super::folder::RunFolder;
 use super::logs::Logs;
-use super::samples;
-use super::settings::Config;
+use super::samples::{Seen, Watched};
+use super::scst::{Reward, Sampler};
+use super::settings::{BestBy, Config};
 use super::summary::{Spent, Summary};
-use super::{backend, curve};
+use super::{backend, curve, page};
+use crate::files;
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
+use crate::stages::summary::duration;
 use crate::training::batches::{Batch, Epoch, Images, Shape, buckets};
 use crate::training::checkpoint::{self, Numbers, RunState};
-use crate::training::corpus::{Captions, Corpus};
+use crate::training::corpus::Corpus;
 use crate::training::metrics::Metrics;
 use crate::training::objective::Objective;
 use crate::training::optimizer;
@@ -42,9 +46,27 @@ pub struct Run<'a> {
     spent: Spent,
     last_loss: Option<f64>,
     dev_loss: Option<f64>,
+    dev_cider: Option<f64>,
+    /// Dev images that are captioned at each evaluation.
+    watched: Option<Watched>,
+    /// Of self-critical training.
+    sampler: Option<Sampler>,
     /// Of the last step, as numbers of training captions.
     last_captions: Vec<u32>,
 }
+
+/// What a run learns from.
+pub struct Data<'d> {
+    pub corpus: Corpus,
+    pub images: Images,
+    pub dataset: &'d Dataset,
+}
+
+/// References that are told beside a sample caption; the page has all.
+const REFERENCES: usize = 2;
+
+/// The rest of a run is estimated after so many steps of it.
+const STEPS_TO_ESTIMATE: u64 = 10;
 
 /// Said where a file cannot be written, as on a full disk.
 const INTACT: &str = "could not save; the last checkpoint is intact, and the same command goes on from it";
@@ -65,8 +87,7 @@ impl<'a> Run<'a> {
         config: &'a Config,
         folder: RunFolder,
         bundle: Bundle,
-        corpus: Corpus,
-        images: Images,
+        Data { corpus, images, dataset }: Data<'_>,
         runtime: &'a Runtime,
         reporter: &'a dyn Reporter,
         checkpoints: &[PathBuf],
@@ -80,6 +101,11 @@ impl<'a> Run<'a> {
             }
             reporter.note(&format!("Resuming from step {}", state.step));
         }
+        let is_captioned = settings.objective.is_of_embeddings();
+        let watch = || Watched::new(&corpus, dataset, config.upkeep.sample_images, settings.cider_images);
+        let watched = is_captioned.then(watch).transpose()?;
+        let sample = || Sampler::new(runtime, &bundle, &corpus, dataset, settings);
+        let sampler = (settings.objective == Objective::Scst).then(sample).transpose()?;
         let tokens = settings.max_tokens(&bundle);
         let shape = Shape {
             images,
@@ -110,21 +136,40 @@ impl<'a> Run<'a> {
             spent: Spent::default(),
             last_loss: None,
             dev_loss: None,
+            dev_cider: None,
+            watched,
+            sampler,
             last_captions: vec![],
         };
-        run.batches_per_epoch = run.pass(&run.corpus.train, 0).len().div_ceil(settings.batch_size);
+        run.batches_per_epoch = run.train_pass(0).len().div_ceil(run.rows_per_batch());
         let total = run.total_steps();
         run.recipe.schedule.total_steps = total;
         run.recipe.schedule.warmup_steps = settings.warmup_of(total);
         Ok(run)
     }
 
-    /// The captions of a pass; of pairs, one of each image.
-    fn pass(&self, captions: &Captions, epoch: u64) -> Vec<u32> {
+    /// The captions of a pass; of pairs, and where an image's captions are sampled, one of each image.
+    fn train_pass(&self, epoch: u64) -> Vec<u32> {
+        let train = &self.corpus.train;
         match self.config.recipe.objective {
-            Objective::Contrastive => captions.one_an_image(self.recipe.seed, epoch),
-            Objective::Caption | Objective::LanguageModel => (0..captions.len() as u32).collect(),
+            Objective::Contrastive | Objective::Scst => train.one_an_image(self.recipe.seed, epoch),
+            Objective::Caption | Objective::LanguageModel => (0..train.len() as u32).collect(),
         }
+    }
+
+    /// The captions of an evaluation; of pairs, one of each image.
+    fn dev_pass(&self) -> Vec<u32> {
+        let dev = &self.corpus.dev;
+        match self.config.recipe.objective {
+            Objective::Contrastive => dev.one_an_image(self.recipe.seed, 0),
+            _ => (0..dev.len() as u32).collect(),
+        }
+    }
+
+    /// Captions, or images whose captions are sampled, of a batch.
+    fn rows_per_batch(&self) -> usize {
+        let recipe = &self.config.recipe;
+        if recipe.objective == Objective::Scst { recipe.batch_size / recipe.samples } else { recipe.batch_size }
     }
 
     /// Optimizer steps of a pass.
@@ -152,7 +197,7 @@ impl<'a> Run<'a> {
         let mut outcome = Outcome::Complete;
         while self.state.step < total && !self.out_of_patience() {
             let (train, seed, number) = (&self.corpus.train, self.recipe.seed, self.state.epoch);
-            let epoch = Epoch::shuffled_of(train, self.pass(train, number), self.config.recipe.batch_size, seed, number);
+            let epoch = Epoch::shuffled_of(train, self.train_pass(number), self.rows_per_batch(), seed, number);
             if self.run_epoch(&epoch, total, interrupt)? {
                 outcome = Outcome::Interrupted;
                 break;
@@ -177,7 +222,7 @@ impl<'a> Run<'a> {
             let started = Instant::now();
             let first = self.state.batch as usize;
             let numbers = first..(first + accumulation).min(epoch.num_batches());
-            let batches: Vec<Batch> = numbers.clone().map(|n| self.batch(&self.corpus.train, epoch.batch(n))).collect();
+            let (batches, reward) = self.batches(numbers.clone().map(|n| epoch.batch(n)))?;
             self.last_captions = numbers.clone().flat_map(|n| epoch.batch(n).to_vec()).collect();
             let data = started.elapsed();
             let result = trainer::step(self.backend.as_mut(), &self.recipe, self.state.step, &batches);
@@ -189,7 +234,7 @@ impl<'a> Run<'a> {
             self.spent.data += data;
             self.spent.steps += step_time - data;
             self.advance(numbers.end, epoch.num_batches());
-            self.record(&report, step_time, total);
+            self.record(&report, reward, step_time, total);
             self.spent.logging += started.elapsed() - step_time;
             let recipe = &self.config.recipe;
             let at_eval = recipe.eval_steps.map_or(self.state.batch == 0, |steps| self.state.step.is_multiple_of(steps));
@@ -215,8 +260,22 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn batch(&self, captions: &Captions, numbers: &[u32]) -> Batch {
-        Batch::new(&self.corpus, captions, numbers, &self.shape)
+    /// The batches of a step, and what its samples were worth where captions are sampled.
+    fn batches<'e>(&mut self, numbers: impl Iterator<Item = &'e [u32]>) -> Result<(Vec<Batch>, Option<Reward>)> {
+        let (corpus, shape) = (&self.corpus, &self.shape);
+        let Some(sampler) = &mut self.sampler else {
+            return Ok((numbers.map(|numbers| Batch::new(corpus, &corpus.train, numbers, shape)).collect(), None));
+        };
+        let layout = self.backend.layout().clone();
+        sampler.take(&layout, self.backend.numbers()?[0])?;
+        let (mut batches, mut values) = (vec![], vec![]);
+        for numbers in numbers {
+            let rows: Vec<usize> = numbers.iter().map(|&n| corpus.train.image_row(n as usize)).collect();
+            let sampled = sampler.sample(corpus, &rows, self.state.step, shape)?;
+            batches.push(sampled.batch);
+            values.extend(sampled.values);
+        }
+        Ok((batches, Some(Reward::of(&values))))
     }
 
     fn out_of_patience(&self) -> bool {
@@ -239,11 +298,40 @@ impl<'a> Run<'a> {
             self.steps_per_epoch(),
             percent(warmup_steps.min(total), total)
         ));
+        let evaluations = self.evaluations_left();
+        if evaluations > 0 {
+            let measure = match self.config.recipe.best_by() {
+                BestBy::Loss => "dev loss",
+                BestBy::Cider => "dev CIDEr",
+            };
+            let patience = self.config.recipe.patience.map_or(String::new(), |patience| {
+                format!("; the run ends early after {patience} evaluations without a better one")
+            });
+            self.reporter.note(&format!("{evaluations} evaluations to come; best/ is what has the best {measure}{patience}"));
+        }
+        if let (Objective::Scst, samples) = (self.config.recipe.objective, self.config.recipe.samples) {
+            let images = self.rows_per_batch();
+            self.reporter.note(&format!("a batch is {samples} sampled captions of each of {images} images, rewarded by CIDEr"));
+        }
         advice::on_schedule(&self.config.recipe, &self.recipe.schedule, self.reporter);
         advice::on_length(&self.config.recipe, &self.bundle, train, self.reporter);
     }
 
-    fn record(&mut self, report: &StepReport, time: Duration, total: u64) {
+    /// Evaluations that are still to come, if the run is not ended early.
+    fn evaluations_left(&self) -> u64 {
+        let (step, total) = (self.state.step, self.total_steps());
+        let every = self.config.recipe.eval_steps.unwrap_or_else(|| self.steps_per_epoch()).max(1);
+        // One at the end, whatever its step.
+        if total <= step { 0 } else { (total - 1) / every - step / every + 1 }
+    }
+
+    /// About how long the rest takes, in words; none before a step was made.
+    fn time_left(&self) -> Option<String> {
+        let steps = self.total_steps().saturating_sub(self.state.step);
+        self.spent.left(steps, self.evaluations_left()).map(duration)
+    }
+
+    fn record(&mut self, report: &StepReport, reward: Option<Reward>, time: Duration, total: u64) {
         let seconds = time.as_secs_f64().max(1e-9);
         let (tokens, samples) = (report.tokens as f64 / seconds, report.samples as f64 / seconds);
         let within = self.state.batch as f64 / self.batches_per_epoch as f64;
@@ -258,11 +346,24 @@ impl<'a> Run<'a> {
             samples_per_second: Some(samples),
             gradients_ms: Some(report.gradients_time.as_secs_f64() * 1e3),
             update_ms: Some(report.update_time.as_secs_f64() * 1e3),
+            reward: reward.map(|reward| reward.mean),
+            reward_spread: reward.map(|reward| reward.spread),
+            dev_cider: None,
         });
         self.spent.tokens += report.tokens;
         self.spent.samples += report.samples;
+        self.spent.num_steps += 1;
         self.last_loss = Some(report.loss);
-        let rates = vec![("loss", report.loss), ("tokens/s", tokens), ("samples/s", samples)];
+        if self.spent.num_steps == STEPS_TO_ESTIMATE && self.state.step < total {
+            let left = self.time_left().unwrap_or_default();
+            self.reporter.note(&format!(
+                "{:.2} s a step: about {left} to go, evaluations not counted",
+                self.spent.left(1, 0).unwrap_or(0.0)
+            ));
+        }
+        let epoch = self.state.epoch as f64 + within;
+        let first = reward.map_or(("loss", report.loss), |reward| ("reward", reward.mean));
+        let rates = vec![first, ("epoch", epoch), ("tokens/s", tokens), ("samples/s", samples)];
         self.reporter.tick(&Tick { label: "training", done: self.state.step, total, rates });
     }
 
@@ -270,7 +371,7 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self) -> Result<()> {
         let started = Instant::now();
         let dev = &self.corpus.dev;
-        let plan = Epoch::sorted_of(dev, self.pass(dev, 0), self.config.recipe.batch_size);
+        let plan = Epoch::sorted_of(dev, self.dev_pass(), self.config.recipe.batch_size);
         let batches = (0..plan.num_batches()).map(|n| Batch::new(&self.corpus, &self.corpus.dev, plan.batch(n), &self.shape));
         let dev_loss = trainer::evaluate(self.backend.as_mut(), batches)?;
         let step = self.state.step;
@@ -278,50 +379,73 @@ impl<'a> Run<'a> {
             return Err(self.explain(TrainingError::NotFinite { what: "dev loss", step, value }));
         }
         self.check_numbers()?;
-        let mut best = false;
-        if let Some(loss) = dev_loss {
-            self.logs.dev_loss(step, loss);
-            self.dev_loss = Some(loss);
-            // As the checkpoint keeps it.
-            let kept = loss as f32;
-            best = self.state.best_dev_loss.is_none_or(|best| kept < best);
-            if best {
-                (self.state.best_dev_loss, self.state.best_step) = (Some(kept), Some(step));
-                self.state.evaluations_since_best = 0;
-            } else {
-                self.state.evaluations_since_best += 1;
-            }
-            let mark = if best { ", the best so far" } else { "" };
-            self.reporter.note(&format!("step {step}: dev loss {loss:.4}, perplexity {:.2}{mark}", loss.exp()));
-        }
         let layout = self.backend.layout().clone();
         let [parameters, ..] = self.backend.numbers()?;
         self.folder.write_last(&self.bundle, self.config.recipe.lora.as_ref(), &layout, parameters, step).context(INTACT)?;
-        if best {
+        let seen = self.look()?;
+        (self.dev_loss, self.dev_cider) = (dev_loss.or(self.dev_loss), seen.cider.or(self.dev_cider));
+        let is_best = self.judge(dev_loss, seen.cider);
+        if is_best {
             self.folder.promote_last().context(INTACT)?;
         }
-        self.sample()?;
-        curve::write(self.folder.path(), self.logs.rows()).context(INTACT)?;
-        self.logs.save().context(INTACT)?;
+        self.logs.evaluated(step, dev_loss, &seen);
         self.spent.evaluation += started.elapsed();
-        Ok(())
+        self.spent.num_evaluations += 1;
+        self.tell(dev_loss, &seen, is_best);
+        curve::write(self.folder.path(), self.logs.rows()).context(INTACT)?;
+        let page = page::render(&self.config.recipe, self.total_steps(), self.logs.rows(), self.logs.shown());
+        files::write_atomic(&self.folder.page(), page.as_bytes()).context(INTACT)?;
+        self.logs.save().context(INTACT)
     }
 
-    fn sample(&mut self) -> Result<()> {
-        if self.config.recipe.objective != Objective::Caption {
-            return Ok(());
+    /// Captions of some dev images.
+    fn look(&self) -> Result<Seen> {
+        let last = || Bundle::open(&self.folder.last());
+        match &self.watched {
+            Some(watched) => watched.look(self.runtime, &last()?, &self.corpus),
+            None => Ok(Seen { samples: vec![], cider: None }),
         }
-        let rows = self.corpus.sample_images(self.config.upkeep.sample_images);
-        if rows.is_empty() {
-            return Ok(());
+    }
+
+    /// Whether an evaluation is the best so far, which is kept. Numbers are compared as the checkpoint keeps them.
+    fn judge(&mut self, dev_loss: Option<f64>, cider: Option<f64>) -> bool {
+        let (loss, cider) = (dev_loss.map(|loss| loss as f32), cider.map(|cider| cider as f32));
+        let state = &mut self.state;
+        let is_best = match (self.config.recipe.best_by(), loss, cider) {
+            (BestBy::Cider, _, Some(cider)) => state.best_dev_cider.is_none_or(|best| cider > best),
+            (_, Some(loss), _) => state.best_dev_loss.is_none_or(|best| loss < best),
+            // Without a dev split nothing is the best.
+            (_, None, _) => return false,
+        };
+        if is_best {
+            (state.best_dev_loss, state.best_step) = (loss, Some(state.step));
+            // Runs of before this measure have states without it.
+            state.best_dev_cider = cider.filter(|_| self.config.recipe.best_by() == BestBy::Cider);
+            state.evaluations_since_best = 0;
+        } else {
+            state.evaluations_since_best += 1;
         }
-        let last = Bundle::open(&self.folder.last())?;
-        let captions = samples::captions(self.runtime, &last, &self.corpus, &rows)?;
-        let ids = self.corpus.image_ids(&rows)?;
-        let lines: Vec<String> = ids.iter().zip(&captions).map(|(id, caption)| format!("{id}: {caption}")).collect();
-        lines.iter().for_each(|line| self.reporter.note(&format!("  {line}")));
-        self.logs.samples(self.state.step, &lines);
-        Ok(())
+        is_best
+    }
+
+    fn tell(&self, dev_loss: Option<f64>, seen: &Seen, is_best: bool) {
+        let within = self.state.batch as f64 / self.batches_per_epoch.max(1) as f64;
+        let mut told =
+            format!("step {} of {}, epoch {:.2}", self.state.step, self.total_steps(), self.state.epoch as f64 + within);
+        let mut add = |words: String| told += &words;
+        dev_loss.iter().for_each(|loss| add(format!(": dev loss {loss:.4}, perplexity {:.2}", loss.exp())));
+        seen.cider.iter().for_each(|cider| add(format!(", CIDEr {cider:.4}")));
+        if is_best {
+            add(", the best so far".into());
+        }
+        if self.state.step < self.total_steps() {
+            self.time_left().iter().for_each(|left| add(format!("; about {left} to go")));
+        }
+        self.reporter.note(&told);
+        for sample in &seen.samples {
+            self.reporter.note(&format!("  {}: {}", sample.image_id, sample.caption));
+            sample.references.iter().take(REFERENCES).for_each(|text| self.reporter.note(&format!("    people: {text}")));
+        }
     }
 
     /// A checkpoint; older ones go once it is there.
@@ -351,7 +475,7 @@ impl<'a> Run<'a> {
 
     fn end(&mut self) -> Result<()> {
         if self.out_of_patience() && self.state.step < self.total_steps() {
-            self.reporter.note(&format!("no better dev loss in {} evaluations", self.state.evaluations_since_best));
+            self.reporter.note(&format!("no better evaluation in {} of them", self.state.evaluations_since_best));
         } else {
             self.evaluate()?;
         }
@@ -389,6 +513,8 @@ impl<'a> Run<'a> {
             train_loss: self.last_loss,
             dev_loss: self.dev_loss,
             best_dev_loss: self.state.best_dev_loss.map(f64::from),
+            dev_cider: self.dev_cider,
+            best_dev_cider: self.state.best_dev_cider.map(f64::from),
             best_step: self.state.best_step,
             tokens_per_second,
             samples_per_second,

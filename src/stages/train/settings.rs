@@ -77,7 +77,16 @@ pub struct Recipe {
     /// Steps between evaluations; an evaluation ends each pass where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_steps: Option<u64>,
-    /// Evaluations without a better dev loss that end the run.
+    /// What makes an evaluation the best. Not given: the dev loss, and CIDEr in self-critical training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_by: Option<BestBy>,
+    /// Dev images that are captioned and scored at each evaluation.
+    #[serde(default = "default_cider_images", skip_serializing_if = "is_default_cider_images")]
+    pub cider_images: usize,
+    /// Captions of an image that self-critical training samples and compares.
+    #[serde(default = "default_samples", skip_serializing_if = "is_default_samples")]
+    pub samples: usize,
+    /// Evaluations without a better one that end the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
     pub seed: u64,
@@ -102,10 +111,16 @@ impl Recipe {
 
     /// Ids of the prompt.
     pub fn prompt_ids(&self, bundle: &Bundle) -> Result<Vec<u32>> {
-        match self.prompt.as_deref().filter(|_| self.objective == Objective::Caption) {
+        match self.prompt.as_deref().filter(|_| self.objective.is_of_embeddings()) {
             Some(prompt) => Ok(bundle.tokenizer()?.encode_prompt(prompt)?),
             None => Ok(vec![]),
         }
+    }
+
+    /// What makes an evaluation the best, where dev images are captioned or not.
+    pub fn best_by(&self) -> BestBy {
+        let usual = if self.objective == Objective::Scst && self.cider_images > 0 { BestBy::Cider } else { BestBy::Loss };
+        self.best_by.unwrap_or(usual)
     }
 
     /// Steps of a run of `total` in which the learning rate rises.
@@ -138,12 +153,29 @@ impl Recipe {
             "--objective contrastive compares the pairs of a batch: --batch-size must be at least 2",
         )?;
         check(
-            !self.normalize_prefix || self.objective == Objective::Caption,
-            "--normalize-prefix is about embeddings, which only --objective caption learns from",
+            !self.normalize_prefix || self.objective.is_of_embeddings(),
+            "--normalize-prefix is about embeddings, which only --objective caption and scst learn from",
         )?;
         check(
             self.lora.is_none() || (self.objective == Objective::Caption && !self.finetune_gpt2),
             "--lora-rank trains adapters of a decoder that stays as it is: leave out --finetune-gpt2, and use --objective caption",
+        )?;
+        let is_scst = self.objective == Objective::Scst;
+        check(
+            is_scst || self.samples == DEFAULT_SAMPLES,
+            "--samples is how many captions of an image --objective scst compares, and has no meaning without it",
+        )?;
+        check(
+            !is_scst || self.samples >= 2 && self.batch_size.is_multiple_of(self.samples),
+            "--objective scst compares the samples of an image: --samples must be at least 2, and --batch-size a multiple of it",
+        )?;
+        check(
+            !(is_scst && (self.label_smoothing > 0.0 || self.loss_on_padding)),
+            "--label-smoothing and --loss-on-padding have no meaning with --objective scst",
+        )?;
+        check(
+            self.best_by != Some(BestBy::Cider) || self.objective.is_of_embeddings() && self.cider_images > 0,
+            "--best-by cider needs captions of dev images: use it with --objective caption or scst, and --cider-images above 0",
         )?;
         let one_row = self.captions_per_row == 1 || self.objective == Objective::LanguageModel;
         check(
@@ -151,6 +183,37 @@ impl Recipe {
             "--captions-per-row is at least 1, and above it only with --objective language-model",
         )
     }
+}
+
+/// What makes an evaluation the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BestBy {
+    /// The lowest dev loss.
+    Loss,
+    /// The highest CIDEr of the dev images that are captioned.
+    Cider,
+}
+
+/// Dev images that are captioned and scored where nothing else is asked for.
+pub const DEFAULT_CIDER_IMAGES: usize = 200;
+/// Captions of an image in self-critical training.
+pub const DEFAULT_SAMPLES: usize = 5;
+
+fn default_cider_images() -> usize {
+    DEFAULT_CIDER_IMAGES
+}
+
+fn is_default_cider_images(value: &usize) -> bool {
+    *value == DEFAULT_CIDER_IMAGES
+}
+
+fn default_samples() -> usize {
+    DEFAULT_SAMPLES
+}
+
+fn is_default_samples(value: &usize) -> bool {
+    *value == DEFAULT_SAMPLES
 }
 
 /// The original's.

@@ -14,6 +14,8 @@ pub(super) struct Spent {
     pub saving: Duration,
     pub tokens: u64,
     pub samples: u64,
+    pub num_steps: u64,
+    pub num_evaluations: u64,
 }
 
 /// What a run came to.
@@ -30,6 +32,9 @@ pub struct Summary {
     /// Of the last evaluation.
     pub dev_loss: Option<f64>,
     pub best_dev_loss: Option<f64>,
+    /// Of greedy captions of some dev images, at the last evaluation.
+    pub dev_cider: Option<f64>,
+    pub best_dev_cider: Option<f64>,
     pub best_step: Option<u64>,
     /// Of this call, over the time spent in steps, data and logging.
     pub tokens_per_second: f64,
@@ -51,6 +56,15 @@ impl Spent {
     pub fn rates(&self) -> (f64, f64) {
         let working = (self.data + self.steps + self.logging).as_secs_f64().max(1e-9);
         (self.tokens as f64 / working, self.samples as f64 / working)
+    }
+
+    /// Seconds that so many steps and evaluations more would take; none before a step was made.
+    pub fn left(&self, steps: u64, evaluations: u64) -> Option<f64> {
+        let each = |spent: Duration, count: u64| spent.as_secs_f64() / count.max(1) as f64;
+        (self.num_steps > 0).then(|| {
+            each(self.data + self.steps + self.logging, self.num_steps) * steps as f64
+                + each(self.evaluation, self.num_evaluations) * evaluations as f64
+        })
     }
 
     pub fn seconds(&self) -> Seconds {

@@ -6,7 +6,7 @@
 
 mod tokenized;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -218,6 +218,7 @@ impl Corpus {
     /// The image_ids of rows, in their order. The file is read for it.
     pub fn image_ids(&self, rows: &[usize]) -> Result<Vec<String>, CorpusError> {
         let path = self.folder.join(CAPTIONS);
+        let wanted: HashSet<usize> = rows.iter().copied().collect();
         let mut names: HashMap<usize, String> = HashMap::new();
         for batch in table::open(&path, Some(FORMAT))? {
             let batch = batch.map_err(|source| TableError::Arrow { path: path.clone(), source })?;
@@ -225,7 +226,7 @@ impl Corpus {
             let image_rows = table::column::<UInt32Array>(&batch, "image_row", &path)?;
             for row in 0..batch.num_rows() {
                 let image_row = image_rows.value(row) as usize;
-                if rows.contains(&image_row) && !names.contains_key(&image_row) {
+                if wanted.contains(&image_row) && !names.contains_key(&image_row) {
                     names.insert(image_row, image_ids.value(row).into());
                 }
             }
@@ -236,14 +237,9 @@ impl Corpus {
     /// The rows of the first `count` dev images (training images where there are no dev captions).
     pub fn sample_images(&self, count: usize) -> Vec<usize> {
         let captions = if self.dev.is_empty() { &self.train } else { &self.dev };
-        let mut rows: Vec<usize> = vec![];
-        for number in 0..captions.len() {
-            let row = captions.image_row(number);
-            if rows.len() < count && !rows.contains(&row) {
-                rows.push(row);
-            }
-        }
-        rows
+        let mut seen = HashSet::new();
+        let rows = (0..captions.len()).map(|number| captions.image_row(number));
+        rows.filter(|row| seen.insert(*row)).take(count).collect()
     }
 
     /// The row of an image.
