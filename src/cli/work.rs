@@ -49,6 +49,7 @@ impl<'a> Work<'a> {
         }
         let shards = shards(args, &plan)?;
         let work = Self { job, command, plan, shards, again, context };
+        work.worker().tidy();
         if !work.worker().open_shards(&work.shards).is_empty() {
             return Ok(Some(work));
         }

@@ -247,6 +247,9 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, Failure> {
     if let Some((width, height)) = png::cgbi(bytes).filter(|_| format == Format::Png) {
         return unsupported(format!("Apple's CgBI variant of PNG is not read ({width} x {height} pixels)"));
     }
+    if let Some(chunk) = png::unknown_critical(bytes).filter(|_| format == Format::Png) {
+        return unsupported(format!("PNG with a chunk {chunk}, which must be understood and is of no known kind"));
+    }
     if let Some((width, height)) = declared_size(format, bytes) {
         limits.check_pixels(width, height)?;
     }

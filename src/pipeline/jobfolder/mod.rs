@@ -136,6 +136,14 @@ impl JobFolder {
         self.root.join("work").join(format!("{shard:05}.{}", host()))
     }
 
+    /// Shards that this host has a folder of.
+    pub fn attempts(&self) -> Vec<u64> {
+        let ending = format!(".{}", host());
+        let shard = |name: &str| name.strip_suffix(&ending)?.parse().ok();
+        let entries = fs::read_dir(self.root.join("work")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| shard(entry.file_name().to_str()?)).collect()
+    }
+
     /// A file of a finished shard.
     pub fn result(&self, name: &str) -> PathBuf {
         self.root.join("results").join(name)

@@ -10,7 +10,7 @@ use arrow::array::{Array, StringArray};
 use serde_json::{Value as Json, json};
 
 use crate::bookkeeping;
-use crate::files::{sha256_hex, write_json};
+use crate::files::{json_text, sha256_hex, write_atomic, write_json};
 use crate::image::{Failure as ImageFailure, Limits, Reason};
 use crate::pipeline::sources::Located;
 use crate::pipeline::{ErrorsTable, Failure, Interrupt, Output, Reporter, Settings, Staging, Tick, manifest_head};
@@ -251,9 +251,6 @@ fn dataset_paths(input: &Path) -> Result<Option<HashMap<String, String>>> {
 
 /// COCO's results: ids that are whole numbers are numbers, as its tools want them.
 fn coco(out: &Path, items: &[Item], overwrite: bool) -> Result<Exported> {
-    if !overwrite && fs::symlink_metadata(out).is_ok() {
-        bail!("{} exists: choose another --out, or give --overwrite to replace it", out.display());
-    }
     let number = |id: &str| -> Json {
         match id.parse::<u64>() {
             Ok(number) if number.to_string() == id => number.into(),
@@ -262,7 +259,13 @@ fn coco(out: &Path, items: &[Item], overwrite: bool) -> Result<Exported> {
     };
     let results: Vec<Json> =
         items.iter().map(|item| json!({"image_id": number(&item.image_id), "caption": item.first()})).collect();
-    write_json(out, &results).with_context(|| format!("cannot write {}", out.display()))?;
+    let text = json_text(&results)?;
+    let is_other = || fs::read(out).map_or(true, |there| there != text);
+    // What this made before is left as it is.
+    if !overwrite && fs::symlink_metadata(out).is_ok() && is_other() {
+        bail!("{} exists: choose another --out, or give --overwrite to replace it", out.display());
+    }
+    write_atomic(out, &text).with_context(|| format!("cannot write {}", out.display()))?;
     Ok(Exported { outcome: Outcome::Complete, exported: items.len() as u64, failed: 0, kept: 0, out: Some(out.into()) })
 }
 

@@ -158,6 +158,18 @@ impl Worker<'_> {
         Ok(ends)
     }
 
+    /// Removes what this machine's workers left of shards that are finished: they were stopped between the record and the end.
+    pub fn tidy(&self) {
+        for shard in self.job.attempts().into_iter().filter(|shard| *shard < self.plan.num_shards && self.job.is_done(*shard)) {
+            let attempt = self.job.attempt(shard);
+            // Somebody may be at it again.
+            if let Ok(lock) = WorkLock::acquire(&attempt) {
+                let _ = lock.remove();
+                let _ = fs::remove_dir_all(&attempt);
+            }
+        }
+    }
+
     fn shard(&self, shard: u64, claim: Claim, task: &mut dyn Task) -> Result<ShardEnd> {
         let attempt = self.job.attempt(shard);
         let Some(lock) = self.lock(shard, &attempt)? else { return Ok(ShardEnd::Interrupted(shard)) };

@@ -190,6 +190,8 @@ impl<'a> Run<'a> {
             if !best.is_dir() {
                 bail!("the run is finished, and its {} is gone: --overwrite trains anew", best.display());
             }
+            // A disk that failed at the end may have kept older ones.
+            checkpoint::prune(&self.folder.checkpoints(), self.config.upkeep.keep)?;
             self.reporter.note("this run is finished; another --out or --overwrite begins a new one");
             return Ok((Outcome::Complete, self.summary()));
         }
