@@ -106,10 +106,13 @@ impl Assembled {
 ///
 /// The result does not depend on the order in which files were given.
 pub fn assemble(mut captions: Captions, listed: Option<&[Listed]>, rule: &SplitRule) -> Assembled {
-    let names = names(&captions);
+    let matcher = listed.map(Matcher::new);
+    let names = names(&captions, matcher.as_ref());
     let ids = names.ids();
     let Names { named, runs, splits } = names;
-    let (files, unplaced) = listed.map_or_else(|| (vec![None; named.len()], Vec::new()), |listed| place(&named, listed));
+    let (files, unplaced) = listed
+        .zip(matcher.as_ref())
+        .map_or_else(|| (vec![None; named.len()], Vec::new()), |(listed, matcher)| place(&named, listed, matcher));
     let (images, image_of) = images(named, ids, &files, listed);
     let split_conflicts = images.iter().filter(|(_, said)| said.len() > 1).count() as u64;
     let (mut images, rank) = in_order(images, listed.unwrap_or_default(), &splits, rule);
@@ -129,8 +132,7 @@ impl Image {
 type Images = Vec<(Image, Vec<u16>)>;
 
 /// The file of each name: the one it agrees with best, if no other name agrees with that as well. What has none says why.
-fn place(named: &[Named], listed: &[Listed]) -> (Vec<Option<usize>>, Vec<BadLine>) {
-    let matcher = Matcher::new(listed);
+fn place(named: &[Named], listed: &[Listed], matcher: &Matcher) -> (Vec<Option<usize>>, Vec<BadLine>) {
     let found: Vec<Option<Found>> = named.par_iter().map(|entry| matcher.find(entry.written)).collect();
     let mut files: Vec<Option<usize>> = found.iter().map(|found| found.map(|found| found.at)).collect();
     let mut unplaced = Vec::new();
@@ -502,6 +504,13 @@ mod tests {
         assert_eq!((images, told.len()), (vec!["b b.jpg 1".to_string(), "b.JPG - 1".into()], 1));
         let (images, told) = of(&[("c.tsv", "train/1.png\t狗\n1.png\t猫\n")], &["1.png"]);
         assert_eq!((images, told.len()), (vec!["1 1.png 1".to_string(), "train/1 - 1".into()], 1));
+    }
+
+    #[test]
+    fn a_bare_name_is_the_file_that_has_it_whatever_else_is_named() {
+        let captions = [("c.tsv", "a\t一\na.png\t二\n")];
+        assert_eq!(of(&captions, &["a.jpg", "a.png"]).0, ["a a.jpg 1", "a.png a.png 1"]);
+        assert_eq!(of(&captions, &["a.png"]).0, ["a a.png 2"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{checkout, clipcap, run, scenes, tiny_bundle};
+use crate::common::{checkout, clipcap, run, scenes, shared, tiny_bundle};
 
 /// What goes wrong: a name, FAULT_ERRNO, and whether it stays wrong.
 const FAULTS: [(&str, i32, bool); 4] =
@@ -248,11 +248,10 @@ fn exports_and_clip_scores() {
     for to in ["webdataset", "imagefolder", "parquet", "sidecar", "coco"] {
         world.sweep(to, &["export", "TABLE", "--images", "IMAGES", "--to", to, "--out", "out"], &[]);
     }
-    world.sweep(
-        "score",
-        &["score", "TABLE", "--images", "IMAGES", "--scorer", "MODEL", "--device", "cpu", "--out", "out.parquet"],
-        &[],
-    );
+    if let Some(scorer) = shared("golden_models/clip_text") {
+        let score = ["score", "TABLE", "--images", "IMAGES", "--device", "cpu", "--out", "out.parquet", "--scorer"];
+        world.sweep("score", &[&score[..], &[scorer.to_str().unwrap()]].concat(), &[]);
+    }
 }
 
 /// A plan, its shards one after another, and the table of them, each as one command.

@@ -121,6 +121,11 @@ fn what_is_not_read_is_told_by_name() {
             assert!(failure.message.contains(said), "{name}: {failure}");
         }
     }
+    // A chunk that a reader must understand, of no kind that PNG has.
+    let mut bytes = fixture("png_no_iend.png");
+    bytes.splice(33..33, *b"\0\0\0\0ABCD\xdb\x17\x20\xa5");
+    let failure = decoded(&bytes).unwrap_err();
+    assert!(failure.reason == Reason::UnsupportedFormat && failure.message.contains("ABCD"), "{failure}");
     for (bytes, said) in [
         (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "HEIC"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "camera raw (CR3)"),

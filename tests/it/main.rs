@@ -35,6 +35,7 @@ mod rehearsal;
 mod report;
 mod report_page;
 mod rerank;
+mod roots;
 mod scenes;
 mod score;
 mod stage_cli;

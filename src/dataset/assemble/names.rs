@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use foldhash::{HashMap, HashMapExt};
 
 use crate::dataset::captions::Captions;
+use crate::dataset::matching::Matcher;
 use crate::dataset::naming::{composed, ids_of, normal, without_extension};
 use crate::dataset::splits::canonical;
 
@@ -37,8 +38,8 @@ pub struct Names<'a> {
     pub splits: Vec<String>,
 }
 
-/// What `captions` call their images.
-pub fn names(captions: &Captions) -> Names<'_> {
+/// What `captions` call their images. `files` finds listed ones, where there is a list: what it tells apart is not one image.
+pub fn names<'a>(captions: &'a Captions, files: Option<&Matcher>) -> Names<'a> {
     let rows: usize = captions.batches.iter().map(|(_, batch)| batch.rows.len()).sum();
     // Five captions an image are usual.
     let mut names = Names { named: Vec::with_capacity(rows / 5), runs: Vec::with_capacity(rows / 5), splits: Vec::new() };
@@ -85,7 +86,7 @@ pub fn names(captions: &Captions) -> Names<'_> {
             names.runs.push((at as u32, row_at as u32, entry));
         }
     }
-    names.join();
+    names.join(files);
     names
 }
 
@@ -124,7 +125,7 @@ impl Named<'_> {
 impl<'a> Names<'a> {
     /// One image for each name: names of one normal form, one id with files that do not contradict each other, a bare id and the file
     /// that has it.
-    fn join(&mut self) {
+    fn join(&mut self, files: Option<&Matcher>) {
         if !self.may_join() {
             return;
         }
@@ -168,7 +169,13 @@ impl<'a> Names<'a> {
         for (at, entry) in bare {
             let same_id = by_id.get(&entry.reference).filter(|of_id| of_id.len() == 1).map(|of_id| of_id[0]);
             let known = same_id.or_else(|| by_stem.get(&*entry.reference).copied());
-            match known.or_else(|| by_reference.get(&entry.reference).copied()) {
+            // `a` is `a.jpg` where that is listed, whatever is said of `a.png`.
+            let is_other = |known: &u32| {
+                let file = |written: &str| files.and_then(|files| files.find(written)).map(|found| found.at);
+                let [own, theirs] = [entry.written, joined[*known as usize].written].map(file);
+                own.is_some() && theirs.is_some() && own != theirs
+            };
+            match known.filter(|known| !is_other(known)).or_else(|| by_reference.get(&entry.reference).copied()) {
                 Some(other) => {
                     moved[at] = other;
                     merge(&mut joined[other as usize], entry);

@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 
 use super::{Folder, batches, ints, texts};
-use crate::common::{clipcap, run};
+use crate::common::{clipcap, run, shared};
 
 /// Ten images in two folders, one bad, one that is no image; captions for nine of them and for one that is missing.
 pub fn with_images(folder: &Folder) -> (PathBuf, PathBuf) {
@@ -154,4 +154,29 @@ fn a_list_of_images_is_left_out_with_their_captions() {
     command.arg("prepare").arg("--captions").arg(&captions).arg("--out").arg(folder.path("new")).arg("--drop").arg(&list);
     let said = String::from_utf8(run(&mut command, 1).stderr).unwrap();
     assert!(said.contains("no image in it; a list has an image_id or image_path a line"), "{said}");
+}
+
+/// Every way in which a file says that it lies on its side: the dataset has its upright size.
+#[test]
+fn sizes_are_upright() {
+    let Some(cases) = shared("cases/img") else { return };
+    let folder = Folder::new();
+    let turned = |name: &str| ["exif_", "raw_profile_", "xmp_only_"].iter().any(|begin| name.starts_with(begin));
+    let mut lines = String::new();
+    for entry in fs::read_dir(cases).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if turned(&name) {
+            folder.write(&format!("images/{name}"), fs::read(entry.path()).unwrap());
+            lines += &format!("{name}\t侧\n");
+        }
+    }
+    let out = folder.path("set");
+    let mut command = clipcap();
+    command.arg("prepare").arg("--images").arg(folder.path("images")).arg("--captions").arg(folder.write("c.tsv", lines));
+    run(command.arg("--quiet").arg("--out").arg(&out), 0);
+    let table = out.join("images.parquet");
+    let (widths, heights) = (ints(&table, "width"), ints(&table, "height"));
+    assert!(widths.len() >= 12, "{}", widths.len());
+    assert!(widths.iter().all(|width| *width == 24) && heights.iter().all(|height| *height == 40), "{widths:?} {heights:?}");
 }
