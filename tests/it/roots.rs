@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use clipcap::table::ParquetSink;
 use image::RgbImage;
 
-use crate::common::{clipcap, columns, run, tiny_bundle};
+use crate::common::{beside, clipcap, columns, run, tiny_bundle};
 
 /// A folder of images with a link to a picture beside it, and a picture that is nobody's business.
 fn world(root: &Path) {
@@ -38,7 +38,7 @@ fn export_stays_inside() {
         let mut command = clipcap();
         command.args(["export", "--quiet", "--to", to, "--images"]).arg(root.join("images")).arg("--out").arg(&out);
         run(command.arg(root.join("t.csv")), 3);
-        let told = columns(&out.join("errors.parquet"), &["reason"]);
+        let told = columns(&beside(&out, "errors.parquet"), &["reason"]);
         assert_eq!(told.len(), OUTSIDE.len(), "{to}: {told:?}");
         let secret = fs::read(root.join("secret.png")).unwrap();
         let holds = |path: &Path| {
@@ -78,5 +78,5 @@ fn a_dataset_stores_what_it_shows() {
     command.args(["caption", "--quiet", "--device", "cpu", "--max-new-tokens", "3"]).arg(&dataset).arg("--model").arg(&model);
     run(command.arg("--out").arg(&out), 3);
     assert_eq!(columns(&out, &["image_path"]), [["a.png"]]);
-    assert_eq!(columns(&root.join("t.errors.parquet"), &["reason"]), vec![["unreadable"]; OUTSIDE.len()]);
+    assert_eq!(columns(&beside(&out, "errors.parquet"), &["reason"]), vec![["unreadable"]; OUTSIDE.len()]);
 }
