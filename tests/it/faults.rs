@@ -249,7 +249,8 @@ fn exports_and_clip_scores() {
         world.sweep(to, &["export", "TABLE", "--images", "IMAGES", "--to", to, "--out", "out"], &[]);
     }
     if let Some(scorer) = shared("golden_models/clip_text") {
-        let score = ["score", "TABLE", "--images", "IMAGES", "--device", "cpu", "--out", "out.parquet", "--scorer"];
+        let score =
+            ["score", "TABLE", "--images", "IMAGES", "--device", "cpu", "--overwrite", "--out", "out.parquet", "--scorer"];
         world.sweep("score", &[&score[..], &[scorer.to_str().unwrap()]].concat(), &[]);
     }
 }

@@ -346,7 +346,7 @@ fn merge_drops_no_rows_unasked_and_quotes_formulas_on_request() {
         assert_eq!(all.counts.succeeded, 40, "{name}");
         let before = fs::read(&out).unwrap();
         let error = format!("{:#}", merge(&merge_settings(&other, &out)).unwrap_err());
-        assert!(error.contains("40 images have captions") && error.contains("--prune"), "{name}: {error}");
+        assert!(error.contains("40 images have results") && error.contains("--prune"), "{name}: {error}");
         assert!(fs::read(&out).unwrap() == before && !folder.path().join(format!("{name}.work")).exists(), "{name}");
         let pruned = merge(&MergeSettings { prune: true, ..merge_settings(&other, &out) }).unwrap();
         // Names alone tell nothing of a new name.
