@@ -15,7 +15,7 @@
 //! Versions before this one put them beside the output under the same names, and `manifest.json` and `errors.parquet` into an output
 //! that is a folder. [`Bookkeeping::adopt`] moves them; what only looks finds them where they are.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ impl<'a> Bookkeeping<'a> {
     /// A folder that cannot be made, or a file that cannot be moved.
     pub fn adopt(&self) -> io::Result<()> {
         let [manifest, errors] = self.old();
-        if self.manifest().exists() || !is_ours(&manifest) {
+        if self.manifest().exists() || !is_ours(&manifest) || self.is_another_tables(&manifest) {
             return Ok(());
         }
         if errors.is_file() {
@@ -86,8 +86,20 @@ impl<'a> Bookkeeping<'a> {
     }
 
     fn place(&self, name: &str) -> PathBuf {
-        let stem = if self.is_folder { self.output.file_name() } else { self.output.file_stem() };
-        self.output.with_file_name(FOLDER).join(joined(stem.unwrap_or_default().into(), name))
+        let folder = self.output.with_file_name(FOLDER);
+        let whole = self.output.file_name().unwrap_or_default();
+        let stem = if self.is_folder { whole } else { self.output.file_stem().unwrap_or_default() };
+        let at = |of: &OsStr, name: &str| folder.join(joined(of.into(), name));
+        // A table of the same name in another format was here first: its bookkeeping stays its own.
+        let is_taken = || self.is_another_tables(&at(stem, MANIFEST));
+        if stem != whole && (at(whole, MANIFEST).is_file() || is_taken()) { at(whole, name) } else { at(stem, name) }
+    }
+
+    /// Whether a manifest speaks of another table, which is there.
+    fn is_another_tables(&self, manifest: &Path) -> bool {
+        let value = fs::read(manifest).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let Some(table) = value.as_ref().and_then(|value| value["table"].as_str()) else { return false };
+        !self.is_folder && self.output.file_name() != Some(table.as_ref()) && self.output.with_file_name(table).exists()
     }
 
     fn old_place(&self, name: &str) -> PathBuf {
@@ -99,7 +111,9 @@ impl<'a> Bookkeeping<'a> {
 
     fn found(&self, name: &str) -> PathBuf {
         let (place, old) = (self.place(name), self.old_place(name));
-        if !self.manifest().exists() && is_ours(&self.old_place(MANIFEST)) && old.exists() { old } else { place }
+        let manifest = self.old_place(MANIFEST);
+        let is_old = !self.manifest().exists() && is_ours(&manifest) && !self.is_another_tables(&manifest);
+        if is_old && old.exists() { old } else { place }
     }
 }
 
@@ -121,6 +135,11 @@ pub fn is_old_stage_record(name: &str) -> bool {
 /// Where `clipcap run` remembers hashes: in the folder of its outputs.
 pub fn content_hashes(folder: &Path) -> PathBuf {
     folder.join(FOLDER).join(CONTENT_HASHES)
+}
+
+/// Where `clipcap run` keeps how long its stages took.
+pub fn times(folder: &Path) -> PathBuf {
+    folder.join(FOLDER).join("times.json")
 }
 
 /// Where earlier versions remembered them.
@@ -189,6 +208,27 @@ mod tests {
         assert_eq!(Bookkeeping::of(Path::new("t.csv"), false).errors(), Path::new(".clipcap/t.errors.parquet"));
         assert_eq!(stage_record(Path::new("a/t.parquet")), Path::new("a/.clipcap/t.parquet.stage.json"));
         assert_eq!(content_hashes(Path::new("a")), Path::new("a/.clipcap/content-hashes.json"));
+    }
+
+    #[test]
+    fn tables_of_one_name_in_two_formats_have_places_of_their_own() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let (parquet, csv) = (at("x.parquet"), at("x.csv"));
+        let (first, second) = (Bookkeeping::of(&parquet, false), Bookkeeping::of(&csv, false));
+        fs::write(&parquet, "").unwrap();
+        put_manifest(&first.manifest(), "x.parquet");
+        assert_eq!(first.manifest(), at(".clipcap/x.manifest.json"));
+        assert_eq!(second.errors(), at(".clipcap/x.csv.errors.parquet"));
+        put_manifest(&second.manifest(), "x.csv");
+        // It stays where it is when the first is gone.
+        fs::remove_file(&parquet).unwrap();
+        assert_eq!(second.manifest(), at(".clipcap/x.csv.manifest.json"));
+    }
+
+    fn put_manifest(path: &Path, table: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!(r#"{{"clipcap.format": "captions/1", "table": "{table}"}}"#)).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::pipeline::{Reporter, Tick};
+use crate::pipeline::{Reporter, Tick, duration};
 
 /// How much a run says. Made once from the global flags.
 pub struct Terminal {
@@ -17,12 +17,32 @@ pub struct Terminal {
     verbose: u8,
     bar: Mutex<Option<ProgressBar>>,
     last_line: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
     is_result_lost: AtomicBool,
+    is_stdout_taken: AtomicBool,
     interactive: bool,
 }
 
 /// Plain progress lines (no terminal) come at most this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Since when something is being done, and how far it was then.
+#[derive(Default)]
+struct Pace(Option<(&'static str, Instant, u64)>);
+
+impl Pace {
+    /// How long the rest takes at the pace so far.
+    fn left(&mut self, tick: &Tick) -> Option<Duration> {
+        let (label, start, first) = *self.0.get_or_insert((tick.label, Instant::now(), tick.done));
+        if label != tick.label || tick.done < first {
+            self.0 = Some((tick.label, Instant::now(), tick.done));
+            return None;
+        }
+        let done = tick.done - first;
+        let each = start.elapsed().as_secs_f64() / done as f64;
+        (done > 0 && tick.total > 0).then(|| Duration::from_secs_f64(each * tick.total.saturating_sub(tick.done) as f64))
+    }
+}
 
 impl Terminal {
     pub fn new(quiet: bool, json: bool, verbose: u8) -> Self {
@@ -32,7 +52,9 @@ impl Terminal {
             verbose,
             bar: Mutex::new(None),
             last_line: Mutex::new(None),
+            pace: Mutex::default(),
             is_result_lost: AtomicBool::new(false),
+            is_stdout_taken: AtomicBool::new(false),
             interactive: std::io::stderr().is_terminal(),
         }
     }
@@ -41,9 +63,41 @@ impl Terminal {
         self.json
     }
 
+    /// From now on stdout has a table on it: summaries go to stderr, and no bar is drawn over what stands there.
+    pub fn take_stdout(&self) {
+        self.is_stdout_taken.store(true, Ordering::Relaxed);
+    }
+
+    /// A result with pictures in it, which are the terminal's commands: whoever made it has made its words harmless.
+    pub fn pictures(&self, bytes: &[u8]) {
+        self.clear_bar();
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush())
+            && error.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            self.is_result_lost.store(true, Ordering::Relaxed);
+            self.error(&anyhow::anyhow!(error).context("cannot write the result to stdout"));
+        }
+    }
+
+    /// What a command did, where its files are what it is for: as [`result`](Self::result), and nothing with `--quiet` alone.
+    pub fn summary(&self, text: &str, json: &serde_json::Value) {
+        if self.json || !self.quiet {
+            self.result(text, json);
+        }
+    }
+
+    /// Columns of the terminal that stdout is; `None` where it is none.
+    pub fn width(&self) -> Option<usize> {
+        std::io::stdout().is_terminal().then(|| terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0)))
+    }
+
     /// The result of a command: the JSON summary with `--json`, the text otherwise.
     pub fn result(&self, text: &str, json: &serde_json::Value) {
         self.clear_bar();
+        if self.is_stdout_taken.load(Ordering::Relaxed) {
+            return self.line(if self.json { json.to_string() } else { text.trim_end().into() }.as_str());
+        }
         let mut out = std::io::stdout().lock();
         let written = match self.json {
             true => writeln!(out, "{}", harmless(&json.to_string())),
@@ -103,7 +157,9 @@ impl Reporter for Terminal {
     }
 
     fn warn(&self, message: &str) {
-        self.line(&format!("warning: {message}"));
+        if !self.quiet {
+            self.line(&format!("warning: {message}"));
+        }
     }
 
     fn detail(&self, message: &str) {
@@ -116,31 +172,37 @@ impl Reporter for Terminal {
         if self.quiet {
             return;
         }
-        let rates: Vec<String> = tick.rates.iter().map(|(unit, value)| format!("{value:.1} {unit}")).collect();
-        if self.interactive {
+        let mut told: Vec<String> = tick.rates.iter().map(|(unit, value)| format!("{value:.1} {unit}")).collect();
+        let finished = tick.total > 0 && tick.done >= tick.total;
+        if tick.failed > 0 {
+            told.push(format!("{} failed", tick.failed));
+        }
+        let left = tick.left.or_else(|| self.pace.lock().unwrap_or_else(|e| e.into_inner()).left(tick));
+        told.extend(left.filter(|_| !finished).map(|left| format!("{} left", duration(left.as_secs_f64()))));
+        let told = told.join(", ");
+        if self.interactive && !self.is_stdout_taken.load(Ordering::Relaxed) {
             let mut slot = self.bar.lock().unwrap_or_else(|e| e.into_inner());
             let bar = slot.get_or_insert_with(|| {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-                let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} ETA {eta}");
+                let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}");
                 bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
                 bar
             });
             bar.set_prefix(tick.label);
             bar.set_length(tick.total);
-            bar.set_message(rates.join(", "));
+            bar.set_message(told);
             bar.set_position(tick.done);
-            if tick.total > 0 && tick.done >= tick.total {
+            if finished {
                 bar.finish_and_clear();
                 *slot = None;
             }
             return;
         }
         let mut last = self.last_line.lock().unwrap_or_else(|e| e.into_inner());
-        let finished = tick.total > 0 && tick.done >= tick.total;
         if finished || last.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
             *last = Some(Instant::now());
             let total = if tick.total > 0 { format!("/{}", tick.total) } else { String::new() };
-            self.line(&format!("{} {}{total} {}", tick.label, tick.done, rates.join(", ")));
+            self.line(&format!("{} {}{total} {told}", tick.label, tick.done));
         }
     }
 }
@@ -187,6 +249,18 @@ mod tests {
         let json = serde_json::json!({"caption": "\u{1b}]0;x\u{7}\u{9b}"}).to_string();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&harmless(&json)).unwrap()["caption"], "\u{1b}]0;x\u{7}\u{9b}");
         assert!(!harmless(&json).contains(char::is_control));
+    }
+
+    #[test]
+    fn the_rest_takes_as_long_as_what_is_done() {
+        let mut pace = Pace::default();
+        let tick = |label, done| Tick { label, done, total: 100, ..Tick::default() };
+        assert_eq!(pace.left(&tick("a", 10)), None);
+        std::thread::sleep(Duration::from_millis(20));
+        let left = pace.left(&tick("a", 55)).unwrap();
+        assert!(left >= Duration::from_millis(20) && left < Duration::from_secs(5), "{left:?}");
+        // Something else begins anew.
+        assert_eq!(pace.left(&tick("b", 1)), None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
@@ -10,7 +12,9 @@ use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, TableFormat};
+use crate::stages::caption::{
+    self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
+};
 
 mod decoding;
 mod images;
@@ -24,6 +28,16 @@ use original::OriginalArgs;
 pub(super) use resume::{ResumeArgs, share};
 use scoring::{Chosen, open_scorer};
 pub(super) use scoring::{ScoringArgs, min_score};
+
+/// What `--help` says below the flags.
+const EXAMPLES: &str = "\
+Examples:
+  clipcap caption photos/ -m models/clipcap -o captions.parquet
+  clipcap caption photos/ -m models/clipcap -o captions.csv --bom                        # for Excel
+  clipcap caption photos/ -m models/clipcap -o captions.parquet --num-captions 5 --top-p 0.8
+  clipcap caption photos/ -m models/clipcap -o - | jq -r .caption
+  clipcap caption 'set-{000..099}.tar' -m models/clipcap -o captions/                    # numbered parts
+  clipcap caption --embeddings embeddings -m run/best -o captions.parquet";
 
 /// Write a caption table for every image under some folders.
 ///
@@ -40,6 +54,7 @@ pub(super) use scoring::{ScoringArgs, min_score};
 /// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
 #[derive(clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings", "job"]).required(true).multiple(true))]
 pub struct CaptionArgs {
     /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), or one dataset made with `prepare --with-images`
@@ -53,9 +68,17 @@ pub struct CaptionArgs {
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
     model: Option<PathBuf>,
-    /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts
-    #[arg(long, value_name = "TABLE", alias = "output_path", required_unless_present = "job")]
+    /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts; -
+    /// is stdout
+    #[arg(long, value_name = "TABLE|-", alias = "output_path", required_unless_present = "job")]
     out: Option<PathBuf>,
+    /// With --out -: the table's format on stdout (default: jsonl); rows come as they are done, and everything else goes to stderr
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "out")]
+    format: Option<StdoutFormat>,
+    /// With --out -: keep results and errors in this folder, so that the same command goes on where it was stopped (the table begins
+    /// anew on stdout). Without this they lie in a temporary folder and go with the program
+    #[arg(long, value_name = "DIR", requires = "out")]
+    work: Option<PathBuf>,
     /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
     #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
     job: Option<PathBuf>,
@@ -64,6 +87,9 @@ pub struct CaptionArgs {
     /// In a .csv or .tsv, quote cells that a spreadsheet would run (those that begin with = + - @) with an apostrophe
     #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
+    /// Begin a .csv or .tsv with a byte order mark: Excel shows Chinese only then
+    #[arg(long)]
+    bom: bool,
     #[command(flatten)]
     decoding: DecodingArgs,
     #[command(flatten)]
@@ -83,11 +109,26 @@ pub struct CaptionArgs {
     /// images keep the rows that the table has; a new table has the listed images alone
     #[arg(long, value_name = "LIST", conflicts_with_all = ["overwrite", "dry_run"], help_heading = "Files")]
     only: Option<PathBuf>,
+    /// Caption only the images of this split of --dataset, such as test
+    #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Files")]
+    split: Option<String>,
+    /// The dataset whose split is meant
+    #[arg(long, value_name = "DATASET", requires = "split", help_heading = "Files")]
+    dataset: Option<PathBuf>,
     /// Count files, read image headers, time the model on a few images, and write nothing
     #[arg(long, alias = "dry_run", help_heading = "Running")]
     dry_run: bool,
     #[command(flatten)]
     original: OriginalArgs,
+}
+
+/// Tables that can be written while they grow.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum StdoutFormat {
+    Jsonl,
+    Csv,
+    /// File name and captions only
+    Tsv,
 }
 
 /// Images that are encoded together where nothing else is asked for.
@@ -98,6 +139,12 @@ pub(super) fn default_batch_size(device: Device) -> usize {
 pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     match (&args.job, &args.model, &args.out) {
         (Some(job), ..) => work_on(job, &args, context),
+        (None, Some(model), Some(out)) if out.as_os_str() == "-" => caption_to_stdout(model.clone(), args, context),
+        (None, Some(_), Some(_)) if args.work.is_some() || args.format.is_some() => {
+            let message =
+                "--format and --work are for --out -: a file's name says its format, and its work folder lies beside it";
+            Err(BadUsage(message.into()).into())
+        }
         (None, Some(model), Some(out)) => caption_all(model.clone(), out.clone(), args, context),
         _ => Err(BadUsage("--model and --out are needed, or --job".into()).into()),
     }
@@ -144,10 +191,39 @@ pub(super) fn table_format(out: &Path) -> Result<TableFormat, BadUsage> {
     })
 }
 
+/// The table on stdout. It is written to a folder as well, which is what a second run goes on from.
+fn caption_to_stdout(model: PathBuf, args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    context.terminal.take_stdout();
+    let temporary = match args.work {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().context("cannot make a temporary folder (TMPDIR): give --work DIR")?),
+    };
+    let folder = args.work.clone().or_else(|| Some(temporary.as_ref()?.path().into())).unwrap_or_default();
+    let name = match args.format.unwrap_or(StdoutFormat::Jsonl) {
+        StdoutFormat::Jsonl => "captions.jsonl",
+        StdoutFormat::Csv => "captions.csv",
+        StdoutFormat::Tsv => "captions.tsv",
+    };
+    match caption_all(model, folder.join(name), args, context) {
+        // Whoever read has enough (`| head`).
+        Err(error) if is_closed_pipe(&error) => Ok(Outcome::Complete),
+        result => result,
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().any(|cause| io(cause) == Some(std::io::ErrorKind::BrokenPipe))
+}
+
 fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let to_stdout = args.out.as_ref().is_some_and(|out| out.as_os_str() == "-");
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let format = table_format(&out)?;
+    if args.bom && !matches!(format, TableFormat::Csv | TableFormat::Tsv) {
+        return Err(BadUsage("--bom is for .csv and .tsv tables".into()).into());
+    }
     let inputs = args.embeddings.iter().chain(&args.only).chain([&model]).chain(&args.scoring.scorer);
     keep_inputs([out.as_path()], inputs.map(PathBuf::as_path))?;
     let source = source(&args)?;
@@ -169,7 +245,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         wanted,
         out,
         format,
-        quotes_formulas: args.quote_formulas,
+        style: Style { quotes_formulas: args.quote_formulas, bom: args.bom, to_stdout, ..Style::default() },
         decoding,
         wording,
         scoring: scored.as_ref().map(|(_, scoring)| scoring.clone()),
@@ -184,6 +260,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         retry_failed: args.resume.retry_failed,
         prune: args.resume.may_drop(),
         only: args.only,
+        split: args.dataset.zip(args.split).map(|(dataset, name)| SplitOf { dataset, name }),
         max_error_rate: args.resume.max_error_rate,
     };
     told(&runtime, &context.terminal);
@@ -198,10 +275,14 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         context.terminal.result(&text, &json);
         return Ok(Outcome::Complete);
     }
-    let report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
+    let mut report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     tell_cut(scored.as_ref(), &context.terminal);
+    if to_stdout && args.work.is_none() {
+        report.is_temporary = true;
+        report.tell_failures(&context.terminal)?;
+    }
     let (text, json) = report.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(report.outcome)
 }
 

@@ -10,6 +10,13 @@ use crate::pipeline::sources::StoredImages;
 use crate::stages::Outcome;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
 
+/// What `--help` says below the flags.
+const EXAMPLES: &str = "\
+Examples:
+  clipcap embed --images photos/ -m models/clipcap -o embeddings
+  clipcap embed --dataset dataset --images photos/ -m models/clipcap -o embeddings
+  clipcap embed --images photos/ -m models/clipcap -o embeddings --format npy --dtype float16   # clip-retrieval's layout";
+
 /// Write CLIP's embedding of every image in a dataset or under some folders.
 ///
 /// Embeddings are projected and, unless --normalize is given, as long as CLIP makes them. Killed or interrupted, the same command goes on
@@ -17,6 +24,7 @@ use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
 ///
 /// With --job it is one worker of a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
 #[derive(clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "job"]).required(true).multiple(true))]
 pub struct EmbedArgs {
     /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
@@ -145,7 +153,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     };
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(report.outcome)
 }
 

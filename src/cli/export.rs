@@ -75,6 +75,6 @@ pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<Outcome> {
     };
     let exported = export::run(&settings, &context.terminal, &context.interrupt)?;
     let (text, json) = exported.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(exported.outcome)
 }

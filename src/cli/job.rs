@@ -135,7 +135,7 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
         &context.interrupt,
     )?;
     let (text, json) = planned.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(planned.outcome)
 }
 
@@ -162,7 +162,7 @@ pub struct MergeArgs {
     /// Put results of several devices, ONNX Runtimes or CPU types into one table
     #[arg(long, alias = "allow_mixed")]
     allow_mixed: bool,
-    /// Replace what is there, whatever made it
+    /// Overwrite what is there, whatever made it
     #[arg(long)]
     overwrite: bool,
     /// Let the rows of images go that this job has no captions of. Without this, a merge is refused that would drop more than a tenth of the
@@ -172,6 +172,9 @@ pub struct MergeArgs {
     /// In a .csv or .tsv, put an apostrophe before cells that a spreadsheet would run (they begin with =, +, -, @, a tab or a return)
     #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
+    /// Begin a .csv or .tsv with a byte order mark: Excel shows Chinese only then
+    #[arg(long)]
+    bom: bool,
     /// Exit with 1 where more than this share of the images failed
     #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share)]
     max_error_rate: f64,
@@ -194,6 +197,7 @@ pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
             allow_mixed: args.allow_mixed,
             overwrite: args.overwrite,
             quotes_formulas: args.quote_formulas,
+            bom: args.bom && matches!(format, TableFormat::Csv | TableFormat::Tsv),
             prune: args.prune,
             max_error_rate: args.max_error_rate,
         },
@@ -201,7 +205,7 @@ pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
         &context.interrupt,
     )?;
     let (text, json) = merged.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(merged.outcome)
 }
 

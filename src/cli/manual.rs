@@ -1,12 +1,11 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use serde_json::json;
 
-use super::{Cli, Context};
+use super::{Context, command};
 use crate::files::write_atomic;
 use crate::stages::Outcome;
 
@@ -33,14 +32,14 @@ pub struct ManArgs {
 
 pub fn completions(args: CompletionsArgs, context: &Context) -> anyhow::Result<Outcome> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "clipcap", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "clipcap", &mut script);
     let script = String::from_utf8(script).context("a completion script is text")?;
     context.terminal.result(&script, &json!({"shell": args.shell.to_string(), "script": script}));
     Ok(Outcome::Complete)
 }
 
 pub fn man(args: ManArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = command().disable_help_subcommand(true);
     command.build();
     let Some(folder) = args.out else {
         let page = String::from_utf8(rendered(command)?).context("a manual page is text")?;

@@ -45,10 +45,25 @@ struct Cli {
 impl Cli {
     /// Parses a command line, the program's name first.
     fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = with_planned_settings(with_negative_numbers(Self::command()));
+        let mut command = with_planned_settings(with_negative_numbers(command()));
         let matches = command.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
+}
+
+/// The program's commands and flags.
+fn command() -> clap::Command {
+    with_short_flags(Cli::command())
+}
+
+/// `-o` and `-m` wherever there is an --out or a --model.
+fn with_short_flags(command: clap::Command) -> clap::Command {
+    let short = |argument: clap::Arg| match argument.get_long() {
+        Some("out") => argument.short('o'),
+        Some("model") => argument.short('m'),
+        _ => argument,
+    };
+    command.mut_args(short).mut_subcommands(with_short_flags)
 }
 
 /// A negative number behind a flag is its value, so that the message is about what the flag takes.
@@ -73,7 +88,7 @@ fn with_planned_settings(command: clap::Command) -> clap::Command {
 /// Flags that every command takes.
 #[derive(Args)]
 struct Global {
-    /// Print warnings and errors only
+    /// Print errors only
     #[arg(long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Print a machine-readable summary on stdout; of an error, {"error", "exit_status"}
@@ -136,7 +151,7 @@ enum Command {
     Score(Box<score::ScoreArgs>),
     /// Show a caption table, or two side by side, as one HTML page
     Report(Box<report::ReportArgs>),
-    /// Look into a Parquet table: rows, or how many there are of each value
+    /// Print, filter, sort or count the rows of a table
     Show(show::ShowArgs),
     /// Render a small world of captioned scenes to try everything on
     Scenes(scenes::ScenesArgs),

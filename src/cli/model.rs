@@ -2,11 +2,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Context, keep_inputs};
+use super::{BadUsage, Context, keep_inputs};
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
 use crate::models::weights::Dtype;
 use crate::stages::Outcome;
+use crate::stages::get::{self, GetSettings};
 use crate::stages::model::{self, ImportSettings, InitSettings};
 use crate::stages::quantize::{self, QuantizeSettings};
 
@@ -26,8 +27,40 @@ enum ModelCommand {
     Inspect(InspectArgs),
     /// Write a bundle's CLIP or decoder as a Hugging Face folder, its mapper as a folder, or mapper and decoder as one checkpoint
     Export(ExportArgs),
+    /// Fetch a published CLIP or decoder from Hugging Face's hub (or a mirror)
+    Get(GetArgs),
     /// Add 8-bit weights for `--precision int8`; the float ones stay
     Quantize(QuantizeArgs),
+}
+
+/// What `model get --help` says below the flags.
+const GET_HELP: &str = "\
+Examples:
+  clipcap model get clip-b32+gpt2-chinese                          # an image encoder and a Chinese decoder, into the hub's cache
+  clipcap model get Qwen/Qwen2.5-0.5B --out models/qwen            # any ORG/NAME, into a folder
+  HF_ENDPOINT=https://hf-mirror.com clipcap model get clip-b32     # from a mirror
+  clipcap model init --clip openai/clip-vit-base-patch32 --gpt2 uer/gpt2-chinese-cluecorpussmall --mapper mlp -o models/new
+
+HF_ENDPOINT (a mirror), HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HTTPS_PROXY and SSL_CERT_FILE are respected.";
+
+#[derive(Args)]
+#[command(after_long_help = GET_HELP)]
+struct GetArgs {
+    /// ORG/NAME as the hub has it, or a short name of --list; several joined by +
+    #[arg(value_name = "NAME", required_unless_present = "list")]
+    name: Option<String>,
+    /// Show the short names, and what each is
+    #[arg(long, conflicts_with = "name")]
+    list: bool,
+    /// A branch, a tag or a commit (a commit always gives the same bytes)
+    #[arg(long, value_name = "REVISION", default_value = "main")]
+    revision: String,
+    /// Folder for the files (default: Hugging Face's cache, where transformers and --clip ORG/NAME find them)
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Show files, sizes and license without fetching
+    #[arg(long, alias = "dry_run")]
+    dry_run: bool,
 }
 
 #[derive(Args)]
@@ -217,6 +250,7 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
             };
             show(&model::init(&settings, &context.terminal)?, context)
         }
+        ModelCommand::Get(args) => get_model(args, context),
         ModelCommand::Inspect(args) => {
             let (text, json) = model::inspect(&args.bundle, args.verify)?;
             context.terminal.result(&text, &json);
@@ -236,7 +270,7 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
                 _ => bundle.export(part, dtype, &args.out)?,
             }
             let json = serde_json::json!({"part": part, "out": args.out});
-            context.terminal.result(&format!("{}: {part} of {}", args.out.display(), args.bundle.display()), &json);
+            context.terminal.summary(&format!("{}: {part} of {}", args.out.display(), args.bundle.display()), &json);
             Ok(Outcome::Complete)
         }
         ModelCommand::Quantize(args) => {
@@ -252,14 +286,33 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
             let report = report.unwrap_or_default();
             context
                 .terminal
-                .result(&format!("{}{report}", model::describe(&bundle, false)), &serde_json::to_value(bundle.manifest())?);
+                .summary(&format!("{}{report}", model::describe(&bundle, false)), &serde_json::to_value(bundle.manifest())?);
             Ok(Outcome::Complete)
         }
     }
 }
 
+fn get_model(args: GetArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let Some(name) = args.name else {
+        let line = |entry: &get::Entry| format!("{:<20} {:<40} {}", entry.name, entry.repository, entry.about);
+        let text: Vec<String> = get::CATALOG.iter().map(line).collect();
+        let json: Vec<_> =
+            get::CATALOG.iter().map(|entry| serde_json::json!({"name": entry.name, "repository": entry.repository})).collect();
+        context.terminal.result(&text.join("\n"), &serde_json::json!(json));
+        return Ok(Outcome::Complete);
+    };
+    get::names(&name).map_err(|error| BadUsage(error.to_string()))?;
+    let settings = GetSettings { revision: args.revision, out: args.out, dry_run: args.dry_run, ..GetSettings::new(name) };
+    let (outcome, text, json) = get::run(&settings, &context.terminal, &context.interrupt)?;
+    match settings.dry_run {
+        true => context.terminal.result(&text, &json),
+        false => context.terminal.summary(&text, &json),
+    }
+    Ok(outcome)
+}
+
 /// What was made, in the words of `model inspect`.
 fn show(bundle: &Bundle, context: &Context) -> anyhow::Result<Outcome> {
-    context.terminal.result(&model::describe(bundle, false), &serde_json::to_value(bundle.manifest())?);
+    context.terminal.summary(&model::describe(bundle, false), &serde_json::to_value(bundle.manifest())?);
     Ok(Outcome::Complete)
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -9,11 +9,23 @@ use crate::dataset::captions::{CaptionError, Columns, Encoding, Format, Translat
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, canonical};
 use crate::dataset::tar::{called_a_tar, expanded};
+use crate::dataset::wanted::Wanted;
 use crate::image::Limits;
+use crate::pipeline::Reporter;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
+use crate::stages::prepare::discover::{Discovery, Question, discover};
 use crate::stages::prepare::{self, PrepareSettings, Scoring, Splits};
 use crate::stages::score::ScorerModel;
+
+/// What `--help` says below the flags.
+const EXAMPLES: &str = "\
+Examples:
+  clipcap prepare flickr30k --dry-run                   # what lies in the folder, and what would be taken of it
+  clipcap prepare flickr30k -o dataset
+  clipcap prepare --captions train.txt val.txt test.txt --images photos/ -o dataset
+  clipcap prepare --captions captions.csv --encoding gbk --images photos/ -o dataset
+  clipcap prepare --captions captions.csv --columns image=file,caption=text --splits train=0.9,dev=0.05,test=0.05 -o dataset";
 
 /// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet and duplicates.parquet. Under .clipcap/ beside
 /// it lie OUT.manifest.json and, where lines were bad, OUT.errors.parquet.
@@ -27,13 +39,25 @@ use crate::stages::score::ScorerModel;
 /// With --scorer, captions.parquet has the column clip_score, and captions below --min-clip-score are in below_min_clip_score.parquet. A run that is
 /// stopped goes on from the scores it has.
 #[derive(clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+#[command(group = clap::ArgGroup::new("source").args(["folder", "captions", "images"]).required(true).multiple(true))]
 pub struct PrepareArgs {
+    /// A folder with captions and images: what lies in it is found out and told (Flickr30k-CN, COCO-CN, Karpathy, COCO, imagefolder, kohya's
+    /// sidecars, webdataset's tars, tables of text). Without a folder, --captions and --images say where things are
+    #[arg(value_name = "FOLDER", conflicts_with_all = ["captions", "images"])]
+    folder: Option<PathBuf>,
+    /// Say what was found in FOLDER and what would be taken of it, and write nothing
+    #[arg(long, alias = "dry_run", requires = "folder")]
+    dry_run: bool,
+    /// Of captions in several languages in FOLDER take these: zh, en, ja, ko, or all (default: zh)
+    #[arg(long, value_name = "LANGUAGE", requires = "folder")]
+    language: Option<String>,
     /// Folders of images, or webdataset's tars (set-{000..099}.tar), which stay packed: image_paths are TAR/MEMBER. Without any, captions are
     /// prepared alone and images are not looked for. Reads headers only; damaged pixels are reported later, by `embed` or `caption`
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Caption files, in any order (default: the .txt and .json in the tars given as --images)
-    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "images")]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     captions: Vec<PathBuf>,
     /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map, parquet or webdataset (default: told by content)
     #[arg(long)]
@@ -61,10 +85,10 @@ pub struct PrepareArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Store the images' bytes too, in images-00000.parquet and so on
-    #[arg(long, requires = "images")]
+    #[arg(long)]
     with_images: bool,
     /// Compare images by a perceptual hash and list pairs that differ in at most N of its 64 bits
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3", requires = "images",
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
           value_parser = clap::value_parser!(u32).range(0..=16))]
     near_duplicates: Option<u32>,
     /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates
@@ -74,7 +98,7 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "LIST")]
     drop: Option<PathBuf>,
     /// Score captions against their pictures with this bundle or CLIP folder, which needs a text tower: adds the column clip_score
-    #[arg(long, value_name = "CLIP|BUNDLE", requires = "images", help_heading = "Scoring")]
+    #[arg(long, value_name = "CLIP|BUNDLE", help_heading = "Scoring")]
     scorer: Option<PathBuf>,
     /// Put captions with a clip_score below X into a table of their own, below_min_clip_score.parquet: those of missing pictures stay
     #[arg(long, value_name = "X", requires = "scorer", help_heading = "Scoring", value_parser = super::caption::min_score)]
@@ -100,8 +124,8 @@ pub struct PrepareArgs {
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The dataset's folder
-    #[arg(long, value_name = "DATASET")]
-    out: PathBuf,
+    #[arg(long, value_name = "DATASET", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -111,13 +135,38 @@ enum Fold {
     All,
 }
 
-pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let made = ["captions", "images", "errors", "duplicates"].map(|table| args.out.join(format!("{table}.parquet")));
-    keep_inputs(
-        made.iter().map(PathBuf::as_path),
-        args.captions.iter().chain(&args.drop).chain(&args.scorer).map(PathBuf::as_path),
-    )?;
-    let wanted = args.files.wanted(!args.images.is_empty())?;
+pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let out = args.out.clone().unwrap_or_default();
+    let made = ["captions", "images", "errors", "duplicates"].map(|table| out.join(format!("{table}.parquet")));
+    if args.out.is_some() {
+        keep_inputs(
+            made.iter().map(PathBuf::as_path),
+            args.captions.iter().chain(&args.drop).chain(&args.scorer).map(PathBuf::as_path),
+        )?;
+    }
+    let wanted = args.files.wanted(args.folder.is_some() || !args.images.is_empty())?;
+    let found = match &args.folder {
+        Some(folder) => Some(discovered(folder, &out, &args, wanted.clone())?),
+        None => None,
+    };
+    if let Some(found) = found.as_ref().filter(|_| args.dry_run) {
+        context.terminal.result(&found.to_text(), &found.to_json());
+        return Ok(Outcome::Complete);
+    }
+    if let Some(found) = &found {
+        context.terminal.note(found.to_text().trim_end());
+        args.images.clone_from(&found.roots);
+        args.captions.clone_from(&found.captions);
+        args.columns = Some(found.columns.clone());
+        args.encoding = found.encoding;
+    }
+    let needs_images = if args.with_images { Some("--with-images") } else { args.near_duplicates.map(|_| "--near-duplicates") };
+    let needs_images = needs_images.or(args.scorer.as_ref().map(|_| "--scorer"));
+    if let Some(flag) = needs_images.filter(|_| args.images.is_empty()) {
+        return Err(BadUsage(format!("{flag} needs images: give their folder with --images")).into());
+    }
+    let mut splits = splits(&args)?;
+    splits.lists.extend(found.iter().flat_map(|found| found.split_lists.iter().cloned()));
     let mut scorer = match &args.scorer {
         None => None,
         Some(path) => {
@@ -131,7 +180,8 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
     let settings = PrepareSettings {
         scoring,
         wanted,
-        splits: splits(&args)?,
+        splits,
+        folders: found.as_ref().map(|found| found.folders.clone()).unwrap_or_default(),
         captions: captions(&args)?,
         images: args.images,
         format: args.format,
@@ -150,7 +200,7 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
         limits: Limits { max_pixels: args.max_pixels, max_bytes: args.max_bytes },
         overwrite: args.overwrite,
         max_error_rate: args.max_error_rate,
-        out: args.out,
+        out,
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
     let result = pool.install(|| prepare::run(&settings, scorer.as_mut(), &context.terminal, &context.interrupt));
@@ -159,7 +209,7 @@ pub fn run(args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
         _ => error,
     })?;
     if outcome != Outcome::Interrupted {
-        context.terminal.result(&summary.to_text(), &summary.to_json().into());
+        context.terminal.summary(&summary.to_text(), &summary.to_json().into());
     }
     Ok(outcome)
 }
@@ -178,6 +228,20 @@ fn captions(args: &PrepareArgs) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// What lies in the folder.
+fn discovered(folder: &Path, out: &Path, args: &PrepareArgs, wanted: Wanted) -> anyhow::Result<Discovery> {
+    let question = Question {
+        folder: folder.into(),
+        out: out.into(),
+        language: args.language.clone(),
+        format: args.format,
+        columns: args.columns.clone().unwrap_or_default(),
+        encoding: args.encoding,
+        wanted,
+    };
+    discover(&question)
 }
 
 fn splits(args: &PrepareArgs) -> anyhow::Result<Splits> {

@@ -114,9 +114,9 @@ pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {
     let Some(report) = pool.install(|| report::run(&settings, &context.terminal, &context.interrupt))? else {
         let outcome = Outcome::Interrupted;
         let json = json!({"command": "report", "exit_status": outcome.exit_code(), "complete": false});
-        context.terminal.result("interrupted: nothing was written", &json);
+        context.terminal.summary("interrupted: nothing was written", &json);
         return Ok(outcome);
     };
-    context.terminal.result(&report.to_text(), &report.to_json());
+    context.terminal.summary(&report.to_text(), &report.to_json());
     Ok(report.outcome)
 }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use anyhow::anyhow;
 use clap::CommandFactory;
 
-use super::{BadUsage, Cli, Context, dispatch};
+use super::{BadUsage, Cli, Context, command, dispatch};
 use crate::pipeline::spec::SpecError;
 use crate::stages::Outcome;
 use crate::stages::run::{self, Executor, RunSettings};
@@ -26,12 +26,20 @@ pub struct RunArgs {
     /// Run this stage even if nothing changed (repeatable)
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
-    /// Print what would run and why, without running it
+    /// Say what would run and why, every input that is missing, and the time and disk space that it needs; exit status 1 where inputs are missing
     #[arg(long)]
     dry_run: bool,
     /// Hash every input and output again and report what no longer matches
     #[arg(long, conflicts_with_all = ["dry_run", "force", "from", "until"])]
     verify: bool,
+}
+
+/// Arguments that name what is written.
+const WRITTEN: [&str; 4] = ["out", "work", "job", "per_image"];
+
+/// What the original's flags name is not needed here.
+fn is_read(argument: &clap::Arg) -> bool {
+    !WRITTEN.contains(&argument.get_id().as_str()) && !argument.is_hide_set()
 }
 
 /// Runs a stage through the same command line a user would type.
@@ -66,6 +74,32 @@ impl Executor for CommandLine<'_> {
     fn execute(&self, words: &[String]) -> anyhow::Result<Outcome> {
         dispatch(Self::parse(words)?.command, self.0)
     }
+
+    fn inputs(&self, words: &[String]) -> Vec<(String, PathBuf)> {
+        let mut command = command();
+        let Ok(matches) = command.try_get_matches_from_mut(std::iter::once("clipcap").chain(words.iter().map(String::as_str)))
+        else {
+            return Vec::new();
+        };
+        let (mut command, mut matches) = (&command, &matches);
+        while let Some((name, of_subcommand)) = matches.subcommand() {
+            let Some(subcommand) = command.find_subcommand(name) else { return Vec::new() };
+            (command, matches) = (subcommand, of_subcommand);
+        }
+        let mut inputs = Vec::new();
+        for argument in command.get_arguments().filter(|argument| is_read(argument)) {
+            let id = argument.get_id().as_str();
+            let flag = argument.get_long().map_or_else(|| "input".into(), |long| format!("--{long}"));
+            let paths = matches.try_get_many::<PathBuf>(id).ok().flatten().into_iter().flatten().cloned();
+            inputs.extend(paths.map(|path| (flag.clone(), path)));
+            // NAME=FILE
+            if id == "split_list" {
+                let lists = matches.try_get_many::<String>(id).ok().flatten().into_iter().flatten();
+                inputs.extend(lists.filter_map(|list| Some((flag.clone(), list.split_once('=')?.1.into()))));
+            }
+        }
+        inputs
+    }
 }
 
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<Outcome> {
@@ -76,6 +110,9 @@ pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<Outcome> {
         Some(fault) if fault.is_usage() => BadUsage(fault.to_string()).into(),
         _ => error,
     })?;
-    context.terminal.result(&text, &json);
+    match settings.dry_run || settings.verify {
+        true => context.terminal.result(&text, &json),
+        false => context.terminal.summary(&text, &json),
+    }
     Ok(outcome)
 }

@@ -37,6 +37,6 @@ pub fn run(args: ScenesArgs, context: &Context) -> anyhow::Result<Outcome> {
     let Some(out) = args.out else { return Err(BadUsage("--out is needed".into()).into()) };
     let settings = ScenesSettings { out, num_images: args.num_images, seed: args.seed, overwrite: args.overwrite };
     let (outcome, text, json) = scenes::run(&settings, &context.terminal)?;
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(outcome)
 }

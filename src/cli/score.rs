@@ -33,6 +33,9 @@ pub struct ScoreArgs {
     /// Table to write: .parquet, .csv or .jsonl
     #[arg(long, value_name = "TABLE")]
     out: PathBuf,
+    /// Begin a .csv with a byte order mark: Excel shows Chinese only then
+    #[arg(long)]
+    bom: bool,
     /// Replace a table that is there
     #[arg(long)]
     overwrite: bool,
@@ -73,6 +76,7 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
         source,
         scorer: args.scorer,
         out: args.out,
+        bom: args.bom,
         reading: Reading {
             wanted,
             limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
@@ -86,6 +90,6 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
     let report = score::run(&settings, &runtime, &context.terminal, &context.interrupt)?;
     context.tell_placements(&runtime);
     let (text, json) = report.summary();
-    context.terminal.result(&text, &json);
+    context.terminal.summary(&text, &json);
     Ok(report.outcome)
 }

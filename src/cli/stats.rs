@@ -100,6 +100,6 @@ pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {
     };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
     let (outcome, summary) = pool.install(|| stats::run(&settings, &context.terminal))?;
-    context.terminal.result(&summary.text, &summary.json);
+    context.terminal.summary(&summary.text, &summary.json);
     Ok(outcome)
 }

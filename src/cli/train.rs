@@ -14,11 +14,18 @@ use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
 use crate::training::schedule::Decay;
 
+/// What `--help` says below the flags.
+const EXAMPLES: &str = "\
+Examples:
+  clipcap train --dataset dataset --embeddings embeddings -m models/new -o run                    # the mapper alone
+  clipcap train --dataset dataset --embeddings embeddings -m models/new -o run --finetune-gpt2    # GPT2 too";
+
 /// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings; or a CLIP or a GPT2 from scratch (--objective).
 ///
 /// The run's folder holds config.toml, artifacts/ (the graphs), checkpoints/step-N/, best/ and last/ (bundles that `clipcap caption`
 /// takes), tensorboard/, metrics.parquet, curve.svg, samples.jsonl and index.html (curves, and captions beside what people wrote). The same command again goes on from the last checkpoint.
 #[derive(clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct TrainArgs {
     /// Folder that `clipcap prepare` wrote
     #[arg(long, value_name = "DATASET", aliases = ["data_path", "data"], required_unless_present = "artifacts_only")]
@@ -272,7 +279,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
         let parameters = train::write_artifacts(&args.model, &args.out, &recipe, args.overwrite)?;
         let folder = args.out.join("artifacts");
         let json = serde_json::json!({"artifacts": folder, "trainable_parameters": parameters});
-        context.terminal.result(&format!("{} ({parameters} trainable parameters)", folder.display()), &json);
+        context.terminal.summary(&format!("{} ({parameters} trainable parameters)", folder.display()), &json);
         return Ok(Outcome::Complete);
     }
     let Some(dataset) = args.dataset.clone() else { return Err(BadUsage("--dataset is needed".into()).into()) };
@@ -299,7 +306,7 @@ pub fn run(args: TrainArgs, context: &Context) -> anyhow::Result<Outcome> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(runtime.threads()).build().context("cannot start threads")?;
     let (outcome, summary) = pool.install(|| train::train(&settings, &runtime, &context.terminal, &context.interrupt))?;
     context.tell_placements(&runtime);
-    context.terminal.result(&text(&settings, &summary), &serde_json::to_value(&summary)?);
+    context.terminal.summary(&text(&settings, &summary), &serde_json::to_value(&summary)?);
     Ok(outcome)
 }
 

@@ -106,7 +106,7 @@ impl<'a> Work<'a> {
         let shards: Vec<_> = ends.iter().map(ShardEnd::json).collect();
         let json = json!({"command": self.command, "job": self.job.root(), "shards": shards,
                           "complete": outcome != Outcome::Interrupted, "exit_status": outcome.exit_code()});
-        self.context.terminal.result(text, &json);
+        self.context.terminal.summary(text, &json);
     }
 }
 

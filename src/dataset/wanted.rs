@@ -87,7 +87,7 @@ impl Wanted {
             ("--hidden", hidden(self.hidden), hidden(new.hidden)),
         ];
         let differing = pairs.into_iter().filter(|(_, there, now)| there != now);
-        differing.map(|(flag, there, now)| format!("{flag}: {there} there, {now} now")).collect()
+        differing.map(|(flag, there, now)| format!("{flag} {now} (was {there})")).collect()
     }
 
     /// # Errors
@@ -249,7 +249,7 @@ mod tests {
         let usual = Wanted::default();
         let other = Wanted { hidden: true, exclude: vec!["*.gif".into(), "raw/".into()], ..Wanted::default() };
         assert!(other.differences(&other.clone()).is_empty());
-        assert_eq!(usual.differences(&other), ["--exclude: none there, *.gif raw/ now", "--hidden: not given there, given now"]);
+        assert_eq!(usual.differences(&other), ["--exclude *.gif raw/ (was none)", "--hidden given (was not given)"]);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub enum Outlook<'a> {
 #[derive(Debug)]
 pub struct Report {
     pub counts: Counts,
+    /// How many files there are, where they were all counted.
+    pub total: Option<u64>,
     /// What the output held before and does not hold now.
     pub lost: Lost,
     pub timings: Timings,
@@ -223,9 +225,9 @@ impl Job<'_> {
         };
         let stream = Stream { prepare: parts.prepare, work, index: &index, held: &held, only, options };
         let finished = stream.run(parts.entries, parts.counter, parts.make_compute, sink)?;
-        let (counts, timings) = (finished.counts, finished.timings);
+        let (counts, total, timings) = (finished.counts, finished.total, finished.timings);
         let Some(sink) = finished.sink else {
-            return Ok(Report { counts, lost: Lost::default(), timings, complete: false });
+            return Ok(Report { counts, total, lost: Lost::default(), timings, complete: false });
         };
         if counts.succeeded - counts.kept + counts.failed == 0 && !self.may_be_empty {
             let mut more = match counts.unlisted {
@@ -254,7 +256,7 @@ impl Job<'_> {
         work.save()?;
         self.reporter.detail("the output is complete");
         self.output.publish(&staging, &staged, self.reporter)?;
-        Ok(Report { counts, lost, timings, complete: true })
+        Ok(Report { counts, total, lost, timings, complete: true })
     }
 
     /// The index of all shards, and what of it counts as held. A shard that a bad disk changed is told and removed: the output still has

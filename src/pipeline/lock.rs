@@ -19,15 +19,28 @@ pub struct WorkLock {
 pub enum LockError {
     #[error("{}: another run is working here ({holder}): wait for it, stop it, or choose another --out", path.display())]
     Held { path: PathBuf, holder: String },
-    #[error("{}: cannot lock ({source}): is this a folder you may write to?", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    #[error("cannot write to {}: {}", folder.display(), in_words(error))]
+    Io { folder: PathBuf, error: io::Error },
+}
+
+/// A fault of the file system, and what to do about it.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "permission denied: choose an --out in a folder that you may write to".into(),
+        io::ErrorKind::ReadOnlyFilesystem => "it is mounted read-only: choose an --out elsewhere".into(),
+        io::ErrorKind::StorageFull => "the disk is full: make room, or choose an --out elsewhere".into(),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "it is a file: choose an --out in a folder".into(),
+        _ => format!("{error}"),
+    }
 }
 
 impl WorkLock {
     /// Locks `folder/lock` without waiting, making the folder where it is missing.
     pub fn acquire(folder: &Path) -> Result<Self, LockError> {
         let path = folder.join("lock");
-        let io_error = |source| LockError::Io { path: path.clone(), source };
+        // The folder that the user named, not the one we make in it.
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let io_error = |error| LockError::Io { folder: parent.into(), error };
         // The holder before us may remove the folder between two of our steps: begin again then.
         for _ in 0..100 {
             fs::create_dir_all(folder).map_err(io_error)?;
@@ -49,7 +62,7 @@ impl WorkLock {
                     }
                     true
                 }
-                Err(TryLockError::Error(source)) => return Err(io_error(source)),
+                Err(TryLockError::Error(error)) => return Err(io_error(error)),
             };
             if !is_weak && !is_still_at(&file, &path) {
                 continue;

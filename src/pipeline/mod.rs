@@ -2,6 +2,7 @@
 
 pub mod compute;
 pub mod content;
+mod differences;
 pub mod entry;
 mod errors;
 mod gate;
@@ -13,6 +14,7 @@ mod lock;
 pub mod npy;
 mod output;
 mod prepare;
+mod progress;
 mod record;
 pub mod reporter;
 mod roots;
@@ -38,7 +40,7 @@ pub use lock::{LockError, WorkLock};
 pub use output::{Existing, OtherSettings, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
 pub use prepare::{Decode, PassEmbeddings};
 pub use record::{ContentHash, Failure, Record, Stat, Value};
-pub use reporter::{Interrupt, Reporter, Silent, Tick};
+pub use reporter::{Interrupt, Reporter, Silent, Tick, duration};
 pub use roots::Roots;
 pub use settings::Settings;
 pub use staging::Staging;

@@ -199,7 +199,8 @@ impl Output {
             reporter.detail(&format!("wrote {}", to.display()));
             anyhow::Ok(())
         };
-        let manifest = self.manifest();
+        // Both places, before the manifest goes that says whose they are.
+        let (manifest, errors_place) = (self.manifest(), self.errors());
         remove_if_there(&manifest)?;
         reporter.detail("replacing the output");
         if self.is_folder {
@@ -211,9 +212,9 @@ impl Output {
         }
         let errors = staging.join(bookkeeping::ERRORS);
         if errors.exists() {
-            put(&errors, &self.errors())?
+            put(&errors, &errors_place)?
         } else {
-            remove_if_there(&self.errors())?
+            remove_if_there(&errors_place)?
         }
         put(&staging.join(bookkeeping::MANIFEST), &manifest)
     }
@@ -291,12 +292,13 @@ pub fn check_replaceable(output: &Output, existing: &Existing, settings: &Settin
         Existing::Nothing => Ok(()),
         Existing::Finished(old) if old.fingerprint == settings.fingerprint => Ok(()),
         Existing::Finished(old) => Err(OtherSettings(format!(
-            "{name} was made with other settings ({}): choose another --out, or give --overwrite to replace it",
-            old.differences(settings).join("; ")
+            "{name} was made with other settings; this command has: {}. Give the settings of before, choose another --out, or give \
+             --overwrite to replace it",
+            old.differences(settings).join(", ")
         ))
         .into()),
         Existing::Unknown => Err(OtherSettings(format!(
-            "{name} exists and has no manifest, so it is not known whether it may be replaced: choose another --out, or give --overwrite"
+            "{name} exists and was not made by clipcap: choose another --out, or give --overwrite to replace it"
         ))
         .into()),
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Progress of a running stage. `rates` are shown beside the count, such as `("images/s", 151.2)`.
 #[derive(Debug, Clone, Default)]
@@ -12,13 +13,26 @@ pub struct Tick {
     /// 0 where it is not known yet.
     pub total: u64,
     pub rates: Vec<(&'static str, f64)>,
+    /// What has failed so far.
+    pub failed: u64,
+    /// How long the rest takes, where the stage knows better than its count and the clock say.
+    pub left: Option<Duration>,
+}
+
+/// `40 s`, `12 min`, `3.5 h`
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
 }
 
 /// Receives what a stage says. The terminal implements it; tests and library users may use [`Silent`].
 pub trait Reporter: Send + Sync {
     /// A line for the reader, shown unless `--quiet`.
     fn note(&self, message: &str);
-    /// Something wrong that does not stop the run; always shown.
+    /// Something wrong that does not stop the run; shown unless `--quiet`.
     fn warn(&self, message: &str);
     /// A detail, shown with `-v`.
     fn detail(&self, message: &str);

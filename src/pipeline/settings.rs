@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use super::differences::differences;
 use crate::files::sha256_hex;
 
 /// The settings of a stage that its results depend on, as JSON. What changes no result (threads, batch size) is not among them.
@@ -28,13 +29,12 @@ impl Settings {
         Self { stage: stage.into(), fingerprint: sha256_hex(canonical.as_bytes()), settings }
     }
 
-    /// What differs between these settings and `new` ones, for people: `decoding.top_p: 0.8 there, 0.9 now`.
+    /// What differs between these settings and `new` ones, for people: `--top-p 0.8 (was 0.9)`.
     pub fn differences(&self, new: &Self) -> Vec<String> {
         if self.stage != new.stage {
             return vec![format!("made by clipcap {}", self.stage)];
         }
-        let mut found = Vec::new();
-        compare("", &self.settings, &new.settings, &mut found);
+        let mut found = differences(&self.settings, &new.settings);
         if found.is_empty() && self.fingerprint != new.fingerprint {
             found.push("another version of clipcap".into());
         }
@@ -69,26 +69,6 @@ fn canonicalize(value: &Json, out: &mut String) {
     }
 }
 
-fn compare(name: &str, old: &Json, new: &Json, found: &mut Vec<String>) {
-    match (old, new) {
-        (Json::Object(a), Json::Object(b)) => {
-            let mut keys: Vec<_> = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();
-            keys.sort();
-            for key in keys {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                compare(&name, a.get(key).unwrap_or(&Json::Null), b.get(key).unwrap_or(&Json::Null), found);
-            }
-        }
-        (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().for_each(|(i, (a, b))| compare(&format!("{name}[{i}]"), a, b, found));
-        }
-        (Json::Number(a), Json::Number(b))
-            if a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() <= 1e-15 * a.abs()) => {}
-        (a, b) if a == b => {}
-        (a, b) => found.push(format!("{name}: {a} there, {b} now")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -103,7 +83,7 @@ mod tests {
         assert_eq!(a.fingerprint, b.fingerprint);
         assert_ne!(a.fingerprint, c.fingerprint);
         assert_ne!(a.fingerprint, Settings::new("embed", a.settings.clone()).fingerprint);
-        assert_eq!(a.differences(&c), ["x.b: null there, 2 now"]);
+        assert_eq!(a.differences(&c), ["x.b: 2 (was not given)"]);
         let back: Settings = serde_json::from_str(&serde_json::to_string(&a).unwrap()).unwrap();
         assert_eq!(back, a);
         assert!(back.differences(&a).is_empty());

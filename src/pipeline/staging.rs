@@ -38,7 +38,7 @@ impl Staging {
             // The manifest is moved last. Where it is still here, a run was stopped while it put the rest in place.
             if !staging.folder.join(bookkeeping::MANIFEST).is_file() {
                 bail!(
-                    "{} holds files and no manifest that says what made them: choose another --out, or give --overwrite to write into it",
+                    "{} holds files that were not made by clipcap: choose another --out, or give --overwrite to write into it",
                     output.path().display()
                 );
             }
@@ -152,7 +152,7 @@ mod tests {
         assert!(make(&output, 1, false).unwrap());
         assert!(!make(&output, 1, false).unwrap());
         let error = format!("{:#}", make(&output, 2, false).unwrap_err());
-        assert!(error.contains("value: 1 there, 2 now") && error.contains("--overwrite"), "{error}");
+        assert!(error.contains("value: 2 (was 1)") && error.contains("--overwrite"), "{error}");
         assert_eq!(text(), "1");
         assert!(make(&output, 2, true).unwrap());
         assert_eq!(text(), "2");

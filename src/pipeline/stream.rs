@@ -19,12 +19,13 @@ use super::entry::{Content, Entry, Prepare, Prepared};
 use super::gate::Gate;
 use super::held::Held;
 use super::index::{Index, Shelf};
+use super::progress::Progress;
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
 use super::timing::{Stopwatches, Timings};
 use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
-use super::writer::{Counts, Progress, Sink, Writer};
+use super::writer::{Counts, Sink, Writer};
 use crate::dataset::naming::image_id;
 use crate::image::Reason;
 
@@ -85,6 +86,8 @@ pub type Counter<'a> = Box<dyn FnOnce(&AtomicU64, &AtomicBool) + Send + 'a>;
 /// How a stream ended.
 pub struct Finished<S> {
     pub counts: Counts,
+    /// How many files there are, where they were all counted.
+    pub total: Option<u64>,
     pub timings: Timings,
     /// The output, complete but for its end; absent where the run was interrupted.
     pub sink: Option<S>,
@@ -144,7 +147,8 @@ impl Stream<'_> {
                 })?;
             }
             let options = &self.options;
-            let progress = Progress::new(options.label, options.unit, options.reporter, total, counted);
+            let known = self.index.len() as u64;
+            let progress = Progress::new(options.label, options.unit, options.reporter, total, counted, known);
             let writer = Writer::new(sink, progress, watches);
             let writer = spawn(scope, "write", move || writer.run(parcels))?;
             let computed = self.compute(turns, parcels_in, make_compute, gate, watches);
@@ -161,7 +165,8 @@ impl Stream<'_> {
                 "{listed} entries were listed, and these are accounted for: {counts:?}; a fault of clipcap, and nothing was written"
             );
         }
-        Ok(Finished { counts, timings: Timings::of(&watches, start.elapsed(), threads), sink })
+        let total = counted.load(Ordering::SeqCst).then(|| total.load(Ordering::SeqCst));
+        Ok(Finished { counts, total, timings: Timings::of(&watches, start.elapsed(), threads), sink })
     }
 
     fn list<V: Value>(

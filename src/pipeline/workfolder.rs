@@ -100,9 +100,10 @@ impl WorkFolder {
             Some(old) if !old.placing && !has_results(&root.join("shards"))? => false,
             Some(old) => {
                 let what = if old.finished { "kept" } else { "unfinished" };
-                let differences = old.settings.differences(settings).join("; ");
+                let differences = old.settings.differences(settings).join(", ");
                 return Err(OtherSettings(format!(
-                    "{}: {what} work with other settings is here ({differences}): go on with those, choose another --out, or give --overwrite to discard it",
+                    "{}: {what} work with other settings is here; this command has: {differences}. Give the settings of before to go on, \
+                     choose another --out, or give --overwrite to discard it",
                     root.display(),
                 ))
                 .into());

@@ -1,8 +1,6 @@
 //! The writer's side of a stream: shards first, so that nothing computed is lost, then the output's rows in list order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 use anyhow::Result;
 use crossbeam_channel::Receiver;
@@ -11,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::image::Reason;
 
 use super::entry::{Content, Entry};
+use super::progress::Progress;
 use super::record::{Record, Value};
-use super::reporter::{Reporter, Tick};
 use super::shard;
 use super::timing::Stopwatches;
 use super::window::{Item, Origin, Parcel, shard_name};
@@ -76,48 +74,19 @@ impl Counts {
     }
 }
 
-/// Tells the reporter how far a run is.
-pub struct Progress<'a> {
-    label: &'static str,
-    unit: Option<&'static str>,
-    reporter: &'a dyn Reporter,
-    total: &'a AtomicU64,
-    counted: &'a AtomicBool,
-    start: Instant,
-}
-
-impl<'a> Progress<'a> {
-    /// `total` grows while files are counted, and stands once `counted` is set.
-    pub fn new(
-        label: &'static str,
-        unit: Option<&'static str>,
-        reporter: &'a dyn Reporter,
-        total: &'a AtomicU64,
-        counted: &'a AtomicBool,
-    ) -> Self {
-        Self { label, unit, reporter, total, counted, start: Instant::now() }
-    }
-
-    fn tell(&self, counts: &Counts) {
-        let seconds = self.start.elapsed().as_secs_f64().max(1e-3);
-        let mut rates = vec![("images/s", counts.computed as f64 / seconds)];
-        rates.extend(self.unit.map(|unit| (unit, counts.computed_weight as f64 / seconds)));
-        let total = if self.counted.load(Ordering::Relaxed) { self.total.load(Ordering::Relaxed) } else { 0 };
-        self.reporter.tick(&Tick { label: self.label, done: counts.found(), total, rates });
-    }
-}
-
 /// Writes parcels until there are no more.
 pub struct Writer<'a, S> {
     sink: S,
     progress: Progress<'a>,
     watches: &'a Stopwatches,
     counts: Counts,
+    /// Images whose result came about in this run, failed ones among them.
+    worked: u64,
 }
 
 impl<'a, S> Writer<'a, S> {
     pub fn new(sink: S, progress: Progress<'a>, watches: &'a Stopwatches) -> Self {
-        Self { sink, progress, watches, counts: Counts::default() }
+        Self { sink, progress, watches, counts: Counts::default(), worked: 0 }
     }
 
     pub fn run<V: Value>(mut self, parcels: Receiver<Parcel<V>>) -> Result<(Counts, S)>
@@ -127,7 +96,7 @@ impl<'a, S> Writer<'a, S> {
         for parcel in parcels {
             let watches = self.watches;
             watches.writing.time(|| self.write(parcel))?;
-            self.progress.tell(&self.counts);
+            self.progress.tell(&self.counts, self.worked);
         }
         Ok((self.counts, self.sink))
     }
@@ -138,7 +107,7 @@ impl<'a, S> Writer<'a, S> {
     {
         for (path, records) in &parcel.shards {
             shard::write(path, records)?;
-            self.progress.reporter.detail(&format!("{}: {} images", shard_name(path), records.len()));
+            self.progress.reporter().detail(&format!("{}: {} images", shard_name(path), records.len()));
         }
         for item in &parcel.items {
             self.take(item)?;
@@ -155,6 +124,7 @@ impl<'a, S> Writer<'a, S> {
             return Ok(());
         };
         let record: &Arc<Record<V>> = record;
+        self.worked += u64::from(*origin == Origin::Computed);
         match &record.result {
             Ok(value) => {
                 self.counts.succeeded += 1;

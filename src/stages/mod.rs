@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod embed;
 pub mod evaluate;
 pub mod export;
+pub mod get;
 pub mod job;
 mod loading;
 pub mod model;

@@ -1,5 +1,6 @@
 //! `clipcap prepare`: caption files and a folder of images become one dataset of Parquet tables.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
 use crate::stages::score::{Reading, Scorer};
 use crate::table::{self, TableError};
 
+pub mod discover;
 mod duplicates;
 mod images;
 mod scored;
@@ -43,6 +45,8 @@ pub struct PrepareSettings {
     /// Of those folders, which files.
     pub wanted: Wanted,
     pub captions: Vec<PathBuf>,
+    /// Of caption files in whose names of images a folder is left out, that folder.
+    pub folders: BTreeMap<PathBuf, String>,
     /// None: detected, file by file.
     pub format: Option<Format>,
     pub columns: Columns,
@@ -115,6 +119,7 @@ fn build(
         fold: settings.fold,
         translation: settings.translation,
         encoding: settings.encoding,
+        folders: settings.folders.clone(),
         ..ReadOptions::default()
     };
     let captions = read_captions(&settings.captions, &options)?;
@@ -318,6 +323,9 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
         "max_pixels": settings.limits.max_pixels,
         "max_bytes": settings.limits.max_bytes,
     });
+    if !settings.folders.is_empty() {
+        recorded["folders"] = json!(settings.folders.values().collect::<Vec<_>>());
+    }
     // Only where it was asked for: datasets of before this choice stay what they are.
     if settings.wanted != Wanted::default() {
         recorded["files"] = json!(settings.wanted);

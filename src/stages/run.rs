@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,12 @@ use crate::bookkeeping;
 use crate::files;
 use crate::pipeline::content::ContentHashes;
 use crate::pipeline::spec::{Spec, SpecError, StageSpec};
-use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop};
+use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop, duration};
 use crate::table;
+
+mod preflight;
+
+use preflight::{Times, missing, needs, space};
 
 pub struct RunSettings {
     pub file: PathBuf,
@@ -55,6 +60,7 @@ const REUSING: &[&str] = &["caption", "embed"];
 const READS: &[(&str, &str, &str)] = &[
     ("embed", "--dataset", "images"),
     ("caption", "", "images"),
+    ("caption", "--dataset", "images"),
     ("train", "--dataset", "captions"),
     ("stats", "", "captions"),
     ("evaluate", "--references", "captions"),
@@ -65,6 +71,8 @@ pub trait Executor {
     fn check(&self, words: &[String]) -> anyhow::Result<()>;
     fn accepts(&self, command: &[String], flag: &str) -> bool;
     fn execute(&self, words: &[String]) -> anyhow::Result<Outcome>;
+    /// The files and folders that a command line reads, each with the flag that names it.
+    fn inputs(&self, words: &[String]) -> Vec<(String, PathBuf)>;
 }
 
 pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
@@ -97,8 +105,16 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         }
         return Ok(verdict);
     }
+    let reached: Vec<StageSpec> = spec.stages.iter().take(last + 1).skip(first).cloned().collect();
+    let missing = missing(&reached, &spec.stages, executor);
+    if !missing.is_empty() && !settings.dry_run {
+        bail!("inputs are missing, and nothing was begun:\n{}", missing.to_text().trim_end());
+    }
+    let times_path = bookkeeping::times(&spec.out);
+    let mut times = Times::read(&times_path);
     let (mut text, mut stages, mut outcome) = (String::new(), vec![], Outcome::Complete);
     let mut would_run: Vec<&str> = vec![];
+    let (mut seconds, mut bytes) = (Some(0.0), 0);
     for stage in spec.stages.iter().take(last + 1).skip(first) {
         let upstream = stage.after.iter().find(|name| would_run.contains(&name.as_str()));
         let forced = settings.force.contains(&stage.name);
@@ -124,12 +140,21 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
         if settings.dry_run {
             let depends = upstream.is_some() && !forced;
             let verb = if depends { "runs" } else { "would run:" };
+            let expected = times.expected(stage, executor);
+            seconds = seconds.zip(expected).map(|(sum, (seconds, _))| sum + seconds);
+            bytes += expected.map_or(0, |(_, bytes)| bytes);
             text += &format!("{:<12}  {verb} {reason}: clipcap {}\n", stage.name, stage.words().join(" "));
-            stages.push(json!({"stage": stage.name, "would_run": true, "depends": depends, "reason": reason}));
+            text += &format!("{:<12}  {}\n", "", needs(expected));
+            stages.push(json!({"stage": stage.name, "would_run": true, "depends": depends, "reason": reason,
+                               "expected_seconds": expected.map(|(seconds, _)| seconds), "expected_bytes": expected.map(|(_, bytes)| bytes)}));
             continue;
         }
         reporter.note(&format!("{}: {reason}", stage.name));
+        let start = Instant::now();
         let result = execute(stage, forced, executor, &mut hashes)?;
+        times.note(stage, executor, start.elapsed().as_secs_f64());
+        // Whoever cannot keep it has less to say before the next run.
+        let _ = times.save(&times_path);
         hashes.save().with_context(|| format!("cannot write into {}", spec.out.display()))?;
         text += &format!("{:<12}  ran ({reason})\n", stage.name);
         stages.push(json!({"stage": stage.name, "ran": true, "reason": reason}));
@@ -142,7 +167,21 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
             }
         }
     }
-    Ok((outcome, text, json!({"stages": stages})))
+    let mut json = json!({"stages": stages});
+    if settings.dry_run {
+        let space = space(&spec.out, bytes);
+        text += space.as_ref().map_or("", |(_, told)| told.as_str());
+        if !would_run.is_empty() {
+            text += &format!("time     {}\n", seconds.map_or("unknown".into(), |seconds| format!("about {}", duration(seconds))));
+        }
+        text += &missing.to_text();
+        json["missing"] = missing.to_json();
+        json["free_bytes"] = json!(space.map(|(free, _)| free));
+        if !missing.is_empty() {
+            outcome = Outcome::TooManyFailed;
+        }
+    }
+    Ok((outcome, text, json))
 }
 
 /// What a stage makes: a folder, or a file and what lies beside it.

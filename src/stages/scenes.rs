@@ -59,7 +59,7 @@ pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result
     for (done, chunk) in numbers.chunks(1000).enumerate() {
         chunk.par_iter().try_for_each(|&number| write_picture(out, settings.seed, number))?;
         let done = (done as u64 * 1000 + chunk.len() as u64).min(settings.num_images);
-        reporter.tick(&Tick { label: "rendering", done, total: settings.num_images, rates: vec![] });
+        reporter.tick(&Tick { label: "rendering", done, total: settings.num_images, ..Tick::default() });
     }
     for split in [Split::Train, Split::Val, Split::Test] {
         let path = out.join(format!("captions/scenes-zh-{}.txt", split.name()));

@@ -1,28 +1,27 @@
-//! `clipcap show`: a look into any Parquet table, without Python. Tables are read a chunk at a time, so that their length costs no memory.
+//! `clipcap show`: a look into any table, without Python. Tables are read a chunk at a time, so that their length costs no memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::record_batch::RecordBatchReader;
-use polars::prelude::{AnyValue, DataFrame, ParquetReader, PolarsResult, SerReader, SortMultipleOptions};
+use anyhow::{Result, bail};
+use polars::prelude::{AnyValue, DataFrame, PolarsResult, SortMultipleOptions};
 use serde_json::{Map, Value, json};
-use unicode_width::UnicodeWidthStr;
 
 use crate::bookkeeping;
-use crate::dataset::captions::tables_of;
-use crate::table;
+use source::{Columns, Source};
 
 mod filter;
+mod layout;
+pub mod pictures;
+mod plain;
+mod source;
 
 pub use filter::{Filter, Test};
 
 /// What to show of a table.
 #[derive(Debug, Default)]
 pub struct ShowSettings {
-    /// A Parquet file, a dataset, or a folder of numbered parts.
+    /// A table, or a folder of ours that holds one.
     pub input: PathBuf,
     /// Empty: every column that holds text, numbers or truth values.
     pub columns: Vec<String>,
@@ -52,47 +51,40 @@ pub struct View {
     pub left_out: Vec<String>,
 }
 
-/// Rows in memory at a time.
-const CHUNK_ROWS: usize = 1 << 16;
-/// Wider cells are cut on the terminal, in columns.
-const CELL_WIDTH: usize = 56;
-
+/// Looks into a table.
+///
+/// # Errors
+/// Nothing is there that has rows; a column that is asked for is missing or cannot be compared so.
 pub fn run(settings: &ShowSettings) -> Result<View> {
     let input = bookkeeping::resolved(&settings.input);
     if bookkeeping::is_absent_errors(&input) {
         bail!("{}: nothing failed, so there is no errors table", input.display());
     }
-    let files = if input.is_dir() { tables_of(&input)? } else { vec![input] };
-    let plan = Plan::new(&files[0], settings)?;
+    let source = Source::open(&input)?;
+    let plan = Plan::new(&source, settings)?;
     let (mut total, mut matched) = (0, 0);
     let mut kept = DataFrame::empty();
     let mut counts: BTreeMap<String, (Value, u64)> = BTreeMap::new();
     let only_first_rows = settings.count.is_none() && settings.sort.is_none() && settings.filters.is_empty();
-    for path in &files {
-        let mut offset = 0;
-        loop {
-            if only_first_rows && kept.width() > 0 && kept.height() >= settings.rows {
-                // What is left to know is how many there are, and the file says so.
-                let rest = (num_rows(path)? - offset) as u64;
-                total += rest;
-                matched += rest;
-                break;
+    for frame in source.frames(&plan.read) {
+        let frame = frame?;
+        total += frame.height() as u64;
+        let frame = settings.filters.iter().try_fold(frame, |frame, filter| anyhow::Ok(frame.filter(&filter.mask(&frame)?)?))?;
+        matched += frame.height() as u64;
+        match &settings.count {
+            Some(column) => count(&frame, column, &mut counts)?,
+            None if kept.height() < settings.rows || settings.sort.is_some() || kept.width() == 0 => {
+                kept = settings.best(kept, frame)?;
             }
-            let chunk = plan.read(path, offset)?;
-            let height = chunk.height();
-            let chunk =
-                settings.filters.iter().try_fold(chunk, |chunk, filter| anyhow::Ok(chunk.filter(&filter.mask(&chunk)?)?))?;
-            total += height as u64;
-            matched += chunk.height() as u64;
-            match &settings.count {
-                Some(column) => count(&chunk, column, &mut counts)?,
-                None if kept.height() < settings.rows || settings.sort.is_some() => kept = settings.best(kept, chunk)?,
-                None => {}
-            }
-            offset += height;
-            if height < CHUNK_ROWS {
-                break;
-            }
+            None => {}
+        }
+        // What is left to know is how many there are, and the files may say so.
+        if only_first_rows
+            && kept.height() >= settings.rows
+            && let Some(rows) = source.num_rows()?
+        {
+            (total, matched) = (rows, rows);
+            break;
         }
     }
     let values = settings.count.as_ref().map(|_| counts.len());
@@ -145,49 +137,42 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(path: &Path, settings: &ShowSettings) -> Result<Self> {
-        let schema: SchemaRef = table::open(path, None)?.schema();
-        let is_shown = |name: &str| schema.field_with_name(name).is_ok_and(|field| is_plain(field.data_type()));
-        let names = schema.fields().iter().map(|field| field.name().clone());
-        let (plain, others): (Vec<String>, Vec<String>) = names.partition(|name| is_shown(name));
+    fn new(source: &Source, settings: &ShowSettings) -> Result<Self> {
+        let Columns { plain, others } = source.columns()?;
         let of_settings = settings.filters.iter().map(|filter| &filter.column).chain(&settings.count).chain(&settings.sort);
         let used: Vec<String> = settings.columns.iter().chain(of_settings).cloned().collect();
         for name in &used {
             if !plain.contains(name) {
-                let kind = schema.field_with_name(name).map(|field| format!("{}, which is not shown", field.data_type()));
-                let fault = kind.unwrap_or_else(|_| "missing".into());
-                bail!("{}: the column {name} is {fault}; columns: {}", path.display(), plain.join(", "));
+                let kind = others.iter().find(|(other, _)| other == name);
+                let fault = kind.map_or("missing".into(), |(_, kind)| format!("{kind}, which is not shown"));
+                bail!("{}: the column {name} is {fault}; columns: {}", settings.input.display(), plain.join(", "));
             }
         }
-        let shown = if settings.columns.is_empty() { plain } else { settings.columns.clone() };
+        let shown = if settings.columns.is_empty() { captions_first(plain) } else { settings.columns.clone() };
         let mut read = if settings.count.is_some() { Vec::new() } else { shown.clone() };
         for name in used {
             if !read.contains(&name) {
                 read.push(name);
             }
         }
-        let left_out = if settings.columns.is_empty() && settings.count.is_none() { others } else { Vec::new() };
+        let shows_all = settings.columns.is_empty() && settings.count.is_none();
+        let left_out = if shows_all { others.into_iter().map(|(name, _)| name).collect() } else { Vec::new() };
         Ok(Self { read, shown, left_out })
     }
+}
 
-    fn read(&self, path: &Path, offset: usize) -> Result<DataFrame> {
-        let reader = reader(path)?.with_columns(Some(self.read.clone())).with_slice(Some((offset, CHUNK_ROWS)));
-        reader.finish().with_context(|| format!("cannot read {}", path.display()))
+/// What people look for comes first: the caption, then its image; a hash comes last.
+fn captions_first(mut columns: Vec<String>) -> Vec<String> {
+    if columns.iter().any(|name| name == "caption") {
+        columns.sort_by_key(|name| match name.as_str() {
+            "caption" => 0,
+            name if name.starts_with("caption_") && name != "caption_index" && name != "caption_id" => 1,
+            "image_path" | "file_name" => 2,
+            "sha256" => 4,
+            _ => 3,
+        });
     }
-}
-
-fn reader(path: &Path) -> Result<ParquetReader<File>> {
-    Ok(ParquetReader::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?))
-}
-
-fn num_rows(path: &Path) -> Result<usize> {
-    reader(path)?.num_rows().with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Whether a cell is a word, a number or a truth value.
-fn is_plain(kind: &DataType) -> bool {
-    use DataType::{Boolean, Float32, Float64, Int32, Int64, LargeUtf8, UInt32, UInt64, Utf8, Utf8View};
-    matches!(kind, Boolean | Float32 | Float64 | Int32 | Int64 | LargeUtf8 | UInt32 | UInt64 | Utf8 | Utf8View)
+    columns
 }
 
 fn cell(value: AnyValue) -> Value {
@@ -207,37 +192,6 @@ fn cell(value: AnyValue) -> Value {
 }
 
 impl View {
-    /// The rows in columns, and below them how many there are.
-    pub fn to_text(&self) -> String {
-        let head = self.columns.clone();
-        let body = self.rows.iter().map(|row| row.iter().map(text).collect());
-        let lines: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
-        let widths: Vec<usize> =
-            (0..self.columns.len()).map(|at| lines.iter().map(|line| line[at].width()).max().unwrap_or(0)).collect();
-        let is_number: Vec<bool> = (0..self.columns.len())
-            .map(|at| self.rows.iter().all(|row| row[at].is_number() || row[at].is_null()) && !self.rows.is_empty())
-            .collect();
-        let mut out = String::new();
-        for line in &lines {
-            let cells = line.iter().enumerate().map(|(at, cell)| {
-                let space = " ".repeat(widths[at] - cell.width());
-                if is_number[at] { format!("{space}{cell}") } else { format!("{cell}{space}") }
-            });
-            out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-            out.push('\n');
-        }
-        let filtered = if self.matched < self.total { format!(" that match, of {}", self.total) } else { String::new() };
-        let rows = format!("{} rows{filtered}", self.matched);
-        match self.values {
-            Some(values) => out.push_str(&format!("\n{} shown of {values} values in {rows}", self.rows.len())),
-            None => out.push_str(&format!("\n{} shown of {rows}", self.rows.len())),
-        }
-        if !self.left_out.is_empty() {
-            out.push_str(&format!("; columns that are neither text nor numbers: {}", self.left_out.join(", ")));
-        }
-        out
-    }
-
     /// `rows` as objects, `total`, `matched`, `values`, `left_out`.
     pub fn to_json(&self) -> Value {
         let object = |row: &Vec<Value>| self.columns.iter().cloned().zip(row.iter().cloned()).collect::<Map<_, _>>();
@@ -246,35 +200,15 @@ impl View {
     }
 }
 
-/// A cell as the terminal may have it: nothing that moves its cursor, and not too wide.
-fn text(value: &Value) -> String {
-    let whole = match value {
-        Value::Null => return String::new(),
-        Value::String(text) => {
-            text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
-        }
-        other => other.to_string(),
-    };
-    if whole.width() <= CELL_WIDTH {
-        return whole;
-    }
-    let mut cut = String::new();
-    for c in whole.chars() {
-        if cut.width() + c.to_string().width() >= CELL_WIDTH {
-            break;
-        }
-        cut.push(c);
-    }
-    cut + "…"
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
-    use arrow::datatypes::{Field, Schema};
+    use arrow::datatypes::{DataType, Field, Schema};
 
+    use super::source::CHUNK_ROWS;
     use super::*;
     use crate::table::ParquetSink;
 
@@ -312,7 +246,7 @@ mod tests {
         assert_eq!((first.total, first.matched), (rows as u64 + 10, rows as u64 + 10));
         assert_eq!(first.rows, [[json!("a"), json!(0), json!(0.0)], [json!("b"), json!(1), json!(-0.1)]]);
         assert_eq!(first.left_out, ["vector"]);
-        assert!(first.to_text().starts_with("name  number  score\na          0"), "{}", first.to_text());
+        assert!(first.to_text(None).starts_with("name  number  score\na          0"), "{}", first.to_text(None));
 
         let sorted = ShowSettings { sort: Some("number".into()), descending: true, rows: 2, ..Default::default() };
         let last = shown(ShowSettings { columns: vec!["number".into()], ..sorted });
@@ -321,7 +255,7 @@ mod tests {
         let late = shown(ShowSettings { filters: late, columns: vec!["number".into()], rows: 9, ..Default::default() });
         assert!(late.rows.len() == 9 && late.rows.iter().all(|row| row[0].as_i64().unwrap() % 3 == 1), "{:?}", late.rows);
         let none = shown(ShowSettings { filters: filters(&["name~z"]), rows: 9, ..Default::default() });
-        assert!(none.rows.is_empty() && none.matched == 0 && none.to_text().contains("0 shown of 0 rows that match"));
+        assert!(none.rows.is_empty() && none.matched == 0 && none.to_text(None).contains("0 shown of 0 rows that match"));
     }
 
     #[test]
@@ -357,9 +291,39 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_cannot_steer_the_terminal() {
-        assert_eq!(text(&json!("a\u{1b}[2Jb\n")), "a\\u{1b}[2Jb\\n");
-        let wide = text(&json!("狗".repeat(100)));
-        assert!(wide.ends_with('…') && wide.width() <= CELL_WIDTH, "{wide}");
+    fn text_tables_have_columns_of_their_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = |name: &str, text: &str, settings: ShowSettings| {
+            let input = folder.path().join(name);
+            std::fs::write(&input, text).unwrap();
+            run(&ShowSettings { input, rows: 9, ..settings }).unwrap()
+        };
+        let csv = "\u{feff}image_id,image_path,sha256,caption,logprob,damaged\r\n007,a/7.jpg,ab,\"狗, 大\",-1.5,false\r\n008,a/8.jpg,cd,,-2,true\r\n";
+        let view = shown("t.csv", csv, ShowSettings { sort: Some("logprob".into()), ..Default::default() });
+        assert_eq!(view.columns, ["caption", "image_path", "image_id", "logprob", "damaged", "sha256"]);
+        assert_eq!(view.rows[1][..5], [json!("狗, 大"), json!("a/7.jpg"), json!("007"), json!(-1.5), json!(false)]);
+        let few = shown("t.csv", csv, ShowSettings { filters: filters(&["logprob<-1.8"]), ..Default::default() });
+        assert_eq!((few.total, few.matched), (2, 1));
+        // The original's table: no header, and lines of any length.
+        let view = shown("t.tsv", "a.jpg\t一只\"狗\nb.jpg\t猫\t黑猫\n", ShowSettings::default());
+        assert_eq!(view.columns, ["caption", "caption_2", "image_path"]);
+        assert_eq!(view.rows, [[json!("一只\"狗"), json!(null), json!("a.jpg")], [json!("猫"), json!("黑猫"), json!("b.jpg")]]);
+        let view = shown("t.jsonl", "{\"id\": 1, \"text\": [\"狗\"]}\n\n{\"id\": 2, \"more\": 0.5}\n", ShowSettings::default());
+        assert_eq!(view.columns, ["id", "text", "more"]);
+        assert_eq!(view.rows[0], [json!(1), json!("[\"狗\"]"), json!(null)]);
+        let empty = shown("e.csv", "image_id,caption\n", ShowSettings::default());
+        assert_eq!((empty.columns.len(), empty.total), (2, 0));
+    }
+
+    #[test]
+    fn what_has_no_rows_names_the_command_that_looks_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let fault = |path: &Path| format!("{:#}", run(&ShowSettings { input: path.into(), ..Default::default() }).unwrap_err());
+        assert!(fault(&folder.path().join("gone")).contains("no such file or folder"));
+        std::fs::write(folder.path().join("clipcap.json"), "{}").unwrap();
+        assert!(fault(folder.path()).contains("clipcap model inspect"));
+        let json = folder.path().join("a.json");
+        std::fs::write(&json, "{}").unwrap();
+        assert!(fault(&json).contains("is no table"));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::Outcome;
 use crate::dataset::wanted::LeftOut;
 use crate::html::chart::thousands;
-use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey};
+use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey, duration};
 
 /// Names of what a run did.
 pub(super) struct Words {
@@ -21,14 +21,40 @@ pub(super) struct Words {
     pub results: Option<&'static str>,
 }
 
-/// What became of everything found, where it is, and where the time went.
-pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: &Output, left_out: LeftOut) -> (String, Json) {
-    let Report { counts, lost, timings, complete } = report;
+/// What a stage says of its own results, and what may be done with them.
+#[derive(Default)]
+pub(super) struct Look {
+    /// Lines for people.
+    pub text: String,
+    /// More pairs of the summary.
+    pub json: serde_json::Map<String, Json>,
+    /// Commands that come next where everything is done.
+    pub next: Vec<String>,
+    /// The results went to stdout alone: what was written beside goes with the program.
+    pub is_temporary: bool,
+}
+
+/// What became of everything found, what is worth a look, where it is, what comes next, and where the time went.
+pub(super) fn closing(
+    words: &Words,
+    outcome: Outcome,
+    report: &Report,
+    output: &Output,
+    left_out: LeftOut,
+    look: Look,
+) -> (String, Json) {
+    let Report { counts, total, lost, timings, complete } = report;
     let Words { command, done, results } = words;
     let errors = Some(output.errors()).filter(|errors| *complete && errors.is_file());
-    let mut text = format!("{}: {} {done}", plural(counts.found(), "file"), thousands(counts.succeeded));
+    let found = plural(counts.found(), "file");
+    let found = match total {
+        _ if *complete => found,
+        Some(total) => format!("interrupted after {} of {}", thousands(counts.found()), plural(*total, "file")),
+        None => format!("interrupted after {found}"),
+    };
+    let mut text = format!("{found}: {} {done}", thousands(counts.succeeded));
     if counts.reused() > 0 && counts.reused() == counts.succeeded {
-        text += " (all reused)";
+        text += if *complete { " (all reused: up to date)" } else { " (all reused)" };
     } else if counts.reused() > 0 {
         text += &format!(" ({} reused)", thousands(counts.reused()));
     }
@@ -67,29 +93,29 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
     if lost.renamed > 0 {
         text += &format!("{} images have another name than before\n", lost.renamed);
     }
-    if *complete {
+    let mut next = Vec::new();
+    if *complete || look.is_temporary {
+        text += &look.text;
+    }
+    if look.is_temporary {
+        let what = if *complete { "which images failed, and a second run computes all again" } else { "what is done" };
+        if !complete || counts.failed > 0 {
+            text += &format!("nothing is kept of {what}: --work DIR keeps it\n");
+        }
+    } else if *complete {
         text += &format!("output   {}\n", output.path().display());
         text += &errors_line(errors.as_deref());
+        text += &next_lines(&look.next);
+        next.extend(errors.as_deref().map(show_errors));
+        next.extend(look.next);
     } else {
-        text += &format!(
-            "interrupted: nothing done is lost (it is kept in {}); run the same command again to resume\n",
-            output.work_folder().display()
-        );
+        text += &format!("kept     {}\n", output.work_folder().display());
+        text += "next     the same command again goes on from here\n";
     }
     let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
     let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));
     let rates = results_rate.map_or(String::new(), |(results, rate)| format!(", {rate:.1} {results}/s"));
-    let captions = if results.is_some() { format!(", captions {:.1} s", timings.decoding_s) } else { String::new() };
-    text += &format!(
-        "time     {:.1} s, {rate:.1} images/s{rates} (reading {:.1} s on {}, beside it encoding {:.1} s{captions}, writing {:.1} s; \
-         slowest part: {})\n",
-        timings.wall_s,
-        timings.reading_s,
-        plural(timings.reading_threads as u64, "thread"),
-        timings.encoding_s,
-        timings.writing_s,
-        timings.bottleneck(),
-    );
+    text += &format!("time     {}, {rate:.1} images/s{rates}; slowest part: {}\n", time(timings.wall_s), timings.bottleneck());
     let mut json = json!({
         "command": command,
         "exit_status": outcome.exit_code(),
@@ -105,13 +131,20 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
         "timings": timings,
         "failed_by_reason": counts.reasons().map(|(reason, number)| (reason.to_string(), number.into())).collect::<serde_json::Map<_, _>>(),
         "bottleneck": timings.bottleneck(),
-        "out": output.path(),
-        "errors": errors,
+        "out": if look.is_temporary { Path::new("-") } else { output.path() },
+        "errors": errors.filter(|_| !look.is_temporary),
         "manifest": output.manifest(),
     });
     if let Some((results, rate)) = results_rate {
         json[format!("{results}_per_second")] = rate.into();
     }
+    if let Some(total) = total {
+        json["total"] = (*total).into();
+    }
+    for (name, value) in look.json {
+        json[name] = value;
+    }
+    json["next"] = json!(next);
     if left_out != LeftOut::default() {
         json["left_out"] = json!(left_out);
     }
@@ -123,14 +156,26 @@ pub(super) fn closing(words: &Words, outcome: Outcome, report: &Report, output: 
 
 /// How to look at the errors table, where there is one.
 pub(super) fn errors_line(errors: Option<&Path>) -> String {
-    errors.map_or(String::new(), |path| format!("errors   clipcap show {} --count reason\n", quoted(path)))
+    errors.map_or(String::new(), |path| format!("errors   {}\n", show_errors(path)))
 }
 
-/// A path as a shell takes it.
+fn show_errors(errors: &Path) -> String {
+    format!("clipcap show {} --count reason", quoted(errors))
+}
+
+/// A path as a shell takes it for one word.
 pub(super) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+,:@%".contains(c));
-    if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    quoted_word(&path.to_string_lossy())
+}
+
+/// The same of any word.
+pub(super) fn quoted_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
+        return word.into();
+    }
+    let dashed = if word.starts_with('-') { "./" } else { "" };
+    format!("'{dashed}{}'", word.replace('\'', r"'\''"))
 }
 
 /// Seconds that an image takes, measured on `sample` after a first round that warms everything up; `None` where there is no image.
@@ -212,15 +257,36 @@ pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f
     (text, json)
 }
 
+/// `4.2 s`, and longer times in minutes and hours.
+fn time(seconds: f64) -> String {
+    if seconds < 90.0 { format!("{seconds:.1} s") } else { duration(seconds) }
+}
+
 /// `1 file`, `3,000 files`
-fn plural(number: u64, noun: &str) -> String {
+pub(super) fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", thousands(number), if number == 1 { "" } else { "s" })
 }
 
-pub(super) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
+/// `next` and a command a line.
+pub(super) fn next_lines(commands: &[String]) -> String {
+    let mut text = String::new();
+    for (at, command) in commands.iter().enumerate() {
+        text += &format!("{:<9}{command}\n", if at == 0 { "next" } else { "" });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_pasted() {
+        assert_eq!(quoted_word("a/照片-1.jpg"), "a/照片-1.jpg");
+        assert_eq!(quoted_word("a b"), "'a b'");
+        assert_eq!(quoted_word("it's"), "'it'\\''s'");
+        assert_eq!(quoted_word("-x"), "'./-x'");
+        assert_eq!(errors_line(Some(Path::new("t e"))), "errors   clipcap show 't e' --count reason\n");
+        assert_eq!(next_lines(&["a".into(), "b".into()]), "next     a\n         b\n");
     }
 }

@@ -249,6 +249,25 @@ impl Batch {
         self.bad.sort_by_key(|(line, _)| *line);
     }
 
+    /// Names of files are relative to this folder: it is put before them.
+    pub fn place_in(&mut self, folder: &str) {
+        for at in 0..self.rows.len() {
+            let row = self.rows[at];
+            let name = self.get(row.file.unwrap_or(row.image)).to_string();
+            let is_named_by_it = self.get(row.image) == name;
+            let start = self.text.len();
+            self.text.push_str(folder);
+            self.text.push('/');
+            self.text.push_str(&name);
+            let span = self.span_from(start);
+            let row = &mut self.rows[at];
+            row.file = row.file.map(|_| span);
+            if is_named_by_it {
+                row.image = span;
+            }
+        }
+    }
+
     /// Takes back the rows from `from` on.
     pub fn drop_rows(&mut self, from: usize) {
         self.rows.truncate(from);

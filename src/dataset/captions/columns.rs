@@ -4,14 +4,48 @@ use super::Columns;
 
 /// Field names that mean an image's id, its file and a caption, where `--columns` says nothing. The first that is there counts.
 /// A bare `id` may number anything, so it comes last.
-pub const ID_NAMES: [&str; 2] = ["image_id", "img_id"];
+pub const ID_NAMES: [&str; 3] = ["image_id", "img_id", "图片编号"];
 /// Numbers anything, so it counts where nothing else names the image.
 pub const LAST_ID_NAME: &str = "id";
 /// Names of files and paths. A file's name decides over an id.
-pub const FILE_NAMES: [&str; 8] = ["image_path", "file_name", "filename", "image_name", "image", "img", "path", "filepath"];
+pub const FILE_NAMES: [&str; 15] = [
+    "image_path",
+    "file_name",
+    "filename",
+    "image_name",
+    "image",
+    "img",
+    "path",
+    "filepath",
+    "图片",
+    "图像",
+    "图片名",
+    "图片名称",
+    "图片路径",
+    "文件名",
+    "文件",
+];
 /// Names of captions, or of lists of them.
-pub const CAPTION_NAMES: [&str; 9] =
-    ["caption", "captions", "caption_zh", "text", "sentence", "sentences", "description", "raw", "comment"];
+pub const CAPTION_NAMES: [&str; 18] = [
+    "caption",
+    "captions",
+    "caption_zh",
+    "text",
+    "sentence",
+    "sentences",
+    "description",
+    "raw",
+    "comment",
+    "说明",
+    "描述",
+    "中文描述",
+    "中文说明",
+    "图片说明",
+    "图片描述",
+    "标题",
+    "文本",
+    "句子",
+];
 /// Names of what captions were before they were normalized, where this program says it.
 pub const RAW_NAMES: [&str; 2] = ["captions_raw", "caption_raw"];
 /// Names of the caption's number within its image.
@@ -74,7 +108,8 @@ impl Chosen {
                 wanted.iter().flat_map(|name| all(name)).collect()
             }
         };
-        let split = columns.split.as_ref().map(|name| named(name)).transpose()?.or_else(|| known(&["split"]));
+        let split =
+            columns.split.as_ref().map(|name| named(name)).transpose()?.or_else(|| known(&["split", "划分", "数据集划分"]));
         Ok(Self {
             image,
             file,

@@ -16,6 +16,11 @@ impl Encoding {
     pub fn name(self) -> String {
         self.0.name().to_ascii_lowercase()
     }
+
+    /// Bytes as text; what is no text in this encoding becomes U+FFFD, and a byte order mark goes.
+    pub fn decode(self, bytes: &[u8]) -> String {
+        self.0.decode(bytes).0.into_owned()
+    }
 }
 
 impl FromStr for Encoding {
@@ -120,6 +125,19 @@ pub fn likely(bytes: &[u8]) -> Option<&'static str> {
         (gbk, _) if gbk > 0.0 => Some("gbk"),
         _ => None,
     }
+}
+
+/// The encoding that a text file's first bytes are likely to be in; None where they are UTF-8.
+pub fn likely_encoding(head: &[u8]) -> Option<Encoding> {
+    if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
+        return "utf-16".parse().ok();
+    }
+    // A character may be cut where the head ends; a line is whole.
+    let whole = &head[..memchr::memrchr(b'\n', head).map_or(head.len(), |at| at + 1)];
+    if std::str::from_utf8(whole).is_ok() {
+        return None;
+    }
+    likely(whole)?.parse().ok()
 }
 
 /// What to do about bytes that are not UTF-8.

@@ -22,11 +22,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use batch::{Bad, Batch, Details, Reason, Row, Span};
-pub use encoding::Encoding;
+pub use encoding::{Encoding, likely_encoding};
 pub use lines::MAX_LINE_BYTES;
 pub use parquet::{CaptionRow, CaptionRows, read_table, tables_of};
 pub use read::{BadLine, Captions, FileReport, ReadOptions, read_captions};
 pub use source::{implied_split, source_names};
+pub use table::header_names;
 
 /// How caption files are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]

@@ -1,6 +1,6 @@
 //! Reads caption files: blocks of lines are parsed on every core while the next ones are read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::json::{self, ObjectLayout};
 use super::lines::{Blocks, Hashed, lines};
 use super::map;
 use super::parquet::{files_of_dataset, read_table, tables_of};
-use super::source::{implied_split, implied_translation, source_names};
+use super::source::{implied_split, implied_translation, source_names, split_of_folder};
 use super::table::{self, TableLayout};
 use super::text::{self, TextLayout};
 use super::webdataset;
@@ -47,6 +47,8 @@ pub struct ReadOptions {
     pub details: bool,
     /// What is read of a JSON map that has several: `references` unless said.
     pub member: Option<&'static str>,
+    /// Of files in whose names of images a folder is left out, that folder.
+    pub folders: BTreeMap<PathBuf, String>,
 }
 
 /// A line that is no caption.
@@ -185,7 +187,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
         Some(format) => format,
         None => detect(&head, source, columns_named).map_err(layout_error)?,
     };
-    let split = implied_split(source, format == Format::FlickrCn);
+    let split = implied_split(source, format == Format::FlickrCn).or_else(|| split_of_folder(path));
     let mut report = FileReport::new(source, format, split);
     let translation = options.translation.unwrap_or_else(|| implied_translation(source));
     if format == Format::Parquet {
@@ -193,7 +195,8 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
         report.exact_ids = table.has_exact_ids;
         report.sha256 = crate::files::sha256_file(path).map_err(io)?;
         let coco_files = if table.is_ours { files_of_dataset(path)? } else { HashMap::new() };
-        let batches = table.rows.into_par_iter().map(|rows| rows.into_batch(translation, take)).collect();
+        let mut batches: Vec<Batch> = table.rows.into_par_iter().map(|rows| rows.into_batch(translation, take)).collect();
+        place(&mut batches, options.folders.get(path));
         return Ok(FileContent { report, batches, coco_files });
     }
     let mut reader = FileReader { blocks, next: Some(head), path, batches: Vec::new() };
@@ -228,6 +231,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
     if !trusted {
         reject_chance(&mut batches);
     }
+    place(&mut batches, options.folders.get(path));
     report.sha256 = blocks.into_inner().sha256();
     Ok(FileContent { report, batches, coco_files })
 }
@@ -242,6 +246,12 @@ fn read_tar(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCont
     let report = FileReport::new(source, Format::WebDataset, implied_split(source, false));
     let report = FileReport { sha256: read.sha256, exact_ids: true, ..report };
     Ok(FileContent { report, batches: read.batches, coco_files: HashMap::new() })
+}
+
+fn place(batches: &mut [Batch], folder: Option<&String>) {
+    if let Some(folder) = folder {
+        batches.par_iter_mut().for_each(|batch| batch.place_in(folder));
+    }
 }
 
 /// A file whose first bytes have been looked at.

@@ -48,6 +48,13 @@ pub fn implied_split(source: &str, inside_words: bool) -> Option<&'static str> {
     }
 }
 
+/// The split that an imagefolder's metadata file says by the folder it lies in: `validation/metadata.jsonl`.
+pub fn split_of_folder(path: &Path) -> Option<&'static str> {
+    let is_metadata = path.file_stem().is_some_and(|stem| stem == "metadata");
+    let folder = path.parent().filter(|_| is_metadata)?.file_name()?.to_string_lossy().into_owned();
+    implied_split(&folder, false)
+}
+
 /// `human` or `machine` where the file's name says so (`human-written`, `manually-translated`, `machine-translated`).
 pub fn implied_translation(source: &str) -> Translation {
     let name = source.rsplit('/').next().unwrap_or(source).to_lowercase();
@@ -79,6 +86,8 @@ mod tests {
         assert_eq!(implied_split("captions_val2014.json", false), Some("dev"));
         assert_eq!(implied_split("train_and_test.txt", true), None);
         assert_eq!(implied_split("contest.tsv", false), None);
+        assert_eq!(split_of_folder(Path::new("hf/validation/metadata.jsonl")), Some("dev"));
+        assert_eq!(split_of_folder(Path::new("hf/train/captions.jsonl")), None);
     }
 
     #[test]

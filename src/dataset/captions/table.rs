@@ -234,6 +234,22 @@ fn details(fields: &csv::StringRecord, layout: &TableLayout) -> Result<Details, 
     })
 }
 
+/// The names in the first line of a table of text, or in the first object of JSON lines; empty where it is neither.
+pub fn header_names(text: &str) -> Vec<String> {
+    let mut lines = text.lines().map(|line| line.trim_start_matches('\u{feff}').trim()).filter(|line| !line.is_empty());
+    let Some(first) = lines.next() else { return Vec::new() };
+    if first.starts_with('{') {
+        let object: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(first).ok();
+        return object.map_or_else(Vec::new, |object| object.keys().cloned().collect());
+    }
+    let (delimiter, header) = match separator_line(first) {
+        Some(delimiter) => (delimiter, lines.next().unwrap_or_default()),
+        None => (delimiter_of(first), first),
+    };
+    let names = header.split(delimiter as char).map(|name| name.trim().trim_matches('"').to_string());
+    names.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ImportError;
+use super::cache::{CacheFolder, hub_cache};
 
-/// The folder a path means: itself, or the snapshot inside a cache folder (`models--ORG--NAME`).
+/// The folder a path means: itself, the snapshot inside a cache folder (`models--ORG--NAME`), or that of a hub's name in the hub's cache.
 ///
 /// # Errors
 /// A cache folder without a snapshot that is meant, or a name on the hub where there is no such folder.
@@ -17,10 +18,13 @@ pub fn resolve(path: &Path) -> Result<PathBuf, ImportError> {
     if path.symlink_metadata().is_err()
         && let Some(name) = hub_name(path)
     {
+        if let Some(folder) = CacheFolder::new(&hub_cache(), name).snapshot_of("main") {
+            return Ok(folder);
+        }
         return Err(ImportError::unusable(
             path,
             format!(
-                "no such folder. {name} looks like a name on Hugging Face's hub: `hf download {name}` fetches it and prints a folder; give that"
+                "no such folder. {name} looks like a name on Hugging Face's hub: `clipcap model get {name}` fetches it (so does `hf download {name}`); then this command finds it by its name"
             ),
         ));
     }
@@ -119,8 +123,8 @@ mod tests {
 
     #[test]
     fn a_name_of_the_hub_says_how_to_fetch_it() {
-        let message = resolve(Path::new("openai/clip-vit-base-patch32")).unwrap_err().to_string();
-        assert!(message.contains("hf download openai/clip-vit-base-patch32"), "{message}");
+        let message = resolve(Path::new("nobody/has-this-model")).unwrap_err().to_string();
+        assert!(message.contains("`clipcap model get nobody/has-this-model`"), "{message}");
         for path in ["models/ViT-B-32.pt", "/openai/clip", "a/b/c", "./a/b", "vit-b-32"] {
             assert_eq!(resolve(Path::new(path)).unwrap(), Path::new(path));
         }

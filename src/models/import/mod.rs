@@ -8,6 +8,7 @@ use super::part::{Content, Part, PartTensor};
 use super::tensors::TensorSpec;
 use super::weights::{WeightSource, WeightsError};
 
+mod cache;
 mod checkpoint;
 mod clip;
 mod decoder;
@@ -16,9 +17,11 @@ mod open_clip;
 mod openai;
 mod presets;
 
+pub use cache::{CacheFolder, hub_cache, hub_home};
 pub use checkpoint::{CheckpointSource, ORIGINAL_HEADS};
 pub use clip::ClipSource;
 pub use decoder::DecoderSource;
+pub use hub::resolve;
 pub use presets::{clip_preset, decoder_preset, made_vocabulary};
 
 /// What can be wrong with a model that is imported.

@@ -78,7 +78,9 @@ pub(in crate::stages) fn names(output: &Output) -> Result<Vec<String>> {
     let path = output.path();
     let context = || format!("cannot read {}", path.display());
     let file = BufReader::new(File::open(path).with_context(context)?);
-    let name = |line: Result<String, _>| Ok(line.with_context(context)?.split('\t').next().unwrap_or_default().to_string());
+    let name = |line: Result<String, _>| {
+        Ok(line.with_context(context)?.trim_start_matches('\u{feff}').split('\t').next().unwrap_or_default().to_string())
+    };
     file.lines().map(name).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -15,27 +16,32 @@ use crate::models::Bundle;
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
     Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Names, Outlook, Output, Parts, PassEmbeddings, Prepare,
-    Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, survey,
+    Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, errors_in, survey,
 };
 use crate::stages::Outcome;
-use crate::stages::summary::{self, Words};
+use crate::stages::summary::{self, Look, Words};
 use crate::text::clean::Cleaning;
 
+mod digest;
 pub(in crate::stages) mod import;
 mod load;
 mod model;
 mod only;
 mod scoring;
+mod split;
 pub(in crate::stages) mod tables;
 mod value;
 
 pub use load::{info, load, max_new_tokens};
 pub use model::{Captioner, ClipCap};
 pub use scoring::{CaptionScorer, Scored, Scoring, second_preprocess};
-pub use tables::TableFormat;
+pub use split::SplitOf;
+pub use tables::{Style, TableFormat};
 pub use value::{CaptionText, Captions};
 
+use digest::{Digest, Digested};
 use model::Engine;
+use split::SplitImages;
 use tables::{FORMAT, TableSink};
 
 /// What is captioned.
@@ -61,8 +67,8 @@ pub struct CaptionSettings {
     pub wanted: Wanted,
     pub out: PathBuf,
     pub format: TableFormat,
-    /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
-    pub quotes_formulas: bool,
+    /// How the rows are written.
+    pub style: Style,
     pub decoding: generation::Settings,
     pub wording: Wording,
     /// Captions are scored, and perhaps ranked and chosen.
@@ -84,6 +90,8 @@ pub struct CaptionSettings {
     pub prune: bool,
     /// A list of the images that are captioned, whether they have captions or not; the others keep the rows they have.
     pub only: Option<PathBuf>,
+    /// Images that are not of this split are not looked at.
+    pub split: Option<SplitOf>,
     /// Failed images as a share of all: beyond it the run ends with exit status 1.
     pub max_error_rate: f64,
 }
@@ -136,14 +144,44 @@ pub struct CaptionReport {
     pub output: Output,
     /// Files and folders that were not looked at.
     pub left_out: LeftOut,
+    /// The table went to stdout alone, and what lies beside it goes with the program.
+    pub is_temporary: bool,
+    digest: Digest,
+    /// Folders that a report finds the images in.
+    folders: Vec<PathBuf>,
 }
 
 const WORDS: Words = Words { command: "caption", done: "captioned", results: Some("captions") };
 
 impl CaptionReport {
+    /// Says which images failed, and of many how many more: for a run that leaves no table of them.
+    ///
+    /// # Errors
+    /// The table of errors cannot be read.
+    pub fn tell_failures(&self, reporter: &dyn Reporter) -> Result<()> {
+        const MOST: usize = 20;
+        if !self.report.complete || !self.output.errors().is_file() {
+            return Ok(());
+        }
+        let mut more = 0u64;
+        for (at, row) in errors_in(&self.output.errors())?.enumerate() {
+            let (image_path, failure) = row?;
+            match at < MOST {
+                true => reporter.warn(&format!("{image_path}: {}: {}", failure.reason, failure.message)),
+                false => more += 1,
+            }
+        }
+        if more > 0 {
+            reporter.warn(&format!("and {more} more failed: --work DIR keeps the table of them"));
+        }
+        Ok(())
+    }
+
     /// The closing summary, as text and as JSON.
     pub fn summary(&self) -> (String, Json) {
-        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out)
+        let next = digest::next(self.output.path(), &self.folders);
+        let look = Look { text: self.digest.to_text(), json: self.digest.to_json(), next, is_temporary: self.is_temporary };
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out, look)
     }
 }
 
@@ -192,14 +230,16 @@ pub fn run<C: Captioner>(
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let make_compute = || Ok(Engine::new(load()?, takes_embeddings));
-    let scored = Scored::by(settings.scoring.as_ref());
-    let make_sink = |folder: &Path| TableSink::create(settings.format, settings.quotes_formulas, scored, folder);
+    let digest = Mutex::new(Digest::default());
+    let style = Style { scored: Scored::by(settings.scoring.as_ref()), ..settings.style };
+    let make_sink = |folder: &Path| Ok(Digested { table: TableSink::create(settings.format, style, folder)?, digest: &digest });
     let import = |output: &Output| import::records(output, settings.format);
     // The original's table holds too little to go on from, and is made anew.
     let names = (settings.format == TableFormat::Tsv).then_some(&import::names as Names);
     // How many of a choice are there is known at the end.
-    let counter = if only.is_some() { None } else { listed.counter() };
-    let (entries, outlook) = (listed.entries(), listed.outlook());
+    let counter = if only.is_some() || settings.split.is_some() { None } else { listed.counter() };
+    let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
+    let (entries, outlook) = (of_split(listed.entries(), split.as_ref()), listed.outlook());
     let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);
     if let (Some(list), Some(path)) = (&only, &settings.only)
@@ -207,7 +247,16 @@ pub fn run<C: Captioner>(
     {
         list.told(path).iter().for_each(|told| reporter.warn(told));
     }
-    Ok(CaptionReport { outcome, report, output, left_out: listed.left_out() })
+    let digest = digest.into_inner().unwrap_or_else(|e| e.into_inner());
+    Ok(CaptionReport {
+        outcome,
+        report,
+        output,
+        left_out: listed.left_out(),
+        is_temporary: false,
+        digest,
+        folders: settings.folders(),
+    })
 }
 
 /// Looks at everything in the source, times the model on a few images, and writes nothing.
@@ -229,7 +278,8 @@ pub fn dry_run<C: Captioner>(
     let is_known = |entry: &Entry| {
         Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut shelf)?.is_some())
     };
-    let entries = listed.entries().inspect(|entry| match entry {
+    let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
+    let entries = of_split(listed.entries(), split.as_ref()).inspect(|entry| match entry {
         Ok(entry) if matches!(entry.content, Content::Unlisted(_)) => unlisted.push(entry.image_path.clone()),
         Ok(entry) => drop(gone.remove(&entry.image_path)),
         Err(_) => {}
@@ -292,8 +342,26 @@ impl CaptionSettings {
         }
     }
 
+    /// What a report's `--images` takes.
+    fn folders(&self) -> Vec<PathBuf> {
+        match &self.source {
+            Source::Paths(paths) => paths.iter().filter(|path| path.is_dir()).cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     fn takes_embeddings(&self) -> bool {
         matches!(self.source, Source::Embeddings(_))
+    }
+}
+
+/// What is listed, in list order.
+type Entries<'a> = Box<dyn Iterator<Item = Result<Entry>> + Send + 'a>;
+
+fn of_split<'a>(entries: Entries<'a>, split: Option<&'a SplitImages>) -> Entries<'a> {
+    match split {
+        None => entries,
+        Some(split) => Box::new(entries.filter(|entry| entry.as_ref().map_or(true, |entry| split.has(entry)))),
     }
 }
 
@@ -324,7 +392,7 @@ impl Listed {
         })
     }
 
-    fn entries(&self) -> Box<dyn Iterator<Item = Result<Entry>> + Send + '_> {
+    fn entries(&self) -> Entries<'_> {
         match self {
             Self::Files(folder) => Box::new(folder.entries()),
             Self::Planned(files, _) => match files.entries() {
@@ -381,8 +449,11 @@ fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed)
     };
     let mut fingerprinted =
         captioning(&model.identity, &settings.decoding, &settings.wording, settings.scoring.as_ref(), input).settings;
-    if settings.quotes_formulas {
+    if settings.style.quotes_formulas {
         fingerprinted["quotes_formulas"] = true.into();
+    }
+    if settings.style.bom {
+        fingerprinted["bom"] = true.into();
     }
     Ok(Settings::new("caption", fingerprinted))
 }

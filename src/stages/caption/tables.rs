@@ -1,7 +1,7 @@
 //! Caption tables: Parquet (one file or numbered parts), CSV, the original's TSV, and JSON lines.
 
 use std::borrow::Cow;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,12 +76,23 @@ pub struct Row<'a> {
     pub rank: Option<i32>,
 }
 
+/// How a table is written, besides its format.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// Cells that a spreadsheet would run are quoted.
+    pub quotes_formulas: bool,
+    /// A byte order mark stands before the first cell, by which Excel knows UTF-8.
+    pub bom: bool,
+    /// Rows go to stdout too, as soon as they are there.
+    pub to_stdout: bool,
+    /// Columns of scores.
+    pub scored: Scored,
+}
+
 /// A caption table under construction.
 pub struct TableSink {
     format: TableFormat,
-    /// Cells that a spreadsheet would run are quoted.
-    quotes_formulas: bool,
-    scored: Scored,
+    style: Style,
     folder: PathBuf,
     writer: Writer,
     names: Vec<PathBuf>,
@@ -90,19 +101,55 @@ pub struct TableSink {
 
 enum Writer {
     Parquet(Box<ParquetRows>),
-    Csv(Box<csv::Writer<AtomicFile>>),
-    Plain(AtomicFile),
+    Csv(Box<csv::Writer<Text>>),
+    Plain(Text),
+}
+
+/// A file of text, and stdout where it is wanted there too.
+struct Text {
+    file: AtomicFile,
+    to_stdout: bool,
+}
+
+impl Text {
+    fn create(path: &Path, style: Style) -> Result<Self> {
+        let mut text = Self { file: AtomicFile::create(path)?, to_stdout: style.to_stdout };
+        if style.bom {
+            text.write_all("\u{feff}".as_bytes())?;
+        }
+        Ok(text)
+    }
+
+    fn commit(mut self) -> Result<()> {
+        self.flush()?;
+        Ok(self.file.commit()?)
+    }
+}
+
+impl Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.to_stdout {
+            io::stdout().lock().write_all(bytes)?;
+        }
+        self.file.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.to_stdout {
+            io::stdout().lock().flush()?;
+        }
+        self.file.flush()
+    }
 }
 
 impl TableSink {
     /// Begins a table in `folder`.
-    pub fn create(format: TableFormat, quotes_formulas: bool, scored: Scored, folder: &Path) -> Result<Self> {
+    pub fn create(format: TableFormat, style: Style, folder: &Path) -> Result<Self> {
         let mut sink = Self {
             format,
-            quotes_formulas,
-            scored,
+            style,
             folder: folder.into(),
-            writer: open(format, scored, &folder.join(name(format, 0)))?,
+            writer: open(format, style, &folder.join(name(format, 0)))?,
             names: Vec::new(),
             part_images: 0,
         };
@@ -112,7 +159,7 @@ impl TableSink {
 
     fn next_part(&mut self) -> Result<()> {
         let name = name(self.format, self.names.len());
-        let next = open(self.format, self.scored, &self.folder.join(&name))?;
+        let next = open(self.format, self.style, &self.folder.join(&name))?;
         std::mem::replace(&mut self.writer, next).finish()?;
         self.names.push(name);
         self.part_images = 0;
@@ -127,16 +174,16 @@ fn name(format: TableFormat, part: usize) -> PathBuf {
     }
 }
 
-fn open(format: TableFormat, scored: Scored, path: &Path) -> Result<Writer> {
+fn open(format: TableFormat, style: Style, path: &Path) -> Result<Writer> {
     Ok(match format {
-        TableFormat::Parquet | TableFormat::Parts => Writer::Parquet(Box::new(ParquetRows::create(scored, path)?)),
+        TableFormat::Parquet | TableFormat::Parts => Writer::Parquet(Box::new(ParquetRows::create(style.scored, path)?)),
         TableFormat::Csv => {
-            let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(AtomicFile::create(path)?);
+            let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Text::create(path, style)?);
             // By hand, so that a table without rows has its header too.
-            writer.write_record(COLUMNS.iter().chain(scored.columns()))?;
+            writer.write_record(COLUMNS.iter().chain(style.scored.columns()))?;
             Writer::Csv(Box::new(writer))
         }
-        TableFormat::Tsv | TableFormat::JsonLines => Writer::Plain(AtomicFile::create(path)?),
+        TableFormat::Tsv | TableFormat::JsonLines => Writer::Plain(Text::create(path, style)?),
     })
 }
 
@@ -152,34 +199,35 @@ impl Sink<Captions> for TableSink {
         let sha256 = hex(sha256);
         match (&mut self.writer, self.format) {
             (Writer::Plain(file), TableFormat::Tsv) => {
-                file.write_all(cell(&entry.image_path, self.quotes_formulas).as_bytes())?;
-                let order = match self.scored {
+                file.write_all(cell(&entry.image_path, self.style.quotes_formulas).as_bytes())?;
+                let order = match self.style.scored {
                     Scored::Rank => ranked(&captions.texts),
                     _ => (0..captions.texts.len()).collect(),
                 };
                 for caption in order.into_iter().map(|at| &captions.texts[at]) {
                     // A vocabulary is anyone's: what parts fields and lines stays out of them.
                     let text = caption.text.replace(['\t', '\n', '\r'], " ");
-                    write!(file, "\t{}", cell(&text, self.quotes_formulas))?;
+                    write!(file, "\t{}", cell(&text, self.style.quotes_formulas))?;
                 }
                 file.write_all(b"\n")?;
             }
             (Writer::Plain(file), _) => {
                 for row in rows(entry, &sha256, captions) {
-                    match self.scored {
-                        Scored::No => serde_json::to_writer(&mut *file, &row)?,
-                        scored => serde_json::to_writer(&mut *file, &ScoredRow::new(row, scored))?,
-                    }
-                    file.write_all(b"\n")?;
+                    let mut line = match self.style.scored {
+                        Scored::No => serde_json::to_vec(&row)?,
+                        scored => serde_json::to_vec(&ScoredRow::new(row, scored))?,
+                    };
+                    line.push(b'\n');
+                    file.write_all(&line)?;
                 }
             }
             (Writer::Csv(writer), _) => {
                 for row in rows(entry, &sha256, captions) {
                     let [image_id, image_path, caption] =
-                        [&row.image_id, &row.image_path, &row.caption].map(|text| cell(text, self.quotes_formulas));
+                        [&row.image_id, &row.image_path, &row.caption].map(|text| cell(text, self.style.quotes_formulas));
                     let (clip_score, rank) = (row.clip_score, row.rank);
                     let row = Row { image_id, image_path, caption, ..row.clone() };
-                    match self.scored {
+                    match self.style.scored {
                         Scored::No => writer.serialize(row)?,
                         Scored::Score => writer.serialize((row, clip_score))?,
                         Scored::Rank => writer.serialize((row, clip_score, rank))?,
@@ -192,7 +240,7 @@ impl Sink<Captions> for TableSink {
                 }
             }
         }
-        Ok(())
+        if self.style.to_stdout { self.writer.flush() } else { Ok(()) }
     }
 
     fn weight(&self, captions: &Captions) -> u64 {
@@ -267,11 +315,20 @@ impl Build<Captions> for TableSink {
 }
 
 impl Writer {
+    /// Hands on what is written so far: whoever reads stdout waits for it.
+    fn flush(&mut self) -> Result<()> {
+        match self {
+            Self::Parquet(_) => Ok(()),
+            Self::Csv(writer) => Ok(writer.flush()?),
+            Self::Plain(text) => Ok(text.flush()?),
+        }
+    }
+
     fn finish(self) -> Result<()> {
         match self {
             Self::Parquet(rows) => rows.finish(),
-            Self::Csv(writer) => Ok(writer.into_inner().map_err(|e| e.into_error())?.commit()?),
-            Self::Plain(file) => Ok(file.commit()?),
+            Self::Csv(writer) => writer.into_inner().map_err(|e| e.into_error())?.commit(),
+            Self::Plain(file) => file.commit(),
         }
     }
 }

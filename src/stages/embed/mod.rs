@@ -19,7 +19,7 @@ use crate::pipeline::{
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
 use crate::stages::loading::{check_precision, compute_identity, scale_to_length_1};
-use crate::stages::summary::{self, Words};
+use crate::stages::summary::{self, Look, Words};
 
 mod images;
 pub(in crate::stages) mod tables;
@@ -161,7 +161,7 @@ const WORDS: Words = Words { command: "embed", done: "embedded", results: None }
 impl EmbedReport {
     /// The closing summary, as text and as JSON.
     pub fn summary(&self) -> (String, Json) {
-        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out)
+        summary::closing(&WORDS, self.outcome, &self.report, &self.output, self.left_out, Look::default())
     }
 }
 

@@ -114,7 +114,7 @@ impl Judge {
                 second.extend(scores.next());
             }
             let done = (start + some.len()) as u64;
-            reporter.tick(&Tick { label: "scoring", done, total: images.len() as u64, rates: vec![] });
+            reporter.tick(&Tick { label: "scoring", done, total: images.len() as u64, ..Tick::default() });
         }
         let num_images = images.len() - missing - failed;
         for (count, what) in [(missing, "no image of that name is there"), (failed, "the image cannot be read")] {

@@ -150,7 +150,7 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
                 errors.add(&item.image_path, &failure)?;
             }
         }
-        reporter.tick(&Tick { label: "exporting", done, total: items.len() as u64, rates: vec![] });
+        reporter.tick(&Tick { label: "exporting", done, total: items.len() as u64, ..Tick::default() });
     }
     let exported = items.len() as u64 - failed;
     if exported == 0 {

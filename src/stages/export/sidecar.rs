@@ -39,7 +39,7 @@ pub(super) fn write(
                 ended.failed += 1;
             }
         }
-        reporter.tick(&Tick { label: "exporting", done, total: items.len() as u64, rates: vec![] });
+        reporter.tick(&Tick { label: "exporting", done, total: items.len() as u64, ..Tick::default() });
     }
     if ended.failed > 0 {
         ended.outcome = Outcome::SomeFailed;

@@ -9,7 +9,9 @@ use super::worker::{Computed, Task};
 use super::{ShardEnd, Shards, Worker, settings_of};
 use crate::generation;
 use crate::pipeline::{Interrupt, Reporter};
-use crate::stages::caption::{self, CaptionSettings, Captioner, ModelInfo, Source, TableFormat, Wording, how_images_are_read};
+use crate::stages::caption::{
+    self, CaptionSettings, Captioner, ModelInfo, Source, Style, TableFormat, Wording, how_images_are_read,
+};
 
 impl Worker<'_> {
     /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
@@ -30,7 +32,7 @@ impl Worker<'_> {
             wanted: self.plan.wanted.clone(),
             out: Default::default(),
             format: TableFormat::Parquet,
-            quotes_formulas: false,
+            style: Style::default(),
             decoding,
             wording,
             scoring,
@@ -45,6 +47,7 @@ impl Worker<'_> {
             retry_failed: false,
             prune: true,
             only: None,
+            split: None,
             max_error_rate: 1.0,
         })
     }

@@ -19,7 +19,7 @@ use crate::pipeline::{
 use crate::stages::Outcome;
 use crate::stages::caption::import::{images, names};
 use crate::stages::caption::tables::{FORMAT, TableSink};
-use crate::stages::caption::{Captions, Scored, Scoring, TableFormat, output_of};
+use crate::stages::caption::{Captions, Scored, Scoring, Style, TableFormat, output_of};
 use crate::stages::embed::tables::{EmbeddingSink, FORMAT as EMBEDDINGS_FORMAT};
 use crate::stages::embed::{Dtype, Embedding, Layout};
 use crate::stages::summary::errors_line;
@@ -40,6 +40,8 @@ pub struct MergeSettings {
     pub overwrite: bool,
     /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
     pub quotes_formulas: bool,
+    /// A `.csv` or `.tsv` begins with a byte order mark.
+    pub bom: bool,
     /// Rows of images that the job has no captions of may go, however many they are.
     pub prune: bool,
     /// Failed images as a share of all: beyond it the exit status is 1.
@@ -68,7 +70,8 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     let plan = job.plan()?;
     let (records, missing) = finished(&job, &plan, settings, reporter)?;
     let made_with = one_identity(&records, settings)?;
-    let made_with = if settings.quotes_formulas { quoting(&made_with) } else { made_with };
+    let made_with = if settings.quotes_formulas { with(&made_with, "quotes_formulas") } else { made_with };
+    let made_with = if settings.bom { with(&made_with, "bom") } else { made_with };
     verify(&job, &records)?;
     let mut counts = Counts::default();
     for record in &records {
@@ -98,8 +101,9 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         false => {
             let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
             let scoring: Option<Scoring> = scoring.context("the plan's scoring cannot be read: plan the job again")?;
-            let scored = Scored::by(scoring.as_ref());
-            let sink = TableSink::create(settings.format, settings.quotes_formulas, scored, staging.folder())?;
+            let style =
+                Style { quotes_formulas: settings.quotes_formulas, scored: Scored::by(scoring.as_ref()), ..Style::default() };
+            let sink = TableSink::create(settings.format, style, staging.folder())?;
             merging.run(sink, captions_in, &mut roll)?
         }
     };
@@ -155,11 +159,11 @@ fn held_embeddings(output: &Output) -> Held {
     Held::of(rows.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
 }
 
-/// The same settings with quoted cells, as `caption` records them.
-fn quoting(settings: &Settings) -> Settings {
-    let mut quoting = settings.settings.clone();
-    quoting["quotes_formulas"] = true.into();
-    Settings::new(&settings.stage, quoting)
+/// The same settings with quoted cells or a mark, as `caption` records them.
+fn with(settings: &Settings, flag: &str) -> Settings {
+    let mut styled = settings.settings.clone();
+    styled[flag] = true.into();
+    Settings::new(&settings.stage, styled)
 }
 
 /// The records there are, in order, and the shards that have none.
@@ -308,7 +312,7 @@ impl Merging<'_> {
                 counts.failed + counts.unlisted
             );
             done += record.counts.found();
-            reporter.tick(&Tick { label: "merging", done, total: self.total, rates: vec![] });
+            reporter.tick(&Tick { label: "merging", done, total: self.total, ..Tick::default() });
         }
         let files = sink.finish()?;
         errors.finish()?;

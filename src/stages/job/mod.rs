@@ -137,10 +137,10 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     if let Some(there) = job.find_plan()?.filter(|_| !settings.overwrite) {
         let mut differences = there.settings.differences(&settings.settings);
         if there.shard_size != settings.shard_size {
-            differences.push(format!("--shard-size: {} there, {} now", there.shard_size, settings.shard_size));
+            differences.push(format!("--shard-size {} (was {})", settings.shard_size, there.shard_size));
         }
         if there.inputs != names {
-            differences.push(format!("inputs: {} there, {} now", there.inputs.join(" "), names.join(" ")));
+            differences.push(format!("inputs {} (were {})", names.join(" "), there.inputs.join(" ")));
         }
         differences.extend(there.wanted.differences(&settings.wanted));
         if !differences.is_empty() {

@@ -63,7 +63,7 @@ fn hashes(
         .map(|(row, image)| {
             let count = done.fetch_add(1, Ordering::Relaxed) + 1;
             if count.is_multiple_of(64) || count == total {
-                reporter.tick(&Tick { label: "comparing images", done: count, total, rates: Vec::new() });
+                reporter.tick(&Tick { label: "comparing images", done: count, total, ..Tick::default() });
             }
             if row.status != "ok" || interrupt.is_set() {
                 return None;

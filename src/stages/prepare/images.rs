@@ -51,7 +51,7 @@ pub fn examine(
     let tick = || {
         let count = done.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_multiple_of(256) || count == total {
-            reporter.tick(&Tick { label: "reading images", done: count, total, rates: Vec::new() });
+            reporter.tick(&Tick { label: "reading images", done: count, total, ..Tick::default() });
         }
     };
     let found = entries.into_par_iter().flat_map_iter(|entry| -> Box<dyn Iterator<Item = Found>> {

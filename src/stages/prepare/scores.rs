@@ -98,7 +98,7 @@ pub fn compute(
             }
             done += picture.captions.len() as u64;
         }
-        reporter.tick(&Tick { label: "scoring captions", done, total, rates: vec![] });
+        reporter.tick(&Tick { label: "scoring captions", done, total, ..Tick::default() });
     }
     scorer.model.told_cut().iter().for_each(|told| reporter.warn(told));
     Ok(Some(scores))

@@ -64,7 +64,7 @@ pub fn write(
         let file = write_image_shard(&staging.join(&name), &ImageShard { rows: &rows, content: &content })?;
         file.commit().with_context(|| format!("cannot write {name} in {}", staging.display()))?;
         rest = after;
-        reporter.tick(&Tick { label: "storing images", done: total - rest.len() as u64, total, rates: Vec::new() });
+        reporter.tick(&Tick { label: "storing images", done: total - rest.len() as u64, total, ..Tick::default() });
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What prepare found, counted: for the manifest, the terminal and the exit status.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -11,9 +11,9 @@ use crate::dataset::assemble::Assembled;
 use crate::dataset::captions::{FileReport, Reason};
 use crate::dataset::lint::{LINT_COLUMNS, Lint};
 use crate::dataset::tables::{DuplicateRow, ImageRow};
-use crate::pipeline::Reporter;
+use crate::pipeline::{Output, Reporter};
 use crate::stages::Outcome;
-use crate::stages::summary::quoted;
+use crate::stages::summary::{errors_line, next_lines, quoted};
 
 /// Counts of a finished dataset.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,16 @@ pub struct Summary {
     /// Pairs by kind, and of those the ones that straddle splits.
     pub duplicates: BTreeMap<&'static str, (u64, u64)>,
     images_given: bool,
+    /// The dataset's folder, and those of its images.
+    out: PathBuf,
+    folders: Vec<PathBuf>,
+}
+
+/// `DATASET-NAME`
+fn beside(dataset: &Path, name: &str) -> PathBuf {
+    let mut file = dataset.file_name().unwrap_or_default().to_os_string();
+    file.push(format!("-{name}"));
+    dataset.with_file_name(file)
 }
 
 /// How captions fit their pictures.
@@ -90,6 +100,8 @@ impl Summary {
             split_conflicts: set.split_conflicts,
             image_conflicts: set.unplaced.iter().filter(|line| line.bad.reason == Reason::ImageConflict).count() as u64,
             images_given: !settings.images.is_empty(),
+            out: settings.out.clone(),
+            folders: settings.images.clone(),
             ..Self::default()
         };
         for row in rows {
@@ -251,6 +263,20 @@ impl Summary {
         }
     }
 
+    /// Where everything lies, and what comes next.
+    fn places(&self) -> String {
+        let mut text = format!("output   {}\n", self.out.display());
+        let errors = Output::folder(&self.out).errors();
+        text += &errors_line(Some(errors.as_path()).filter(|_| self.bad() + self.status("missing") + self.image_conflicts > 0));
+        let mut next = vec![format!("clipcap stats {} -o {}", quoted(&self.out), quoted(&beside(&self.out, "statistics")))];
+        if self.images_given {
+            let images: Vec<String> = self.folders.iter().map(|path| quoted(path)).collect();
+            let (images, embeddings) = (images.join(" "), quoted(&beside(&self.out, "embeddings")));
+            next.push(format!("clipcap embed --dataset {} --images {images} -m MODEL -o {embeddings}", quoted(&self.out)));
+        }
+        text + &next_lines(&next)
+    }
+
     /// The closing summary.
     pub fn to_text(&self) -> String {
         let images: u64 = self.images.values().sum();
@@ -280,6 +306,6 @@ impl Summary {
         for (name, count) in self.lint.iter().filter(|(_, count)| **count > 0) {
             text.push_str(&format!("  {name:<22} {count:>9}\n"));
         }
-        text
+        text + &self.places()
     }
 }

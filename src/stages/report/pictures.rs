@@ -207,7 +207,13 @@ impl Maker<'_> {
         }
         self.done += chunk.len() as u64;
         let rate = self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-        self.reporter.tick(&Tick { label: "thumbnails", done: self.done, total: self.total, rates: vec![("images/s", rate)] });
+        self.reporter.tick(&Tick {
+            label: "thumbnails",
+            done: self.done,
+            total: self.total,
+            rates: vec![("images/s", rate)],
+            ..Tick::default()
+        });
         Ok(())
     }
 }

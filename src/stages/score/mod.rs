@@ -51,6 +51,8 @@ pub struct ScoreSettings {
     /// A bundle, or anything `--clip` takes, with a text tower.
     pub scorer: PathBuf,
     pub out: PathBuf,
+    /// A `.csv` begins with a byte order mark.
+    pub bom: bool,
     pub reading: Reading,
     pub batch_size: usize,
     pub overwrite: bool,
@@ -84,7 +86,8 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
     let matcher = finder.matcher();
     let schema = with_column(&pairs.schema);
     let format = pairs.format.clone().unwrap_or_else(|| "scored/1".into());
-    let mut writer = Writer::create(&settings.out, schema.clone(), &format, &[(SCORER_KEY, model.fingerprint.clone())])?;
+    let footer = [(SCORER_KEY, model.fingerprint.clone())];
+    let mut writer = Writer::create(&settings.out, schema.clone(), &format, &footer, settings.bom)?;
     let (mut scores, mut num_pairs) = (vec![], 0u64);
     let mut failures: BTreeMap<String, crate::pipeline::Failure> = BTreeMap::new();
     // Images of neighbouring batches are often the same.

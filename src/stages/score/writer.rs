@@ -38,13 +38,17 @@ impl Writer {
         }
     }
 
-    pub fn create(out: &Path, schema: SchemaRef, format: &str, footer: &[(&str, String)]) -> Result<Self> {
+    pub fn create(out: &Path, schema: SchemaRef, format: &str, footer: &[(&str, String)], bom: bool) -> Result<Self> {
         let kind =
             Self::kind(out).with_context(|| format!("--out {}: a name that ends in .parquet, .csv or .jsonl", out.display()))?;
         Ok(match kind {
             Kind::Parquet => Self::Parquet(Box::new(ParquetSink::create_with(out, schema, format, footer)?)),
             Kind::Csv => {
-                let mut writer = csv::Writer::from_writer(AtomicFile::create(out)?);
+                let mut file = AtomicFile::create(out)?;
+                if bom {
+                    file.write_all("\u{feff}".as_bytes())?;
+                }
+                let mut writer = csv::Writer::from_writer(file);
                 writer.write_record(schema.fields().iter().map(|field| field.name()))?;
                 Self::Csv(Box::new(writer))
             }

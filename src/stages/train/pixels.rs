@@ -113,7 +113,7 @@ impl<I: Iterator<Item = Result<Entry>>> Iterator for Rows<'_, I> {
                     Err(error) => rows.push(Err(error)),
                 }
             }
-            self.reporter.tick(&Tick { label: "decoding", done: self.done, total: self.total, rates: vec![] });
+            self.reporter.tick(&Tick { label: "decoding", done: self.done, total: self.total, ..Tick::default() });
             self.decoded = rows.into_iter();
         }
     }

@@ -16,10 +16,9 @@ use super::summary::{Spent, Summary};
 use super::{backend, curve, page};
 use crate::files;
 use crate::models::Bundle;
-use crate::pipeline::{Interrupt, Reporter, Tick};
+use crate::pipeline::{Interrupt, Reporter, Tick, duration};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::summary::duration;
 use crate::training::batches::{Batch, Epoch, Images, Shape, buckets};
 use crate::training::checkpoint::{self, Numbers, RunState};
 use crate::training::corpus::Corpus;
@@ -366,7 +365,7 @@ impl<'a> Run<'a> {
         let epoch = self.state.epoch as f64 + within;
         let first = reward.map_or(("loss", report.loss), |reward| ("reward", reward.mean));
         let rates = vec![first, ("epoch", epoch), ("tokens/s", tokens), ("samples/s", samples)];
-        self.reporter.tick(&Tick { label: "training", done: self.state.step, total, rates });
+        self.reporter.tick(&Tick { label: "training", done: self.state.step, total, rates, ..Tick::default() });
     }
 
     /// Dev loss, `last/`, `best/` where it is better, captions of a few images.

@@ -10,7 +10,9 @@ use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::{Limits, Preprocess};
 use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, Silent};
-use clipcap::stages::caption::{CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Source, TableFormat, run};
+use clipcap::stages::caption::{
+    CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Source, Style, TableFormat, run,
+};
 use clipcap::table;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -102,7 +104,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
         format: TableFormat::of(out).unwrap(),
-        quotes_formulas: false,
+        style: Style::default(),
         decoding: Decoding::default(),
         limits: Limits::default(),
         exif_rotate: true,
@@ -115,6 +117,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         retry_failed: false,
         prune: false,
         only: None,
+        split: None,
         max_error_rate: 1.0,
     }
 }

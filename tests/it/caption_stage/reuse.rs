@@ -129,7 +129,7 @@ fn what_other_settings_made_is_not_replaced_unasked() {
     let mut longer = plain.clone();
     longer.decoding.max_new_tokens = 20;
     let error = caption(&longer, &Fake::new(4)).unwrap_err().to_string();
-    assert!(error.contains("decoding.max_new_tokens: 67 there, 20 now") && error.contains("--overwrite"), "{error}");
+    assert!(error.contains("--max-new-tokens 20 (was 67)") && error.contains("--overwrite"), "{error}");
     assert!(bytes(folder.path()) == first);
     let longer = CaptionSettings { overwrite: true, ..longer };
     // Overwriting, interrupted and given again, goes on from where it was.
@@ -156,17 +156,21 @@ fn files_of_others_are_not_replaced_unasked() {
         let out = if name.starts_with("parts") { folder.path().join("parts") } else { out };
         let settings = settings(&images, &out);
         let error = caption(&settings, &Fake::new(4)).unwrap_err().to_string();
-        assert!(error.contains("has no manifest"), "{error}");
+        assert!(error.contains("was not made by clipcap"), "{error}");
         assert!(!out.with_file_name(format!("{}.work", out.file_name().unwrap().to_string_lossy())).exists());
         if name != "out.csv" {
             caption(&CaptionSettings { overwrite: true, ..settings }, &Fake::new(4)).unwrap();
         }
     }
     assert_eq!(fs::read(folder.path().join("parts/mine.txt")).unwrap(), b"mine");
-    // Two tables cannot share a manifest.
+    // Two tables of one name have a manifest each, and neither run takes the other's for its own.
     fs::remove_file(folder.path().join("out.csv")).unwrap();
-    let error = caption(&settings(&images, &folder.path().join("out.csv")), &Fake::new(4)).unwrap_err().to_string();
-    assert!(error.contains("belongs to out.parquet"), "{error}");
+    for name in ["out.csv", "out.parquet", "out.csv"] {
+        caption(&settings(&images, &folder.path().join(name)), &Fake::new(4)).unwrap();
+    }
+    for name in ["out.manifest.json", "out.csv.manifest.json"] {
+        assert!(folder.path().join(".clipcap").join(name).is_file(), "{name}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `clipcap prepare`, driven as a program: every layout, hostile lines, images, splits, and the same bytes each time.
 
+mod discover;
 mod images;
 mod lines;
 mod scores;
