@@ -34,3 +34,11 @@ wheel:
 # Licences, advisories and sources of all dependencies
 deny:
     cargo deny check
+
+# Timings of reading pictures (benches/)
+bench:
+    cargo bench --bench images
+
+# A fuzz target: image, pickle, safetensors, captions or pipeline (a nightly toolchain and cargo-fuzz)
+fuzz TARGET:
+    cargo +nightly fuzz run {{TARGET}}
