@@ -10,7 +10,7 @@
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph
 //! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
-//!    files, table, bookkeeping    atomic files, Parquet, what lies beside an output: the ground everything stands on
+//!    files, table, bookkeeping, random    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
 //! ```
 
 pub mod autodiff;
@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod models;
 pub mod onnx;
 pub mod pipeline;
+pub mod random;
 pub mod runtime;
 pub mod stages;
 pub mod table;

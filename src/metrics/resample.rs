@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::scorer::{ImageScores, Summary};
+use crate::random::Stream;
 
 /// Scores of an image, of which any selection has M values of its own.
 pub trait Corpus<const M: usize>: Sized + Sync {
@@ -40,8 +41,8 @@ pub struct Comparison<const M: usize = 6> {
 /// 95% percentile intervals of the metrics from `rounds` resamplings of the images. None without images or rounds.
 pub fn bootstrap<const M: usize, I: Corpus<M>>(images: &[I], rounds: usize, seed: u64) -> Option<[Interval; M]> {
     let resampled = |round: u64| {
-        let mut random = SplitMix64::new(seed, round);
-        I::values((0..images.len()).map(|_| &images[random.below(images.len())]))
+        let mut random = draws(seed, round);
+        I::values((0..images.len()).map(|_| &images[random.below(images.len() as u64) as usize]))
     };
     intervals(images.len(), rounds, resampled)
 }
@@ -54,15 +55,15 @@ pub fn compare<const M: usize, I: Corpus<M>>(first: &[I], second: &[I], rounds: 
     let difference = minus(I::values(second.iter()), I::values(first.iter()));
 
     let interval = intervals(count, rounds, |round| {
-        let mut random = SplitMix64::new(seed, round);
-        let picks: Vec<usize> = (0..count).map(|_| random.below(count)).collect();
+        let mut random = draws(seed, round);
+        let picks: Vec<usize> = (0..count).map(|_| random.below(count as u64) as usize).collect();
         minus(I::values(picks.iter().map(|&i| &second[i])), I::values(picks.iter().map(|&i| &first[i])))
     })?;
 
     let permuted = |round: u64| {
         // Streams of their own, apart from the bootstrap's.
-        let mut random = SplitMix64::new(!seed, round);
-        let swap: Vec<bool> = (0..count).map(|_| random.next() >> 63 == 1).collect();
+        let mut random = draws(!seed, round);
+        let swap: Vec<bool> = (0..count).map(|_| random.next_u64() >> 63 == 1).collect();
         let side = |flip: bool| {
             I::values(swap.iter().enumerate().map(move |(i, &swapped)| if swapped == flip { &second[i] } else { &first[i] }))
         };
@@ -104,26 +105,9 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[below] + (sorted[above] - sorted[below]) * (position - below as f64)
 }
 
-/// Steele, Lea and Flood's generator: small, and each (seed, stream) starts somewhere else.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn new(seed: u64, stream: u64) -> Self {
-        let mut start = Self(seed);
-        Self(start.next() ^ Self(stream).next())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// An index below `bound`, which is above 0.
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
+/// Draws that start somewhere else for each (seed, stream).
+fn draws(seed: u64, stream: u64) -> Stream {
+    Stream::new(Stream::new(seed).next_u64() ^ Stream::new(stream).next_u64())
 }
 
 #[cfg(test)]

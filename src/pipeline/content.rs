@@ -5,26 +5,32 @@ use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::record::Stat;
 use crate::bookkeeping;
 use crate::files::{self, Checked};
 
 /// What a file looked like when it was hashed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Seen {
-    bytes: u64,
-    modified_ns: i128,
-    /// Moves even where a tool sets the modification time back.
-    #[serde(default)]
-    changed_ns: i128,
-    inode: u64,
+    #[serde(flatten)]
+    stat: Stat,
     sha256: String,
+    /// It had not changed for a while when it was hashed: what looks the same now is the same. Others are hashed again in the next run.
+    #[serde(skip_serializing, default = "settled")]
+    is_settled: bool,
 }
 
-const FORMAT: &str = "content-hashes/1";
+/// Only what is settled is written.
+fn settled() -> bool {
+    true
+}
+
+const FORMAT: &str = "content-hashes/2";
 
 /// The file.
 #[derive(Serialize, Deserialize)]
@@ -94,7 +100,9 @@ impl ContentHashes {
 
     /// Writes what is known; where an earlier version kept it, nothing stays.
     pub fn save(&self) -> std::io::Result<()> {
-        files::write_checked_json(&self.path, &Memory { format: FORMAT.into(), files: self.known.clone() })?;
+        let settled = self.known.iter().filter(|(_, seen)| seen.is_settled);
+        let files = settled.map(|(path, seen)| (path.clone(), seen.clone())).collect();
+        files::write_checked_json(&self.path, &Memory { format: FORMAT.into(), files })?;
         let _ = std::fs::remove_file(&self.old);
         Ok(())
     }
@@ -108,20 +116,11 @@ fn text_of(path: &Path) -> String {
 
 /// Hashes a file, or takes the hash of one that looks as it did.
 fn see(file: &Path, known: Option<&Seen>) -> std::io::Result<Seen> {
-    let metadata = file.metadata()?;
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    let mut seen = Seen {
-        bytes: metadata.len(),
-        modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        sha256: String::new(),
-    };
-    seen.sha256 = match known {
-        Some(known) if (Seen { sha256: known.sha256.clone(), ..seen.clone() }) == *known => known.sha256.clone(),
-        _ => files::sha256_file(file)?,
-    };
-    Ok(seen)
+    let stat = Stat::of(&file.metadata()?);
+    match known {
+        Some(known) if known.stat == stat => Ok(known.clone()),
+        _ => Ok(Seen { stat, is_settled: stat.is_settled(SystemTime::now()), sha256: files::sha256_file(file)? }),
+    }
 }
 
 /// The files under a folder; links to folders are followed, and no folder is entered twice.
@@ -180,6 +179,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, memory) = (folder.path().join("a"), bookkeeping::content_hashes(folder.path()));
         std::fs::write(&file, "1").unwrap();
+        let mut hashes = ContentHashes::open(folder.path(), false, vec![], no_damage);
+        hashes.of(&file).unwrap();
+        hashes.save().unwrap();
+        // Written a moment ago, it could change once more without looking otherwise.
+        assert!(!std::fs::read_to_string(&memory).unwrap().contains("sha256"));
+        std::thread::sleep(std::time::Duration::from_millis(2100));
         let mut hashes = ContentHashes::open(folder.path(), false, vec![], no_damage);
         let right = hashes.of(&file).unwrap();
         hashes.save().unwrap();

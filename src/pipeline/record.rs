@@ -1,16 +1,18 @@
 //! What is known of one image: where it was, what its content hashes to, and what was made of it or why nothing was.
 
 use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
+use serde::{Deserialize, Serialize};
 
 /// SHA-256 of an image's content.
 pub type ContentHash = [u8; 32];
 
 /// What the file system says of a file. Unchanged, the file needs no second reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stat {
     pub size_bytes: u64,
     pub mtime_ns: i64,
@@ -20,9 +22,8 @@ pub struct Stat {
 }
 
 impl Stat {
-    #[cfg(unix)]
+    /// What a file's metadata say.
     pub fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size_bytes: metadata.size(),
@@ -30,12 +31,6 @@ impl Stat {
             ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
         }
-    }
-
-    #[cfg(not(unix))]
-    pub fn of(metadata: &Metadata) -> Self {
-        let mtime_ns = metadata.modified().map(since_epoch_ns).unwrap_or(0);
-        Self { size_bytes: metadata.len(), mtime_ns, ctime_ns: mtime_ns, inode: 0 }
     }
 
     /// False where the file changed so recently that another change could leave the same times behind: such a file is read again.

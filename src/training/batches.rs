@@ -3,8 +3,8 @@
 use image::RgbImage;
 
 use super::corpus::{Captions, Corpus};
-use super::random::{Stream, key};
 use crate::image::Preprocess;
+use crate::random::{Stream, key};
 
 /// Batches whose captions are sorted by length together: enough that a batch holds one length, or two.
 const WINDOW: usize = 100;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::random::{GOLDEN, key, mix, name_key};
+use crate::random::{GOLDEN, key, mix, name_key};
 
 /// Elements one task fills; even, since one draw serves two.
 const CHUNK: usize = 1 << 15;

@@ -20,7 +20,6 @@ mod objective_tests;
 pub mod optimizer;
 pub mod optimizer_graph;
 pub mod parameters;
-pub mod random;
 pub mod resident;
 pub mod schedule;
 pub mod tensorboard;

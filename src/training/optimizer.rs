@@ -201,7 +201,7 @@ fn update(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], c: &Coefficien
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::training::random::Stream;
+    use crate::random::Stream;
 
     fn numbers(seed: u64, len: usize) -> Vec<f32> {
         let mut stream = Stream::new(seed);

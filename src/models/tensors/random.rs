@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Init, TensorSpec};
+use crate::random::{GOLDEN, mix};
 
 /// Elements a thread makes at a time; even, so that pairs stay together.
 const CHUNK: usize = 1 << 16;
@@ -51,17 +52,14 @@ fn key(seed: u64, name: &str) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// SplitMix64's output function: well-mixed bits from a counter.
-fn mix(key: u64, counter: u64) -> u64 {
-    let mut z = key.wrapping_add(counter.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// Well-mixed bits from a counter.
+fn bits(key: u64, counter: u64) -> u64 {
+    mix(key.wrapping_add(counter.wrapping_mul(GOLDEN)))
 }
 
 /// Two independent whole numbers of 53 bits.
 fn numbers(key: u64, pair: u64) -> (i64, i64) {
-    ((mix(key, 2 * pair) >> 11) as i64, (mix(key, 2 * pair + 1) >> 11) as i64)
+    ((bits(key, 2 * pair) >> 11) as i64, (bits(key, 2 * pair + 1) >> 11) as i64)
 }
 
 /// 2^-53: from a number of 53 bits to [0, 1).

@@ -12,10 +12,10 @@ use super::settings::{Fingerprints, Recipe};
 use crate::files;
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
+use crate::random::{key, name_key};
 use crate::table;
 use crate::training::corpus::{CaptionRow, Corpus, Tokenized};
 use crate::training::objective::Objective;
-use crate::training::random::{key, name_key};
 
 const CAPTIONS_FORMAT: &str = "captions/1";
 

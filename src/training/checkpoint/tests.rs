@@ -47,7 +47,7 @@ fn what_is_written_comes_back_to_the_bit() {
 fn best_losses_of_any_value_survive_their_text() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(STATE);
-    let mut bits = crate::training::random::Stream::new(3);
+    let mut bits = crate::random::Stream::new(3);
     for _ in 0..2000 {
         let loss = f32::from_bits(bits.next_u64() as u32);
         if loss.is_finite() {

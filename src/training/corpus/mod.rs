@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use tokenized::{Framing, Tokenized};
 
-use super::random::{Stream, key};
+use crate::random::{Stream, key};
 use crate::table::{self, TableError};
 use crate::text::TextError;
 

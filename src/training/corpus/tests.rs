@@ -13,7 +13,7 @@ fn row(image_id: &str, caption: &str, split: &str) -> Result<CaptionRow, CorpusE
 
 /// `count` captions of pseudo-random lengths up to `longest` tokens over `images` images.
 pub fn corpus(folder: &Path, count: usize, images: usize, longest: usize) -> Corpus {
-    let mut draws = crate::training::random::Stream::new(9);
+    let mut draws = crate::random::Stream::new(9);
     let captions = (0..count).map(|n| {
         let text: String =
             (0..draws.below(longest as u64)).map(|_| "一二三四五".chars().nth(draws.below(5) as usize).unwrap()).collect();

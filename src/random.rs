@@ -1,5 +1,6 @@
 //! Numbers that are a pure function of what they are for: the same seed, step and place give the same draw on any machine, whatever was
-//! drawn before. The order of an epoch and the dropout masks come from here.
+//! drawn before. The order of an epoch, dropout masks, new weights and resampled scores come from here; the draws of captions are SHA-256's
+//! (`generation/random.rs`).
 
 /// SplitMix64's output function: a bijection of 64 bits that leaves no trace of its input's pattern.
 pub const fn mix(mut z: u64) -> u64 {
@@ -26,10 +27,12 @@ pub fn name_key(name: &str) -> u64 {
 pub struct Stream(u64);
 
 impl Stream {
+    /// The sequence that belongs to a key.
     pub fn new(key: u64) -> Self {
         Self(key)
     }
 
+    /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(GOLDEN);
         mix(self.0)
