@@ -12,19 +12,7 @@ use clipcap::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, Weight
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn golden(path: &str) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden").join(path);
-    if full.exists() {
-        return Some(full);
-    }
-    assert!(
-        std::env::var_os("CLIPCAP_NO_SKIP").is_none(),
-        "{} is absent, and CLIPCAP_NO_SKIP makes that a failure",
-        full.display()
-    );
-    eprintln!("SKIPPED: {} is absent", full.display());
-    None
-}
+use crate::common::shared;
 
 fn clipcap(args: &[&str]) -> Output {
     let run = Command::new(env!("CARGO_BIN_EXE_clipcap")).arg("model").args(args).output();
@@ -60,7 +48,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Option<Self> {
-        Some(Self { golden: golden("")?, folder: tempfile::tempdir().unwrap() })
+        Some(Self { golden: shared("golden")?, folder: tempfile::tempdir().unwrap() })
     }
 
     fn golden(&self, path: &str) -> String {
