@@ -110,10 +110,7 @@ fn an_interrupted_choice_goes_on_and_a_tsv_is_refused() {
     let plain = settings(&images, &out);
     caption(&plain, &Fake::new(4)).unwrap();
     let whole = folder.path().join("whole");
-    fs::create_dir(&whole).unwrap();
-    for entry in fs::read_dir(folder.path().join("t")).unwrap().map(Result::unwrap) {
-        fs::copy(entry.path(), whole.join(entry.file_name())).unwrap();
-    }
+    clipcap::files::copy_folder(&folder.path().join("t"), &whole, &|_| true).unwrap();
     let names: Vec<String> = (0..200).filter(|i| i % 3 == 1).map(|i| format!("a/{i:04}.png\n")).collect();
     fs::write(&list, names.concat()).unwrap();
     let fake = other(4);
