@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
@@ -15,6 +16,7 @@ use crate::stages::Outcome;
 use crate::stages::caption::{
     self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
 };
+use crate::stages::run::Part;
 
 mod decoding;
 mod images;
@@ -134,6 +136,16 @@ enum StdoutFormat {
 /// Images that are encoded together where nothing else is asked for.
 pub(super) fn default_batch_size(device: Device) -> usize {
     if device.is_cpu() { 32 } else { 256 }
+}
+
+impl Reads for CaptionArgs {
+    fn part(&self, flag: &str) -> Part {
+        if matches!(flag, "paths" | "dataset") { Part::Images } else { Part::Whole }
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, parquet_source, told};
+use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
@@ -9,6 +10,7 @@ use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::stages::Outcome;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
+use crate::stages::run::Part;
 
 /// What `--help` says below the flags.
 const EXAMPLES: &str = "\
@@ -71,6 +73,16 @@ pub struct EmbedArgs {
     clip_model_path: Option<PathBuf>,
     #[arg(long = "caption_path", hide = true)]
     caption_path: Option<PathBuf>,
+}
+
+impl Reads for EmbedArgs {
+    fn part(&self, flag: &str) -> Part {
+        if flag == "dataset" { Part::Images } else { Part::Whole }
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {

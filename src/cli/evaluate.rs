@@ -4,12 +4,14 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::caption::default_batch_size;
+use super::contract::Reads;
 use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
 use crate::stages::evaluate::clip::Judge;
 use crate::stages::evaluate::{self, Candidate, Letters, Level, Settings};
+use crate::stages::run::Part;
 use crate::stages::score::{Reading, Source};
 
 /// What `--help` says below the flags.
@@ -102,6 +104,12 @@ enum Tokens {
 enum CandidateArg {
     First,
     Oracle,
+}
+
+impl Reads for EvaluateArgs {
+    fn part(&self, flag: &str) -> Part {
+        if flag == "references" { Part::Captions } else { Part::Whole }
+    }
 }
 
 pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use contract::{Plain, Reads};
+
 use crate::dataset::listing::ListingError;
 use crate::files::check_name;
 use crate::pipeline::{Interrupt, Reporter};
@@ -14,6 +16,7 @@ use crate::stages::Outcome;
 use crate::terminal::{Terminal, harmless};
 
 mod caption;
+mod contract;
 mod doctor;
 mod embed;
 mod evaluate;
@@ -45,7 +48,7 @@ struct Cli {
 impl Cli {
     /// Parses a command line, the program's name first.
     fn of(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
-        let mut command = with_planned_settings(with_negative_numbers(command()));
+        let mut command = command();
         let matches = command.try_get_matches_from_mut(words)?;
         Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
     }
@@ -53,7 +56,7 @@ impl Cli {
 
 /// The program's commands and flags.
 fn command() -> clap::Command {
-    with_short_flags(Cli::command())
+    with_planned_settings(with_negative_numbers(with_short_flags(Cli::command())))
 }
 
 /// `-o` and `-m` wherever there is an --out or a --model.
@@ -161,6 +164,22 @@ enum Command {
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one a command into a folder
     Man(manual::ManArgs),
+}
+
+impl Command {
+    /// What the command says of its inputs to a pipeline.
+    fn reads(&self) -> &dyn Reads {
+        match self {
+            Self::Prepare(args) => args,
+            Self::Embed(args) => args,
+            Self::Stats(args) => args,
+            Self::Train(args) => &**args,
+            Self::Caption(args) => &**args,
+            Self::Evaluate(args) => args,
+            Self::Report(args) => &**args,
+            _ => &Plain,
+        }
+    }
 }
 
 /// What a command needs besides its own arguments.

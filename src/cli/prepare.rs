@@ -4,6 +4,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::contract::Reads;
 use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::{CaptionError, Columns, Encoding, Format, Translation};
 use crate::dataset::normalize::FoldWidth;
@@ -133,6 +134,12 @@ enum Fold {
     None,
     Letters,
     All,
+}
+
+impl Reads for PrepareArgs {
+    fn names_files(&self, flag: &str) -> bool {
+        flag == "split_list"
+    }
 }
 
 pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {

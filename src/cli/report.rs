@@ -4,11 +4,13 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde_json::json;
 
+use super::contract::Reads;
 use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
 use crate::stages::Outcome;
 use crate::stages::evaluate::{Letters, Level};
 use crate::stages::report::{self, ReportSettings};
+use crate::stages::run::Part;
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
@@ -81,6 +83,12 @@ pub struct ReportArgs {
 enum Tokens {
     Char,
     Word,
+}
+
+impl Reads for ReportArgs {
+    fn part(&self, flag: &str) -> Part {
+        if flag == "tables" { Part::WithBookkeeping } else { Part::Whole }
+    }
 }
 
 pub fn run(args: ReportArgs, context: &Context) -> anyhow::Result<Outcome> {

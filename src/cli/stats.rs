@@ -3,10 +3,12 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::contract::Reads;
 use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
 use crate::models::Bundle;
 use crate::stages::Outcome;
+use crate::stages::run::Part;
 use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
 
 /// How long captions are (in characters, words and a model's tokens), by split and source, and what they are made of.
@@ -56,6 +58,12 @@ enum UnitArg {
     Char,
     Word,
     Token,
+}
+
+impl Reads for StatsArgs {
+    fn part(&self, flag: &str) -> Part {
+        if flag == "input" { Part::Captions } else { Part::Whole }
+    }
 }
 
 pub fn run(args: StatsArgs, context: &Context) -> anyhow::Result<Outcome> {

@@ -3,11 +3,13 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::ArgAction;
 
+use super::contract::Reads;
 use super::original::ModelFlags;
 use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
+use crate::stages::run::Part;
 use crate::stages::train::{self, BestBy, Recipe, Summary, TrainSettings, Upkeep};
 use crate::training::lora::Lora;
 use crate::training::objective::Objective;
@@ -253,6 +255,14 @@ impl OriginalArgs {
             reporter.note(&format!("{flag} has no meaning here and is ignored (the model is --model's)"));
         }
         Ok(())
+    }
+}
+
+impl Reads for TrainArgs {
+    fn part(&self, flag: &str) -> Part {
+        // From pictures is learned what a dataset may hold.
+        let is_of_captions = flag == "dataset" && self.objective != Objective::Contrastive;
+        if is_of_captions { Part::Captions } else { Part::Whole }
     }
 }
 

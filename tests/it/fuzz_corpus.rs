@@ -83,7 +83,8 @@ fn weights() {
 
 #[test]
 fn caption_files_and_pipelines() {
-    sweep("captions", 12, "captions", &|path, _| {
+    // Two are in encodings that somebody has to name.
+    sweep("captions", 10, "captions", &|path, _| {
         read_captions(&[path.into()], &ReadOptions::default()).is_ok_and(|read| read.files[0].captions > 0)
     });
     sweep("pipeline", 4, "pipeline.toml", &|path, _| Spec::read(path, &[]).is_ok());

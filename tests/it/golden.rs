@@ -99,6 +99,7 @@ fn a_training_step_has_the_expected_loss_and_gradients() {
         batch_size: rows,
         lora: None,
         recompute: false,
+        seed: 0,
     };
     let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap();
     let mut backend = HostBackend::new(&runtime, &network, options).unwrap();

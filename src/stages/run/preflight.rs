@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::Executor;
+use super::{Executor, Input};
 use crate::dataset::tar::expanded;
 use crate::models::import::{clip_preset, decoder_preset, resolve};
 use crate::pipeline::duration;
@@ -21,7 +21,7 @@ pub struct Missing(BTreeMap<PathBuf, Vec<String>>);
 pub fn missing(stages: &[StageSpec], all: &[StageSpec], executor: &dyn Executor) -> Missing {
     let mut missing = Missing::default();
     for stage in stages {
-        for (flag, path) in executor.inputs(&stage.words()) {
+        for Input { flag, path, .. } in inputs(stage, executor) {
             let is_made =
                 all.iter().any(|other| other.name != stage.name && path.starts_with(&other.out) && makes(other, &path, stages));
             if !is_made && !is_there(&path) {
@@ -108,8 +108,12 @@ impl Times {
     }
 }
 
+fn inputs(stage: &StageSpec, executor: &dyn Executor) -> Vec<Input> {
+    executor.contract(&stage.words()).map_or_else(|_| Vec::new(), |contract| contract.inputs)
+}
+
 fn input_bytes(stage: &StageSpec, executor: &dyn Executor) -> u64 {
-    executor.inputs(&stage.words()).iter().map(|(_, path)| bytes(path)).sum()
+    inputs(stage, executor).iter().map(|input| bytes(&input.path)).sum()
 }
 
 /// The size of a file, or of all files in a folder.
@@ -152,6 +156,7 @@ fn gigabytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Contract, Part};
     use super::*;
     use crate::stages::Outcome;
 
@@ -159,20 +164,14 @@ mod tests {
     struct Words;
 
     impl Executor for Words {
-        fn check(&self, _: &[String]) -> anyhow::Result<()> {
-            Ok(())
-        }
-
-        fn accepts(&self, _: &[String], _: &str) -> bool {
-            false
-        }
-
         fn execute(&self, _: &[String]) -> anyhow::Result<Outcome> {
             Ok(Outcome::Complete)
         }
 
-        fn inputs(&self, words: &[String]) -> Vec<(String, PathBuf)> {
-            words.windows(2).filter(|pair| pair[0] == "--in").map(|pair| (pair[0].clone(), pair[1].clone().into())).collect()
+        fn contract(&self, words: &[String]) -> anyhow::Result<Contract> {
+            let named = words.windows(2).filter(|pair| pair[0] == "--in");
+            let input = |pair: &[String]| Input { flag: pair[0].clone(), path: pair[1].clone().into(), part: Part::Whole };
+            Ok(Contract { inputs: named.map(input).collect(), ..Contract::default() })
         }
     }
 
