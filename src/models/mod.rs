@@ -32,4 +32,6 @@ pub use resident::ResidentDecoder;
 pub use text_encoder::{CaptionReader, ReaderError, TextEncoder};
 
 #[cfg(test)]
+mod family_tests;
+#[cfg(test)]
 mod golden_tests;

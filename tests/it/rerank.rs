@@ -167,7 +167,7 @@ fn the_best_stay_in_every_format() {
         let mut evaluate = clipcap();
         evaluate.args(["evaluate", "--json", "--references"]).arg(&references).arg("--predictions").arg(world.here(table));
         let scores: Value = serde_json::from_slice(&run(&mut evaluate, 0).stdout).unwrap();
-        assert_eq!(scores["word"]["bleu_1"].as_f64(), Some(1.0), "{table}");
+        assert!(scores["word"]["bleu_1"].as_f64().unwrap() > 0.9999, "{table}: {scores}");
     }
 }
 
