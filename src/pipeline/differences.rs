@@ -91,9 +91,17 @@ fn compare(name: &str, old: &Json, new: &Json, found: &mut Vec<String>) {
         }
         (Json::Number(a), Json::Number(b))
             if a.as_f64().zip(b.as_f64()).is_some_and(|(a, b)| (a - b).abs() <= 1e-15 * a.abs()) => {}
+        // A number may lose its last digit on the way through a JSON file, in a list too.
+        (Json::Array(a), Json::Array(b)) if a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)) => {}
         (a, b) if a == b => {}
         (a, b) => found.push(told(name, a, b)),
     }
+}
+
+fn is_same(a: &Json, b: &Json) -> bool {
+    let mut found = Vec::new();
+    compare("", a, b, &mut found);
+    found.is_empty()
 }
 
 /// A way to decode, as its flags.
@@ -205,6 +213,7 @@ mod tests {
         let pixels = |side: u32| json!({"input": {"images": {"preprocessing": {"size": side, "mean": [side]}}}});
         assert_eq!(differences(&pixels(1), &pixels(2)), ["another preprocessing of images (another --model)"]);
         assert_eq!(differences(&json!({"x": {"b": null}}), &json!({"x": {"b": 2}})), ["x.b: 2 (was not given)"]);
-        assert!(differences(&json!([1.5]), &json!([1.5])).is_empty());
+        assert!(differences(&json!({"mean": [0.1, 0.3]}), &json!({"mean": [0.1, 0.1 + 0.2]})).is_empty());
+        assert_eq!(differences(&json!({"mean": [0.1]}), &json!({"mean": [0.2]})), ["mean: 0.2 (was 0.1)"]);
     }
 }

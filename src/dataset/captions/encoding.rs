@@ -134,10 +134,14 @@ pub fn likely_encoding(head: &[u8]) -> Option<Encoding> {
     }
     // A character may be cut where the head ends; a line is whole.
     let whole = &head[..memchr::memrchr(b'\n', head).map_or(head.len(), |at| at + 1)];
-    if std::str::from_utf8(whole).is_ok() {
-        return None;
+    match std::str::from_utf8(whole) {
+        // Two characters of GBK may be letters of UTF-8 by chance; scripts mixed as no language mixes them are no text.
+        Ok(text) if !text.chars().any(|c| c >= '\u{800}') && text.lines().any(|line| by_chance(line).is_some()) => {
+            "gbk".parse().ok()
+        }
+        Ok(_) => None,
+        Err(_) => likely(whole)?.parse().ok(),
     }
-    likely(whole)?.parse().ok()
 }
 
 /// What to do about bytes that are not UTF-8.
@@ -193,6 +197,18 @@ pub fn by_chance_among_others(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_in_the_encoding_that_its_bytes_are_in() {
+        let of = |bytes: &[u8]| likely_encoding(bytes).map(Encoding::name);
+        assert_eq!(of("1.jpg\t一只狗\n".as_bytes()), None);
+        assert_eq!(of(b"1.jpg\ta dog\n"), None);
+        assert_eq!(of("1.jpg\tcaf\u{e9}\n".as_bytes()), None);
+        assert_eq!(of(&gbk("1.jpg\t一只狗\n")).as_deref(), Some("gbk"));
+        // Valid UTF-8 as well.
+        assert_eq!(of(&gbk("一只猫")).as_deref(), Some("gbk"));
+        assert_eq!(of(b"\xff\xfea\0").as_deref(), Some("utf-16le"));
+    }
 
     fn gbk(text: &str) -> Vec<u8> {
         encoding_rs::GBK.encode(text).0.into_owned()
