@@ -23,12 +23,14 @@ cd "$work/world"
 "$clipcap" prepare --captions scenes/captions/*.txt --images scenes/images --near-duplicates --out set --quiet
 "$clipcap" model init --clip vit-tiny --gpt2 gpt2-tiny --mapper mlp --seed 1 --out model --quiet
 "$clipcap" embed --dataset set --images scenes/images --model model --out embeddings --quiet
-"$clipcap" train --dataset set --embeddings embeddings --model model --finetune-gpt2 --epochs 2 --lr 1e-3 --out run --quiet
-"$clipcap" train --objective scst --dataset set --embeddings embeddings --model run/last --finetune-gpt2 --epochs 1 --out scst --quiet
+"$clipcap" train --dataset set --embeddings embeddings --model model --finetune-gpt2 --lr 1e-3 \
+  --max-steps 20 --eval-steps 5 --batch-size 20 --cider-images 10 --max-len 40 --out run --quiet
+"$clipcap" train --objective scst --dataset set --embeddings embeddings --model run/last --finetune-gpt2 \
+  --max-steps 4 --eval-steps 2 --batch-size 10 --cider-images 10 --max-len 40 --out scst --quiet
 echo "no picture" > scenes/images/broken.jpg
 "$clipcap" caption scenes/images --model model --max-new-tokens 12 --out before.parquet --quiet || [ $? = 3 ]
-"$clipcap" caption scenes/images --model run/last --out after.parquet --quiet || [ $? = 3 ]
-"$clipcap" caption scenes/images --model run/last --top-p 0.8 --num-captions 3 --out samples.parquet --quiet || [ $? = 3 ]
+"$clipcap" caption scenes/images --model run/last --max-new-tokens 20 --out after.parquet --quiet || [ $? = 3 ]
+"$clipcap" caption scenes/images --model run/last --max-new-tokens 20 --top-p 0.8 --num-captions 3 --out samples.parquet --quiet || [ $? = 3 ]
 "$clipcap" report samples.parquet --images scenes/images --out report.html --quiet
 "$clipcap" report before.parquet after.parquet --labels before,after --references set --images scenes/images --out compared.html --quiet
 "$clipcap" report before.parquet after.parquet samples.parquet --references set --images scenes/images --out three.html --quiet

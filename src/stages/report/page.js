@@ -539,7 +539,7 @@
     show();
   });
   // Figures make way for the images on a small screen, and come back on paper, where every image found is shown.
-  const summary = document.querySelector('details.figures');
+  const summary = document.querySelector('details.overview');
   if (summary && matchMedia('(max-width: 42rem)').matches) summary.open = false;
   const PRINTED = 500;
   addEventListener('beforeprint', () => {

@@ -19,7 +19,7 @@ pub fn add(page: Page, gathered: &Gathered) -> Page {
     let several = gathered.tables.len() > 1;
     let page = if several { page.raw(&versus(gathered)) } else { page };
     // The script closes it where the screen is small: the images come first.
-    let page = page.raw("<details class=\"figures\" open><summary><h2>Figures, charts and settings</h2></summary>\n");
+    let page = page.raw("<details class=\"overview\" open><summary><h2>Figures, charts and settings</h2></summary>\n");
     let page = if several { page.table(&side_by_side(gathered)) } else { page.facts(&facts(gathered)) };
     let page = match notes(gathered) {
         notes if notes.is_empty() => page,
