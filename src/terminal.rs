@@ -231,11 +231,21 @@ fn told(error: &anyhow::Error) -> String {
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
             text = cause;
-        } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')')) {
+        } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')')) && !says_so(&text, &cause) {
             text = format!("{text}: {cause}");
         }
     }
     text
+}
+
+/// Whether a message says in its own words what the operating system's words behind it say.
+fn says_so(text: &str, cause: &str) -> bool {
+    const WORDS: [(&str, &str); 3] = [
+        ("no such file or folder", "No such file or directory (os error 2)"),
+        ("no such folder", "No such file or directory (os error 2)"),
+        ("permission denied", "Permission denied (os error 13)"),
+    ];
+    WORDS.iter().any(|(ours, theirs)| text.contains(ours) && cause == *theirs)
 }
 
 #[cfg(test)]
@@ -272,5 +282,7 @@ mod tests {
             "cannot read captions: a.parquet: no such file"
         );
         assert_eq!(told(&anyhow::anyhow!(gone()).context("b")), "b: no such file");
+        let missing = std::io::Error::from_raw_os_error(2);
+        assert_eq!(told(&anyhow::anyhow!(missing).context("no such file or folder: photo")), "no such file or folder: photo");
     }
 }

@@ -8,6 +8,7 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::image::Limits;
 use crate::models::Bundle;
+use crate::models::import::resolve;
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
@@ -349,7 +350,8 @@ pub(super) fn open_bundle(path: &Path) -> anyhow::Result<Bundle> {
         ))
         .into());
     }
-    Ok(Bundle::open(path)?)
+    // A bundle on the hub is found by its name once it was fetched.
+    Ok(Bundle::open(&resolve(path)?)?)
 }
 
 fn source(args: &CaptionArgs) -> anyhow::Result<Source> {

@@ -115,7 +115,8 @@ pub(super) fn closing(
     let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
     let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));
     let rates = results_rate.map_or(String::new(), |(results, rate)| format!(", {rate:.1} {results}/s"));
-    text += &format!("time     {}, {rate:.1} images/s{rates}; slowest part: {}\n", time(timings.wall_s), timings.bottleneck());
+    let pace = format!(", {rate:.1} images/s{rates}; slowest part: {}", timings.bottleneck());
+    text += &format!("time     {}{}\n", time(timings.wall_s), if counts.computed > 0 { &pace } else { "" });
     let mut json = json!({
         "command": command,
         "exit_status": outcome.exit_code(),

@@ -11,8 +11,11 @@ const GAP: usize = 2;
 /// Digits of a hash that are shown.
 const HASH_DIGITS: usize = 8;
 
-/// Text columns are not made narrower than this; where that is not enough, the last columns are left out.
-const NARROWEST: usize = 10;
+/// Captions and other text columns are not made narrower than this while there are columns that may go.
+const COMFORTABLE: (usize, usize) = (40, 20);
+
+/// Nor ever narrower than this; where that is not enough, the last columns are left out.
+const NARROWEST: (usize, usize) = (20, 12);
 
 /// What a column's cells are, for how they are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,32 +92,55 @@ fn line(columns: &[Column], cells: &[&str], out: &mut String) {
     out.push('\n');
 }
 
-/// Makes columns narrower, the widest first and captions last, until a line has room; gives the names of columns that have none.
+/// Makes columns narrower, the widest first and captions last, until a line has room. Where captions would suffer, columns go that say the
+/// least: those with one value in all rows, hashes, ids beside paths. Gives the names of columns that have no room.
 fn fit(columns: &mut Vec<Column>, width: usize) -> Vec<String> {
-    let total = |columns: &[Column]| columns.iter().map(|column| column.width + GAP).sum::<usize>().saturating_sub(GAP);
     let mut hidden = Vec::new();
-    while total(columns) > width {
-        // A caption gives way where it is three times as wide as the widest other column.
-        let weight = |column: &Column| column.width * if column.kind == Kind::Caption { 1 } else { 3 };
-        let narrowest = |column: &Column| match column.kind {
-            Kind::Caption | Kind::Path => 2 * NARROWEST,
-            _ => NARROWEST,
-        };
-        let places =
-            (0..columns.len()).filter(|at| columns[*at].kind != Kind::Number && columns[*at].width > narrowest(&columns[*at]));
-        match places.max_by_key(|at| weight(&columns[*at])) {
-            Some(at) => columns[at].width -= 1,
-            None if columns.len() > 1 => hidden.extend(columns.pop().map(|column| column.name)),
-            None => break,
+    if !shrink(columns, width, COMFORTABLE) {
+        let has_path = columns.iter().any(|column| column.kind == Kind::Path);
+        let is_constant = |column: &Column| column.cells.len() > 1 && column.cells.iter().all(|cell| *cell == column.cells[0]);
+        let is_hash = |column: &Column| column.cells.iter().any(|cell| cell.ends_with('…')) && column.kind == Kind::Text;
+        let little: [&dyn Fn(&Column) -> bool; 3] = [&is_constant, &is_hash, &|column| has_path && column.name == "image_id"];
+        for says_little in little {
+            let mut at = columns.len();
+            while at > 1 && total(columns) > width {
+                at -= 1;
+                if columns[at].kind != Kind::Caption && says_little(&columns[at]) {
+                    hidden.push(columns.remove(at).name);
+                }
+            }
         }
+        shrink(columns, width, COMFORTABLE);
+    }
+    while !shrink(columns, width, NARROWEST) && columns.len() > 1 {
+        hidden.extend(columns.pop().map(|column| column.name));
     }
     for column in columns.iter_mut() {
         let (kind, width) = (column.kind, column.width);
         column.name = cut(&column.name, width, Kind::Text);
         column.cells.iter_mut().for_each(|cell| *cell = cut(cell, width, kind));
     }
-    hidden.reverse();
     hidden
+}
+
+fn total(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.width + GAP).sum::<usize>().saturating_sub(GAP)
+}
+
+/// Whether a line has room once columns are made narrower, but not below `least` (of captions and of others).
+fn shrink(columns: &mut [Column], width: usize, least: (usize, usize)) -> bool {
+    while total(columns) > width {
+        // A caption gives way where it is three times as wide as the widest other column.
+        let weight = |column: &Column| column.width * if column.kind == Kind::Caption { 1 } else { 3 };
+        let narrowest = |column: &Column| if column.kind == Kind::Caption { least.0 } else { least.1 };
+        let places =
+            (0..columns.len()).filter(|at| columns[*at].kind != Kind::Number && columns[*at].width > narrowest(&columns[*at]));
+        match places.max_by_key(|at| weight(&columns[*at])) {
+            Some(at) => columns[at].width -= 1,
+            None => return false,
+        }
+    }
+    true
 }
 
 /// The beginning (of a path the end) of a text, where all of it has no room.

@@ -119,7 +119,7 @@ fn tables_in(folder: &Path) -> Result<Vec<PathBuf>> {
     if metrics.is_file() {
         return Ok(vec![metrics]);
     }
-    tables_of(folder).with_context(|| format!("{shown}: nothing in it that has rows"))
+    Ok(tables_of(folder)?)
 }
 
 fn parquet_frames<'a>(path: &'a Path, columns: &'a [String]) -> Frames<'a> {

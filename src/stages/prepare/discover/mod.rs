@@ -270,11 +270,15 @@ impl Discovery {
         self.encoding = question.encoding.or(encodings.into_values().next().map(|(encoding, _)| encoding));
         self.files = looks.into_iter().map(|look| look.file).collect();
         if self.captions.is_empty() {
-            let seen = if self.files.is_empty() { String::new() } else { format!("\n{}", self.table()) };
-            bail!(
-                "{}: no captions found in it: give the files with --captions, and perhaps --format or --columns{seen}",
-                self.folder.display()
-            );
+            let seen = if self.files.is_empty() { String::new() } else { format!("\n{}", self.table().trim_end()) };
+            // Nothing else can be wrong with a file of captions in one language.
+            let why = match self.files.iter().any(|file| file.rows > 0) {
+                true => {
+                    "captions were found in it, and none that can be taken: are their pictures elsewhere? --captions and --images say where"
+                }
+                false => "no captions found in it: give the files with --captions, and perhaps --format or --columns",
+            };
+            bail!("{}: {why}{seen}", self.folder.display());
         }
         if self.roots.is_empty() {
             self.told.push("no images: captions are prepared alone (--images DIR has them elsewhere)".into());
