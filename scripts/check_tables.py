@@ -270,6 +270,25 @@ def check_run(run, root):
     print("the bundle's GPT2: configuration and tokenizer open in transformers")
 
 
+def check_exports(run, root):
+    """What `export` writes for `datasets`: every picture with its captions, in its split."""
+    frame = pandas.read_parquet(root / "set/captions.parquet").groupby("image_id")["caption"].apply(list)
+    for layout, loader in [("imagefolder", "imagefolder"), ("parquet", "parquet")]:
+        out = root / f"export-{layout}"
+        run("export", root / "set", "--images", root / "scenes/images", "--to", layout, "--out", out)
+        if layout == "parquet":
+            files = {split: [str(path) for path in sorted(out.glob(f"{split}-*.parquet"))] for split in ["train", "dev", "test"]}
+            loaded = datasets.load_dataset(loader, data_files={split: paths for split, paths in files.items() if paths}, cache_dir=str(CACHE))
+        else:
+            loaded = datasets.load_dataset(loader, data_dir=str(out), cache_dir=str(CACHE))
+        rows = {row["image_id"]: row for split in loaded.values() for row in split}
+        assert len(rows) == len(frame), f"{layout}: {len(rows)} rows of {len(frame)} images"
+        for image_id, captions in frame.items():
+            row = rows[image_id]
+            assert row["image"].width > 0 and row["captions"] == captions and row["text"] == captions[0], f"{layout}: {row}"
+        print(f"{layout}: {len(rows)} pictures with captions in {', '.join(loaded)}, by datasets")
+
+
 def check_theirs(run, root):
     """Tables that others write, as inputs: captions for stats and evaluate, images for embed."""
     frame = pandas.read_parquet(root / "set/captions.parquet")[["image_id", "caption", "split"]]
@@ -315,6 +334,7 @@ def main():
     check_excel(root / "table.csv", False)
     check_excel(root / "stats/words.csv", True)
     check_run(run, root)
+    check_exports(run, CACHE.parent)
     check_theirs(run, CACHE.parent)
     print("every table opens with the right types, and every table of others is read")
 

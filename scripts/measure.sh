@@ -10,6 +10,9 @@
 #   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
 #   scripts/measure.sh rerank               the demo's CIDEr and right captions, one sample beside five re-ranked; wrong captions found by score
 #   scripts/measure.sh models [NAME...]     full-size random models of every family: first result, rate and peak memory, beside PyTorch
+#   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: cargo install s3s-fs --features binary)
+#   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge
+#   scripts/measure.sh ray                  two Ray nodes beside one process, and a node killed in the middle (PYTHON with ray[data])
 #   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
@@ -23,6 +26,7 @@ repeats=${REPEATS:-3}
 model=$out/model
 
 reference() { if [ -n "$python" ]; then "$python" scripts/reference_torch.py "$@" 2>/dev/null; else echo "(no PYTHON)"; fi; }
+tiny() { [ -f "$out/tiny/clipcap.json" ] || "$clipcap" model init --clip vit-tiny --gpt2 gpt2-tiny --mapper mlp --seed 1 --out "$out/tiny" --quiet; echo "${MODEL:-$out/tiny}"; }
 closing() { "$@" 2>&1 | grep '^time' || true; }
 
 case "${1:-}" in
@@ -121,6 +125,46 @@ PY
     ;;
   models)
     "${python:?set PYTHON to a Python with torch, transformers, pillow and numpy}" scripts/measure_models.py "$clipcap" "${@:2}"
+    ;;
+  s3)
+    work=$(mktemp -d) port=8014 slow=8015
+    trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
+    mkdir -p "$work/store/bucket"
+    "$clipcap" scenes --out "$work/scenes" --num-images "${PICTURES:-2000}" --quiet
+    cp -r "$work/scenes/images" "$work/store/bucket/photos"
+    s3s-fs --host 127.0.0.1 --port "$port" --access-key test --secret-key test "$work/store" 2> "$work/server.log" &
+    python3 scripts/slow_proxy.py "$slow" "$port" "${LATENCY_MS:-50}" &
+    sleep 2
+    export AWS_ENDPOINT=http://127.0.0.1:$slow AWS_ALLOW_HTTP=true AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1
+    for _ in $(seq "$repeats"); do
+      echo "folder  $(closing "$clipcap" embed --images "$work/scenes/images" --model "$(tiny)" --out "$work/e" --overwrite)"
+      echo "s3      $(closing "$clipcap" embed --images s3://bucket/photos --model "$(tiny)" --out "$work/s" --overwrite)"
+      cmp "$work/e/part-00000.parquet" "$work/s/part-00000.parquet"
+    done
+    ;;
+  million)
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    python3 - "$work" "${PICTURES:-1000000}" <<'PY'
+import base64, io, sys, tarfile
+
+folder, pictures, each = sys.argv[1], int(sys.argv[2]), 10_000
+png = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
+for shard in range((pictures + each - 1) // each):
+    with tarfile.open(f"{folder}/set-{shard:06}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number in range(shard * each, min(pictures, (shard + 1) * each)):
+            member = tarfile.TarInfo(f"{number:09}.png")
+            member.size = len(png)
+            tar.addfile(member, io.BytesIO(png))
+PY
+    measured() { /usr/bin/env time -f "$1: %e s, %U s of CPU, %M KB" "${@:2}"; }
+    measured plan "$clipcap" plan "$work"/set-*.tar --model "$(tiny)" --max-new-tokens 8 --job "$work/job" --quiet
+    measured "one shard" "$clipcap" caption --job "$work/job" --shard 0 --quiet
+    measured "all shards" "$clipcap" caption --job "$work/job" --next=all --quiet
+    measured merge "$clipcap" merge "$work/job" --out "$work/t.parquet" --quiet
+    ;;
+  ray)
+    "${python:?set PYTHON to a Python with ray[data]}" scripts/check_ray.py --clipcap "$clipcap" --model "$(tiny)" --pictures "${PICTURES:-10000}" --shard-size 500
     ;;
   rehearse)
     clipcap=$(realpath "$clipcap") pipelines=$PWD/pipelines home=$out/rehearsal

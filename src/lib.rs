@@ -26,6 +26,7 @@ pub mod models;
 pub mod onnx;
 pub mod pipeline;
 pub mod random;
+pub mod remote;
 pub mod runtime;
 pub mod stages;
 pub mod table;

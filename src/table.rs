@@ -14,6 +14,10 @@ use parquet::file::properties::WriterProperties;
 
 use crate::files::AtomicFile;
 
+mod file;
+
+pub use file::TableFile;
+
 /// The key in manifests, ledgers and Parquet footers that says `KIND/MAJOR`.
 pub const FORMAT_KEY: &str = "clipcap.format";
 

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use serde_json::Value as Json;
 
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
@@ -12,16 +13,19 @@ use crate::models::import::resolve;
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
+use crate::remote;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::caption::{
     self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
 };
+use crate::stages::elsewhere::Elsewhere;
 use crate::stages::run::Part;
 
 mod decoding;
 mod images;
 mod original;
+mod pipe;
 mod resume;
 mod scoring;
 
@@ -58,13 +62,16 @@ Examples:
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "embeddings", "job"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("source").args(["paths", "image_path", "urls", "embeddings", "job", "stdin"]).required(true).multiple(true))]
 pub struct CaptionArgs {
-    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), or one dataset made with `prepare --with-images`
+    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), here or as URLs (s3://BUCKET/PREFIX, gs://, az://, https://), or one dataset made with `prepare --with-images`
     #[arg(value_name = "PATH", conflicts_with = "embeddings")]
     paths: Vec<PathBuf>,
     #[arg(long = "image_path", value_name = "PATH", hide = true, conflicts_with = "embeddings")]
     image_path: Vec<PathBuf>,
+    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside PATH or in its place
+    #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
+    urls: Option<PathBuf>,
     /// Caption embeddings made before: a folder that `embed` wrote, or a .npy file of vectors
     #[arg(long, value_name = "EMBEDDINGS|FILE.npy")]
     embeddings: Option<PathBuf>,
@@ -72,8 +79,8 @@ pub struct CaptionArgs {
     #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
     model: Option<PathBuf>,
     /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts; -
-    /// is stdout
-    #[arg(long, value_name = "TABLE|-", alias = "output_path", required_unless_present = "job")]
+    /// is stdout. A URL (s3://BUCKET/t.parquet) gets it when it is complete
+    #[arg(long, value_name = "TABLE|-", alias = "output_path", required_unless_present_any = ["job", "stdout"])]
     out: Option<PathBuf>,
     /// With --out -: the table's format on stdout (default: jsonl); rows come as they are done, and everything else goes to stderr
     #[arg(long, value_enum, value_name = "FORMAT", requires = "out")]
@@ -82,8 +89,14 @@ pub struct CaptionArgs {
     /// anew on stdout). Without this they lie in a temporary folder and go with the program
     #[arg(long, value_name = "DIR", requires = "out")]
     work: Option<PathBuf>,
+    /// Caption the images of an Arrow stream on stdin (columns id and bytes), batch by batch, for engines that hand over bytes
+    #[arg(long, value_name = "arrow", value_parser = ["arrow"], requires = "stdout", conflicts_with_all = ["paths", "image_path", "urls", "embeddings", "job", "out", "dry_run"], help_heading = "Job")]
+    stdin: Option<String>,
+    /// Write captions, and failures with their reason, as an Arrow stream on stdout
+    #[arg(long, value_name = "arrow", value_parser = ["arrow"], requires = "stdin", help_heading = "Job")]
+    stdout: Option<String>,
     /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "urls", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
     job: Option<PathBuf>,
     #[command(flatten)]
     shards: ShardArgs,
@@ -158,6 +171,7 @@ pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
                 "--format and --work are for --out -: a file's name says its format, and its work folder lies beside it";
             Err(BadUsage(message.into()).into())
         }
+        (None, Some(model), None) if args.stdin.is_some() => pipe::run(model, &args, context),
         (None, Some(model), Some(out)) => caption_all(model.clone(), out.clone(), args, context),
         _ => Err(BadUsage("--model and --out are needed, or --job".into()).into()),
     }
@@ -173,7 +187,7 @@ fn work_on(job: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<
     let runtime = work.runtime(&args.compute)?;
     let batch_size = work.batch_size(args.batch_size, &runtime);
     let worker = work.worker();
-    let mut settings = worker.caption_settings(runtime.threads(), batch_size)?;
+    let mut settings = worker.caption_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
     let mut model = caption::info(&bundle, &runtime)?;
     let scored = match settings.scoring.take() {
         None if args.scoring.scorer.is_some() => {
@@ -231,6 +245,8 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     let to_stdout = args.out.as_ref().is_some_and(|out| out.as_os_str() == "-");
+    let elsewhere = Elsewhere::of(&out, table_format(&out)? == TableFormat::Parts)?;
+    let out = elsewhere.as_ref().map_or(out, |elsewhere| elsewhere.here().to_path_buf());
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
     let format = table_format(&out)?;
@@ -253,6 +269,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = context.runtime(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
+    let remote_source = matches!(&source, Source::Paths(paths) if remote::any(paths));
     let settings = CaptionSettings {
         source,
         wanted,
@@ -266,7 +283,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         exif_rotate: !args.images.no_exif_rotate,
         full_decode: args.images.full_decode,
         fail_damaged: args.images.fail_damaged,
-        threads: runtime.threads(),
+        threads: reading_threads(&runtime, remote_source),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,
         keep_work: args.resume.keep_work,
@@ -288,6 +305,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         context.terminal.result(&text, &json);
         return Ok(Outcome::Complete);
     }
+    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let mut report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     tell_cut(scored.as_ref(), &context.terminal);
     if to_stdout && args.work.is_none() {
@@ -295,7 +313,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         report.tell_failures(&context.terminal)?;
     }
     let (text, json) = report.summary();
-    context.terminal.summary(&text, &json);
+    end(elsewhere.as_ref(), report.report.complete, &text, json, context)?;
     Ok(report.outcome)
 }
 
@@ -329,6 +347,30 @@ fn tell_cut(scored: Option<&Chosen>, reporter: &dyn Reporter) {
     scored.and_then(|(scorer, _)| scorer.told_cut()).iter().for_each(|told| reporter.warn(told));
 }
 
+/// Copies a complete output to the bucket that it is for, and says what came of all.
+pub(super) fn end(
+    elsewhere: Option<&Elsewhere>,
+    is_complete: bool,
+    text: &str,
+    mut json: Json,
+    context: &Context,
+) -> anyhow::Result<()> {
+    if let Some(elsewhere) = elsewhere {
+        if is_complete {
+            elsewhere.publish(&context.terminal)?;
+        }
+        json["out"] = elsewhere.url().into();
+        json["copy"] = elsewhere.here().to_string_lossy().into();
+    }
+    context.terminal.summary(text, &json);
+    Ok(())
+}
+
+/// Threads that read images: those that wait for a server leave the cores to others.
+pub(super) fn reading_threads(runtime: &Runtime, is_remote: bool) -> usize {
+    if is_remote { runtime.threads().max(remote::READERS) } else { runtime.threads() }
+}
+
 /// Which device and precision were chosen.
 pub(super) fn told(runtime: &Runtime, reporter: &dyn Reporter) {
     reporter.note(&format!(
@@ -358,7 +400,8 @@ fn source(args: &CaptionArgs) -> anyhow::Result<Source> {
     if let Some(embeddings) = &args.embeddings {
         return Ok(Source::Embeddings(embeddings.clone()));
     }
-    let paths: Vec<PathBuf> = args.paths.iter().chain(&args.image_path).cloned().collect();
+    let urls = args.urls.as_deref().map(remote::list_of_urls);
+    let paths: Vec<PathBuf> = args.paths.iter().chain(&args.image_path).cloned().chain(urls).collect();
     if let Some(parquet) = parquet_source(&paths, &args.images.image_column)? {
         return Ok(Source::Parquet(parquet, args.images.image_column.clone()));
     }

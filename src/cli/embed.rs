@@ -1,6 +1,8 @@
 use std::path::{Path, PathBuf};
 
-use super::caption::{FileArgs, ImageArgs, ResumeArgs, default_batch_size, open_bundle, parquet_source, told};
+use super::caption::{
+    FileArgs, ImageArgs, ResumeArgs, default_batch_size, end, open_bundle, parquet_source, reading_threads, told,
+};
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
@@ -8,7 +10,9 @@ use crate::image::Limits;
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
+use crate::remote;
 use crate::stages::Outcome;
+use crate::stages::elsewhere::Elsewhere;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
 use crate::stages::run::Part;
 
@@ -27,22 +31,25 @@ Examples:
 /// With --job it is one worker of a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-#[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "job"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "urls", "job"]).required(true).multiple(true))]
 pub struct EmbedArgs {
     /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
     #[arg(long, value_name = "DATASET")]
     dataset: Option<PathBuf>,
-    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar)
+    /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), here or as URLs (s3://BUCKET/PREFIX, gs://, az://, https://)
     #[arg(long, value_name = "DIR", num_args = 1.., alias = "image_path")]
     images: Vec<PathBuf>,
+    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside --images or in their place
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    urls: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
     model: Option<PathBuf>,
-    /// Folder to write
+    /// Folder to write; a URL (s3://BUCKET/FOLDER) gets it when it is complete
     #[arg(long, value_name = "EMBEDDINGS", alias = "output_path", required_unless_present = "job")]
     out: Option<PathBuf>,
     /// Work on a job that `plan --embeddings` made, with its settings; --model says where its model lies on this machine, if not where it was planned
-    #[arg(long, value_name = "JOB", conflicts_with_all = ["dataset", "images", "out", "format", "dtype", "normalize", "save_images", "keep_work"], help_heading = "Job")]
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["dataset", "images", "urls", "out", "format", "dtype", "normalize", "save_images", "keep_work"], help_heading = "Job")]
     job: Option<PathBuf>,
     #[command(flatten)]
     shards: ShardArgs,
@@ -103,7 +110,7 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
     let runtime = work.runtime(&args.compute)?;
     let batch_size = work.batch_size(args.batch_size, &runtime);
     let worker = work.worker();
-    let settings = worker.embed_settings(runtime.threads(), batch_size)?;
+    let settings = worker.embed_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
     let model = embed::info(&bundle, &runtime)?;
     let load = || {
         let loaded = embed::load(&bundle, &runtime, settings.batch_size);
@@ -114,6 +121,8 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
 }
 
 fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let elsewhere = Elsewhere::of(&out, true)?;
+    let out = elsewhere.as_ref().map_or(out, |elsewhere| elsewhere.here().to_path_buf());
     keep_inputs([out.as_path()], args.dataset.iter().chain([&model]).map(PathBuf::as_path))?;
     let source = source(&args)?;
     if args.save_images && matches!(source, Source::Dataset(_)) {
@@ -136,6 +145,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = context.runtime(device, precision, threads)?;
     let wanted = args.files.wanted(matches!(source, Source::Images(_)))?;
+    let remote_source = matches!(&source, Source::Images(roots) if remote::any(roots));
     let settings = EmbedSettings {
         source,
         wanted,
@@ -148,7 +158,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
         exif_rotate: !args.image.no_exif_rotate,
         full_decode: args.image.full_decode,
         fail_damaged: args.image.fail_damaged,
-        threads: runtime.threads(),
+        threads: reading_threads(&runtime, remote_source),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,
         keep_work: args.resume.keep_work,
@@ -163,14 +173,16 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
         context.tell_placements(&runtime);
         loaded
     };
+    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();
-    context.terminal.summary(&text, &json);
+    end(elsewhere.as_ref(), report.report.complete, &text, json, context)?;
     Ok(report.outcome)
 }
 
 fn source(args: &EmbedArgs) -> anyhow::Result<Source> {
-    match (&args.dataset, &args.images[..]) {
+    let images: Vec<PathBuf> = args.images.iter().cloned().chain(args.urls.as_deref().map(remote::list_of_urls)).collect();
+    match (&args.dataset, &images[..]) {
         (None, images) => Ok(match parquet_source(images, &args.image.image_column)? {
             Some(files) => Source::Parquet(files, args.image.image_column.clone()),
             None => Source::Images(images.to_vec()),

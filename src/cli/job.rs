@@ -2,15 +2,19 @@
 
 use std::path::PathBuf;
 
-use super::caption::{DecodingArgs, FileArgs, ImageArgs, ScoringArgs, open_bundle, share, table_format, within_positions};
+use super::caption::{
+    DecodingArgs, FileArgs, ImageArgs, ScoringArgs, end, open_bundle, parquet_source, share, table_format, within_positions,
+};
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
+use crate::remote;
 use crate::runtime::{Device, Precision};
 use crate::stages::Outcome;
 use crate::stages::caption::TableFormat;
+use crate::stages::elsewhere::Elsewhere;
 use crate::stages::embed::{Dtype, Layout};
 use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, images_of, settings_of};
 
@@ -33,9 +37,12 @@ A Slurm array (SLURM_ARRAY_TASK_ID) or a Kubernetes indexed Job (JOB_COMPLETION_
 #[derive(clap::Args)]
 #[command(after_long_help = PLAN_HELP)]
 pub struct PlanArgs {
-    /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar), each of which is a shard
-    #[arg(value_name = "PATH", required = true)]
+    /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar), each of which is a shard; or Parquet files with a column of images, or one dataset that stores its images; here or as URLs (s3://BUCKET/PREFIX, gs://, az://, https://)
+    #[arg(value_name = "PATH", required_unless_present = "urls")]
     inputs: Vec<PathBuf>,
+    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside PATH or in its place
+    #[arg(long, value_name = "FILE")]
+    urls: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE")]
     model: PathBuf,
@@ -76,25 +83,32 @@ pub struct PlanArgs {
     overwrite: bool,
 }
 
+/// The inputs as they are listed; of Parquet files (a dataset's, too) their column of images.
+fn inputs(args: &PlanArgs) -> anyhow::Result<(Vec<PathBuf>, Option<String>)> {
+    if let [only] = &args.inputs[..]
+        && StoredImages::is_dataset(only)
+    {
+        return Ok((StoredImages::open(only)?.shards().to_vec(), Some("image".into())));
+    }
+    if let Some(dataset) = args.inputs.iter().find(|path| StoredImages::is_dataset(path)) {
+        return Err(BadUsage(format!("{}: a dataset is planned by itself: give it alone", dataset.display())).into());
+    }
+    let column = &args.images.image_column;
+    Ok(match parquet_source(&args.inputs, column)? {
+        Some(files) => (files, Some(column.clone())),
+        None => (args.inputs.clone(), None),
+    })
+}
+
 /// Lists the inputs and writes the plan.
 ///
 /// # Errors
 /// Bad usage, or a folder that cannot be listed or written.
-pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
-    if let Some(dataset) = args.inputs.iter().find(|path| StoredImages::is_dataset(path)) {
-        return Err(BadUsage(format!(
-            "{}: a dataset is captioned by one worker; plan the folder of its images",
-            dataset.display()
-        ))
-        .into());
-    }
-    if let Some(file) = args.inputs.iter().find(|path| path.extension().is_some_and(|extension| extension == "parquet")) {
-        return Err(
-            BadUsage(format!("{}: a Parquet file is captioned by one worker; plan folders or tars", file.display())).into()
-        );
-    }
-    let inputs = args.inputs.iter().chain([&args.model]).chain(&args.scoring.scorer);
-    keep_inputs([args.job.as_path()], inputs.map(PathBuf::as_path))?;
+pub fn plan(mut args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
+    args.inputs.extend(args.urls.as_deref().map(remote::list_of_urls));
+    let (inputs, column) = inputs(&args)?;
+    let read = args.inputs.iter().chain([&args.model]).chain(&args.scoring.scorer);
+    keep_inputs([args.job.as_path()], read.map(PathBuf::as_path))?;
     let bundle = open_bundle(&args.model)?;
     let scored = args.scoring.open(&args.model)?;
     let scoring = scored.as_ref().map(|(_, scoring)| scoring);
@@ -116,10 +130,11 @@ pub fn plan(args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
             settings_of(&bundle.fingerprint().into(), &precision, &decoding, &wording, scoring, images)
         }
     };
-    let wanted = args.files.wanted(true)?;
+    let wanted = args.files.wanted(column.is_none())?;
     let planned = job::plan(
         &PlanSettings {
-            inputs: args.inputs,
+            inputs,
+            column,
             wanted,
             job: args.job,
             shard_size: args.shard_size,
@@ -150,7 +165,7 @@ pub struct MergeArgs {
     /// Folder of the job
     #[arg(value_name = "JOB")]
     job: PathBuf,
-    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts. Of embeddings: a folder
+    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts. Of embeddings: a folder. A URL (s3://BUCKET/t.parquet) gets it when it is complete
     #[arg(long, value_name = "TABLE|EMBEDDINGS")]
     out: PathBuf,
     /// Of embeddings: parquet (part-00000.parquet ...) or npy (clip-retrieval's img_emb/ and metadata/)
@@ -187,10 +202,13 @@ pub struct MergeArgs {
 pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
     let stage = JobFolder::new(&args.job).plan()?.settings.stage;
     let format = if stage == "embed" { TableFormat::Parts } else { table_format(&args.out)? };
+    let elsewhere = Elsewhere::of(&args.out, format == TableFormat::Parts)?;
+    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
+    let out = elsewhere.as_ref().map_or(args.out, |elsewhere| elsewhere.here().to_path_buf());
     let merged = job::merge(
         &MergeSettings {
             job: args.job,
-            out: args.out,
+            out,
             format,
             layout: args.format,
             allow_missing: args.allow_missing,
@@ -205,7 +223,7 @@ pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
         &context.interrupt,
     )?;
     let (text, json) = merged.summary();
-    context.terminal.summary(&text, &json);
+    end(elsewhere.as_ref(), merged.outcome != Outcome::Interrupted, &text, json, context)?;
     Ok(merged.outcome)
 }
 

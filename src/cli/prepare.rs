@@ -13,6 +13,7 @@ use crate::dataset::tar::{called_a_tar, expanded};
 use crate::dataset::wanted::Wanted;
 use crate::image::Limits;
 use crate::pipeline::Reporter;
+use crate::remote;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
 use crate::stages::prepare::discover::{Discovery, Question, discover};
@@ -57,6 +58,9 @@ pub struct PrepareArgs {
     /// prepared alone and images are not looked for. Reads headers only; damaged pixels are reported later, by `embed` or `caption`
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
+    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside --images or in their place
+    #[arg(long, value_name = "FILE")]
+    urls: Option<PathBuf>,
     /// Caption files, in any order (default: the .txt and .json in the tars given as --images)
     #[arg(long, value_name = "FILE", num_args = 1..)]
     captions: Vec<PathBuf>,
@@ -143,6 +147,7 @@ impl Reads for PrepareArgs {
 }
 
 pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> {
+    args.images.extend(args.urls.as_deref().map(remote::list_of_urls));
     let out = args.out.clone().unwrap_or_default();
     let made = ["captions", "images", "errors", "duplicates"].map(|table| out.join(format!("{table}.parquet")));
     if args.out.is_some() {
@@ -209,7 +214,10 @@ pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> 
         max_error_rate: args.max_error_rate,
         out,
     };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build().context("cannot start threads")?;
+    // Where files are elsewhere, most threads wait.
+    let threads = if remote::any(&settings.images) { remote::READERS } else { 0 };
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(threads)).build().context("cannot start threads")?;
     let result = pool.install(|| prepare::run(&settings, scorer.as_mut(), &context.terminal, &context.interrupt));
     let (outcome, summary) = result.map_err(|error| match error.downcast_ref::<CaptionError>() {
         Some(CaptionError::Twice(_)) => BadUsage(error.to_string()).into(),

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, FileType};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,12 @@ use std::sync::{Mutex, PoisonError};
 use super::naming::FolderIds;
 use super::tar;
 use super::wanted::{Filter, LeftOut, PatternError, Wanted};
+use crate::remote;
+
+mod ahead;
+mod urls;
+
+use urls::Urls;
 
 /// Something found under a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +43,22 @@ pub enum Kind {
     BrokenLink,
     /// A tar given as a root: its members are found, and not it.
     Tar,
+    /// A Parquet file of a job, whose rows are found. Its image_id is the name of the column of images.
+    Parquet,
     /// A folder whose content cannot be listed, with the reason. No file, so it is not found; but what it may hold is
     /// missing, and that must be told. Its image_path ends with `/`.
     UnreadableFolder(io::ErrorKind),
 }
 
 impl Kind {
-    /// Whether the entry counts as found. Folders and tars never do.
+    /// Whether the entry counts as found. Folders never do, nor what holds several images.
     pub fn is_found(self) -> bool {
-        !matches!(self, Self::UnreadableFolder(_) | Self::Tar)
+        !matches!(self, Self::UnreadableFolder(_)) && !self.is_many()
+    }
+
+    /// Whether it holds several images.
+    pub fn is_many(self) -> bool {
+        matches!(self, Self::Tar | Self::Parquet)
     }
 }
 
@@ -59,6 +72,8 @@ pub enum ListingError {
     Nameless { path: PathBuf },
     #[error("{} and {} are both called {name:?}, so that their files could not be told apart: rename one, or list them one at a time", first.display(), second.display())]
     SameName { first: PathBuf, second: PathBuf, name: String },
+    #[error("{}, line {line}: not a URL (s3://, gs://, az:// or https://)", file.display())]
+    NotAUrl { file: PathBuf, line: u64 },
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }
@@ -82,14 +97,46 @@ struct Root {
     path: PathBuf,
     /// Raw parts in front of every relative path: the root's last part where there are several roots, or the file's name.
     prefix: Vec<u8>,
+    is_folder: bool,
+}
+
+/// What a folder's listing says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    File,
+    Folder,
+    Link,
+    Other,
+}
+
+impl Type {
+    fn of(kind: fs::FileType) -> Self {
+        match kind {
+            kind if kind.is_file() => Self::File,
+            kind if kind.is_dir() => Self::Folder,
+            kind if kind.is_symlink() => Self::Link,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether a root is a folder, here or elsewhere.
+fn is_folder(path: &Path) -> io::Result<bool> {
+    // Of a tar elsewhere, opening it says whether it is there.
+    if remote::is_url(path) {
+        return Ok(!tar::called_a_tar(path) && remote::place(path)? == remote::Place::Folder);
+    }
+    let metadata = fs::symlink_metadata(path)?;
+    Ok(metadata.is_dir() || fs::metadata(path).is_ok_and(|target| target.is_dir()))
 }
 
 /// A path that does not lead anywhere is the commonest fault, and needs no operating system's words.
 fn unlisted(path: &Path, source: &io::Error) -> String {
+    let shown = remote::shown(path);
     match source.kind() {
-        io::ErrorKind::NotFound => format!("no such file or folder: {}", path.display()),
-        io::ErrorKind::PermissionDenied => format!("cannot read {}: permission denied", path.display()),
-        _ => format!("cannot list {}: {source}", path.display()),
+        io::ErrorKind::NotFound => format!("no such file or folder: {shown}"),
+        io::ErrorKind::PermissionDenied if !remote::is_url(path) => format!("cannot read {shown}: permission denied"),
+        _ => format!("cannot list {shown}: {source}"),
     }
 }
 
@@ -111,10 +158,14 @@ impl Listing {
         }
         let roots = &expanded[..];
         for path in roots {
-            let metadata = fs::symlink_metadata(path).map_err(|source| ListingError::Root { path: path.clone(), source })?;
-            let is_folder = metadata.is_dir() || fs::metadata(path).is_ok_and(|target| target.is_dir());
+            if let Some(list) = remote::listed_urls(path) {
+                urls::check(list)?;
+                named.push(Root { path: path.clone(), prefix: Vec::new(), is_folder: true });
+                continue;
+            }
+            let is_folder = is_folder(path).map_err(|source| ListingError::Root { path: path.clone(), source })?;
             let prefix = if roots.len() > 1 || !is_folder { last_part(path)? } else { Vec::new() };
-            named.push(Root { path: path.clone(), prefix });
+            named.push(Root { path: path.clone(), prefix, is_folder });
         }
         if named.is_empty() {
             return Err(ListingError::NoRoots);
@@ -137,7 +188,16 @@ impl Listing {
     /// Walks the folders from the beginning.
     pub fn iter(&self) -> Walk<'_> {
         let pending = self.roots.iter().rev().cloned().collect();
-        Walk { listing: self, pending, open: Vec::new(), entered: HashSet::new(), left_out: LeftOut::default() }
+        Walk {
+            listing: self,
+            pending,
+            urls: None,
+            open: Vec::new(),
+            entered: HashSet::new(),
+            elsewhere: remote::Ahead::default(),
+            here: ahead::Ahead::default(),
+            left_out: LeftOut::default(),
+        }
     }
 
     /// How many entries are found: the walk without the rest of the work.
@@ -167,6 +227,10 @@ fn is_excluded(excluded: &[OsString], name: &OsStr) -> bool {
 }
 
 fn last_part(path: &Path) -> Result<Vec<u8>, ListingError> {
+    if remote::is_url(path) {
+        let name = remote::name_of(path);
+        return Ok(name.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec());
+    }
     if let Some(name) = path.file_name() {
         return Ok(name.as_bytes().to_vec());
     }
@@ -180,10 +244,15 @@ pub struct Walk<'a> {
     listing: &'a Listing,
     /// Roots still to come, last first.
     pending: Vec<Root>,
+    /// The list of URLs that is being read.
+    urls: Option<Urls>,
     /// The folders on the way down.
     open: Vec<Folder>,
     /// Real path of every folder entered so far.
     entered: HashSet<PathBuf>,
+    /// Folders that are listed before their turn, elsewhere and here.
+    elsewhere: remote::Ahead,
+    here: ahead::Ahead,
     left_out: LeftOut,
 }
 
@@ -196,7 +265,7 @@ struct Folder {
     /// Raw bytes of the relative path, with a `/` behind it unless it is empty.
     prefix: Vec<u8>,
     /// Last first.
-    names: Vec<(OsString, Option<FileType>)>,
+    names: Vec<(OsString, Option<Type>)>,
     ids: FolderIds,
 }
 
@@ -205,6 +274,12 @@ impl Iterator for Walk<'_> {
 
     fn next(&mut self) -> Option<Entry> {
         loop {
+            if let Some(urls) = &mut self.urls {
+                match urls.next() {
+                    Some(entry) => return Some(entry),
+                    None => self.urls = None,
+                }
+            }
             let found = match self.open.last_mut() {
                 Some(folder) => match folder.names.pop() {
                     None => {
@@ -215,17 +290,22 @@ impl Iterator for Walk<'_> {
                         let relative = [&folder.prefix, name.as_bytes()].concat();
                         let path = folder.path.join(&name);
                         // Only a symbolic link leads elsewhere than where it lies.
-                        let real = kind.filter(FileType::is_dir).map(|_| folder.real.join(&name));
+                        let real = (kind == Some(Type::Folder)).then(|| folder.real.join(&name));
                         let place = Place { within: folder.within.join(&name), real };
                         self.visit(path, relative, place, kind)
                     }
                 },
                 None => {
-                    let Some(Root { path, prefix }) = self.pending.pop() else {
+                    let Some(Root { path, prefix, is_folder }) = self.pending.pop() else {
                         *self.listing.left_out.lock().unwrap_or_else(PoisonError::into_inner) = self.left_out;
                         return None;
                     };
-                    let found = self.visit(path, prefix, Place { within: PathBuf::new(), real: None }, None);
+                    if let Some(list) = remote::listed_urls(&path) {
+                        self.urls = Urls::open(list).ok();
+                        continue;
+                    }
+                    let known = remote::is_url(&path).then_some(if is_folder { Type::Folder } else { Type::File });
+                    let found = self.visit(path, prefix, Place { within: PathBuf::new(), real: None }, known);
                     found.map(|entry| match entry.kind {
                         Kind::File if tar::called_a_tar(&entry.path) => Entry { kind: Kind::Tar, ..entry },
                         _ => entry,
@@ -249,19 +329,21 @@ struct Place {
 
 impl Walk<'_> {
     /// An entry for a file; a folder is entered instead.
-    fn visit(&mut self, path: PathBuf, relative: Vec<u8>, place: Place, known: Option<FileType>) -> Option<Entry> {
+    fn visit(&mut self, path: PathBuf, relative: Vec<u8>, place: Place, known: Option<Type>) -> Option<Entry> {
         // What the folder's listing says saves a call for plain files. A link is judged by what it leads to.
-        let kind = if known.is_some_and(|known| known.is_file()) {
+        let kind = if known == Some(Type::File) {
             Kind::File
+        } else if known == Some(Type::Folder) && remote::is_url(&path) {
+            return self.enter(path, relative, place);
         } else {
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => return self.enter(path, relative, place),
                 Ok(metadata) if metadata.is_file() => Kind::File,
                 Ok(_) => Kind::Special,
-                Err(error) if known.is_some_and(|known| known.is_dir()) => return Some(unreadable(path, relative, &error)),
+                Err(error) if known == Some(Type::Folder) => return Some(unreadable(path, relative, &error)),
                 // In a folder that may not be searched, or gone by now: opening it will say so, where files fail.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Kind::File,
-                Err(_) if known.is_some_and(|known| !known.is_symlink()) => Kind::File,
+                Err(_) if known.is_some_and(|known| known != Type::Link) => Kind::File,
                 Err(_) => Kind::BrokenLink,
             }
         };
@@ -283,29 +365,54 @@ impl Walk<'_> {
                 }
                 let ids = ids_of(&names);
                 self.open.push(Folder { path, real, within: place.within, prefix, names, ids });
+                self.look_ahead();
                 None
             }
             Err(error) => Some(unreadable(path, prefix, &error)),
         }
     }
 
+    /// Has the next folders listed while this one is worked on.
+    fn look_ahead(&mut self) {
+        for folder in self.open.iter().rev().take(2) {
+            let next = folder.names.iter().rev().filter(|(_, kind)| *kind == Some(Type::Folder));
+            let next = next.map(|(name, _)| folder.path.join(name));
+            if remote::is_url(&folder.path) { self.elsewhere.ask(next) } else { self.here.ask(next) }
+        }
+    }
+
     /// Everything in a folder that is not excluded and wanted, last first.
-    fn names(&mut self, folder: &Path, real: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<FileType>)>> {
+    fn names(&mut self, folder: &Path, real: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<Type>)>> {
+        if remote::is_url(folder) {
+            return self.names_elsewhere(folder, within);
+        }
         let excluded = self.listing.excluded.get(real).map_or(&[][..], Vec::as_slice);
         let mut names = Vec::new();
-        for item in fs::read_dir(folder)? {
-            let item = item?;
-            let (name, kind) = (item.file_name(), item.file_type().ok());
+        for (name, kind) in self.here.names(folder)? {
             if is_excluded(excluded, &name) {
                 continue;
             }
-            let is_folder = || kind.is_some_and(|kind| kind.is_dir() || (kind.is_symlink() && item.path().is_dir()));
+            let is_folder = || kind == Some(Type::Folder) || kind == Some(Type::Link) && folder.join(&name).is_dir();
             match self.listing.filter.leaves(&name, &within.join(&name), is_folder) {
                 Some(left) => self.left_out.add(left),
                 None => names.push((name, kind)),
             }
         }
         names.sort_unstable_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));
+        Ok(names)
+    }
+
+    /// The same of a bucket's prefix.
+    fn names_elsewhere(&mut self, folder: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<Type>)>> {
+        let mut names = Vec::new();
+        for found in self.elsewhere.names(folder)? {
+            let name = OsString::from(found.name);
+            match self.listing.filter.leaves(&name, &within.join(&name), || found.is_folder) {
+                Some(left) => self.left_out.add(left),
+                None => names.push((name, Some(if found.is_folder { Type::Folder } else { Type::File }))),
+            }
+        }
+        names.sort_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));
         Ok(names)
     }
 }
@@ -316,8 +423,8 @@ fn unreadable(path: PathBuf, relative: Vec<u8>, error: &io::Error) -> Entry {
 }
 
 /// The ids of a folder's files; its folders have none.
-fn ids_of(names: &[(OsString, Option<FileType>)]) -> FolderIds {
-    let files = names.iter().rev().filter(|(_, kind)| !kind.is_some_and(|kind| kind.is_dir()));
+fn ids_of(names: &[(OsString, Option<Type>)]) -> FolderIds {
+    let files = names.iter().rev().filter(|(_, kind)| *kind != Some(Type::Folder));
     let texts: Vec<Cow<str>> = files
         .map(|(name, _)| match name.to_str() {
             Some(text) if !text.contains(|c: char| c.is_control() || matches!(c, '\\' | '%')) => text.into(),

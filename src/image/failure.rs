@@ -24,10 +24,12 @@ pub enum Reason {
     Corrupt,
     /// It was read and captioned, and none of its captions may stay.
     Filtered,
+    /// A server gave no usable answer, however often it was asked.
+    Unreachable,
 }
 
 impl Reason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Empty,
         Self::Vanished,
         Self::PermissionDenied,
@@ -37,6 +39,7 @@ impl Reason {
         Self::TooLarge,
         Self::Corrupt,
         Self::Filtered,
+        Self::Unreachable,
     ];
 
     pub const fn as_str(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Corrupt => "corrupt",
             Self::Filtered => "filtered",
+            Self::Unreachable => "unreachable",
         }
     }
 }
@@ -62,7 +66,7 @@ impl fmt::Display for Reason {
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "unknown reason {0:?} (known: empty, vanished, permission_denied, unreadable, unsupported_format, truncated, too_large, corrupt, filtered)"
+    "unknown reason {0:?} (known: empty, vanished, permission_denied, unreadable, unsupported_format, truncated, too_large, corrupt, filtered, unreachable)"
 )]
 pub struct UnknownReason(String);
 
@@ -103,6 +107,8 @@ impl Failure {
         match error.kind() {
             io::ErrorKind::NotFound => Self::new(Reason::Vanished, "the file is not there any more"),
             io::ErrorKind::PermissionDenied => Self::new(Reason::PermissionDenied, "no permission to read the file"),
+            // Only servers that were asked again and again are told so.
+            io::ErrorKind::HostUnreachable => Self::new(Reason::Unreachable, error.to_string()),
             _ => Self::new(Reason::Unreadable, format!("reading failed: {error}")),
         }
     }
@@ -132,5 +138,6 @@ mod tests {
         assert_eq!(reason(io::ErrorKind::NotFound), Reason::Vanished);
         assert_eq!(reason(io::ErrorKind::PermissionDenied), Reason::PermissionDenied);
         assert_eq!(reason(io::ErrorKind::TimedOut), Reason::Unreadable);
+        assert_eq!(reason(io::ErrorKind::HostUnreachable), Reason::Unreachable);
     }
 }

@@ -10,6 +10,7 @@ use super::decode::{Header, Limits, decode, header};
 use super::failure::{Content, Failure, Reason};
 use super::sniff::{Format, SNIFFED_BYTES, sniff};
 use crate::files::{open_without_waiting, sha256_hex};
+use crate::remote::{self, Fetched};
 
 /// A decoded image and the hash of the file it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +19,15 @@ pub struct Loaded {
     pub pixels: RgbImage,
 }
 
-/// Whether a file looks like an image inside, whatever it is called. One that cannot be looked into does not.
+/// Whether a file looks like an image inside, whatever it is called. One that cannot be looked into does not, unless a server does not answer.
 pub fn begins_like_an_image(path: &Path) -> bool {
+    if remote::is_url(path) {
+        // What cannot be reached may be an image: reading it will tell.
+        return match remote::begins(path, SNIFFED_BYTES as u64) {
+            Ok(head) => sniff(&head).is_some(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+    }
     let mut head = Vec::with_capacity(SNIFFED_BYTES);
     let read = open(path).and_then(|(file, _)| Ok(file.take(SNIFFED_BYTES as u64).read_to_end(&mut head)?));
     read.is_ok() && sniff(&head).is_some()
@@ -51,9 +59,16 @@ pub fn load_bytes(bytes: &[u8], limits: &Limits, exif: bool) -> Result<Loaded, F
 /// Reads a whole image file into memory, without decoding it.
 ///
 /// # Errors
-/// [`Reason::Vanished`], [`Reason::PermissionDenied`], [`Reason::Unreadable`] (a folder or a special file too, which is not opened)
+/// [`Reason::Vanished`], [`Reason::PermissionDenied`], [`Reason::Unreachable`] (of a URL), [`Reason::Unreadable`] (a folder or a special file too, which is not opened)
 /// or [`Reason::TooLarge`], before anything is read.
 pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    if remote::is_url(path) {
+        return match remote::read(path, limits.max_bytes) {
+            Ok(Fetched::Whole(bytes)) => Ok(bytes),
+            Ok(Fetched::TooLarge(bytes)) => Err(too_many_bytes(bytes, limits)),
+            Err(error) => Err(Failure::from_io(&error)),
+        };
+    }
     let (file, metadata) = open(path).map_err(OpenError::into_failure)?;
     if metadata.len() > limits.max_bytes {
         return Err(too_many_bytes(metadata.len(), limits));
@@ -74,6 +89,9 @@ pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
 /// As [`load`], without damage that only decoding shows, and without [`Content`].
 pub fn file_header(path: &Path, limits: &Limits) -> Result<Header, Failure> {
     const BEGINNING: u64 = 256 << 10;
+    if remote::is_url(path) {
+        return header(&read(path, limits)?, limits);
+    }
     let (file, metadata) = open(path).map_err(OpenError::into_failure)?;
     let mut head = Vec::new();
     file.take(BEGINNING).read_to_end(&mut head).map_err(|error| Failure::from_io(&error))?;

@@ -79,6 +79,11 @@ impl Output {
         Self { path: resolved(path), is_folder: true }
     }
 
+    /// A table or a folder at a URL: names alone.
+    pub fn elsewhere(url: &Path, is_folder: bool) -> Self {
+        Self { path: url.into(), is_folder }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

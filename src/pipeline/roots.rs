@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::output::resolved;
 use crate::dataset::listing::{image_path, relative_path};
 use crate::files::sha256_hex;
+use crate::remote;
 
 /// The folders (or the dataset, or the embeddings) that a run takes its images from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ impl Roots {
     /// list of files that grows or shrinks still comes from the same place.
     pub fn of_files(roots: &[PathBuf], output: &Path) -> Self {
         let folder = |path: &PathBuf| {
+            if remote::any(&[path]) {
+                return path.clone();
+            }
             let path = resolved(path);
             if path.is_dir() { path } else { path.parent().map_or(PathBuf::new(), Path::to_path_buf) }
         };
@@ -36,7 +40,11 @@ impl Roots {
     pub fn of(roots: impl IntoIterator<Item = PathBuf>, output: &Path) -> Self {
         let here = folder_of(output);
         let root = |path: PathBuf| {
-            let path = resolved(&path);
+            if remote::is_url(&path) {
+                let path = remote::shown(&path);
+                return Root { sha256: sha256_hex(path.as_bytes()), path };
+            }
+            let path = resolved(remote::listed_urls(&path).unwrap_or(&path));
             let sha256 = sha256_hex(path.as_os_str().as_bytes());
             Root { path: image_path(between(&here, &path).as_os_str().as_bytes()), sha256 }
         };

@@ -250,7 +250,9 @@ impl Stream<'_> {
     /// The result of a file that cannot be read this time: it stays, and the failure says so.
     fn kept<V: Value>(&self, entry: &mut Entry, prepared: &Prepared, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>> {
         let Prepared::Failed { sha256: None, failure } = prepared else { return Ok(None) };
-        let may_pass = [Reason::PermissionDenied, Reason::Unreadable].iter().any(|reason| reason.as_str() == failure.reason);
+        let may_pass = [Reason::PermissionDenied, Reason::Unreadable, Reason::Unreachable]
+            .iter()
+            .any(|reason| reason.as_str() == failure.reason);
         if !may_pass || !self.held.contains(&entry.image_path) {
             return Ok(None);
         }

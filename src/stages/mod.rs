@@ -2,6 +2,7 @@
 
 pub mod caption;
 pub mod doctor;
+pub mod elsewhere;
 pub mod embed;
 pub mod evaluate;
 pub mod export;

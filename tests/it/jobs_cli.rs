@@ -144,3 +144,120 @@ fn a_job_of_embeddings_is_the_single_run() {
         assert!(String::from_utf8_lossy(&status.stdout).contains("10 embedded, 1 failed"), "{status:?}");
     }
 }
+
+/// An id and a picture's bytes.
+type Sent<'a> = (&'a str, Option<Vec<u8>>);
+
+/// An Arrow stream of ids and bytes; an absent picture is a null.
+fn stream(batches: &[Vec<Sent>]) -> Vec<u8> {
+    use arrow::array::{ArrayRef, BinaryArray, StringArray};
+    use arrow::ipc::writer::StreamWriter;
+    let batch = |rows: &Vec<Sent>| {
+        let ids: ArrayRef = std::sync::Arc::new(StringArray::from_iter_values(rows.iter().map(|(id, _)| id)));
+        let bytes: ArrayRef = std::sync::Arc::new(rows.iter().map(|(_, bytes)| bytes.as_deref()).collect::<BinaryArray>());
+        arrow::record_batch::RecordBatch::try_from_iter_with_nullable([("id", ids, false), ("bytes", bytes, true)]).unwrap()
+    };
+    let batches: Vec<_> = batches.iter().map(batch).collect();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batches[0].schema()).unwrap();
+    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn an_arrow_stream_comes_back_with_captions_and_failures_in_its_order() {
+    use arrow::array::{Array, AsArray};
+    use std::io::Write;
+    use std::process::Stdio;
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 9));
+    let table = folder.path().join("t.parquet");
+    let flags = ["--top-p", "0.9", "--num-captions", "2", "--max-new-tokens", "5", "--seed", "7", "--threads", "1"];
+    let mut single = clipcap();
+    run(single.args(["caption", "--quiet", "--model"]).arg(&bundle).arg(&images).arg("--out").arg(&table).args(flags), 0);
+    let wanted = crate::common::columns(&table, &["sha256", "caption"]);
+    let mut paths: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let picture = |at: usize| Some(fs::read(&paths[at]).unwrap());
+    let batches = [
+        vec![("a", picture(0)), ("b", Some(b"no picture".to_vec())), ("c", picture(1)), ("d", None)],
+        vec![],
+        (2..9).map(|at| ("more", picture(at))).collect(),
+    ];
+    let pipe = |input: Vec<u8>, status: i32| {
+        let mut command = clipcap();
+        command.args(["caption", "--quiet", "--stdin", "arrow", "--stdout", "arrow", "--model"]).arg(&bundle).args(flags);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let writing = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().unwrap();
+        writing.join().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{}", String::from_utf8_lossy(&output.stderr));
+        output
+    };
+    let output = pipe(stream(&batches), 3);
+    let answers = arrow::ipc::reader::StreamReader::try_new(&output.stdout[..], None).unwrap();
+    let answers: Vec<_> = answers.map(|batch| batch.unwrap()).collect();
+    assert_eq!(answers.iter().map(|batch| batch.num_rows()).collect::<Vec<_>>(), [6, 0, 14]);
+    let text = |batch: usize, column: &str| -> Vec<String> {
+        let column = answers[batch].column_by_name(column).unwrap().as_string::<i32>();
+        column.iter().map(|text| text.unwrap_or("-").to_string()).collect()
+    };
+    assert_eq!(text(0, "id"), ["a", "a", "b", "c", "c", "d"]);
+    assert_eq!(text(0, "reason"), ["-", "-", "unsupported_format", "-", "-", "unreadable"]);
+    assert_eq!(answers[0].column_by_name("caption").unwrap().null_count(), 2);
+    let mut found: Vec<Vec<String>> = Vec::new();
+    for batch in [0, 2] {
+        let rows = text(batch, "sha256").into_iter().zip(text(batch, "caption")).zip(text(batch, "reason"));
+        found.extend(rows.filter(|(_, reason)| reason == "-").map(|((sha256, caption), _)| vec![sha256, caption]));
+    }
+    let sorted = |mut rows: Vec<Vec<String>>| {
+        rows.sort();
+        rows
+    };
+    assert_eq!(sorted(found), sorted(wanted));
+    let told = pipe(b"no stream".to_vec(), 1);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("not an Arrow stream"), "{told:?}");
+    run(clipcap().args(["caption", "--stdin", "arrow", "--model"]).arg(&bundle), 2);
+}
+
+#[test]
+fn parquet_files_and_datasets_are_planned_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 10));
+    let captions = at("c.jsonl");
+    let mut names: Vec<String> = fs::read_dir(&images).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let lines: String = names.iter().map(|name| format!("{{\"file_name\": \"{name}\", \"caption\": \"一张图\"}}\n")).collect();
+    fs::write(&captions, lines).unwrap();
+    let mut prepare = clipcap();
+    prepare.args(["prepare", "--quiet", "--with-images", "--captions"]).arg(&captions).arg("--images").arg(&images);
+    run(prepare.arg("--out").arg(at("dataset")), 0);
+    let mut export = clipcap();
+    export.args(["export", "--quiet", "--to", "parquet", "--shard-images", "4"]).arg(at("dataset")).arg("--images").arg(&images);
+    run(export.arg("--out").arg(at("parquet")), 0);
+    let parts: Vec<_> = (0..3).map(|part| at("parquet").join(format!("train-{part:05}.parquet"))).collect();
+    for (name, inputs, shards) in [("parts", &parts[..], 3), ("set", &[at("dataset")][..], 1)] {
+        let single = at(&format!("single-{name}/t.parquet"));
+        let mut command = clipcap();
+        command.args(["caption", "--quiet", "--max-new-tokens", "4", "--model"]).arg(&bundle).args(inputs);
+        run(command.arg("--out").arg(&single), 0);
+        let job = at(&format!("job-{name}"));
+        let mut plan = clipcap();
+        plan.args(["plan", "--json", "--max-new-tokens", "4", "--model"]).arg(&bundle).args(inputs).arg("--job").arg(&job);
+        let planned = json(&run(&mut plan, 0));
+        assert_eq!((planned["num_shards"].as_u64(), planned["counts"]["found"].as_u64()), (Some(shards), Some(10)));
+        let mut all = worker(&job);
+        run(all.arg("--next=all"), 0);
+        let merged = at(&format!("merged-{name}/t.parquet"));
+        run(clipcap().args(["merge", "--quiet"]).arg(&job).arg("--out").arg(&merged), 0);
+        for table in ["t.parquet", "t.errors.parquet"] {
+            assert!(
+                fs::read(single.with_file_name(table)).unwrap() == fs::read(merged.with_file_name(table)).unwrap(),
+                "{name} {table}"
+            );
+        }
+    }
+    run(clipcap().args(["plan", "--model"]).arg(&bundle).arg(&parts[0]).arg(&images).arg("--job").arg(at("x")), 2);
+    run(clipcap().args(["plan", "--model"]).arg(&bundle).arg(&images).args(["--job", "s3://bucket/job"]), 1);
+}

@@ -35,6 +35,8 @@ mod power_cut;
 mod prepare;
 mod quantize;
 mod rehearsal;
+#[cfg(feature = "remote")]
+mod remote;
 mod report;
 mod report_page;
 mod rerank;

@@ -48,12 +48,13 @@ impl TarIndex {
     /// Goes through a tar's headers.
     ///
     /// # Errors
-    /// A tar that is gzipped ([`io::ErrorKind::Unsupported`]) or cannot be read. Of one that is damaged, what is in front of the damage is known.
+    /// A tar that is gzipped or elsewhere ([`io::ErrorKind::Unsupported`]) or cannot be read. Of one that is damaged, what is in front of the damage is known.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut tar = Tar::open(path)?;
         let mut members = Vec::new();
         if !tar.is_plain() {
-            let message = "a gzipped tar is only read from front to back: unpack it (gunzip FILE.tar.gz)";
+            let message =
+                "a tar that is gzipped or elsewhere is only read from front to back: unpack it (gunzip FILE.tar.gz), or fetch it";
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
         loop {

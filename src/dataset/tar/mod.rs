@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+
+use crate::remote;
 
 mod index;
 mod pattern;
@@ -57,7 +59,8 @@ pub enum TarError {
 
 /// Whether a file is a tar by its name: `.tar`, `.tar.gz` or `.tgz`.
 pub fn called_a_tar(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let shown = PathBuf::from(remote::shown(path));
+    let name = shown.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     [".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
 }
 
@@ -97,6 +100,9 @@ impl Tar {
     /// # Errors
     /// The file cannot be opened, or is none.
     pub fn open(path: &Path) -> io::Result<Self> {
+        if remote::is_url(path) {
+            return Self::streamed(remote::reader(path)?);
+        }
         let file = crate::files::open_regular(path)?;
         let bytes = file.metadata()?.len();
         let mut file = BufReader::with_capacity(1 << 18, file);

@@ -11,6 +11,7 @@ const MOST_NAMES: usize = 1 << 20;
 /// # Errors
 /// A pattern of more than a million names.
 pub fn expanded(path: &Path) -> io::Result<Vec<PathBuf>> {
+    // Of a URL, braces are a pattern.
     let Some(text) = path.to_str().filter(|text| text.contains('{') && path.symlink_metadata().is_err()) else {
         return Ok(vec![path.into()]);
     };

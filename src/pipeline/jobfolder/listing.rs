@@ -68,12 +68,14 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
         .collect()
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 8] = [
     ("file", Kind::File),
     ("special", Kind::Special),
     ("broken_link", Kind::BrokenLink),
     ("tar", Kind::Tar),
+    ("parquet", Kind::Parquet),
     ("forbidden_folder", Kind::UnreadableFolder(io::ErrorKind::PermissionDenied)),
+    ("unreachable_folder", Kind::UnreadableFolder(io::ErrorKind::HostUnreachable)),
     ("unreadable_folder", Kind::UnreadableFolder(io::ErrorKind::Other)),
 ];
 

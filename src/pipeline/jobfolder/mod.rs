@@ -22,6 +22,7 @@ use super::settings::Settings;
 use super::writer::Counts;
 use crate::dataset::wanted::Wanted;
 use crate::files::{json_text, put_if_absent, sha256_file, write_json};
+use crate::remote;
 use crate::table::check_format;
 
 mod claims;
@@ -81,6 +82,9 @@ pub struct PlannedCounts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedShard {
     pub found: u64,
+    /// A tar elsewhere: what it holds is seen when its turn comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_uncounted: bool,
     /// Of the shard's listing.
     pub sha256: String,
 }
@@ -100,6 +104,9 @@ pub struct Record {
     /// All that the results depend on.
     #[serde(flatten)]
     pub settings: Settings,
+    /// Of embeddings: the fingerprint of a single run that writes `.npy`. Numbers of the settings may lose their last digit in a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub npy_fingerprint: Option<String>,
     /// Device, precision, runtime and CPU type: the part of the settings in which workers may differ.
     pub identity: Json,
     pub seconds: f64,
@@ -157,11 +164,26 @@ impl JobFolder {
         self.root.join("plan.json")
     }
 
+    /// Refuses a URL: claims and shards under way are files with locks and times, which buckets have not.
+    ///
+    /// # Errors
+    /// A URL.
+    pub fn check_place(&self) -> Result<()> {
+        if remote::is_url(&self.root) {
+            bail!(
+                "{}: a job folder has to be a folder that all workers see, not a URL (inputs and the merged table may be URLs)",
+                remote::shown(&self.root)
+            );
+        }
+        Ok(())
+    }
+
     /// The plan, or None where there is none yet.
     ///
     /// # Errors
     /// A plan that cannot be read, or another version's.
     pub fn find_plan(&self) -> Result<Option<Plan>> {
+        self.check_place()?;
         let path = self.plan_path();
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
         let plan: Plan = serde_json::from_slice(&text).with_context(|| format!("{}: not a job's plan", path.display()))?;

@@ -1,6 +1,6 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::dataset::listing;
 use crate::dataset::naming::image_id;
 use crate::image::{self, Limits, Reason};
 use crate::pipeline::{Content, Entry, Failure};
-use crate::table;
+use crate::table::{self, TableFile};
 
 /// Rows read at once: each holds a whole image file.
 const ROWS_AT_ONCE: usize = 16;
@@ -86,7 +86,7 @@ impl StoredImages {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.shards.iter().flat_map(|shard| or_error(read(shard, &self.column)))
+        self.shards.iter().flat_map(|shard| or_error(rows_of(shard, &self.column)))
     }
 }
 
@@ -152,7 +152,7 @@ impl DatasetFiles {
     }
 }
 
-fn or_error(
+pub(super) fn or_error(
     entries: Result<impl Iterator<Item = Result<Entry>> + Send + 'static>,
 ) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
     match entries {
@@ -161,9 +161,10 @@ fn or_error(
     }
 }
 
-fn read(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
+/// The images in a Parquet file.
+pub(super) fn rows_of(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
     let context = || format!("cannot read {}", path.display());
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).with_context(context)?).with_context(context)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(TableFile::open(path)?).with_context(context)?;
     let batches = builder.with_batch_size(ROWS_AT_ONCE).build().with_context(context)?;
     let (path, column) = (path.to_path_buf(), column.to_string());
     let mut next_row = 0;

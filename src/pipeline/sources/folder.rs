@@ -8,23 +8,28 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
+use super::dataset::{or_error, rows_of};
 use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
 use crate::dataset::wanted::{LeftOut, MemberFilter, Wanted};
 use crate::image::{Reason, called_an_image};
-use crate::pipeline::{Content, Entry, Failure, Stat};
+use crate::pipeline::{Content, Counter, Entry, Failure, Outlook, Stat};
+use crate::remote;
 
 /// Lists files, one after another, in an order that depends on names alone.
 pub struct Folder {
     listing: Listing,
     max_bytes: u64,
     members: MemberFilter,
+    /// Listing it again to count is not for nothing.
+    is_remote: bool,
 }
 
 impl Folder {
     /// `own` are the run's own outputs, which are not found. `max_bytes` is the most an image in a tar may have.
     pub fn new(roots: &[PathBuf], own: &[PathBuf], max_bytes: u64, wanted: &Wanted) -> Result<Self> {
-        Ok(Self { listing: Listing::new(roots, own, wanted)?, max_bytes, members: wanted.of_members()? })
+        let is_remote = remote::any(roots);
+        Ok(Self { listing: Listing::new(roots, own, wanted)?, max_bytes, members: wanted.of_members()?, is_remote })
     }
 
     /// What was not wanted, once all entries were listed.
@@ -33,7 +38,20 @@ impl Folder {
     }
 
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.listing.iter().flat_map(|found| entries(found, self.max_bytes, &self.members)).map(Ok)
+        self.listing.iter().flat_map(|found| entries(found, self.max_bytes, &self.members))
+    }
+
+    /// Counts beside the work what will be listed, where that costs little.
+    pub fn counter(&self) -> Option<Counter<'_>> {
+        (!self.is_remote).then(|| Box::new(|total: &_, stop: &_| self.count(total, stop)) as Counter)
+    }
+
+    /// What can be said of the list before it is worked on.
+    pub fn outlook(&self) -> Outlook<'_> {
+        match self.is_remote {
+            true => Outlook::Number(u64::MAX),
+            false => Outlook::Names(Box::new(self.names())),
+        }
     }
 
     /// The image_path of everything that [`entries`](Self::entries) will list; `None` for a folder that cannot be listed and for a tar, whose
@@ -65,10 +83,15 @@ impl Folder {
 }
 
 /// What a stage is given of something that was found: itself, or what is in it.
-pub(super) fn entries(found: listing::Entry, max_bytes: u64, members: &MemberFilter) -> Box<dyn Iterator<Item = Entry> + Send> {
+pub(super) fn entries(
+    found: listing::Entry,
+    max_bytes: u64,
+    members: &MemberFilter,
+) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
     match found.kind {
-        Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes, members.clone())),
-        _ => Box::new(std::iter::once(entry(found))),
+        Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes, members.clone()).map(Ok)),
+        Kind::Parquet => or_error(rows_of(&found.path, &found.image_id)),
+        _ => Box::new(std::iter::once(Ok(entry(found)))),
     }
 }
 
@@ -77,12 +100,15 @@ fn entry(found: listing::Entry) -> Entry {
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };
     let content = match found.kind {
-        Kind::File | Kind::Tar => return file_entry(found.path, found.image_path, image_id),
+        Kind::File | Kind::Tar | Kind::Parquet => return file_entry(found.path, found.image_path, image_id),
         Kind::Special | Kind::BrokenLink if !named => Content::Other,
         Kind::Special => Content::Failed(failed(Reason::Unreadable, "not a regular file, so it is not opened")),
         Kind::BrokenLink => Content::Failed(failed(Reason::Vanished, "a symbolic link to nothing")),
         Kind::UnreadableFolder(io::ErrorKind::PermissionDenied) => {
             Content::Unlisted(failed(Reason::PermissionDenied, "no permission to list the folder; what it holds is missing"))
+        }
+        Kind::UnreadableFolder(io::ErrorKind::HostUnreachable) => {
+            Content::Unlisted(failed(Reason::Unreachable, "the server gave no usable answer; what this folder holds is missing"))
         }
         Kind::UnreadableFolder(_) => {
             Content::Unlisted(failed(Reason::Unreadable, "the folder cannot be listed; what it holds is missing"))

@@ -1,16 +1,17 @@
 //! Where images come from: folders of files, a dataset's stored images, embeddings made before.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::dataset::listing::{self, Kind};
 use crate::dataset::wanted::MemberFilter;
 use crate::pipeline::Counter;
-use crate::table::{FORMAT_KEY, TableError, check_format};
+use crate::remote;
+use crate::table::{FORMAT_KEY, TableError, TableFile, check_format};
 
 mod dataset;
 mod embeddings;
@@ -27,9 +28,17 @@ pub use located::{Located, Place};
 pub use planned::PlannedFiles;
 pub use tar::Members;
 
-/// How many members of a tar are found and wanted; a gzipped one is unpacked for it.
-pub fn count_tar(path: &Path, wanted: MemberFilter) -> u64 {
-    tar::Members::count(path, true, wanted).unwrap_or_default()
+/// How many files are found and wanted in what holds several; a gzipped tar is unpacked for it. None for a tar elsewhere, which would have to
+/// be fetched.
+///
+/// # Errors
+/// A Parquet file that cannot be read.
+pub fn count_in(found: &listing::Entry, wanted: &MemberFilter) -> Result<Option<u64>, TableError> {
+    match found.kind {
+        Kind::Parquet => parquet_info(&found.path, None).map(|info| Some(info.num_rows)),
+        _ if remote::is_url(&found.path) => Ok(None),
+        _ => Ok(Some(tar::Members::count(&found.path, true, wanted.clone()).unwrap_or_default())),
+    }
 }
 
 /// A counter for sources that know how many they are.
@@ -46,7 +55,7 @@ pub(crate) struct ParquetInfo {
 
 /// Reads a footer and checks its format, where it has one, against `format`.
 pub(crate) fn parquet_info(path: &Path, format: Option<&str>) -> Result<ParquetInfo, TableError> {
-    let file = File::open(path).map_err(|source| TableError::Io { path: path.into(), source })?;
+    let file = TableFile::open(path)?;
     let builder =
         ParquetRecordBatchReaderBuilder::try_new(file).map_err(|source| TableError::Parquet { path: path.into(), source })?;
     let footer = builder.metadata().file_metadata();

@@ -34,7 +34,7 @@ impl PlannedFiles {
         let (max_bytes, members) = (self.max_bytes, self.members.clone());
         Ok(listed_in(&self.listing)?.flat_map(move |found| -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
             match found {
-                Ok(found) => Box::new(folder::entries(found, max_bytes, &members).map(Ok)),
+                Ok(found) => folder::entries(found, max_bytes, &members),
                 Err(error) => Box::new(std::iter::once(Err(error))),
             }
         }))

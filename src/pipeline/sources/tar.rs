@@ -11,6 +11,7 @@ use crate::dataset::tar::{Extent, Member, MemberKind, Tar, TarError, inner_path}
 use crate::dataset::wanted::MemberFilter;
 use crate::image::{Reason, called_an_image, sniff};
 use crate::pipeline::{Content, Entry, Failure};
+use crate::remote;
 
 /// Bytes that tell an image from another file.
 const HEAD_BYTES: u64 = 64;
@@ -60,8 +61,11 @@ impl Members {
         self.extent
     }
 
-    /// How many there are. None where that is not known without unpacking, which `unpacks` allows.
+    /// How many there are. None where that is not known without unpacking, which `unpacks` allows, or without fetching all of it.
     pub fn count(path: &Path, unpacks: bool, filter: MemberFilter) -> Option<u64> {
+        if remote::is_url(path) {
+            return None;
+        }
         let mut members = Self::open(path, "", 0, filter);
         members.reads = false;
         if !unpacks && members.tar.as_ref().is_some_and(|tar| !tar.is_plain()) {
@@ -85,7 +89,10 @@ impl Members {
         match error {
             TarError::Truncated | TarError::GzipTruncated => self.end(Reason::Truncated, &error.to_string()),
             TarError::Corrupt(_) => self.end(Reason::Corrupt, &error.to_string()),
-            TarError::Io(error) => self.end(Reason::Unreadable, &format!("reading failed: {error}")),
+            TarError::Io(error) => {
+                let failure = crate::image::Failure::from_io(error);
+                self.end(failure.reason, &failure.message);
+            }
         }
     }
 
@@ -119,7 +126,13 @@ impl Members {
         match read(tar, member.bytes, is_named, max_bytes) {
             Ok(content) => content,
             Err(error) => {
-                let content = failed(Reason::Truncated, "the tar ends in the middle of this file");
+                let content = match &error {
+                    TarError::Io(error) => {
+                        let failure = crate::image::Failure::from_io(error);
+                        failed(failure.reason, &failure.message)
+                    }
+                    _ => failed(Reason::Truncated, "the tar ends in the middle of this file"),
+                };
                 self.broken(&error);
                 content
             }

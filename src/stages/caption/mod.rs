@@ -27,6 +27,7 @@ pub(in crate::stages) mod import;
 mod load;
 mod model;
 mod only;
+mod pipe;
 mod scoring;
 mod split;
 pub(in crate::stages) mod tables;
@@ -34,6 +35,7 @@ mod value;
 
 pub use load::{info, load, max_new_tokens};
 pub use model::{Captioner, ClipCap};
+pub use pipe::{Piped, pipe};
 pub use scoring::{CaptionScorer, Scored, Scoring, second_preprocess};
 pub use split::SplitOf;
 pub use tables::{Style, TableFormat};
@@ -413,7 +415,7 @@ impl Listed {
 
     fn outlook(&self) -> Outlook<'_> {
         match self {
-            Self::Files(folder) => Outlook::Names(Box::new(folder.names())),
+            Self::Files(folder) => folder.outlook(),
             Self::Stored(images) => Outlook::Number(images.num_rows),
             Self::Embedded(embeddings) => Outlook::Number(embeddings.num_rows),
             Self::Planned(_, found) => Outlook::Number(*found),
@@ -422,7 +424,7 @@ impl Listed {
 
     fn counter(&self) -> Option<Counter<'_>> {
         match self {
-            Self::Files(folder) => Some(Box::new(|total, stop| folder.count(total, stop))),
+            Self::Files(folder) => folder.counter(),
             Self::Planned(_, found) => known_total(*found),
             Self::Stored(images) => known_total(images.num_rows),
             Self::Embedded(embeddings) => known_total(embeddings.num_rows),

@@ -13,8 +13,8 @@ use crate::pipeline::sources::{
     DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
 };
 use crate::pipeline::{
-    Compute, Content, Counter, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots,
-    Settings, WINDOW_IMAGES,
+    Compute, Content, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots, Settings,
+    WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
@@ -247,9 +247,7 @@ pub fn run<E: ImageEncoder>(
     let report = match &settings.source {
         Source::Images(roots) => {
             let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?;
-            let counter = Box::new(|total: &_, stop: &_| folder.count(total, stop));
-            let outlook = Outlook::Names(Box::new(folder.names()));
-            let (entries, counter) = (folder.entries(), Some(counter as Counter));
+            let (entries, counter, outlook) = (folder.entries(), folder.counter(), folder.outlook());
             let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?;
             left_out = folder.left_out();
             report
@@ -295,6 +293,11 @@ fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
     let EmbedSettings { layout, dtype, normalize, save_images, .. } = *settings;
     let output = written(layout, dtype, normalize, save_images, model.embedding_dim);
     embedding(&model.identity, how_images_are_read(settings, &model.preprocess), output)
+}
+
+/// The fingerprint of the same run in another layout.
+pub(in crate::stages) fn fingerprint_as(settings: &EmbedSettings, model: &EncoderInfo, layout: Layout) -> String {
+    fingerprinted(&EmbedSettings { layout, ..settings.clone() }, model).fingerprint
 }
 
 /// What embeddings depend on.

@@ -107,7 +107,13 @@ impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
         };
         let report = caption::run(&settings, model, load, reporter, interrupt)?;
         let table = report.output.path().to_path_buf();
-        let computed = Computed { counts: report.report.counts, output: report.output, table, ending: "captions.parquet" };
+        let computed = Computed {
+            counts: report.report.counts,
+            output: report.output,
+            table,
+            ending: "captions.parquet",
+            npy_fingerprint: None,
+        };
         Ok(report.report.complete.then_some(computed))
     }
 }

@@ -105,7 +105,9 @@ impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
         };
         let report = embed::run(&settings, model, load, reporter, interrupt)?;
         let table = report.output.path().join("part-00000.parquet");
-        let computed = Computed { counts: report.report.counts, output: report.output, table, ending: "embeddings.parquet" };
+        let npy_fingerprint = Some(embed::fingerprint_as(&settings, model, Layout::Npy));
+        let (counts, output, ending) = (report.report.counts, report.output, "embeddings.parquet");
+        let computed = Computed { counts, output, table, ending, npy_fingerprint };
         Ok(report.report.complete.then_some(computed))
     }
 }

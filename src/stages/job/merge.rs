@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::{done_word, ranges};
 use crate::bookkeeping;
 use crate::files::{sha256_file, write_json};
-use crate::pipeline::jobfolder::{JobFolder, Plan, Record, ResultFile};
+use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedShard, Record, ResultFile};
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
 use crate::pipeline::{
     Build, Content, Counts, Entry, ErrorsTable, Existing, Held, Interrupt, Lost, Output, Record as ImageRecord, Reporter, Roll,
@@ -85,7 +85,8 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         true => (Output::folder(&settings.out), EMBEDDINGS_FORMAT),
         false => (output_of(&settings.out, settings.format), FORMAT),
     };
-    let made_with = if embeds { as_written(&made_with, settings.layout) } else { made_with };
+    let made_with =
+        if embeds { as_written(&made_with, settings.layout, records[0].npy_fingerprint.as_deref()) } else { made_with };
     let staging = Staging::open(&output, format, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
@@ -248,8 +249,8 @@ fn verify(job: &JobFolder, records: &[Record]) -> Result<()> {
 /// Adds a shard's counts, which must be what was planned.
 fn add(counts: &mut Counts, record: &Record, plan: &Plan) -> Result<()> {
     let Counts { succeeded, failed, skipped, unlisted, .. } = record.counts;
-    let planned = plan.shards[record.shard as usize].found;
-    if succeeded + failed + skipped != planned {
+    let PlannedShard { found: planned, is_uncounted, .. } = plan.shards[record.shard as usize];
+    if succeeded + failed + skipped != planned && !is_uncounted {
         bail!(
             "shard {}: {planned} files were found, and {succeeded} {}, {failed} failed and {skipped} skipped: do it again \
              (--shard {0} --overwrite)",
@@ -340,13 +341,17 @@ fn embeddings_in(table: &Path) -> Result<Rows<Embedding>> {
 }
 
 /// The settings of a single run that writes this layout.
-fn as_written(made_with: &Settings, layout: Layout) -> Settings {
+fn as_written(made_with: &Settings, layout: Layout, npy_fingerprint: Option<&str>) -> Settings {
     let mut settings = made_with.settings.clone();
     settings["output"]["format"] = layout.name().into();
     match layout {
         // As it was recorded: a number may lose its last digit on the way through a file.
         Layout::Parquet | Layout::OneFile => made_with.clone(),
-        Layout::Npy => Settings::new(&made_with.stage, settings),
+        Layout::Npy => {
+            let written = Settings::new(&made_with.stage, settings);
+            let fingerprint = npy_fingerprint.map_or(written.fingerprint, str::to_string);
+            Settings { fingerprint, ..written }
+        }
     }
 }
 

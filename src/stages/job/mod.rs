@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
@@ -11,8 +12,9 @@ use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::{hex, sha256_file};
 use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
-use crate::pipeline::sources::count_tar;
+use crate::pipeline::sources::{StoredImages, count_in};
 use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
+use crate::remote;
 use crate::stages::caption::{Scoring, Wording, captioning};
 use crate::{generation, stages::Outcome};
 
@@ -31,6 +33,8 @@ pub use worker::{ShardEnd, Shards, Worker};
 #[derive(Debug, Clone)]
 pub struct PlanSettings {
     pub inputs: Vec<PathBuf>,
+    /// The inputs are Parquet files, and this is their column of images.
+    pub column: Option<String>,
     /// Of those folders, which files.
     pub wanted: Wanted,
     pub job: PathBuf,
@@ -129,11 +133,12 @@ pub fn images_of(limits: Limits, exif_rotate: bool, full_decode: bool, fail_dama
 /// Nothing to list; or a job with other settings is there.
 pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Planned> {
     let job = JobFolder::new(&settings.job);
+    job.check_place()?;
     let planned = |outcome, plan| Planned { outcome, plan, job: settings.job.clone() };
     let lock = WorkLock::acquire(&settings.job)?;
     lock.tell(reporter);
     let inputs = settings.inputs.iter().map(|input| absolute(input)).collect::<Result<Vec<_>>>()?;
-    let names: Vec<String> = inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = inputs.iter().map(|input| remote::shown(input)).collect();
     if let Some(there) = job.find_plan()?.filter(|_| !settings.overwrite) {
         let mut differences = there.settings.differences(&settings.settings);
         if there.shard_size != settings.shard_size {
@@ -156,30 +161,25 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         return Ok(planned(Outcome::Complete, Some(there)));
     }
     job.clear()?;
-    let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
     let members = settings.wanted.of_members()?;
-    let mut cut = Cut { job: &job, members: &members, shards: Vec::new(), id: Sha256::new(), counts: PlannedCounts::default() };
-    let mut shard: Vec<Entry> = Vec::new();
-    for entry in listing.iter() {
-        if interrupt.is_set() {
-            return Ok(planned(Outcome::Interrupted, None));
+    let (shards, counts) = (Vec::new(), PlannedCounts::default());
+    let mut cut = Cut { job: &job, reporter, members: &members, shards, id: Sha256::new(), counts };
+    let is_whole = match &settings.column {
+        Some(column) => {
+            StoredImages::in_files(&inputs, column)?;
+            cut.all(tables(&inputs, column), settings.shard_size, interrupt)?
         }
-        // Each tar is a shard: it is read from front to back.
-        if entry.kind == Kind::Tar {
-            cut.shard(&mut shard)?;
-            cut.shard(&mut vec![entry])?;
-            reporter.tick(&Tick { label: "listing", done: cut.counts.found, ..Tick::default() });
-            continue;
+        None => {
+            let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
+            let is_whole = cut.all(listing.iter(), settings.shard_size, interrupt)?;
+            listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
+            is_whole
         }
-        shard.push(entry);
-        if shard.len() as u64 == settings.shard_size {
-            cut.shard(&mut shard)?;
-            reporter.tick(&Tick { label: "listing", done: cut.counts.found, ..Tick::default() });
-        }
+    };
+    if !is_whole {
+        return Ok(planned(Outcome::Interrupted, None));
     }
-    cut.shard(&mut shard)?;
-    listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
-    if cut.counts.found == 0 {
+    if cut.counts.found == 0 && !cut.shards.iter().any(|shard| shard.is_uncounted) {
         let folders = cut.counts.unlisted_folders;
         job.clear()?;
         lock.remove()?;
@@ -215,9 +215,21 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     Ok(planned(Outcome::Complete, Some(plan)))
 }
 
+/// Parquet files as a listing has them.
+fn tables<'a>(files: &'a [PathBuf], column: &'a str) -> impl Iterator<Item = Entry> + 'a {
+    files.iter().map(move |path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Entry { path: path.clone(), image_path: name, image_id: column.into(), kind: Kind::Parquet }
+    })
+}
+
+/// Tars that are counted at once, on every core.
+const COUNTED_AT_ONCE: usize = 64;
+
 /// A listing being cut.
 struct Cut<'a> {
     job: &'a JobFolder,
+    reporter: &'a dyn Reporter,
     members: &'a MemberFilter,
     shards: Vec<PlannedShard>,
     id: Sha256,
@@ -225,31 +237,74 @@ struct Cut<'a> {
 }
 
 impl Cut<'_> {
+    /// Cuts everything that is listed. False after an interrupt.
+    fn all(&mut self, entries: impl Iterator<Item = Entry>, shard_size: u64, interrupt: &Interrupt) -> Result<bool> {
+        let (mut shard, mut whole) = (Vec::new(), Vec::new());
+        for entry in entries {
+            if interrupt.is_set() {
+                return Ok(false);
+            }
+            // Each tar is a shard, and so is each table: they are read from front to back.
+            if entry.kind.is_many() {
+                self.shard(&mut shard)?;
+                whole.push(entry);
+                if whole.len() == COUNTED_AT_ONCE {
+                    self.whole(&mut whole)?;
+                }
+                continue;
+            }
+            self.whole(&mut whole)?;
+            shard.push(entry);
+            if shard.len() as u64 == shard_size {
+                self.shard(&mut shard)?;
+            }
+        }
+        self.whole(&mut whole)?;
+        self.shard(&mut shard)?;
+        Ok(true)
+    }
+
+    /// Makes a shard of each of these.
+    fn whole(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        let counts: Vec<Option<u64>> = entries.par_iter().map(|entry| count_in(entry, self.members)).collect::<Result<_, _>>()?;
+        for (entry, found) in entries.drain(..).zip(counts) {
+            self.put(&[entry], found.unwrap_or_default(), found.is_none())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a shard of these.
     fn shard(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
         }
+        let found = entries.iter().filter(|entry| entry.kind.is_found()).count();
+        self.counts.unlisted_folders += (entries.len() - found) as u64;
+        self.put(entries, found as u64, false)?;
+        entries.clear();
+        Ok(())
+    }
+
+    fn put(&mut self, entries: &[Entry], found: u64, is_uncounted: bool) -> Result<()> {
         let path = self.job.listing(self.shards.len() as u64);
         write_listing(&path, entries)?;
-        let mut found = 0;
-        for entry in entries.iter() {
-            match entry.kind {
-                Kind::Tar => found += count_tar(&entry.path, self.members.clone()),
-                Kind::UnreadableFolder(_) => self.counts.unlisted_folders += 1,
-                _ => found += 1,
-            }
-        }
         self.counts.found += found;
         let sha256 = sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         self.id.update(sha256.as_bytes());
-        self.shards.push(PlannedShard { found, sha256 });
-        entries.clear();
+        self.shards.push(PlannedShard { found, is_uncounted, sha256 });
+        self.reporter.tick(&Tick { label: "listing", done: self.counts.found, ..Tick::default() });
         Ok(())
     }
 }
 
 /// A path that means the same in every worker's folder.
 fn absolute(path: &Path) -> Result<PathBuf> {
+    if remote::is_url(path) {
+        return Ok(path.into());
+    }
+    if let Some(list) = remote::listed_urls(path) {
+        return Ok(remote::list_of_urls(&absolute(list)?));
+    }
     std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
 }
 
@@ -266,6 +321,10 @@ impl Planned {
         let PlannedCounts { found, unlisted_folders } = plan.counts;
         let last = plan.num_shards.saturating_sub(1);
         let mut text = format!("{found} files in {} shards of up to {}\n", plan.num_shards, plan.shard_size);
+        let uncounted = plan.shards.iter().filter(|shard| shard.is_uncounted).count();
+        if uncounted > 0 {
+            text += &format!("{uncounted} tars are elsewhere: what they hold is counted when it is read\n");
+        }
         if unlisted_folders > 0 {
             text += &format!("{unlisted_folders} folders could not be listed: what they hold is missing\n");
         }

@@ -97,6 +97,8 @@ pub(super) struct Computed {
     pub table: PathBuf,
     /// Of the table's name among the results.
     pub ending: &'static str,
+    /// See [`Record::npy_fingerprint`].
+    pub npy_fingerprint: Option<String>,
 }
 
 /// A job, as one worker sees it.
@@ -225,7 +227,7 @@ impl Worker<'_> {
 
     /// Moves the finished tables among the results, and says what they are.
     fn record(&self, shard: u64, computed: &Computed, time: Duration) -> Result<Record> {
-        let Computed { counts, output, table, ending } = computed;
+        let Computed { counts, output, table, ending, npy_fingerprint } = computed;
         let manifest = output.manifest();
         let text = fs::read(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
         let settings: Settings = serde_json::from_slice(&text).with_context(|| format!("cannot read {}", manifest.display()))?;
@@ -242,6 +244,7 @@ impl Worker<'_> {
             table: self.job.keep_result(shard, table, ending)?,
             errors: self.job.keep_result(shard, &errors, "errors.parquet")?,
             settings,
+            npy_fingerprint: npy_fingerprint.clone(),
             identity,
             seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
             host: host(),

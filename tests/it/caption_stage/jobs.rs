@@ -26,6 +26,7 @@ fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
     let images_read = images_of(Limits::default(), true, false, false, &model.preprocess);
     PlanSettings {
         inputs: vec![images.into()],
+        column: None,
         wanted: Default::default(),
         job: job.into(),
         shard_size,

@@ -1,6 +1,8 @@
 //! What the tests that drive the binary share.
 
 pub mod report;
+#[cfg(feature = "remote")]
+pub mod s3;
 pub mod training;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,108 @@
+"""Ray for real: two nodes of one core each, one of which is killed in the middle; and what the engine costs beside one process.
+
+    python scripts/check_ray.py --clipcap target/release/clipcap [--model models/demo] [--pictures 1000]
+
+Needs `ray` and `pyarrow`. Exits with 1 where the table is not the single run's, byte for byte.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.cluster_utils import Cluster
+
+HERE = pathlib.Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clipcap", required=True)
+    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--shard-size", type=int, default=100)
+    args = parser.parse_args()
+    clipcap = str(pathlib.Path(args.clipcap).resolve())
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+
+        def run(*words, **more) -> float:
+            start = time.monotonic()
+            subprocess.run([clipcap, *map(str, words)], check=True, **more)
+            return time.monotonic() - start
+
+        run("scenes", "--num-images", args.pictures, "--out", folder / "scenes", "--quiet")
+        photos = folder / "scenes" / "images"
+        single = run("caption", photos, "--model", args.model, "--out", folder / "single.parquet", "--quiet", "--threads", 2)
+        print(f"one process, 2 cores: {single:.1f} s, {args.pictures / single:.1f} pictures/s", flush=True)
+
+        def job(name: str) -> pathlib.Path:
+            run("plan", photos, "--model", args.model, "--job", folder / name, "--shard-size", args.shard_size, "--quiet")
+            return folder / name
+
+        def launch(job: pathlib.Path, out: pathlib.Path, address: str) -> subprocess.Popen:
+            command = [sys.executable, HERE / "engines/ray_job.py", job, "--out", out, "--clipcap", clipcap, "--address", address]
+            return subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+
+        def same(out: pathlib.Path) -> bool:
+            return out.is_file() and (folder / "single.parquet").read_bytes() == out.read_bytes()
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        start = time.monotonic()
+        whole = launch(job("whole"), folder / "whole.parquet", cluster.address)
+        whole.communicate()
+        taken = time.monotonic() - start
+        records = [json.loads(path.read_text()) for path in sorted((folder / "whole/done").iterdir())]
+        worked = sum(record["seconds"] for record in records)
+        print(f"2 nodes x 1 core: {taken:.1f} s, {args.pictures / taken:.1f} pictures/s; {taken / single - 1:+.0%} against one process")
+        print(f"  of which shards {worked / 2:.1f} s a node ({len(records)} shards), the engine and model loads {taken - worked / 2:.1f} s", flush=True)
+        faults = [] if same(folder / "whole.parquet") else ["the table of two nodes is not the single run's"]
+
+        # A node dies in the middle, and another comes.
+        victim = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        killed = job("killed")
+        driver = launch(killed, folder / "killed.parquet", cluster.address)
+        while not (killed / "done").is_dir() or len(list((killed / "done").iterdir())) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(victim, allow_graceful=False)
+        print("a node was killed", flush=True)
+        told, _ = driver.communicate()
+        if driver.returncode != 0 or not same(folder / "killed.parquet"):
+            faults.append(f"after a node was killed the table is not the single run's (exit status {driver.returncode}):\n{told}")
+
+        # A dataset through the actors: every picture has a row, damaged ones too.
+        (photos / "broken.jpg").write_bytes(b"broken")
+        ray.init(address=cluster.address)
+        sys.path.insert(0, str(HERE / "engines"))
+        from ray_data import Captioner
+
+        command = [clipcap, "caption", "--quiet", "--model", str(pathlib.Path(args.model).resolve()), "--stdin", "arrow", "--stdout", "arrow"]
+        images = ray.data.read_binary_files(str(photos), include_paths=True).rename_columns({"path": "id"})
+        options = {"fn_constructor_kwargs": {"command": command + ["--threads", "1"]}, "batch_format": "pyarrow", "batch_size": 50}
+        rows = images.map_batches(Captioner, concurrency=1, num_cpus=1, **options).take_all()
+        wanted = dict(zip(*[pq.read_table(folder / "single.parquet")[name].to_pylist() for name in ("sha256", "caption")]))
+        captions = {row["sha256"]: row["caption"] for row in rows if row["caption"] is not None}
+        broken = [row for row in rows if row["reason"] is not None]
+        if captions != wanted or len(rows) != args.pictures + 1 or [row["reason"] for row in broken] != ["unsupported_format"]:
+            faults.append(f"through Ray Data: {len(rows)} rows, {len(broken)} failures, {sum(captions.get(k) != v for k, v in wanted.items())} other captions")
+        ray.shutdown()
+        cluster.shutdown()
+        for fault in faults:
+            print(fault)
+        print("Ray: " + ("FAILED" if faults else "the single run's bytes, with a node killed; every row through Ray Data"))
+        sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

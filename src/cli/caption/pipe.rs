@@ -1,0 +1,66 @@
+//! `caption --stdin arrow --stdout arrow`.
+
+use std::path::{Path, PathBuf};
+
+use super::{CaptionArgs, default_batch_size, open_bundle, told, within_positions};
+use crate::cli::{BadUsage, ComputeArgs, Context};
+use crate::generation;
+use crate::image::Limits;
+use crate::pipeline::Reporter;
+use crate::stages::Outcome;
+use crate::stages::caption::{self, CaptionSettings, Source, Style, TableFormat};
+
+/// Captions what comes in, and says how much on stderr: stdout is the stream's.
+///
+/// # Errors
+/// See [`caption::pipe`].
+pub(super) fn run(model: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let flags = args.decoding.flags();
+    let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
+    let bundle = open_bundle(model)?;
+    let wording = args.decoding.wording(&bundle)?;
+    let decoding = within_positions(decoding, &flags, &bundle, &wording)?;
+    if args.scoring.open(model)?.is_some() {
+        return Err(BadUsage("--stdin arrow scores no captions: score the table that is made of them".into()).into());
+    }
+    let ComputeArgs { device, precision, threads } = args.compute.clone();
+    let runtime = context.runtime(device, precision, threads)?;
+    let settings = CaptionSettings {
+        source: Source::Paths(Vec::new()),
+        wanted: args.files.wanted(false)?,
+        out: PathBuf::new(),
+        format: TableFormat::Parquet,
+        style: Style::default(),
+        decoding,
+        wording,
+        scoring: None,
+        limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
+        exif_rotate: !args.images.no_exif_rotate,
+        full_decode: args.images.full_decode,
+        fail_damaged: args.images.fail_damaged,
+        threads: runtime.threads(),
+        batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
+        overwrite: false,
+        keep_work: false,
+        retry_failed: false,
+        prune: false,
+        only: None,
+        split: None,
+        max_error_rate: args.resume.max_error_rate,
+    };
+    context.terminal.take_stdout();
+    told(&runtime, &context.terminal);
+    let model = caption::info(&bundle, &runtime)?;
+    let load = || caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, false);
+    let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    let piped = caption::pipe(&settings, &model, load, input, output, &context.interrupt)?;
+    context.terminal.note(&format!("{} images captioned, {} failed", piped.captioned, piped.failed));
+    Ok(match piped {
+        piped if !piped.complete => Outcome::Interrupted,
+        piped if piped.failed as f64 > settings.max_error_rate * (piped.failed + piped.captioned) as f64 => {
+            Outcome::TooManyFailed
+        }
+        piped if piped.failed > 0 => Outcome::SomeFailed,
+        _ => Outcome::Complete,
+    })
+}

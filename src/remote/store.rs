@@ -1,0 +1,174 @@
+//! Connections: one client for all, one store for each bucket, and errors in words of our own.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::path::Path as Key;
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectStore, RetryConfig};
+use tokio::runtime::Runtime;
+use url::Url;
+
+use super::{PATIENCE, is_web, tries, unreachable};
+
+/// An object's place: where, and under which key.
+pub(super) struct Object {
+    pub store: Arc<dyn ObjectStore>,
+    pub key: Key,
+}
+
+/// Requests run here while the threads that asked wait for them.
+static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    // Which of the libraries for TLS is meant has to be said once.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("remote").enable_all().build()
+});
+
+pub(super) fn runtime() -> io::Result<&'static Runtime> {
+    RUNTIME.as_ref().map_err(|error| io::Error::new(error.kind(), "cannot start the threads that talk to servers"))
+}
+
+/// Waits for a request.
+pub(super) fn wait<T>(request: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
+    runtime()?.block_on(request).map_err(|error| told(&error))
+}
+
+/// The connections are the same whatever the bucket.
+#[derive(Debug)]
+struct Shared;
+
+impl HttpConnector for Shared {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        // What differs is whether plain http is allowed.
+        static CLIENTS: LazyLock<Mutex<HashMap<Option<String>, HttpClient>>> = LazyLock::new(Mutex::default);
+        let kind = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&kind) {
+            return Ok(client.clone());
+        }
+        let client = ReqwestConnector::default().connect(options)?;
+        clients.insert(kind, client.clone());
+        Ok(client)
+    }
+}
+
+type Stores = Mutex<HashMap<String, Arc<dyn ObjectStore>>>;
+
+/// The place that a URL names.
+pub(super) fn object(url: &Path) -> io::Result<Object> {
+    static STORES: LazyLock<Stores> = LazyLock::new(Stores::default);
+    let invalid = |message: &str| io::Error::new(io::ErrorKind::InvalidInput, message.to_string());
+    let text = url.to_str().ok_or_else(|| invalid("a URL that is not UTF-8"))?;
+    let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("not a URL"))?;
+    let (base, key) = match is_web(url) {
+        true => web(text)?,
+        false => {
+            let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+            (format!("{scheme}://{bucket}"), Key::parse(key.trim_matches('/')).map_err(|_| invalid("a key with empty parts"))?)
+        }
+    };
+    let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(store) = stores.get(&base) {
+        return Ok(Object { store: store.clone(), key });
+    }
+    // The runtime says which TLS is meant, before the client is made.
+    runtime()?;
+    let store = open(scheme, &base).map_err(|error| told(&error))?;
+    // A signed URL is used once.
+    if !base.contains('?') {
+        stores.insert(base, store.clone());
+    }
+    Ok(Object { store, key })
+}
+
+/// A web server's address with the query, which is part of every request, and the path.
+fn web(text: &str) -> io::Result<(String, Key)> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, "not a URL");
+    let mut url = Url::parse(text).map_err(|_| invalid(()))?;
+    let key = Key::from_url_path(url.path()).map_err(|_| invalid(()))?;
+    url.set_path("");
+    url.set_fragment(None);
+    Ok((url.to_string(), key))
+}
+
+fn open(scheme: &str, base: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let retry = RetryConfig {
+        backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(8), base: 2.0 },
+        max_retries: tries() - 1,
+        retry_timeout: PATIENCE,
+    };
+    let client = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_connect_timeout(Duration::from_secs(10))
+        .with_read_timeout(Duration::from_secs(30))
+        .with_user_agent(http::HeaderValue::from_static(concat!("clipcap/", env!("CARGO_PKG_VERSION"))));
+    Ok(match scheme {
+        "s3" | "s3a" => {
+            let plain = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+            let builder = AmazonS3Builder::from_env().with_url(base).with_client_options(client.with_allow_http(plain));
+            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(base).with_client_options(client);
+            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+        }
+        "az" | "azure" | "abfs" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_url(base).with_client_options(client);
+            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+        }
+        _ => {
+            let client = client.with_allow_http(scheme == "http");
+            Arc::new(
+                HttpBuilder::new()
+                    .with_url(base)
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .with_http_connector(Shared)
+                    .build()?,
+            )
+        }
+    })
+}
+
+/// An error by its kind. The libraries' own words may hold URLs with signatures.
+pub(super) fn told(error: &Error) -> io::Error {
+    let (kind, message) = match error {
+        Error::NotFound { .. } => (io::ErrorKind::NotFound, "it is not there".to_string()),
+        Error::AlreadyExists { .. } => (io::ErrorKind::AlreadyExists, "it is there already".to_string()),
+        Error::PermissionDenied { .. } => {
+            (io::ErrorKind::PermissionDenied, "the server refuses it with these credentials".to_string())
+        }
+        Error::Unauthenticated { .. } => (io::ErrorKind::PermissionDenied, "the server wants other credentials".to_string()),
+        Error::Precondition { .. } => (io::ErrorKind::InvalidData, "it was changed while it was read".to_string()),
+        Error::NotSupported { .. } | Error::NotImplemented { .. } => {
+            (io::ErrorKind::Unsupported, "the server does not know how to do this".to_string())
+        }
+        Error::InvalidPath { .. } => (io::ErrorKind::InvalidInput, "a key that is none".to_string()),
+        Error::UnknownConfigurationKey { key, .. } => (io::ErrorKind::InvalidInput, format!("the setting {key} is not known")),
+        other => return unreachable(because(other)),
+    };
+    io::Error::new(kind, message)
+}
+
+/// What can be said of an error without its words: a status, or that there was no answer.
+fn because(error: &Error) -> String {
+    let text = error.to_string();
+    // Of the libraries' words only the number is taken.
+    let status =
+        text.split_once("status code: ").map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
+    match status.filter(|status| status.len() == 3) {
+        Some(status) => format!("the server answered {status} ({} tries)", tries()),
+        None if text.contains("redential") || text.contains("169.254.") => {
+            "no credentials are found in the environment (see docs/storage.md)".into()
+        }
+        None => format!("no answer from the server ({} tries)", tries()),
+    }
+}

@@ -1,0 +1,322 @@
+//! Buckets in the place of folders: the same bytes, everything accounted for whatever the server does, and no secret in any output.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::common::s3::{Fault, S3, SECRET};
+use crate::common::{beside, clipcap, columns, run, scenes, tiny_bundle};
+
+struct World {
+    folder: tempfile::TempDir,
+    s3: S3,
+    bundle: PathBuf,
+    /// Pictures in folders, files that fail and files that are none.
+    photos: PathBuf,
+}
+
+impl World {
+    fn new(pictures: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (bundle, photos) = (tiny_bundle(folder.path()), scenes(folder.path(), pictures));
+        for (number, entry) in fs::read_dir(&photos).unwrap().flatten().enumerate().collect::<Vec<_>>() {
+            // Names whose order differs part by part and byte by byte.
+            let to = photos.join(["a", "a-b", "a/一只 猫", "c&<d>"][number % 4]);
+            fs::create_dir_all(&to).unwrap();
+            fs::rename(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        fs::write(photos.join("a/bad.jpg"), "bad").unwrap();
+        fs::write(photos.join("a/empty.png"), "").unwrap();
+        fs::write(photos.join("notes"), "notes").unwrap();
+        fs::write(photos.join(".hidden.jpg"), "hidden").unwrap();
+        let s3 = S3::start();
+        s3.put_folder(&photos, "photos");
+        Self { folder, s3, bundle, photos }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = clipcap();
+        command.args(words).args(["--quiet", "--model"]).arg(&self.bundle);
+        self.s3.environment(&mut command);
+        command
+    }
+
+    fn caption(&self, paths: &[PathBuf], out: &str, status: i32) -> Output {
+        let mut command = self.command(&["caption"]);
+        let output = run(command.args(paths).args(["--max-new-tokens", "4", "--out"]).arg(self.at(out)), status);
+        assert!(!String::from_utf8_lossy(&output.stderr).contains(SECRET));
+        output
+    }
+}
+
+/// Tables and errors of an output's folder.
+fn tables(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_string();
+        match path.is_dir() {
+            true => all.extend(tables(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes))),
+            false => drop(all.insert(name, fs::read(path).unwrap())),
+        }
+    }
+    for (name, bytes) in &all {
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{name} holds a secret");
+    }
+    all.into_iter().filter(|(name, _)| !name.ends_with("manifest.json")).collect()
+}
+
+fn pack(folder: &Path, flags: &[&str], tar: &Path) {
+    let mut command = Command::new("tar");
+    run(command.args(flags).arg("-cf").arg(tar).args(["--sort=name", "--mtime=@0", "-C"]).arg(folder).arg("."), 0);
+}
+
+#[test]
+fn folder_tar_parquet_and_bucket_have_the_same_captions() {
+    let world = World::new(14);
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    let wanted = tables(&world.at("local"));
+    world.caption(&["s3://bucket/photos".into()], "remote/t.parquet", 3);
+    assert!(tables(&world.at("remote")) == wanted, "a bucket's captions are others than a folder's");
+    let manifest = fs::read_to_string(beside(&world.at("remote/t.parquet"), "manifest.json")).unwrap();
+    assert!(manifest.contains("s3://bucket/photos"), "{manifest}");
+    // Given again, nothing is computed.
+    let mut again = world.command(&["caption", "s3://bucket/photos", "--json", "--max-new-tokens", "4", "--out"]);
+    let told: serde_json::Value = serde_json::from_slice(&run(again.arg(world.at("remote/t.parquet")), 3).stdout).unwrap();
+    assert_eq!(told["computed"], 0, "{told}");
+
+    // Tars, plain and gzipped, of more than a part; and Parquet.
+    fs::write(world.photos.join("filler.bin"), vec![7; 9 << 20]).unwrap();
+    for (name, flags) in [("set.tar", &[][..]), ("set.tar.gz", &["-z"])] {
+        pack(&world.photos, flags, &world.at(name));
+        world.s3.put(name, fs::read(world.at(name)).unwrap());
+        world.caption(&[world.at(name)], &format!("{name}-local/t.parquet"), 3);
+        world.caption(&[format!("s3://bucket/{name}").into()], &format!("{name}-remote/t.parquet"), 3);
+        assert!(tables(&world.at(&format!("{name}-local"))) == tables(&world.at(&format!("{name}-remote"))), "{name}");
+    }
+    let mut export = clipcap();
+    export.args(["export", "--quiet", "--to", "parquet", "--images"]).arg(&world.photos).arg(world.at("local/t.parquet"));
+    run(export.arg("--out").arg(world.at("parquet")), 0);
+    let file = world.at("parquet/train-00000.parquet");
+    world.s3.put("train-00000.parquet", fs::read(&file).unwrap());
+    world.caption(&[file], "p-local/t.parquet", 0);
+    world.caption(&["s3://bucket/train-00000.parquet".into()], "p-remote/t.parquet", 0);
+    assert!(tables(&world.at("p-local")) == tables(&world.at("p-remote")));
+    let captions = |out: &str| {
+        let mut rows = columns(&world.at(out), &["image_id", "sha256", "caption"]);
+        rows.iter_mut().for_each(|row| row[0] = row[0].trim_start_matches("set.tar/").to_string());
+        rows.sort();
+        rows
+    };
+    assert_eq!(captions("p-remote/t.parquet"), captions("remote/t.parquet"));
+    assert_eq!(captions("set.tar-remote/t.parquet"), captions("remote/t.parquet"));
+}
+
+#[test]
+fn requests_that_fail_are_tried_again_and_what_stays_unreachable_is_told() {
+    let world = World::new(30);
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    let wanted = tables(&world.at("local"));
+    // Every tenth request meets something.
+    world.s3.fail(|number, _, _| match number % 30 {
+        3 => Fault::Status(503),
+        13 => Fault::Cut,
+        23 => Fault::Slow(300),
+        _ => Fault::None,
+    });
+    world.caption(&["s3://bucket/photos/".into()], "faults/t.parquet", 3);
+    assert!(tables(&world.at("faults")) == wanted, "faults changed the captions");
+    // What never answers is told, and the rest is there.
+    let is_picture = |key: &String| key.starts_with("photos/") && key.contains("scene") && !key.contains("bad");
+    let lost = world.s3.keys().into_iter().filter(is_picture).nth(2).unwrap();
+    let gone = lost.clone();
+    world.s3.fail(move |_, _, key| if key == gone { Fault::Status(503) } else { Fault::None });
+    let mut one_try = world.command(&["caption", "s3://bucket/photos", "--max-new-tokens", "4", "--out"]);
+    run(one_try.env("CLIPCAP_REMOTE_TRIES", "2").arg(world.at("lost/t.parquet")), 3);
+    let errors = columns(&beside(&world.at("lost/t.parquet"), "errors.parquet"), &["image_path", "reason", "message"]);
+    let told: Vec<_> = errors.iter().filter(|row| row[1] == "unreachable").collect();
+    assert_eq!(told.len(), 1, "{errors:?}");
+    assert_eq!(format!("photos/{}", told[0][0]), lost);
+    assert!(told[0][2].contains("503") && told[0][2].contains("2 tries"), "{told:?}");
+    assert_eq!(errors.len(), 3);
+    // The same command again, when it answers.
+    world.s3.fail(|_, _, _| Fault::None);
+    world.caption(&["s3://bucket/photos".into()], "lost/t.parquet", 3);
+    assert!(tables(&world.at("lost")) == wanted);
+    // A server that is gone altogether, a bucket without such a prefix, and a path that is a URL of nothing.
+    world.s3.fail(|_, _, _| Fault::Status(403));
+    let told = world.caption(&["s3://bucket/photos".into()], "x/t.parquet", 1);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("refuses"), "{told:?}");
+    world.s3.fail(|_, _, _| Fault::None);
+    let told = world.caption(&["s3://bucket/nothing".into()], "x/t.parquet", 1);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("s3://bucket/nothing"), "{told:?}");
+    let mut dead = world.command(&["caption", "s3://bucket/photos", "--out"]);
+    let told =
+        run(dead.env("AWS_ENDPOINT", "http://127.0.0.1:9").env("CLIPCAP_REMOTE_TRIES", "1").arg(world.at("x/t.parquet")), 1);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("no answer"), "{told:?}");
+}
+
+#[test]
+fn a_tar_that_breaks_off_on_the_way_is_told_and_never_taken_for_whole() {
+    let world = World::new(14);
+    fs::write(world.photos.join("a/filler.bin"), vec![7; 9 << 20]).unwrap();
+    pack(&world.photos, &[], &world.at("set.tar"));
+    world.s3.put("set.tar", fs::read(world.at("set.tar")).unwrap());
+    world.s3.fail(|_, _, key| if key.contains('@') && !key.ends_with("@0") { Fault::Status(500) } else { Fault::None });
+    let mut command = world.command(&["caption", "s3://bucket/set.tar", "--max-new-tokens", "4", "--out"]);
+    run(command.env("CLIPCAP_REMOTE_TRIES", "2").arg(world.at("out/t.parquet")), 3);
+    let errors = columns(&beside(&world.at("out/t.parquet"), "errors.parquet"), &["image_path", "reason"]);
+    assert!(errors.iter().any(|row| row[0] == "set.tar/" && row[1] == "unreachable"), "{errors:?}");
+}
+
+#[test]
+fn lists_of_urls_are_captioned_and_embedded_in_their_order() {
+    let world = World::new(8);
+    let keys: Vec<String> = world.s3.keys().into_iter().filter(|key| key.ends_with(".jpg") || key.ends_with(".png")).collect();
+    let encoded = |key: &str| {
+        percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2F", "/")
+    };
+    let mut lines = String::from("# photos\n");
+    for (number, key) in keys.iter().rev().enumerate() {
+        lines += &match number % 2 {
+            0 => format!("s3://bucket/{key}\n"),
+            _ => format!("http://127.0.0.1:{}/bucket/{}?signature={SECRET}\n", world.s3.port, encoded(key)),
+        };
+    }
+    lines += "s3://bucket/photos/gone.jpg\n";
+    let list = world.at("urls.txt");
+    fs::write(&list, &lines).unwrap();
+    let mut caption = world.command(&["caption", "--max-new-tokens", "4", "--urls"]);
+    run(caption.arg(&list).arg("--out").arg(world.at("out/t.parquet")), 3);
+    let paths: Vec<String> = columns(&world.at("out/t.parquet"), &["image_path"]).concat();
+    let host = format!("127.0.0.1:{}/bucket", world.s3.port);
+    assert!(paths.iter().all(|path| path.starts_with("bucket/photos/") || path.starts_with(&host)), "{paths:?}");
+    assert_eq!(paths.len(), 8);
+    let reasons: BTreeMap<_, _> = columns(&beside(&world.at("out/t.parquet"), "errors.parquet"), &["image_path", "reason"])
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    assert_eq!(reasons["bucket/photos/gone.jpg"], "vanished");
+    tables(&world.at("out"));
+    let mut embed = world.command(&["embed", "--urls"]);
+    run(embed.arg(&list).arg("--out").arg(world.at("embeddings")), 3);
+    assert_eq!(columns(&world.at("embeddings/part-00000.parquet"), &["image_path"]).concat(), paths);
+    fs::write(&list, "photos/a.jpg\n").unwrap();
+    let mut wrong = world.command(&["caption", "--urls"]);
+    let told = run(wrong.arg(&list).arg("--out").arg(world.at("x.parquet")), 1);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("line 1"), "{told:?}");
+}
+
+#[test]
+fn a_job_over_a_bucket_is_the_single_run() {
+    let world = World::new(14);
+    fs::remove_dir_all(world.photos.join("a-b")).unwrap();
+    pack(&world.photos, &[], &world.at("set.tar"));
+    world.s3.put("set.tar", fs::read(world.at("set.tar")).unwrap());
+    let inputs = ["s3://bucket/photos", "s3://bucket/set.tar"];
+    world.caption(&inputs.map(PathBuf::from), "single/t.parquet", 3);
+    let job = world.at("job");
+    let mut plan = world.command(&["plan", "--shard-size", "5", "--max-new-tokens", "4", "--job"]);
+    run(plan.arg(&job).args(inputs), 0);
+    world.s3.fail(|number, _, _| if number % 10 == 3 { Fault::Status(503) } else { Fault::None });
+    for shards in [&["--shard", "1"][..], &["--next=all"]] {
+        let mut worker = clipcap();
+        world.s3.environment(&mut worker);
+        run(worker.args(["caption", "--quiet", "--job"]).arg(&job).args(shards), 0);
+    }
+    run(clipcap().args(["merge", "--quiet"]).arg(&job).arg("--out").arg(world.at("merged/t.parquet")), 3);
+    assert!(tables(&world.at("merged")) == tables(&world.at("single")));
+}
+
+#[test]
+fn a_dataset_is_prepared_from_a_bucket() {
+    let world = World::new(8);
+    let name = |path: &Path| path.strip_prefix(&world.photos).unwrap().to_str().unwrap().to_string();
+    let mut lines = String::new();
+    for folder in ["a", "a-b", "c&<d>"] {
+        for entry in fs::read_dir(world.photos.join(folder)).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            lines += &format!("{}\t一只狗\n", name(&entry.path()));
+        }
+    }
+    fs::write(world.at("c.tsv"), lines).unwrap();
+    let prepare = |images: &Path, out: &str| {
+        let mut command = clipcap();
+        world.s3.environment(&mut command);
+        command.args(["prepare", "--quiet", "--captions"]).arg(world.at("c.tsv")).arg("--images").arg(images);
+        run(command.arg("--out").arg(world.at(out)), 3);
+        ["captions.parquet", "images.parquet"].map(|table| fs::read(world.at(out).join(table)).unwrap())
+    };
+    assert!(prepare(&world.photos, "local") == prepare(Path::new("s3://bucket/photos"), "remote"));
+    // And embedded from there.
+    let embed = |images: &str, dataset: &str, out: &str| {
+        let mut command = world.command(&["embed", "--dataset"]);
+        run(command.arg(world.at(dataset)).args(["--images", images, "--out"]).arg(world.at(out)), 3);
+        tables(&world.at(out))
+    };
+    assert!(embed(world.photos.to_str().unwrap(), "local", "e-local") == embed("s3://bucket/photos", "remote", "e-remote"));
+}
+
+#[test]
+fn outputs_in_a_bucket_are_complete_or_absent_and_gone_on_from() {
+    let world = World::new(6);
+    // Noise beyond one part of an upload.
+    let mut state = 1_u32;
+    let noise = image::RgbImage::from_fn(1800, 1800, |_, _| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        image::Rgb([(state >> 24) as u8, (state >> 16) as u8, (state >> 8) as u8])
+    });
+    noise.save(world.photos.join("a/noise.png")).unwrap();
+    let command = |words: &[&str], cache: &str| {
+        let mut command = world.command(words);
+        command.env("XDG_CACHE_HOME", world.at(cache));
+        command
+    };
+    let caption = |out: &str, cache: &str, flags: &[&str], status: i32| -> serde_json::Value {
+        let mut command = command(&["caption", "--json", "--out", out], cache);
+        serde_json::from_slice(&run(command.arg(&world.photos).args(flags), status).stdout).unwrap_or_default()
+    };
+    let (url, flags) = ("s3://bucket/out/t.parquet", ["--max-new-tokens", "4"]);
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    // Nothing can be written: nothing is there, and what was made is kept.
+    world.s3.fail(|_, method, _| if method == "PUT" { Fault::Status(500) } else { Fault::None });
+    caption(url, "cache", &flags, 1);
+    assert!(!world.s3.keys().iter().any(|key| key.starts_with("out/")), "{:?}", world.s3.keys());
+    world.s3.fail(|number, _, _| if number % 5 == 1 { Fault::Status(503) } else { Fault::None });
+    let told = caption(url, "cache", &flags, 3);
+    assert_eq!((&told["computed"], &told["out"]), (&0.into(), &url.into()), "{told}");
+    for (there, here) in
+        [("out/t.parquet", "local/t.parquet"), ("out/.clipcap/t.errors.parquet", "local/.clipcap/t.errors.parquet")]
+    {
+        assert!(world.s3.get(there).unwrap() == fs::read(world.at(here)).unwrap(), "{there}");
+    }
+    assert!(world.s3.get("out/.clipcap/t.manifest.json").is_some());
+    // On another machine, that has no copy: gone on from, and other settings are refused.
+    let told = caption(url, "other", &flags, 3);
+    assert_eq!(told["computed"], 0, "{told}");
+    caption(url, "third", &["--max-new-tokens", "5"], 1);
+    world.s3.put("out/mine.parquet", b"mine".to_vec());
+    caption("s3://bucket/out/mine.parquet", "cache", &flags, 1);
+    assert_eq!(world.s3.get("out/mine.parquet").unwrap(), b"mine");
+    // Folders, and files of several parts.
+    let embed = |out: &str, status: i32| {
+        let mut command = command(&["embed", "--save-images", "--out", out, "--images"], "cache");
+        run(command.arg(&world.photos), status)
+    };
+    embed(world.at("e").to_str().unwrap(), 3);
+    world.s3.fail(|_, method, key| if method == "POST" && key.contains("images-") { Fault::Status(500) } else { Fault::None });
+    embed("s3://bucket/e/", 1);
+    assert_eq!(world.s3.get(".clipcap/e.manifest.json"), None);
+    world.s3.fail(|_, _, _| Fault::None);
+    world.s3.put("e/part-00007.parquet", b"of an earlier, larger run".to_vec());
+    embed("s3://bucket/e/", 3);
+    for name in ["e/part-00000.parquet", "e/images-00000.parquet", ".clipcap/e.errors.parquet"] {
+        assert!(world.s3.get(name).unwrap() == fs::read(world.at(name)).unwrap(), "{name}");
+    }
+    assert!(world.s3.get("e/part-00007.parquet").is_none() && world.s3.get(".clipcap/e.manifest.json").is_some());
+    assert_eq!(world.s3.uploads(), 0);
+}
