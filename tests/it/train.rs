@@ -335,7 +335,7 @@ fn self_critical_training_raises_the_reward_and_is_told() {
     assert_eq!(told["steps"], 90);
     let rewards: Vec<f64> = metric(&out, "reward").iter().map(|(_, reward)| *reward).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-    assert!(rewards.len() == 90 && mean(&rewards[81..]) > 1.5 * mean(&rewards[..9]), "{rewards:?}");
+    assert!(rewards.len() == 90 && mean(&rewards[81..]) > 1.2 * mean(&rewards[..9]), "{rewards:?}");
     assert!(metric(&out, "reward_spread").iter().all(|(_, spread)| *spread >= 0.0));
     // The best is that of the highest CIDEr here, not of the lowest loss.
     let ciders = metric(&out, "dev_cider");
