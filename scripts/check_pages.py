@@ -57,7 +57,13 @@ def browse(browser, page, width, scheme, more, height=900):
             "--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
             f"--window-size={width},{height}", f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", *more, f"file://{page}",
         ]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300).stdout
+        # Headless Chromium now and then hangs where the machine is busy.
+        for _ in range(3):
+            try:
+                return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=100).stdout
+            except subprocess.TimeoutExpired:
+                continue
+        sys.exit(f"{page}: the browser does not come to an end")
 
 
 def looked(browser, page, width, scheme, more):
