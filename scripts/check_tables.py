@@ -330,8 +330,8 @@ def main():
     check_ours(run, CACHE.parent)
     root = CACHE.parent
     run("caption", root / "scenes/images", "--model", root / "model", "--device", "cpu", "--max-new-tokens", 6, "--quote-formulas",
-        "--out", root / "table.csv", status=3)
-    check_excel(root / "table.csv", False)
+        "--out", root / "excel.csv", status=3)
+    check_excel(root / "excel.csv", False)
     check_excel(root / "stats/words.csv", True)
     check_run(run, root)
     check_exports(run, CACHE.parent)
