@@ -138,6 +138,9 @@ fn coco_results_and_kohyas_folder() {
     export(&dataset, &images, "coco", Some(&json), &[], 0);
     let results: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!((results.as_array().unwrap().len(), &results[0]["image_id"]), (6, &"a/照片 0".into()));
+    // The same again is left as it is, and another is refused.
+    export(&dataset, &images, "coco", Some(&json), &[], 0);
+    fs::write(&json, "[]").unwrap();
     export(&dataset, &images, "coco", Some(&json), &[], 1);
     export(&dataset, &images, "coco", Some(&json), &["--overwrite"], 0);
     let out = folder.path().join("kohya");

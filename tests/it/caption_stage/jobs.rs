@@ -362,7 +362,7 @@ fn merge_drops_no_rows_unasked_and_quotes_formulas_on_request() {
     merge(&MergeSettings { quotes_formulas: true, ..merge_settings(&other, &out) }).unwrap();
     assert!(fs::read_to_string(&out).unwrap().contains("'=1+1.png"));
     // As `caption` refuses it: the cells would be others.
-    assert!(merge(&merge_settings(&other, &out)).unwrap_err().to_string().contains("quotes_formulas"));
+    assert!(merge(&merge_settings(&other, &out)).unwrap_err().to_string().contains("quote-formulas"));
 }
 
 #[test]

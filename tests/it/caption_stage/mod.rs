@@ -255,5 +255,5 @@ fn a_disk_that_refuses_ends_the_run_with_its_error() {
     pictures(&images, 3);
     File::create(folder.path().join("file")).unwrap();
     let error = caption(&settings(&images, &out), &Fake::new(4)).unwrap_err();
-    assert!(format!("{error:#}").contains("out.parquet.work"), "{error:#}");
+    assert!(format!("{error:#}").contains("/file: it is a file"), "{error:#}");
 }
