@@ -97,6 +97,7 @@ impl World {
                 "CAPTIONS" => command.arg(&self.captions),
                 "DATASET" => command.arg(self.folder.path().join("dataset")),
                 "EMBEDDINGS" => command.arg(self.folder.path().join("embeddings")),
+                "JOB" => command.arg(self.folder.path().join("job")),
                 "TABLE" => command.arg(self.folder.path().join("table.parquet")),
                 word => command.arg(word),
             };

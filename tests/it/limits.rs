@@ -21,6 +21,10 @@ fn commands(world: &World) -> Vec<(&'static str, Vec<&'static str>)> {
     world.with_embeddings();
     let caption = ["caption", "IMAGES", "--model", "MODEL", "--device", "cpu", "--max-new-tokens", "5", "--out", "table.parquet"];
     run(&mut world.command(&caption, world.folder.path()), 0);
+    let plan =
+        ["plan", "IMAGES", "--model", "MODEL", "--device", "cpu", "--max-new-tokens", "5", "--shard-size", "3", "--job", "JOB"];
+    run(&mut world.command(&plan, world.folder.path()), 0);
+    run(&mut world.command(&["caption", "--job", "JOB", "--next=all"], world.folder.path()), 0);
     let evaluate = ["evaluate", "--predictions", "TABLE", "--references", "CAPTIONS", "--tokens", "char", "--out", "scores.json"];
     vec![
         (
@@ -33,6 +37,7 @@ fn commands(world: &World) -> Vec<(&'static str, Vec<&'static str>)> {
         ("evaluate", evaluate.to_vec()),
         ("report", vec!["report", "TABLE", "--references", "CAPTIONS", "--images", "IMAGES", "--out", "out.html"]),
         ("show", vec!["show", "TABLE"]),
+        ("merge", vec!["merge", "JOB", "--out", "out.parquet"]),
         ("export", vec!["export", "TABLE", "--images", "IMAGES", "--to", "webdataset", "--out", "out"]),
     ]
 }

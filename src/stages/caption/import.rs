@@ -17,14 +17,19 @@ use crate::table;
 type Rows = Box<dyn Iterator<Item = Result<Row<'static>>>>;
 
 /// The records of a finished table. A `.tsv` holds too little to go on from.
-pub(super) fn records(output: &Output, format: TableFormat) -> Result<impl Iterator<Item = Result<Record<Captions>>> + use<>> {
-    Ok(images(output.path(), format)?.map(|image| Ok(image?.1)))
+pub(super) fn records(
+    output: &Output,
+    format: TableFormat,
+    quotes_formulas: bool,
+) -> Result<impl Iterator<Item = Result<Record<Captions>>> + use<>> {
+    Ok(images(output.path(), format, quotes_formulas)?.map(|image| Ok(image?.1)))
 }
 
-/// The images of a table, in its order, with their ids.
+/// The images of a table, in its order, with their ids. `quotes_formulas`: as it was written.
 pub(in crate::stages) fn images(
     path: &Path,
     format: TableFormat,
+    quotes_formulas: bool,
 ) -> Result<impl Iterator<Item = Result<(String, Record<Captions>)>> + use<>> {
     let rows: Rows = match format {
         TableFormat::Parquet => Box::new(parquet_rows(path.into())?),
@@ -37,7 +42,8 @@ pub(in crate::stages) fn images(
         }
         TableFormat::Csv => {
             let reader = csv::Reader::from_path(path).with_context(|| format!("cannot open {}", path.display()))?;
-            let plain = |text: Cow<'static, str>| Cow::Owned(unquoted(&text).to_string());
+            let plain =
+                move |text: Cow<'static, str>| if quotes_formulas { Cow::Owned(unquoted(&text).to_string()) } else { text };
             Box::new(reader.into_deserialize::<Row<'static>>().map(move |row| {
                 let row = row?;
                 let [image_id, image_path, caption] = [row.image_id, row.image_path, row.caption].map(plain);
@@ -74,12 +80,14 @@ pub(in crate::stages) fn images(
 }
 
 /// The image_paths in the original's table.
-pub(in crate::stages) fn names(output: &Output) -> Result<Vec<String>> {
+pub(in crate::stages) fn names(output: &Output, quotes_formulas: bool) -> Result<Vec<String>> {
     let path = output.path();
     let context = || format!("cannot read {}", path.display());
     let file = BufReader::new(File::open(path).with_context(context)?);
     let name = |line: Result<String, _>| {
-        Ok(line.with_context(context)?.trim_start_matches('\u{feff}').split('\t').next().unwrap_or_default().to_string())
+        let line = line.with_context(context)?;
+        let cell = line.trim_start_matches('\u{feff}').split('\t').next().unwrap_or_default();
+        Ok(if quotes_formulas { unquoted(cell) } else { cell }.to_string())
     };
     file.lines().map(name).collect()
 }
@@ -142,4 +150,25 @@ fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {
             rank: None,
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_apostrophe_is_a_mark_only_where_cells_are_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (csv, tsv) = (folder.path().join("t.csv"), folder.path().join("t.tsv"));
+        let hash = "0".repeat(64);
+        let header = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,damaged";
+        fs::write(&csv, format!("{header}\n'=a,'=a.png,{hash},0,'-一,-1.0,2,eos,false\n")).unwrap();
+        fs::write(&tsv, "'=a.png\t'-一\n").unwrap();
+        for (quotes, path, text) in [(true, "=a.png", "-一"), (false, "'=a.png", "'-一")] {
+            let mut read = images(&csv, TableFormat::Csv, quotes).unwrap();
+            let (_, record) = read.next().unwrap().unwrap();
+            assert_eq!((record.image_path.as_str(), record.result.unwrap().texts[0].text.as_str()), (path, text));
+            assert_eq!(names(&Output::file(&tsv), quotes).unwrap(), [path]);
+        }
+    }
 }

@@ -235,9 +235,10 @@ pub fn run<C: Captioner>(
     let digest = Mutex::new(Digest::default());
     let style = Style { scored: Scored::by(settings.scoring.as_ref()), ..settings.style };
     let make_sink = |folder: &Path| Ok(Digested { table: TableSink::create(settings.format, style, folder)?, digest: &digest });
-    let import = |output: &Output| import::records(output, settings.format);
+    let import = |output: &Output| import::records(output, settings.format, settings.quotes_formulas);
     // The original's table holds too little to go on from, and is made anew.
-    let names = (settings.format == TableFormat::Tsv).then_some(&import::names as Names);
+    let names = |output: &Output| import::names(output, settings.quotes_formulas);
+    let names = (settings.format == TableFormat::Tsv).then_some(&names as Names);
     // How many of a choice are there is known at the end.
     let counter = if only.is_some() || settings.split.is_some() { None } else { listed.counter() };
     let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
@@ -315,8 +316,13 @@ fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &
         check_roots(output, output.path(), output.roots().as_ref(), &settings.roots())?;
     }
     match existing {
-        Existing::Finished(_) if settings.format == TableFormat::Tsv => Ok(import::names(output)?.into_iter().collect()),
-        Existing::Finished(_) => import::records(output, settings.format)?.map(|record| Ok(record?.image_path)).collect(),
+        Existing::Finished(_) if settings.format == TableFormat::Tsv => {
+            Ok(import::names(output, settings.quotes_formulas)?.into_iter().collect())
+        }
+        Existing::Finished(_) => {
+            let records = import::records(output, settings.format, settings.quotes_formulas)?;
+            records.map(|record| Ok(record?.image_path)).collect()
+        }
         _ => Ok(HashSet::new()),
     }
 }

@@ -145,9 +145,9 @@ fn held(output: &Output, settings: &MergeSettings) -> Held {
         return Held::default();
     }
     if settings.format == TableFormat::Tsv {
-        return Held::of(names(output).unwrap_or_default().iter().map(|name| Held::keys(name, None)));
+        return Held::of(names(output, settings.quotes_formulas).unwrap_or_default().iter().map(|name| Held::keys(name, None)));
     }
-    let Ok(images) = images(output.path(), settings.format) else { return Held::default() };
+    let Ok(images) = images(output.path(), settings.format, settings.quotes_formulas) else { return Held::default() };
     Held::of(images.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
 }
 
@@ -322,7 +322,7 @@ impl Merging<'_> {
 }
 
 fn captions_in(table: &Path) -> Result<Rows<Captions>> {
-    Ok(Box::new(images(table, TableFormat::Parquet)?.map(|image| {
+    Ok(Box::new(images(table, TableFormat::Parquet, false)?.map(|image| {
         let (image_id, image) = image?;
         Ok((Entry { image_path: image.image_path.clone(), image_id, content: Content::Used }, image))
     })))
