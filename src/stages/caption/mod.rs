@@ -235,9 +235,9 @@ pub fn run<C: Captioner>(
     let digest = Mutex::new(Digest::default());
     let style = Style { scored: Scored::by(settings.scoring.as_ref()), ..settings.style };
     let make_sink = |folder: &Path| Ok(Digested { table: TableSink::create(settings.format, style, folder)?, digest: &digest });
-    let import = |output: &Output| import::records(output, settings.format, settings.quotes_formulas);
+    let import = |output: &Output| import::records(output, settings.format, settings.style.quotes_formulas);
     // The original's table holds too little to go on from, and is made anew.
-    let names = |output: &Output| import::names(output, settings.quotes_formulas);
+    let names = |output: &Output| import::names(output, settings.style.quotes_formulas);
     let names = (settings.format == TableFormat::Tsv).then_some(&names as Names);
     // How many of a choice are there is known at the end.
     let counter = if only.is_some() || settings.split.is_some() { None } else { listed.counter() };
@@ -317,10 +317,10 @@ fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &
     }
     match existing {
         Existing::Finished(_) if settings.format == TableFormat::Tsv => {
-            Ok(import::names(output, settings.quotes_formulas)?.into_iter().collect())
+            Ok(import::names(output, settings.style.quotes_formulas)?.into_iter().collect())
         }
         Existing::Finished(_) => {
-            let records = import::records(output, settings.format, settings.quotes_formulas)?;
+            let records = import::records(output, settings.format, settings.style.quotes_formulas)?;
             records.map(|record| Ok(record?.image_path)).collect()
         }
         _ => Ok(HashSet::new()),
