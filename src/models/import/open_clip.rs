@@ -112,7 +112,10 @@ fn vision_of(mut keys: Keys<'_>, projection_dim: usize, quick_gelu: bool) -> Res
         keys.neutral(name, &[Value::from(false)])?;
     }
     keys.neutral("ls_init_value", &[])?;
-    if width % head_width != 0 {
+    // A ResNet's heads are in its pool, which is 32 times as wide (RN50x4: 80, with 40 heads of 64).
+    let is_resnet = layers.as_ref().is_some_and(Value::is_array);
+    let attended = if is_resnet { width.saturating_mul(32) } else { width };
+    if attended % head_width != 0 {
         return Err(keys.unusable(format!("width {width} is not a multiple of head_width {head_width}")));
     }
     if let Some(Value::Array(stages)) = &layers {
@@ -123,7 +126,7 @@ fn vision_of(mut keys: Keys<'_>, projection_dim: usize, quick_gelu: bool) -> Res
         // These say nothing of a ResNet.
         keys.ignore(&["mlp_ratio", "patch_size", "act_kwargs", "norm_kwargs"]);
         keys.finish()?;
-        let heads = width.saturating_mul(32) / head_width;
+        let heads = attended / head_width;
         return Ok(ResNetConfig { stages, width, heads, image_size: side, projection_dim }.into());
     }
     let ratio = keys.number("mlp_ratio", 4.0)?;
