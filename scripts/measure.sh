@@ -13,6 +13,7 @@
 #   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: cargo install s3s-fs --features binary)
 #   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge
 #   scripts/measure.sh ray                  two Ray nodes beside one process, and a node killed in the middle (PYTHON with ray[data])
+#   scripts/measure.sh cuda-paper           CUDA without a card: every graph over the stand-in for CUDA's libraries, and scripts/check_cuda.sh on it
 #   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
 #
 # PyTorch's side needs PYTHON with torch, transformers, safetensors and pillow (a venv by hand); without it only ours is measured.
@@ -184,5 +185,11 @@ PY
     "$clipcap" run "$pipelines/caption-folder.toml" --set caption.input=data/flickr30k/flickr30k-images --set caption.model=out/flickr30k-mlp/train/best \
       --set caption.max_new_tokens=20
     ;;
-  *) sed -n '2,16p' "$0"; exit 2 ;;
+  cuda-paper)
+    # onnxruntime-gpu's provider is real: a download of 256 MB. It counts; no time that it takes means anything.
+    scripts/setup.sh --cuda-only
+    CLIPCAP_RUNTIME=$PWD/runtime cargo test --release --locked --test it -- --ignored cuda::
+    scripts/check_cuda_on_paper.sh "$clipcap" "$out/cuda"
+    ;;
+  *) sed -n '2,20p' "$0"; exit 2 ;;
 esac

@@ -20,6 +20,7 @@ use crate::stages::caption::{
     self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
 };
 use crate::stages::elsewhere::Elsewhere;
+use crate::stages::fleet::Fleet;
 use crate::stages::run::Part;
 
 mod decoding;
@@ -112,7 +113,7 @@ pub struct CaptionArgs {
     scoring: ScoringArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together, and captions decoded together (default: 32; on CUDA 64)
+    /// Images encoded together, and captions decoded together (default: 32; on CUDA 256, for each card)
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
@@ -333,13 +334,17 @@ fn load(
     model: &ModelInfo,
     scored: Option<&Chosen>,
     context: &Context,
-) -> anyhow::Result<ClipCap> {
+) -> anyhow::Result<Fleet<ClipCap>> {
     let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
-    let loaded = caption::load(bundle, runtime, &settings.decoding, &settings.wording, settings.batch_size, takes_embeddings)?;
-    let scorer = |(scorer, scoring): &Chosen| CaptionScorer::load(scorer, scoring, model, runtime, settings.batch_size);
-    let loaded = loaded.scored(scored.map(scorer).transpose()?);
+    let on_card = |runtime: &Runtime| {
+        let CaptionSettings { decoding, wording, batch_size, .. } = settings;
+        let loaded = caption::load(bundle, runtime, decoding, wording, *batch_size, takes_embeddings)?;
+        let scorer = |(scorer, scoring): &Chosen| CaptionScorer::load(scorer, scoring, model, runtime, *batch_size);
+        anyhow::Ok(loaded.scored(scored.map(scorer).transpose()?))
+    };
+    let loaded = runtime.on_each_card().iter().map(on_card).collect::<Result<Vec<_>, _>>()?;
     context.tell_placements(runtime);
-    Ok(loaded)
+    Fleet::new(loaded).context("no device to load on")
 }
 
 /// Captions that were scored by their beginnings.

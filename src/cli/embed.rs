@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+
 use super::caption::{
     FileArgs, ImageArgs, ResumeArgs, default_batch_size, end, open_bundle, parquet_source, reading_threads, told,
 };
@@ -7,13 +9,16 @@ use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::image::Limits;
+use crate::models::{Bundle, ClipEncoder};
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::remote;
+use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::elsewhere::Elsewhere;
 use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
+use crate::stages::fleet::Fleet;
 use crate::stages::run::Part;
 
 /// What `--help` says below the flags.
@@ -67,7 +72,7 @@ pub struct EmbedArgs {
     save_images: bool,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together (default: 32; on CUDA 64)
+    /// Images encoded together (default: 32; on CUDA 256, for each card)
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
@@ -112,12 +117,16 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
     let worker = work.worker();
     let settings = worker.embed_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
     let model = embed::info(&bundle, &runtime)?;
-    let load = || {
-        let loaded = embed::load(&bundle, &runtime, settings.batch_size);
-        context.tell_placements(&runtime);
-        loaded
-    };
+    let load = || load(&bundle, &runtime, settings.batch_size, context);
     work.end(&worker.embed(&work.shards, &settings, &model, load)?)
+}
+
+/// Loads the encoder, on each card where there are several.
+fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize, context: &Context) -> anyhow::Result<Fleet<ClipEncoder>> {
+    let cards = runtime.on_each_card();
+    let loaded = cards.iter().map(|card| embed::load(bundle, card, batch_size)).collect::<Result<Vec<_>, _>>()?;
+    context.tell_placements(runtime);
+    Fleet::new(loaded).context("no device to load on")
 }
 
 fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
@@ -168,11 +177,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     };
     told(&runtime, &context.terminal);
     let model = embed::info(&bundle, &runtime)?;
-    let load = || {
-        let loaded = embed::load(&bundle, &runtime, settings.batch_size);
-        context.tell_placements(&runtime);
-        loaded
-    };
+    let load = || load(&bundle, &runtime, settings.batch_size, context);
     elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();

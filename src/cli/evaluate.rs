@@ -145,7 +145,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
     let mut judge = match &args.scorer {
         None => None,
         Some(scorer) => {
-            let runtime = Runtime::start(args.device, Precision::Fp32, args.threads)?;
+            let runtime = Runtime::start(super::on_one_card(args.device)?, Precision::Fp32, args.threads)?;
             let source = match args.embeddings {
                 Some(path) => Source::Embeddings(path),
                 None => Source::Images(args.images),

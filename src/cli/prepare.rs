@@ -183,7 +183,7 @@ pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> 
         None => None,
         Some(path) => {
             let model = Arc::new(ScorerModel::open(path)?);
-            let runtime = Runtime::start(args.device, Precision::Fp32, args.threads)?;
+            let runtime = Runtime::start(super::on_one_card(args.device)?, Precision::Fp32, args.threads)?;
             Some(model.load(&runtime, Some(super::caption::default_batch_size(runtime.device())))?)
         }
     };

@@ -47,7 +47,7 @@ pub struct ScoreArgs {
     columns: Option<Columns>,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together (default: 32; on CUDA 64)
+    /// Images encoded together (default: 32; on CUDA 256, for each card)
     #[arg(long, value_name = "N", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]

@@ -6,6 +6,7 @@
 //! asked for, fewer beams run and fewer captions come out.
 
 use super::Strategy;
+use super::best::BestRow;
 use super::caption::{Caption, Draft, loop_start};
 use super::constraints::Rules;
 use super::search::{Choice, Progress, Scratch, best_scores};
@@ -47,6 +48,13 @@ impl BeamSearch {
         rules.changes(self.tokens(beam), logprob, &mut scratch.changes);
         let best = best_scores(logits, log_sum, n, scratch);
         Choice::Candidates(best.into_iter().map(|(token, score)| Candidate { token, score, logprob: logprob(token) }).collect())
+    }
+
+    /// As [`choose`](Self::choose), from the best logits alone.
+    pub fn choose_best(&self, rules: &Rules, beam: usize, best: BestRow, n: usize, scratch: &mut Scratch) -> Option<Choice> {
+        let ranked = best.ranked(rules, self.tokens(beam), n, scratch)?;
+        let candidate = |(token, score, logprob)| Candidate { token, score, logprob };
+        Some(Choice::Candidates(ranked.into_iter().map(candidate).collect()))
     }
 
     /// One token further with the candidates of each running beam.

@@ -1,17 +1,16 @@
 //! The scheduler: images in, captions out, with the decoder's rows kept full.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rayon::prelude::*;
-
+use super::answers::{Question, answer, answer_best, check_logits};
 use super::batch::Batch;
 use super::caption::Caption;
 use super::constraints::Rules;
 use super::images::{CaptionText, Images, Start};
 use super::search::{Choice, NotFinite, Progress, Scratch, Search};
 use super::{DecodeStats, GenerationError, Settings, SettingsError, SpecialTokens};
-use crate::models::decoder::Decoder;
+use crate::models::decoder::{Decoder, Logits, Picked};
 
 /// An image to caption.
 #[derive(Debug, Clone)]
@@ -49,13 +48,6 @@ struct Waiting {
     num_rows: usize,
 }
 
-/// One row's question: what does the search do after these logits?
-struct Question<'a> {
-    search: &'a Search,
-    row: usize,
-    logits: &'a [f32],
-}
-
 impl Generator {
     /// # Errors
     /// Settings that make no sense ([`Settings::validate`]).
@@ -70,6 +62,12 @@ impl Generator {
     pub fn comparing(mut self, text: impl Fn(&[u32]) -> String + Send + 'static) -> Self {
         self.text = Some(Box::new(text));
         self
+    }
+
+    /// Which of a row's logits are enough for nearly every choice.
+    pub fn picked(&self) -> Picked {
+        let (count, temperature) = super::best::wanted(&self.rules);
+        Picked { count, temperature }
     }
 
     pub fn settings(&self) -> &Settings {
@@ -162,9 +160,8 @@ impl Generator {
 
     /// Prefixes that are run together: enough to fill the rows, but not so many that the first caption waits for long.
     fn prefill_images(&self, decoder: &dyn Decoder) -> usize {
-        const MOST: usize = 16;
         let rows_per_image = self.rules.settings.rows_per_search() * self.rules.settings.searches_per_image();
-        (decoder.max_rows() / rows_per_image).clamp(1, MOST)
+        (decoder.max_rows() / rows_per_image).clamp(1, decoder.max_prefixes())
     }
 }
 
@@ -221,14 +218,8 @@ impl Run<'_> {
         for start in &starts {
             prefixes.extend_from_slice(&self.images.request(start.ticket).prefix_embeds);
         }
-        let clock = Instant::now();
-        let logits = self.decoder.prefill(&prefixes, starts.len())?;
-        self.stats.prefill_time += clock.elapsed();
-        self.stats.num_prefills += 1;
-        self.stats.num_prefixes += starts.len() as u64;
-
         let vocab_size = self.decoder.vocab_size();
-        check_logits(&logits, starts.len(), vocab_size)?;
+        let num_prefixes = starts.len();
         let mut searches = Vec::new();
         for (prefix, Start { ticket, draws }) in starts.into_iter().enumerate() {
             for draw in draws {
@@ -236,14 +227,21 @@ impl Run<'_> {
                 searches.push(Waiting { prefix, ticket, draw, search, num_rows: 0 });
             }
         }
-        let questions: Vec<Question> = searches
-            .iter()
-            .map(|Waiting { prefix, search, .. }| {
-                let logits = &logits[prefix * vocab_size..(prefix + 1) * vocab_size];
-                Question { search, row: 0, logits }
-            })
-            .collect();
-        let choices = answer(self.rules, &questions, self.scratch, &mut self.stats.choose_time);
+        let asked: Vec<Question> =
+            searches.iter().map(|Waiting { prefix, search, .. }| Question { search, row: 0, place: *prefix }).collect();
+        let clock = Instant::now();
+        let logits = self.decoder.prefill_best(&prefixes, num_prefixes)?;
+        self.stats.prefill_time += clock.elapsed();
+        self.stats.num_prefills += 1;
+        self.stats.num_prefixes += num_prefixes as u64;
+        let time = &mut self.stats.choose_time;
+        let choices = match logits {
+            Logits::Whole(logits) => {
+                check_logits(logits.len(), num_prefixes, vocab_size)?;
+                answer(self.rules, &asked, &logits, vocab_size, self.scratch, time)
+            }
+            Logits::Best(best) => answer_best(self.rules, &asked, &best, num_prefixes, self.decoder, self.scratch, time)?,
+        };
         for (mut waiting, choice) in searches.into_iter().zip(choices) {
             let choice = choice.map_err(|NotFinite| self.not_finite(waiting.ticket, 0))?;
             match waiting.search.advance(self.rules, vec![choice]) {
@@ -262,20 +260,21 @@ impl Run<'_> {
         let last = |tokens: &[u32]| *tokens.last().expect("a row starts with its first token");
         let tokens: Vec<u32> = self.batch.rows().map(|(active, row)| last(active.search.tokens(row))).collect();
         let vocab_size = self.decoder.vocab_size();
+        let rows = self.batch.rows().enumerate();
+        let asked: Vec<Question> = rows.map(|(place, (active, row))| Question { search: &active.search, row, place }).collect();
         let clock = Instant::now();
-        let logits = self.decoder.step(&tokens)?;
+        let logits = self.decoder.step_best(&tokens)?;
         self.stats.step_time += clock.elapsed();
         self.stats.num_steps += 1;
         self.stats.num_row_steps += tokens.len() as u64;
-
-        check_logits(logits, tokens.len(), vocab_size)?;
-        let questions: Vec<Question> = self
-            .batch
-            .rows()
-            .zip(logits.chunks_exact(vocab_size))
-            .map(|((active, row), logits)| Question { search: &active.search, row, logits })
-            .collect();
-        let answers = answer(self.rules, &questions, self.scratch, &mut self.stats.choose_time);
+        let time = &mut self.stats.choose_time;
+        let answers = match logits {
+            Logits::Whole(logits) => {
+                check_logits(logits.len(), tokens.len(), vocab_size)?;
+                answer(self.rules, &asked, &logits, vocab_size, self.scratch, time)
+            }
+            Logits::Best(best) => answer_best(self.rules, &asked, &best, tokens.len(), self.decoder, self.scratch, time)?,
+        };
         let mut choices = Vec::with_capacity(answers.len());
         for (row, choice) in answers.into_iter().enumerate() {
             match choice {
@@ -329,32 +328,4 @@ impl Run<'_> {
     fn not_finite(&self, ticket: u64, num_tokens: usize) -> GenerationError {
         GenerationError::NotFinite { index: self.images.request(ticket).index, num_tokens }
     }
-}
-
-fn check_logits(logits: &[f32], rows: usize, vocab_size: usize) -> Result<(), GenerationError> {
-    if logits.len() == rows * vocab_size {
-        return Ok(());
-    }
-    Err(GenerationError::Logits { found: logits.len(), rows, vocab_size })
-}
-
-/// Answers all questions, in their order, on all threads. An answer depends on its question alone.
-fn answer(rules: &Rules, questions: &[Question], scratch: &mut [Scratch], time: &mut Duration) -> Vec<Result<Choice, NotFinite>> {
-    // A few rows cost less than waking the threads.
-    const FEW: usize = 3;
-    let clock = Instant::now();
-    let num_threads = if questions.len() <= FEW { 1 } else { scratch.len() };
-    let share = questions.len().div_ceil(num_threads).max(1);
-    let answer_all = |questions: &[Question], scratch: &mut Scratch| -> Vec<Result<Choice, NotFinite>> {
-        questions.iter().map(|question| question.search.choose(rules, question.row, question.logits, scratch)).collect()
-    };
-    let answers = match scratch {
-        [only, ..] if num_threads == 1 => answer_all(questions, only),
-        _ => {
-            let parts = questions.par_chunks(share).zip(scratch).map(|(part, scratch)| answer_all(part, scratch));
-            parts.collect::<Vec<_>>().into_iter().flatten().collect()
-        }
-    };
-    *time += clock.elapsed();
-    answers
 }

@@ -3,8 +3,10 @@
 //! [`Settings`] say how, [`Generator`] does it: it pulls images in list order, keeps the decoder's rows full and reports an image once
 //! its captions are complete. What a caption says depends on its image, the settings and the model alone, never on the batch it shared.
 
+mod answers;
 mod batch;
 mod beam;
+mod best;
 mod caption;
 mod constraints;
 mod error;

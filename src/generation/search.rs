@@ -4,6 +4,7 @@
 //! parallel), and then takes all its choices at once to go one token further.
 
 use super::beam::{BeamSearch, Candidate, candidates};
+use super::best::BestRow;
 use super::caption::{Caption, Draft, loop_start};
 use super::constraints::{Changes, Rules};
 use super::random::Draws;
@@ -87,6 +88,29 @@ impl Search {
             (Self::Row(search), _) => Ok(search.choose(rules, None, logits, log_sum, scratch)),
             (Self::Beams(_), _) => unreachable!("beams are made for the beam strategy only"),
         }
+    }
+
+    /// As [`choose`](Self::choose), from the best logits alone. None: the rest of the row might have a say.
+    pub fn choose_best(
+        &self,
+        rules: &Rules,
+        row: usize,
+        best: BestRow,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Choice>, NotFinite> {
+        best.check()?;
+        Ok(match (self, &rules.settings.strategy) {
+            (Self::Beams(search), Strategy::Beam { num_beams, .. }) => {
+                search.choose_best(rules, row, best, candidates(rules, *num_beams), scratch)
+            }
+            (Self::Row(search), Strategy::Sample(sampling)) => {
+                let history = &search.draft.tokens;
+                let uniform = search.draws.as_ref().map(|draws| draws.uniform(history.len() as u32));
+                uniform.and_then(|uniform| best.draw(rules, sampling, history, uniform, scratch))
+            }
+            (Self::Row(search), _) => best.greedy(rules, &search.draft.tokens, scratch),
+            (Self::Beams(_), _) => unreachable!("beams are made for the beam strategy only"),
+        })
     }
 
     /// Goes one token further; `choices` are those of all its rows, in order.

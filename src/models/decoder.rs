@@ -1,12 +1,14 @@
 //! What generation needs of a decoder: prefill prefixes, start rows from them, step all rows by one token.
 
+use std::borrow::Cow;
+
 use crate::runtime::RuntimeError;
 
 /// A causal language model with a key/value cache for a bounded number of rows.
 ///
 /// Rows are always `0..n` without holes; which caption lives in which row is the caller's business. A row's logits do not depend on the
 /// other rows (up to rounding).
-pub trait Decoder {
+pub trait Decoder: Send {
     /// Entries of the vocabulary, V.
     fn vocab_size(&self) -> usize;
     /// Positions of a prefix, P.
@@ -31,10 +33,56 @@ pub trait Decoder {
 
     /// Feeds `tokens[i]` to row `i` (one for each row) and returns the logits [rows, V] of what follows.
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], RuntimeError>;
+
+    /// Prefixes that are run together at most.
+    fn max_prefixes(&self) -> usize {
+        16
+    }
+
+    /// As [`prefill`](Self::prefill), with the best logits of each row alone where the device picks them.
+    fn prefill_best(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Logits<'_>, RuntimeError> {
+        Ok(Logits::Whole(Cow::Owned(self.prefill(prefix_embeds, num_prefixes)?)))
+    }
+
+    /// As [`step`](Self::step), with the best logits of each row alone where the device picks them.
+    fn step_best(&mut self, tokens: &[u32]) -> Result<Logits<'_>, RuntimeError> {
+        Ok(Logits::Whole(Cow::Borrowed(self.step(tokens)?)))
+    }
+
+    /// The whole logits [rows.len(), V] of some rows of the last run, where that gave the best alone.
+    fn whole_rows(&mut self, rows: &[usize]) -> Result<Vec<f32>, RuntimeError> {
+        let message = format!("rows {rows:?} of logits were given as a whole");
+        Err(RuntimeError::Model { model: "decoder".into(), message })
+    }
+}
+
+/// What a run says of the next token.
+pub enum Logits<'a> {
+    /// [rows, V]
+    Whole(Cow<'a, [f32]>),
+    Best(Best),
+}
+
+/// The best logits of each row, as a device picked them.
+#[derive(Debug, Clone, Default)]
+pub struct Best {
+    /// How many of each row, K.
+    pub count: usize,
+    /// [rows, 2 K + 2]: the best logits, best first; their tokens; the logarithm of the sum of all exponentials; the same of the logits divided
+    /// by the temperature.
+    pub numbers: Vec<f32>,
+}
+
+/// Which [`Best`] a decoder should pick.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Picked {
+    /// How many of each row at most.
+    pub count: usize,
+    pub temperature: f64,
 }
 
 /// Images to embeddings.
-pub trait ImageEncoder {
+pub trait ImageEncoder: Send {
     /// Length of an embedding, D.
     fn embedding_dim(&self) -> usize;
     /// Images that are encoded together at most; the caller may hand over fewer.
@@ -67,7 +115,7 @@ impl<E: ImageEncoder + ?Sized> ImageEncoder for &mut E {
 }
 
 /// Embeddings to prefixes.
-pub trait Mapper {
+pub trait Mapper: Send {
     /// `embeddings` [num_images, D] -> prefix_embeds [num_images, P, C].
     fn map(&mut self, embeddings: &[f32], num_images: usize) -> Result<Vec<f32>, RuntimeError>;
 }

@@ -109,7 +109,10 @@ fn decoding_with_caches_on_the_device_gives_the_logits_of_pytorch() {
     let Some(gpt2) = shared("golden/gpt2") else { return };
     let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
     check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
-        Box::new(ResidentDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens).unwrap())
+        Box::new(
+            ResidentDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens, Picked { count: 9, temperature: 0.7 })
+                .unwrap(),
+        )
     });
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::config::{ClipConfig, DecoderConfig, MapperConfig};
+use super::decoder::Picked;
 use super::decoders::architecture;
 use super::fed::FedWeights;
 use super::layers::Style;
@@ -44,11 +45,15 @@ pub enum Part<'a> {
         config: &'a DecoderConfig,
         prefix_len: usize,
         length: usize,
+        picked: Picked,
     },
     StaticStep {
         config: &'a DecoderConfig,
         length: usize,
+        picked: Picked,
     },
+    /// Whole rows of logits, of which the best were looked at before.
+    PickLogits(&'a DecoderConfig),
     PickRows {
         config: &'a DecoderConfig,
         length: usize,
@@ -65,6 +70,7 @@ impl Part<'_> {
             Self::StaticPrefill { .. } => "decoder_prefill",
             Self::StaticStep { .. } => "decoder_step",
             Self::PickRows { .. } => "pick_rows",
+            Self::PickLogits(_) => "pick_logits",
         }
     }
 
@@ -131,10 +137,11 @@ fn built(folder: &Path, part: Part<'_>, style: Style, is_fed: &dyn Fn(&str) -> b
         Part::Mapper(config) => mapper::mapper(&g, style, config),
         Part::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
         Part::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),
-        Part::StaticPrefill { config, prefix_len, length } => {
-            decoders::static_prefill(&g, style, architecture(config), prefix_len, length)
+        Part::StaticPrefill { config, prefix_len, length, picked } => {
+            decoders::static_prefill(&g, style, architecture(config), prefix_len, length, &picked)
         }
-        Part::StaticStep { config, length } => decoders::static_step(&g, style, architecture(config), length),
+        Part::StaticStep { config, length, picked } => decoders::static_step(&g, style, architecture(config), length, &picked),
+        Part::PickLogits(config) => decoders::pick_logits(&g, architecture(config)),
         Part::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
     }
     let fed = FedWeights::of(&g, &fed);

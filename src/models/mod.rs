@@ -24,7 +24,7 @@ pub mod weights;
 
 pub use bundle::{Bundle, BundleError};
 pub use cached::CachedDecoder;
-pub use decoder::{Decoder, ImageEncoder, Mapper};
+pub use decoder::{Decoder, ImageEncoder, Mapper, Picked};
 pub use embedding::TokenEmbedding;
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
 pub use fed::FedWeights;

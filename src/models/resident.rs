@@ -1,12 +1,12 @@
 //! Decoding with caches that live on the device (CUDA), in any precision. Every run goes from one set of cache tensors to the next,
-//! so nothing but embeddings and logits crosses to the host. Rows are moved by a graph too.
+//! so nothing but prefixes, tokens and the best logits of each row crosses the bus. Rows are moved by a graph too.
 
 use std::path::Path;
 
 use super::Decoder;
 use super::config::DecoderConfig;
+use super::decoder::{Best, Logits, Picked};
 use super::decoders::{Sizes, architecture, cache_name};
-use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
 use super::graphs::{Part, build};
 use crate::runtime::{Feed, Resident, ResidentFeed, Runtime, RuntimeError, Session};
@@ -35,8 +35,10 @@ pub struct ResidentDecoder {
     prefill: Session,
     step: Session,
     pick: Session,
+    pick_logits: Session,
     sizes: Sizes,
-    tokens: TokenEmbedding,
+    /// How many of a row's logits come to the host.
+    count: usize,
     prefix_len: usize,
     max_rows: usize,
     length: usize,
@@ -48,11 +50,14 @@ pub struct ResidentDecoder {
     held: Vec<Resident>,
     num_held: usize,
     rows: Vec<Row>,
+    /// Of the last run [rows, V], on the device.
+    whole: Option<Resident>,
+    /// Of the last step, where they were asked for.
     logits: Vec<f32>,
 }
 
 impl ResidentDecoder {
-    /// Room for `max_rows` rows of a prefix and `max_new_tokens` tokens each.
+    /// Room for `max_rows` rows of a prefix and `max_new_tokens` tokens each. Of each row's logits the `picked` come to the host by themselves.
     pub fn load(
         runtime: &Runtime,
         folder: &Path,
@@ -60,6 +65,7 @@ impl ResidentDecoder {
         prefix_len: usize,
         max_rows: usize,
         max_new_tokens: usize,
+        picked: Picked,
     ) -> Result<Self, LoadError> {
         let sizes = architecture(config).sizes();
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
@@ -71,11 +77,12 @@ impl ResidentDecoder {
             (0..sizes.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name(kind, layer, part))).collect::<Vec<_>>()
         };
         Ok(Self {
-            prefill: session(Part::StaticPrefill { config, prefix_len, length })?,
-            step: session(Part::StaticStep { config, length })?,
+            prefill: session(Part::StaticPrefill { config, prefix_len, length, picked })?,
+            step: session(Part::StaticStep { config, length, picked })?,
             pick: session(Part::PickRows { config, length })?,
+            pick_logits: session(Part::PickLogits(config))?,
             runtime: runtime.clone(),
-            tokens: TokenEmbedding::open(folder, config)?,
+            count: picked.count.min(sizes.vocab_size),
             sizes,
             prefix_len,
             max_rows,
@@ -88,8 +95,56 @@ impl ResidentDecoder {
             held: vec![],
             num_held: 0,
             rows: vec![],
+            whole: None,
             logits: vec![],
         })
+    }
+
+    fn run_prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Best, RuntimeError> {
+        let shape = [num_prefixes as i64, self.prefix_len as i64, self.sizes.n_embd as i64];
+        if prefix_embeds.len() as i64 != shape.iter().product::<i64>() {
+            let (found, wanted) = (vec![prefix_embeds.len() as i64], shape.to_vec());
+            return Err(RuntimeError::Shape { model: MODEL.into(), what: "prefix_embeds".into(), found, wanted });
+        }
+        if self.rows.iter().any(|row| matches!(row.source, Source::Held(_))) {
+            self.settle()?;
+        }
+        let feeds = [("inputs_embeds", ResidentFeed::Host(Feed::F32(prefix_embeds, &shape)))];
+        let mut outputs = self.present_names.clone();
+        outputs.push("logits".into());
+        let (mut host, mut held) = self.prefill.run_resident(&self.runtime, &feeds, &["best"], &outputs)?;
+        self.whole = held.pop();
+        (self.held, self.num_held) = (held, num_prefixes);
+        Ok(Best { count: self.count, numbers: host.swap_remove(0) })
+    }
+
+    fn run_step(&mut self, tokens: &[u32]) -> Result<Best, RuntimeError> {
+        if tokens.len() != self.rows.len() || self.rows.iter().any(|row| row.used >= self.length) {
+            let message = format!("{} tokens for {} rows of at most {} positions", tokens.len(), self.rows.len(), self.length);
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.sizes.vocab_size) {
+            let message = format!("token {token} is not in the vocabulary of {}", self.sizes.vocab_size);
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        self.settle()?;
+        let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+        let positions: Vec<i64> = self.rows.iter().map(|row| row.used as i64).collect();
+        let shape = [tokens.len() as i64, 1];
+        let mut feeds = vec![
+            ("input_ids", ResidentFeed::Host(Feed::I64(&ids, &shape))),
+            ("position_ids", ResidentFeed::Host(Feed::I64(&positions, &shape))),
+        ];
+        feeds.extend(self.past_names.iter().zip(&self.caches).map(|(name, cache)| (name.as_str(), ResidentFeed::Device(cache))));
+        let mut outputs = self.present_names.clone();
+        outputs.push("logits".into());
+        let (mut host, mut caches) = self.step.run_resident(&self.runtime, &feeds, &["best"], &outputs)?;
+        self.whole = caches.pop();
+        self.caches = caches;
+        for row in &mut self.rows {
+            row.used += 1;
+        }
+        Ok(Best { count: self.count, numbers: host.swap_remove(0) })
     }
 
     /// Brings the caches into the order of `rows`.
@@ -143,19 +198,31 @@ impl Decoder for ResidentDecoder {
         self.length + 1 - self.prefix_len
     }
 
+    fn max_prefixes(&self) -> usize {
+        128
+    }
+
     fn prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Vec<f32>, RuntimeError> {
-        let shape = [num_prefixes as i64, self.prefix_len as i64, self.sizes.n_embd as i64];
-        if prefix_embeds.len() as i64 != shape.iter().product::<i64>() {
-            let (found, wanted) = (vec![prefix_embeds.len() as i64], shape.to_vec());
-            return Err(RuntimeError::Shape { model: MODEL.into(), what: "prefix_embeds".into(), found, wanted });
-        }
-        if self.rows.iter().any(|row| matches!(row.source, Source::Held(_))) {
-            self.settle()?;
-        }
-        let feeds = [("inputs_embeds", ResidentFeed::Host(Feed::F32(prefix_embeds, &shape)))];
-        let (mut host, held) = self.prefill.run_resident(&self.runtime, &feeds, &["logits"], &self.present_names)?;
-        (self.held, self.num_held) = (held, num_prefixes);
-        Ok(host.swap_remove(0))
+        self.run_prefill(prefix_embeds, num_prefixes)?;
+        self.whole_rows(&(0..num_prefixes).collect::<Vec<_>>())
+    }
+
+    fn prefill_best(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Logits<'_>, RuntimeError> {
+        self.run_prefill(prefix_embeds, num_prefixes).map(Logits::Best)
+    }
+
+    fn step_best(&mut self, tokens: &[u32]) -> Result<Logits<'_>, RuntimeError> {
+        self.run_step(tokens).map(Logits::Best)
+    }
+
+    fn whole_rows(&mut self, rows: &[usize]) -> Result<Vec<f32>, RuntimeError> {
+        let Some(whole) = &self.whole else {
+            return Err(RuntimeError::Model { model: MODEL.into(), message: "no run has left logits".into() });
+        };
+        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let shape = [rows.len() as i64];
+        let feeds = [("logits", ResidentFeed::Device(whole)), ("rows", ResidentFeed::Host(Feed::I64(&rows, &shape)))];
+        Ok(self.pick_logits.run_resident(&self.runtime, &feeds, &["picked"], &[])?.0.swap_remove(0))
     }
 
     fn start_row(&mut self, prefix: usize) -> Result<(), RuntimeError> {
@@ -177,26 +244,8 @@ impl Decoder for ResidentDecoder {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<&[f32], RuntimeError> {
-        if tokens.len() != self.rows.len() || self.rows.iter().any(|row| row.used >= self.length) {
-            let message = format!("{} tokens for {} rows of at most {} positions", tokens.len(), self.rows.len(), self.length);
-            return Err(RuntimeError::Model { model: MODEL.into(), message });
-        }
-        self.settle()?;
-        let embeds = self.tokens.rows(tokens)?;
-        let positions: Vec<i64> = self.rows.iter().map(|row| row.used as i64).collect();
-        let rows = tokens.len() as i64;
-        let (embeds_shape, positions_shape) = ([rows, 1, self.sizes.n_embd as i64], [rows, 1]);
-        let mut feeds = vec![
-            ("inputs_embeds", ResidentFeed::Host(Feed::F32(&embeds, &embeds_shape))),
-            ("position_ids", ResidentFeed::Host(Feed::I64(&positions, &positions_shape))),
-        ];
-        feeds.extend(self.past_names.iter().zip(&self.caches).map(|(name, cache)| (name.as_str(), ResidentFeed::Device(cache))));
-        let (mut host, caches) = self.step.run_resident(&self.runtime, &feeds, &["logits"], &self.present_names)?;
-        self.caches = caches;
-        self.logits = host.swap_remove(0);
-        for row in &mut self.rows {
-            row.used += 1;
-        }
+        self.run_step(tokens)?;
+        self.logits = self.whole_rows(&(0..tokens.len()).collect::<Vec<_>>())?;
         Ok(&self.logits)
     }
 }

@@ -47,6 +47,6 @@ pub use staging::Staging;
 pub use stream::{Chosen, Counter, Finished, Only, Options, Stream};
 pub use survey::{Survey, survey};
 pub use timing::Timings;
-pub use window::WINDOW_IMAGES;
+pub use window::{MOST_WINDOW_IMAGES, WINDOW_IMAGES};
 pub use workfolder::{Ledger, WorkFolder};
 pub use writer::{Counts, Sink};

@@ -37,7 +37,7 @@ pub struct Options<'a> {
     pub shares_cores: bool,
     /// Prepared images that may wait for the model.
     pub prefetch_images: usize,
-    /// Images computed between two commits; at most [`WINDOW_IMAGES`](super::window::WINDOW_IMAGES).
+    /// Images computed between two commits; at most [`MOST_WINDOW_IMAGES`](super::window::MOST_WINDOW_IMAGES).
     pub window_images: usize,
     /// Images that failed before are tried again even where their files are unchanged.
     pub retry_failed: bool,

@@ -14,8 +14,11 @@ use super::record::{ContentHash, Failure, Record};
 use super::timing::Stopwatches;
 use super::workfolder::WorkFolder;
 
-/// Images computed in one window at most, and so in one shard.
+/// Images computed in one window, and so in one shard, where the model is on the host's cores.
 pub const WINDOW_IMAGES: usize = 64;
+
+/// Images computed in one window at most: where the model is on a card, which is the faster the more it gets at once.
+pub const MOST_WINDOW_IMAGES: usize = WINDOW_POSITIONS as usize;
 
 /// A window also ends at every so many list positions, so that what waits for it in list order stays bounded. The ends are list
 /// positions and counts of computed images, both the same when an interrupted run goes on: it meets the same windows. A job's shards of
@@ -44,7 +47,7 @@ pub type Shard<V> = (PathBuf, Vec<Arc<Record<V>>>);
 pub struct Parcel<V> {
     /// In list order.
     pub items: Vec<Item<V>>,
-    /// New results, by shard. A shard holds [`WINDOW_IMAGES`] records at most.
+    /// New results, by shard. A shard holds a window's records at most.
     pub shards: Vec<Shard<V>>,
 }
 
@@ -111,7 +114,7 @@ impl<'a, C: Compute> Windows<'a, C> {
             work,
             gate,
             watches,
-            window_images: window_images.clamp(1, WINDOW_IMAGES),
+            window_images: window_images.clamp(1, MOST_WINDOW_IMAGES),
             slots: Vec::new(),
             batch: Vec::new(),
             num_computed: 0,
@@ -251,7 +254,7 @@ impl<'a, C: Compute> Windows<'a, C> {
         // a window.
         let mut shards = Vec::new();
         for records in [computed, std::mem::take(&mut self.cheap)] {
-            for records in records.chunks(WINDOW_IMAGES) {
+            for records in records.chunks(self.window_images.max(WINDOW_IMAGES)) {
                 let path = self.work.shard(self.next_shard);
                 self.next_shard = self.next_shard.checked_add(1).context("too many shards")?;
                 self.seen.add(path.clone(), records);

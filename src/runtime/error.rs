@@ -16,7 +16,7 @@ pub enum RuntimeError {
     Model { model: String, message: String },
     #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
     Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
-    #[error("{model}: ONNX Runtime says: {}", shortened(&source.to_string()))]
+    #[error("{model}: {}", told(&source.to_string()))]
     Ort { model: String, source: ort::Error },
 }
 
@@ -27,6 +27,14 @@ fn setup(device: Device) -> &'static str {
         Device::OpenVino => "scripts/setup.sh --openvino",
         Device::Cuda(_) | Device::Cards(_) => "scripts/setup.sh --cuda",
     }
+}
+
+/// What ONNX Runtime says; of memory that does not suffice, what helps.
+fn told(message: &str) -> String {
+    let is_full =
+        ["Failed to allocate memory", "out of memory", "cudaErrorMemoryAllocation"].iter().any(|sign| message.contains(sign));
+    let cure = "there is not enough memory on the device: lower --batch-size (or --num-beams), or take --precision fp16; ";
+    format!("{}ONNX Runtime says: {}", if is_full { cure } else { "" }, shortened(message))
 }
 
 /// A provider's message can run to hundreds of lines; the first ones say what is wrong.

@@ -29,6 +29,7 @@ impl Session {
         let mut binding = self.inner.create_binding().map_err(ort)?;
         for (input, feed) in feeds {
             match feed {
+                // A copy: of borrowed numbers that stay on the host, ort makes one with a session of its own, and waits for itself.
                 ResidentFeed::Host(feed) => binding.bind_input(*input, &owned(feed).map_err(ort)?).map_err(ort)?,
                 ResidentFeed::Device(resident) => binding.bind_input(*input, &resident.0).map_err(ort)?,
             }
@@ -36,13 +37,17 @@ impl Session {
         let memory = |device: AllocationDevice<'static>, number: i32| {
             MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::Default)
         };
-        let cpu = memory(AllocationDevice::CPU, 0).map_err(ort)?;
-        let there = match runtime.device() {
-            Device::Cuda(number) => memory(AllocationDevice::CUDA, i32::try_from(number).unwrap_or(0)).map_err(ort)?,
-            _ => memory(AllocationDevice::CPU, 0).map_err(ort)?,
+        let (home, there) = match runtime.device() {
+            Device::Cuda(number) => {
+                let number = i32::try_from(number).unwrap_or(0);
+                // Pinned: the device writes there by itself.
+                let pinned = MemoryInfo::new(AllocationDevice::CUDA_PINNED, number, AllocatorType::Device, MemoryType::CPUOutput);
+                (pinned.map_err(ort)?, memory(AllocationDevice::CUDA, number).map_err(ort)?)
+            }
+            _ => (memory(AllocationDevice::CPU, 0).map_err(ort)?, memory(AllocationDevice::CPU, 0).map_err(ort)?),
         };
         for output in host {
-            binding.bind_output_to_device(*output, &cpu).map_err(ort)?;
+            binding.bind_output_to_device(*output, &home).map_err(ort)?;
         }
         for output in device {
             binding.bind_output_to_device(output.as_str(), &there).map_err(ort)?;

@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::generation::SpecialTokens;
-use crate::models::{Bundle, Decoder, ResidentDecoder, TokenEmbedding};
+use crate::models::{Bundle, Decoder, Picked, ResidentDecoder, TokenEmbedding};
 use crate::models::{CachedDecoder, LoadError};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::text::Tokenizer;
@@ -91,11 +91,12 @@ pub(super) fn load_decoder(
     prefix_len: usize,
     rows: usize,
     max_new_tokens: usize,
+    picked: Picked,
 ) -> Result<Box<dyn Decoder>, LoadError> {
     let (folder, config) = (bundle.path(), bundle.decoder_config());
     Ok(match runtime.device() {
         Device::Cuda(_) | Device::Cards(_) => {
-            Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?)
+            Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens, picked)?)
         }
         Device::OpenVino => {
             let cpu = runtime.on_cpu();

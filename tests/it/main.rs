@@ -5,6 +5,7 @@ mod caption;
 mod caption_files;
 mod caption_stage;
 mod common;
+mod cuda;
 mod devices;
 mod embed_stage;
 mod evaluate;

@@ -9,6 +9,7 @@
 //   STANDIN_NAME         their name (NVIDIA H100 80GB HBM3)
 //   STANDIN_CAPABILITY   their compute capability (9.0)
 //   STANDIN_MEMORY       bytes of each (85899345920); cudaMalloc refuses what is beyond
+//   STANDIN_TAKEN        bytes of it that are another program's (0)
 //   STANDIN_REPORT       the file that is written
 //   STANDIN_FATBINS      a file for the fat binaries whose kernels were launched: offset in the provider, in hex
 #define _GNU_SOURCE
@@ -92,7 +93,7 @@ static Block *find(const void *pointer) {
 static int take(void **pointer, size_t bytes, int on_card, int pinned) {
   if (bytes == 0) { *pointer = NULL; return OK; }
   pthread_mutex_lock(&lock);
-  if (!pinned && held[on_card] + bytes > card_memory()) { pthread_mutex_unlock(&lock); *pointer = NULL; return fails(NO_MEMORY); }
+  if (!pinned && held[on_card] + bytes + (size_t)setting("STANDIN_TAKEN", 0) > card_memory()) { pthread_mutex_unlock(&lock); *pointer = NULL; return fails(NO_MEMORY); }
   size_t mapped = (bytes + 4095) & ~(size_t)4095;
   void *got = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (got == MAP_FAILED) { pthread_mutex_unlock(&lock); return fails(NO_MEMORY); }
@@ -150,7 +151,7 @@ int cudaSetDevice(int number) {
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return OK; }
 int cudaDriverGetVersion(int *version) { *version = 13000; return OK; }
 int cudaDeviceSynchronize(void) { __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
-int cudaMemGetInfo(size_t *unused, size_t *total) { *total = card_memory(); *unused = *total - held[card]; return OK; }
+int cudaMemGetInfo(size_t *unused, size_t *total) { *total = card_memory(); *unused = *total - held[card] - (size_t)setting("STANDIN_TAKEN", 0); return OK; }
 
 // CUDA 13's layout.
 struct Properties {
@@ -275,14 +276,16 @@ static Kernel *kernel_of(const void *function) {
   for (Kernel *k = kernels[slot(function)]; k; k = k->next) if (k->function == function) return k;
   return NULL;
 }
-// Whether a fat binary has an image for this card: the same generation, and no newer one. There is no PTX in the provider.
+// Whether a fat binary has an image for this card: the same generation, and no newer one, that was not cut out. There is no PTX in the provider.
 static int fits(const char *data) {
   uint16_t header; uint64_t length;
   memcpy(&header, data + 6, 2); memcpy(&length, data + 8, 8);
   for (const char *image = data + header; image < data + header + length;) {
     uint32_t head, arch; uint64_t payload;
     memcpy(&head, image + 4, 4); memcpy(&payload, image + 8, 8); memcpy(&arch, image + 28, 4);
-    if ((int)(arch / 10) == capability(0) && (int)(arch % 10) <= capability(1)) return 1;
+    int is_there = 0;
+    for (uint64_t i = 0; i < payload && i < 256; i++) is_there |= image[head + i];
+    if (is_there && (int)(arch / 10) == capability(0) && (int)(arch % 10) <= capability(1)) return 1;
     image += head + payload;
   }
   return 0;

@@ -7,7 +7,7 @@ use crate::models::config::{DecoderConfig, MapperConfig};
 use crate::models::decoders::architecture;
 use crate::models::import::CheckpointSource;
 use crate::models::weights::SafetensorsFile;
-use crate::models::{CachedDecoder, Decoder, Mapper, PrefixMapper, ResidentDecoder, graphs};
+use crate::models::{CachedDecoder, Decoder, Mapper, Picked, PrefixMapper, ResidentDecoder, graphs};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::testing::shared;
 
@@ -63,7 +63,10 @@ const DECODERS: [Load; 2] = [
         Box::new(CachedDecoder::load(runtime, folder, config, prefix_len, rows, tokens).unwrap())
     },
     |runtime, folder, config, prefix_len, rows, tokens| {
-        Box::new(ResidentDecoder::load(runtime, folder, config, prefix_len, rows, tokens).unwrap())
+        Box::new(
+            ResidentDecoder::load(runtime, folder, config, prefix_len, rows, tokens, Picked { count: 8, temperature: 1.0 })
+                .unwrap(),
+        )
     },
 ];
 

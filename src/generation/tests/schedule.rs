@@ -9,6 +9,7 @@ use super::toy::{SEP, Toy, ToyDecoder, special_tokens};
 use crate::generation::{
     Caption, DecodeStats, FinishReason, FinishedImage, GenerationError, Generator, Sampling, Settings, Strategy as Decoding,
 };
+use crate::models::Picked;
 
 /// Runs `toys` through a generator, `split` images at a time.
 fn run(toys: &[Toy], settings: &Settings, decoder: &mut ToyDecoder, split: usize) -> (Vec<FinishedImage>, DecodeStats) {
@@ -89,9 +90,16 @@ proptest! {
         settings in settings(),
         spare_rows in 0usize..12,
         split in 1usize..6,
+        picked in prop_oneof![Just(None), (1usize..40).prop_map(Some)],
     ) {
         let max_rows = settings.rows_per_search() + spare_rows;
         let mut decoder = ToyDecoder::new(vocab_size, max_rows, settings.max_new_tokens);
+        // Whether a device picks the best logits of each row, and how many, changes nothing.
+        let temperature = match &settings.strategy {
+            Decoding::Sample(sampling) => sampling.temperature,
+            _ => 1.0,
+        };
+        decoder.picked = picked.map(|count| Picked { count, temperature });
         let (finished, stats) = run(&toys, &settings, &mut decoder, split);
         prop_assert_eq!(stats.num_images, toys.len() as u64);
         prop_assert_eq!(stats.num_row_steps, decoder.num_row_steps as u64);
@@ -109,6 +117,20 @@ proptest! {
 
 fn endless(count: u16) -> Vec<Toy> {
     (0..count).map(|seed| Toy { vocab_size: 50, seed, memory: 100, sep_bias: -100 }).collect()
+}
+
+#[test]
+fn the_best_logits_are_mostly_enough() {
+    let sampling = Sampling { top_p: 0.2, seed: 3, ..Sampling::default() };
+    for strategy in [Decoding::Greedy, Decoding::Sample(sampling), Decoding::Beam { num_beams: 3, length_penalty: 1.0 }] {
+        let settings = Settings { strategy, max_new_tokens: 10, loop_guard: false, ..Settings::default() };
+        let mut decoder = ToyDecoder::new(5000, 8, 10);
+        decoder.picked = Some(Picked { count: 128, temperature: 1.0 });
+        let toys: Vec<Toy> = (0..20).map(|seed| Toy { vocab_size: 5000, seed, memory: 100, sep_bias: -100 }).collect();
+        run(&toys, &settings, &mut decoder, 3);
+        let share = decoder.num_whole_rows as f64 / (decoder.num_row_steps + decoder.num_prefixes) as f64;
+        assert!(share < 0.05, "{:?}: {share}", settings.strategy);
+    }
 }
 
 #[test]

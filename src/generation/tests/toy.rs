@@ -1,7 +1,7 @@
 //! A toy language model: its logits are a hash of the prefix and the tokens so far. As a decoder it refuses every misuse of its rows.
 
 use crate::generation::{Request, SpecialTokens};
-use crate::models::decoder::Decoder;
+use crate::models::decoder::{Best, Decoder, Logits, Picked};
 use crate::runtime::RuntimeError;
 
 pub const SEP: u32 = 0;
@@ -71,6 +71,11 @@ pub struct ToyDecoder {
     pub num_prefixes: usize,
     /// Prefixes of each prefill.
     pub prefills: Vec<usize>,
+    /// Gives the best logits of each row alone, as a device does.
+    pub picked: Option<Picked>,
+    /// Of the last run.
+    whole: Vec<f32>,
+    pub num_whole_rows: usize,
 }
 
 impl ToyDecoder {
@@ -87,7 +92,25 @@ impl ToyDecoder {
             num_row_steps: 0,
             num_prefixes: 0,
             prefills: Vec::new(),
+            picked: None,
+            whole: Vec::new(),
+            num_whole_rows: 0,
         }
+    }
+
+    fn best(&mut self, logits: Vec<f32>, picked: Picked) -> Best {
+        let count = picked.count.min(self.vocab_size);
+        let mut numbers = vec![];
+        for row in logits.chunks(self.vocab_size) {
+            let mut ids: Vec<usize> = (0..row.len()).collect();
+            ids.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+            let log_sum = |factor: f32| row.iter().map(|&l| f64::from(l * factor).exp()).sum::<f64>().ln() as f32;
+            numbers.extend(ids[..count].iter().map(|&id| row[id]));
+            numbers.extend(ids[..count].iter().map(|&id| id as f32));
+            numbers.extend([log_sum(1.0), log_sum((1.0 / picked.temperature) as f32)]);
+        }
+        self.whole = logits;
+        Best { count, numbers }
     }
 }
 
@@ -150,5 +173,27 @@ impl Decoder for ToyDecoder {
             self.logits[0] = f32::NAN;
         }
         Ok(&self.logits)
+    }
+
+    fn prefill_best(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Logits<'_>, RuntimeError> {
+        let logits = self.prefill(prefix_embeds, num_prefixes)?;
+        Ok(match self.picked {
+            Some(picked) => Logits::Best(self.best(logits, picked)),
+            None => Logits::Whole(logits.into()),
+        })
+    }
+
+    fn step_best(&mut self, tokens: &[u32]) -> Result<Logits<'_>, RuntimeError> {
+        let logits = self.step(tokens)?.to_vec();
+        Ok(match self.picked {
+            Some(picked) => Logits::Best(self.best(logits, picked)),
+            None => Logits::Whole(logits.into()),
+        })
+    }
+
+    fn whole_rows(&mut self, rows: &[usize]) -> Result<Vec<f32>, RuntimeError> {
+        assert!(rows.is_sorted_by(|a, b| a < b), "each row once");
+        self.num_whole_rows += rows.len();
+        Ok(rows.iter().flat_map(|&row| self.whole[row * self.vocab_size..][..self.vocab_size].to_vec()).collect())
     }
 }

@@ -3,7 +3,8 @@
 //! B rows, S positions of this run, K cached positions, C width, H query heads, G key-value heads, D width of a head, V vocabulary.
 
 use super::{Architecture, Pass, Positions, Sizes};
-use crate::models::layers::{Drop, KEEP, Style, attention, attention_with, causal_bias, join_heads, linear, masked};
+use crate::models::decoder::Picked;
+use crate::models::layers::{Drop, KEEP, Style, attention, attention_with, causal_bias, join_heads, linear, masked, parameter};
 use crate::onnx::{DType, Dim, Graph, Value};
 
 /// Name of the cache of a layer: `past_key_values.N.key`, `present.N.value` and so on.
@@ -29,7 +30,7 @@ pub fn decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let visible = g.reshape(mask, &["batch".into(), 1.into(), 1.into(), total.clone()]);
     let unseen = g.equal(visible, g.scalar_like(visible, 0.0));
     let bias = g.select(unseen, masked(g, style), causal_bias(g, style, &sequence, &total, &past));
-    run(g, style, family, embeds, Positions::Given(positions), &sequence, &mut |layer, [q, k, v]| {
+    run(g, style, family, embeds, Positions::Given(positions), &sequence, None, &mut |layer, [q, k, v]| {
         let [past_key, past_value] = caches[layer];
         let (k, v) = (g.concat(&[past_key, heads_first(g, k)], 2), g.concat(&[past_value, heads_first(g, v)], 2));
         g.output(&cache_name("present", layer, "key"), k);
@@ -51,7 +52,7 @@ pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let padded = Sizes { head_dim: cached_head_dim(&sizes), ..sizes };
     let caches = cache_inputs(g, style, &padded, &"cache".into());
     let scale = (sizes.head_dim as f32).powf(-0.5);
-    run(g, style, family, embeds, Positions::Given(positions), &sequence, &mut |layer, qkv| {
+    run(g, style, family, embeds, Positions::Given(positions), &sequence, None, &mut |layer, qkv| {
         let heads = [sizes.n_head as i64, sizes.n_kv_head as i64];
         let qkv = qkv.map(|x| pad_heads(g, x, padded.head_dim));
         let outputs = g.group_query_attention(qkv, caches[layer], [lengths, total], heads, scale);
@@ -62,14 +63,14 @@ pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
 }
 
 /// The first run of a decoder whose caches have a fixed length M: `inputs_embeds` [batch, P, C] -> `logits` [batch, V] and
-/// `present.N.*` [batch, G, M, D] with zeros behind the prefix.
-pub fn static_prefill(g: &Graph, style: Style, family: &dyn Architecture, prefix_len: usize, length: usize) {
+/// `present.N.*` [batch, G, M, D] with zeros behind the prefix; `best` as [`best_of`] makes it.
+pub fn static_prefill(g: &Graph, style: Style, family: &dyn Architecture, prefix_len: usize, length: usize, picked: &Picked) {
     let sizes = family.sizes();
     let prefix = Dim::from(prefix_len);
     let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), prefix.clone(), sizes.n_embd.into()]);
     let bias = causal_bias(g, style, &prefix, &prefix, &0.into());
     let rest = ["batch".into(), sizes.n_kv_head.into(), (length - prefix_len).into(), sizes.head_dim.into()];
-    run(g, style, family, embeds, Positions::FromStart(&prefix), &prefix, &mut |layer, qkv| {
+    run(g, style, family, embeds, Positions::FromStart(&prefix), &prefix, Some(picked), &mut |layer, qkv| {
         let [q, k, v] = qkv.map(|x| heads_first(g, x));
         for (part, cache) in [("key", k), ("value", v)] {
             let zeros = g.zeros(style.dtype, &rest.to_vec());
@@ -79,12 +80,14 @@ pub fn static_prefill(g: &Graph, style: Style, family: &dyn Architecture, prefix
     });
 }
 
-/// One token further with caches of a fixed length M: `inputs_embeds` [batch, 1, C], `position_ids` [batch, 1] (where the token stands, and
+/// One token further with caches of a fixed length M: `input_ids` [batch, 1], `position_ids` [batch, 1] (where the token stands, and
 /// where its key and value go), `past_key_values.N.*` [batch, G, M, D] -> `logits` [batch, V], `present.N.*` of the same shape. No memory is
 /// shared between inputs and outputs, so every provider can run it.
-pub fn static_step(g: &Graph, style: Style, family: &dyn Architecture, length: usize) {
+pub fn static_step(g: &Graph, style: Style, family: &dyn Architecture, length: usize, picked: &Picked) {
     let sizes = family.sizes();
-    let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), 1.into(), sizes.n_embd.into()]);
+    let ids = g.input("input_ids", DType::I64, &["batch".into(), 1.into()]);
+    let table = g.scope(family.embedding(), || parameter(g, style, "weight", &[sizes.vocab_size, sizes.n_embd]));
+    let embeds = g.gather(table, ids, 0);
     let positions = g.input("position_ids", DType::I64, &["batch".into(), 1.into()]);
     let caches = cache_inputs(g, style, &sizes, &length.into());
     let slots = g.range(&length.into());
@@ -93,7 +96,7 @@ pub fn static_step(g: &Graph, style: Style, family: &dyn Architecture, length: u
     let unseen = g.greater(g.reshape(slots, &[1.into(), length.into()]), positions);
     let unseen = g.reshape(unseen, &["batch".into(), 1.into(), 1.into(), length.into()]);
     let bias = g.select(unseen, masked(g, style), g.cast(g.floats(&[0.0], &[]), style.dtype));
-    run(g, style, family, embeds, Positions::Given(positions), &1.into(), &mut |layer, qkv| {
+    run(g, style, family, embeds, Positions::Given(positions), &1.into(), Some(picked), &mut |layer, qkv| {
         let [q, k, v] = qkv.map(|x| heads_first(g, x));
         let past = caches[layer];
         let (k, v) = (g.select(here, k, past[0]), g.select(here, v, past[1]));
@@ -157,6 +160,27 @@ pub fn states(
     })
 }
 
+/// The best of each row of logits [rows, V] in one tensor [rows, 2 K + 2], as [`Best`](crate::models::decoder::Best) has them, for choices that
+/// need no more.
+pub fn best_of(g: &Graph, logits: Value, picked: &Picked) -> Value {
+    let vocab_size = g.shape(logits)[1].as_fixed().unwrap_or(1);
+    let (values, ids) = g.top_k(logits, 1, (picked.count as i64).min(vocab_size));
+    let greatest = g.slice(values, 1, 0.into(), 1.into());
+    let log_sum = |factor: f32| {
+        let sum = g.reduce_sum(g.exp(g.scale(g.sub(logits, greatest), factor)), &[1], true);
+        g.add(g.log(sum), g.scale(greatest, factor))
+    };
+    let (cold, warm) = (log_sum(1.0), log_sum((1.0 / picked.temperature) as f32));
+    g.concat(&[values, g.cast(ids, DType::F32), cold, warm], 1)
+}
+
+/// Rows of logits picked by number: `logits` [batch, V] and `rows` [n] -> `picked` [n, V].
+pub fn pick_logits(g: &Graph, family: &dyn Architecture) {
+    let logits = g.input("logits", DType::F32, &["batch".into(), family.sizes().vocab_size.into()]);
+    let rows = g.input("rows", DType::I64, &["picked".into()]);
+    g.output("picked", g.gather(logits, rows, 0));
+}
+
 /// [N, C] after the last norm -> [N, V].
 pub fn head(g: &Graph, style: Style, family: &dyn Architecture, x: Value) -> Value {
     let sizes = family.sizes();
@@ -168,7 +192,7 @@ pub fn cached_head_dim(sizes: &Sizes) -> usize {
     sizes.head_dim.next_multiple_of(8)
 }
 
-/// `inputs_embeds` [batch, S, C] through all layers, and `logits` [batch, V] at the last position as an output.
+/// `inputs_embeds` [batch, S, C] through all layers, and `logits` [batch, V] at the last position as an output; `best` of them, where asked for.
 fn run(
     g: &Graph,
     style: Style,
@@ -176,6 +200,7 @@ fn run(
     embeds: Value,
     positions: Positions<'_>,
     sequence: &Dim,
+    picked: Option<&Picked>,
     attend: &mut dyn FnMut(usize, [Value; 3]) -> Value,
 ) {
     let sizes = family.sizes();
@@ -188,7 +213,11 @@ fn run(
         let last = g.slice(x, 1, sequence.clone() - 1.into(), sequence.clone());
         family.end(g, style, g.reshape(last, &["batch".into(), sizes.n_embd.into()]))
     });
-    g.output("logits", g.cast(head(g, style, family, last), DType::F32));
+    let logits = g.cast(head(g, style, family, last), DType::F32);
+    g.output("logits", logits);
+    if let Some(picked) = picked {
+        g.output("best", best_of(g, logits, picked));
+    }
 }
 
 /// `past_key_values.N.key|value` [batch, G, length, D] of every layer.

@@ -7,7 +7,9 @@ mod gpt2;
 mod graphs;
 mod llama;
 
-pub use graphs::{cache_name, cached_head_dim, decoder, head, in_place_decoder, pick_rows, states, static_prefill, static_step};
+pub use graphs::{
+    cache_name, cached_head_dim, decoder, head, in_place_decoder, pick_logits, pick_rows, states, static_prefill, static_step,
+};
 
 use super::config::DecoderConfig;
 use super::layers::{Drop, Style};

@@ -7,7 +7,7 @@ use crate::models::config::{Gpt2Config, LlamaConfig};
 use crate::models::graphs::{GPT2_WEIGHTS, Part as Network, build};
 use crate::models::import::decoder_preset;
 use crate::models::part::Part;
-use crate::models::{CachedDecoder, Decoder, ResidentDecoder, TokenEmbedding};
+use crate::models::{CachedDecoder, Decoder, Picked, ResidentDecoder, TokenEmbedding};
 use crate::runtime::{Device, Feed, Precision, Runtime, Session};
 
 fn preset(name: &str) -> DecoderConfig {
@@ -67,9 +67,10 @@ fn cached_decoding_is_what_the_whole_sequence_gives() {
         let wanted = whole(folder.path(), &config, &ids, rows);
         let embedding = TokenEmbedding::open(folder.path(), &config).unwrap();
         let room = tokens - prefix + 1;
+        let picked = Picked { count: 5, temperature: 1.0 };
         let decoders: [Box<dyn Decoder>; 2] = [
             Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
-            Box::new(ResidentDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
+            Box::new(ResidentDecoder::load(&runtime, folder.path(), &config, prefix, rows, room, picked).unwrap()),
         ];
         for mut decoder in decoders {
             let prefixes: Vec<u32> = ids.chunks(tokens).flat_map(|row| row[..prefix].to_vec()).collect();

@@ -12,6 +12,7 @@ use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, PrefixMapper};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
+use crate::stages::memory::check_card;
 use crate::text::clean::Cleaner;
 
 /// What results depend on, without loading a weight.
@@ -52,6 +53,8 @@ pub fn load(
     if decoding.max_new_tokens > limit {
         bail!("--max-new-tokens {}: this decoder has positions for {limit} after the prefix", decoding.max_new_tokens);
     }
+    let prefix_len = bundle.mapper_config().prefix_len + prompt.len();
+    check_card(bundle, runtime, batch_size, Some(prefix_len + decoding.max_new_tokens))?;
     let tokens = special_tokens(bundle, &tokenizer);
     let texts = tokenizer.clone();
     let generator = Generator::new(decoding.clone(), tokens)?.comparing(move |ids| texts.decode(ids));
@@ -66,8 +69,7 @@ pub fn load(
         Strategy::Beam { num_beams, .. } => num_beams,
         _ => 1,
     };
-    let prefix_len = bundle.mapper_config().prefix_len + prompt.len();
-    let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens)?;
+    let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens, generator.picked())?;
     Ok(ClipCap {
         encoder,
         mapper,

@@ -15,8 +15,9 @@ use crate::image::{Limits, Preprocess};
 use crate::models::Bundle;
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
-    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, Names, Outlook, Output, Parts, PassEmbeddings, Prepare,
-    Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots, errors_in, survey,
+    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, MOST_WINDOW_IMAGES, Names, Outlook, Output, Parts,
+    PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots,
+    errors_in, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Look, Words};
@@ -219,7 +220,7 @@ pub fn run<C: Captioner>(
         reading_threads: settings.threads,
         shares_cores: model.shares_cores,
         prefetch_images: settings.batch_size * 2 + settings.threads,
-        window_images: window_images(&settings.decoding),
+        window_images: window_images(&settings.decoding, model.shares_cores),
         overwrite: settings.overwrite,
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,
@@ -497,7 +498,10 @@ pub(in crate::stages) fn how_images_are_read(settings: &CaptionSettings, preproc
 }
 
 /// Fewer images a window where each has many captions, so that a commit is never far away.
-fn window_images(decoding: &generation::Settings) -> usize {
+fn window_images(decoding: &generation::Settings, shares_cores: bool) -> usize {
+    if !shares_cores {
+        return MOST_WINDOW_IMAGES;
+    }
     const CAPTIONS: usize = 640;
     (CAPTIONS / decoding.num_captions.max(1)).clamp(1, WINDOW_IMAGES)
 }

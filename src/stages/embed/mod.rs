@@ -13,12 +13,13 @@ use crate::pipeline::sources::{
     DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
 };
 use crate::pipeline::{
-    Compute, Content, Decode, Failure, Input, Interrupt, Job, Outlook, Output, Parts, Record, Report, Reporter, Roots, Settings,
-    WINDOW_IMAGES,
+    Compute, Content, Decode, Failure, Input, Interrupt, Job, MOST_WINDOW_IMAGES, Outlook, Output, Parts, Record, Report,
+    Reporter, Roots, Settings, WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
 use crate::stages::loading::{check_precision, compute_identity, scale_to_length_1};
+use crate::stages::memory::check_card;
 use crate::stages::summary::{self, Look, Words};
 
 mod images;
@@ -185,6 +186,7 @@ pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<Cli
     if runtime.precision() == Precision::Int8 {
         bundle.check_int8()?;
     }
+    check_card(bundle, runtime, batch_size, None)?;
     Ok(ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size)?)
 }
 
@@ -212,7 +214,7 @@ pub fn run<E: ImageEncoder>(
         reading_threads: settings.threads,
         shares_cores: model.shares_cores,
         prefetch_images: settings.batch_size * 2 + settings.threads,
-        window_images: WINDOW_IMAGES,
+        window_images: if model.shares_cores { WINDOW_IMAGES } else { MOST_WINDOW_IMAGES },
         overwrite: settings.overwrite,
         keep_work: settings.keep_work,
         retry_failed: settings.retry_failed,

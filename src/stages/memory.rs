@@ -1,0 +1,84 @@
+//! Whether a model and its batches fit on a card, before anything is loaded.
+
+use anyhow::{Result, bail};
+
+use crate::models::Bundle;
+use crate::runtime::{Precision, Runtime};
+
+/// What a card keeps for itself and for CUDA.
+const OWN: u64 = 1 << 30;
+
+/// What a run holds on a card, in bytes: in any case, and for each of a batch's images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Need {
+    fixed: u64,
+    each: u64,
+}
+
+impl Need {
+    fn of(&self, batch: usize) -> u64 {
+        self.fixed + self.each * batch as u64
+    }
+
+    /// The greatest batch that fits into so much; None where not even one does.
+    fn fitting(&self, memory: u64) -> Option<u64> {
+        let left = memory.checked_sub(self.fixed)?;
+        (left >= self.each.max(1)).then(|| left / self.each.max(1))
+    }
+}
+
+/// Refuses a batch whose model, caches and activations do not fit on the smallest of the cards. `positions`: prefix and caption; None where
+/// nothing is decoded. Estimated from the sizes, a little high.
+///
+/// # Errors
+/// What would be needed, what is there, and which batch fits.
+pub fn check_card(bundle: &Bundle, runtime: &Runtime, batch: usize, positions: Option<usize>) -> Result<()> {
+    let Some(card) = runtime.cards().iter().min_by_key(|card| card.memory) else { return Ok(()) };
+    let need = need(bundle, runtime.precision(), positions);
+    let room = card.memory.saturating_sub(OWN);
+    if need.of(batch) <= room {
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let advice = match need.fitting(room) {
+        Some(batch) => format!("--batch-size {batch} fits"),
+        None if runtime.precision() == Precision::Fp32 => "not even the model fits: try --precision fp16".into(),
+        None => "the model does not fit on this card".into(),
+    };
+    bail!(
+        "--batch-size {batch} needs about {:.1} GiB on {card}, and {:.1} GiB are free for it: {advice}",
+        gib(need.of(batch)),
+        gib(room)
+    )
+}
+
+fn need(bundle: &Bundle, precision: Precision, positions: Option<usize>) -> Need {
+    let width = if precision == Precision::Fp32 { 4 } else { 2 };
+    let parameters = |part: &str| bundle.manifest().parts.get(part).map_or(0, |record| record.facts.parameters);
+    let side = bundle.clip_config().vision_config.image_size() as u64;
+    // Pixels as they come and in the model's type, and what an encoder of patches of 16 with 4 times as wide feed-forwards keeps of a layer.
+    let pixels = 3 * side * side * (4 + width);
+    let tokens = (side / 16).pow(2) + 1;
+    let encoder = pixels + tokens * 1024 * 12 * width + 16 * tokens * tokens * 2 * width;
+    let Some(positions) = positions else { return Need { fixed: parameters("clip") * width, each: encoder } };
+    let sizes = bundle.decoder_sizes();
+    let cache = (2 * sizes.n_layer * sizes.n_kv_head * sizes.head_dim * positions) as u64 * width;
+    // The caches before and after a step and while rows move; logits as they come, shifted and raised.
+    let decoder = 3 * cache + 4 * 4 * sizes.vocab_size as u64;
+    // Prefill and step have the decoder's weights each.
+    let fixed = (parameters("clip") + parameters("mapper") + 2 * parameters("gpt2")) * width;
+    Need { fixed, each: encoder.max(decoder) + encoder.min(decoder) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greatest_batch_that_fits_is_named() {
+        let need = Need { fixed: 1000, each: 10 };
+        assert_eq!(need.of(5), 1050);
+        assert_eq!(need.fitting(1059), Some(5));
+        assert_eq!((need.fitting(1009), need.fitting(900)), (None, None));
+    }
+}
