@@ -113,7 +113,7 @@ pub struct CaptionArgs {
     scoring: ScoringArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together, and captions decoded together (default: 32; on CUDA 256, for each card)
+    /// Images encoded together (default: 32; on CUDA 256, for each card); of captions, up to four times as many are decoded together on the CPU
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]

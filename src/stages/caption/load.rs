@@ -69,7 +69,8 @@ pub fn load(
         Strategy::Beam { num_beams, .. } => num_beams,
         _ => 1,
     };
-    let decoder = load_decoder(bundle, runtime, prefix_len, batch_size.max(beams), decoding.max_new_tokens, generator.picked())?;
+    let rows = rows_together(bundle, runtime, batch_size, prefix_len + decoding.max_new_tokens).max(beams);
+    let decoder = load_decoder(bundle, runtime, prefix_len, rows, decoding.max_new_tokens, generator.picked())?;
     Ok(ClipCap {
         encoder,
         mapper,
@@ -89,4 +90,16 @@ pub fn max_new_tokens(bundle: &Bundle, wording: &Wording) -> Result<usize> {
     let prompt = wording.prompt.as_deref().map(|prompt| bundle.tokenizer()?.encode_prompt(prompt).map_err(anyhow::Error::from));
     let taken = bundle.mapper_config().prefix_len + prompt.transpose()?.map_or(0, |ids| ids.len());
     Ok((bundle.decoder_sizes().n_positions + 1).saturating_sub(taken))
+}
+
+/// Captions that are decoded together. On the host's cores a step mostly waits for the weights, so that four rows for each image of a batch
+/// pay, as long as their caches of so many positions stay within half a GiB; a card gets its batch.
+fn rows_together(bundle: &Bundle, runtime: &Runtime, batch_size: usize, positions: usize) -> usize {
+    const CACHES: usize = 512 << 20;
+    if !runtime.device().is_cpu() {
+        return batch_size;
+    }
+    let sizes = bundle.decoder_sizes();
+    let row = 2 * sizes.n_layer * sizes.n_kv_head * sizes.head_dim * positions * size_of::<f32>();
+    (4 * batch_size).min(CACHES / row.max(1)).max(batch_size)
 }
