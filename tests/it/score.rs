@@ -59,7 +59,7 @@ fn pairs(family: &str, language: &str) -> Option<(Pairs, Vec<f64>)> {
 
 fn score(table: &Path, scorer: &Path, out: &Path) -> std::process::Command {
     let mut command = clipcap();
-    command.args(["score", "--quiet", "--overwrite"]).arg(table).arg("--scorer").arg(scorer).arg("--out").arg(out);
+    command.args(["score", "--overwrite"]).arg(table).arg("--scorer").arg(scorer).arg("--out").arg(out);
     command
 }
 

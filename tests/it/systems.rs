@@ -30,7 +30,7 @@ fn two_folders(root: &Path) {
 fn prepare(root: &Path, out: &str) -> Command {
     let mut command = clipcap();
     command.arg("prepare").arg("--images").arg(root.join("photos")).arg("--captions").arg(root.join("captions.tsv"));
-    command.args(["--quiet", "--json"]).arg("--out").arg(root.join(out));
+    command.arg("--json").arg("--out").arg(root.join(out));
     command
 }
 

@@ -379,11 +379,14 @@ fn self_critical_training_raises_the_reward_and_is_told() {
     let weights = |bundle: &Path, part: &str| fs::read(bundle.join(part).join("model.safetensors")).unwrap();
     assert_eq!(weights(&world.out("frozen/last"), "gpt2"), weights(&best, "gpt2"));
     assert_ne!(weights(&world.out("frozen/last"), "mapper"), weights(&best, "mapper"));
-    for (flags, text) in [
-        (&["--samples", "7"][..], "--batch-size a multiple of it"),
-        (&["--label-smoothing", "0.1"], "have no meaning with --objective scst"),
-        (&["--lora-rank", "2"], "--lora-rank"),
-    ] {
+    let mut odd = clipcap();
+    odd.args(["train", "--objective", "scst", "--batch-size", "40", "--samples", "7"]);
+    odd.arg("--dataset").arg(&world.dataset).arg("--embeddings").arg(&world.embeddings);
+    let odd = run(odd.arg("--model").arg(&best).arg("--out").arg(world.out("refused")), 2);
+    assert!(stderr(&odd).contains("--batch-size a multiple of it"), "{}", stderr(&odd));
+    for (flags, text) in
+        [(&["--label-smoothing", "0.1"][..], "have no meaning with --objective scst"), (&["--lora-rank", "2"], "--lora-rank")]
+    {
         assert!(stderr(&run(&mut scst("refused", flags), 2)).contains(text), "{text}");
     }
 }

@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(
             rows(&captions),
             [
-                "a/1|set 0.tar/0.png|一只 狗|一只  狗|test",
+                "a/1|set 0.tar/0.png|一只狗|一只  狗|test",
                 "a/1|set 0.tar/0.png|黑狗|黑狗|test",
                 "set 0.tar/1|set 0.tar/1.JPG|两只猫|两只猫|",
                 "set 0.tar/2.left|set 0.tar/2.left.jpg|三个人|三个人|",
@@ -279,7 +279,7 @@ mod tests {
         let named = r#"{"zh": "狗", "en": "a dog", "part": "dev"}"#;
         let captions = read(&[("0.png", "p"), ("0.json", named)], 0, "image=x,caption=zh,split=part");
         assert_eq!(rows(&captions), ["set 0.tar/0|set 0.tar/0.png|狗|狗|dev"]);
-        let captions = read(&[("0.png", "p"), ("0.txt", "狗"), ("1.png", "p"), ("1.txt", "猫")], 2048, "");
+        let captions = read(&[("0.png", "p"), ("0.txt", "狗"), ("1.png", "p"), ("1.txt", "猫")], 1536, "");
         assert_eq!(rows(&captions).len(), 1);
         assert!(captions.bad[0].bad.message.contains("what follows in this tar is missing"), "{:?}", captions.bad);
     }

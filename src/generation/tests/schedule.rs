@@ -129,7 +129,9 @@ fn the_best_logits_are_mostly_enough() {
         let toys: Vec<Toy> = (0..20).map(|seed| Toy { vocab_size: 5000, seed, memory: 100, sep_bias: -100 }).collect();
         run(&toys, &settings, &mut decoder, 3);
         let share = decoder.num_whole_rows as f64 / (decoder.num_row_steps + decoder.num_prefixes) as f64;
-        assert!(share < 0.05, "{:?}: {share}", settings.strategy);
+        // A draw next to a boundary is left to the whole row, and in a flat distribution there are many boundaries.
+        let most = if matches!(settings.strategy, Decoding::Sample(_)) { 0.1 } else { 0.05 };
+        assert!(share < most, "{:?}: {share}", settings.strategy);
     }
 }
 
