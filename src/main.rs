@@ -67,7 +67,28 @@ extern "C" fn end(_: i32) {
     }
 }
 
+const NO_THREAD: &[u8] =
+    b"error: no further thread can be started: give the program more memory (ulimit -v) or processes (ulimit -u), or fewer --threads. \
+What is finished is kept, and the same command goes on from there\n";
+
+/// A thread that the system refuses ends as a panic in Rust's own threads and in rayon's; it is no fault of the program's.
+fn tell_lack_of_threads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if ["failed to spawn thread", "ThreadPoolBuildError"].iter().any(|sign| text.contains(sign)) {
+            // SAFETY: the bytes are there for as long as the program is; other threads end where they are, as after a kill.
+            unsafe {
+                write(2, NO_THREAD.as_ptr(), NO_THREAD.len());
+                _exit(1);
+            }
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    tell_lack_of_threads();
     // SAFETY: the handler calls nothing but what a handler may call.
     unsafe { signal(SIGABRT, end) };
     clipcap::cli::main()
