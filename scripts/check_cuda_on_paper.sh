@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # scripts/check_cuda.sh from end to end without a card, over the stand-in for CUDA's libraries: once as it is, which says what the graphs use of the
 # provider; then on the pack that a lent card would be given, which must hold all of that. Numbers of speed and parity mean nothing here.
+# python3 needs numpy, as on the machine with the card.
 #
 #   scripts/check_cuda_on_paper.sh CLIPCAP OUT
 set -euo pipefail

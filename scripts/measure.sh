@@ -191,5 +191,5 @@ PY
     CLIPCAP_RUNTIME=$PWD/runtime cargo test --release --locked --test it -- --ignored cuda::
     scripts/check_cuda_on_paper.sh "$clipcap" "$out/cuda"
     ;;
-  *) sed -n '2,20p' "$0"; exit 2 ;;
+  *) sed -n '2,19p' "$0"; exit 2 ;;
 esac
