@@ -5,7 +5,7 @@
 #
 #   scripts/check_pages.sh CLIPCAP [SHOTS]      the program, such as target/release/clipcap; a folder for screenshots
 #
-# Without npm, Python or Chromium it says that it skips.
+# Without npm (or its registry), Python or Chromium it says that it skips.
 set -euo pipefail
 clipcap=$(realpath "$1")
 shots=${2:-}
@@ -16,7 +16,8 @@ for tool in npm python3 "${browser:-chromium}"; do
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$work/npm" axe-core@4.14.1
+npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$work/npm" axe-core@4.14.1 ||
+  { echo "SKIPPED: axe-core cannot be fetched; the pages are not looked at"; exit 0; }
 mkdir "$work/world"
 cd "$work/world"
 "$clipcap" scenes --num-images 120 --out scenes --quiet
