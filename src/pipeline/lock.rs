@@ -9,8 +9,7 @@ use super::reporter::Reporter;
 /// Held while a run owns its work folder.
 pub struct WorkLock {
     path: PathBuf,
-    /// The lock lives as long as this handle.
-    _file: File,
+    file: File,
     /// The file system has no locks: other computers cannot be kept away.
     is_weak: bool,
 }
@@ -73,7 +72,7 @@ impl WorkLock {
                 writeln!(file, "process {}: {}", std::process::id(), one_line(&command()))
             };
             write(&mut file).map_err(io_error)?;
-            return Ok(Self { path, _file: file, is_weak });
+            return Ok(Self { path, file, is_weak });
         }
         Err(io_error(io::Error::other("the folder keeps vanishing")))
     }
@@ -91,6 +90,13 @@ impl WorkLock {
     /// Removes the lock file while it is still held, so that nobody can lock a name that is about to go.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
+    }
+}
+
+impl Drop for WorkLock {
+    /// Closing the file would leave the lock to a process that is being started at this moment and has not closed its copy yet.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 
