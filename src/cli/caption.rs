@@ -7,7 +7,6 @@ use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
-use crate::image::Limits;
 use crate::models::Bundle;
 use crate::models::import::resolve;
 use crate::pipeline::Reporter;
@@ -280,10 +279,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         decoding,
         wording,
         scoring: scored.as_ref().map(|(_, scoring)| scoring.clone()),
-        limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
-        exif_rotate: !args.images.no_exif_rotate,
-        full_decode: args.images.full_decode,
-        fail_damaged: args.images.fail_damaged,
+        reading: args.images.reading(),
         threads: reading_threads(&runtime, remote_source),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,

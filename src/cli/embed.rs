@@ -8,7 +8,6 @@ use super::caption::{
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
-use crate::image::Limits;
 use crate::models::{Bundle, ClipEncoder};
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
@@ -163,10 +162,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
         dtype: args.dtype,
         normalize: args.normalize,
         save_images: args.save_images,
-        limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
-        exif_rotate: !args.image.no_exif_rotate,
-        full_decode: args.image.full_decode,
-        fail_damaged: args.image.fail_damaged,
+        reading: args.image.reading(),
         threads: reading_threads(&runtime, remote_source),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.resume.overwrite,

@@ -12,7 +12,7 @@ use crate::stages::Outcome;
 use crate::stages::evaluate::clip::Judge;
 use crate::stages::evaluate::{self, Candidate, Letters, Level, Settings};
 use crate::stages::run::Part;
-use crate::stages::score::{Reading, Source};
+use crate::stages::score::Source;
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
@@ -151,7 +151,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
                 None => Source::Images(args.images),
             };
             let batch_size = default_batch_size(runtime.device());
-            Some(Judge::open(scorer, &source, &Reading::default(), args.clip_prefix, &runtime, batch_size)?)
+            Some(Judge::open(scorer, &source, args.clip_prefix, &runtime, batch_size)?)
         }
     };
     let evaluation = pool.install(|| evaluate::run(&settings, judge.as_mut(), &context.terminal))?;

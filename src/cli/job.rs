@@ -7,7 +7,7 @@ use super::caption::{
 };
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
-use crate::image::{Limits, Preprocess};
+use crate::image::Preprocess;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::sources::StoredImages;
 use crate::remote;
@@ -16,7 +16,7 @@ use crate::stages::Outcome;
 use crate::stages::caption::TableFormat;
 use crate::stages::elsewhere::Elsewhere;
 use crate::stages::embed::{Dtype, Layout};
-use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, images_of, settings_of};
+use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, settings_of};
 
 /// What `--help` of `plan` says below the flags.
 const PLAN_HELP: &str = "\
@@ -112,10 +112,8 @@ pub fn plan(mut args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     let bundle = open_bundle(&args.model)?;
     let scored = args.scoring.open(&args.model)?;
     let scoring = scored.as_ref().map(|(_, scoring)| scoring);
-    let limits = Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes };
     let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
-    let flags = &args.images;
-    let images = images_of(limits, !flags.no_exif_rotate, flags.full_decode, flags.fail_damaged, &preprocess);
+    let images = args.images.reading().settings(&preprocess);
     let precision = args.precision.to_string();
     let settings = match args.embeddings {
         true => {

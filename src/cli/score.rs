@@ -3,9 +3,8 @@ use std::path::PathBuf;
 use super::caption::{FileArgs, ImageArgs, default_batch_size, told};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::dataset::captions::{Columns, Format};
-use crate::image::Limits;
 use crate::stages::Outcome;
-use crate::stages::score::{self, PairOptions, Reading, ScoreSettings, Source};
+use crate::stages::score::{self, PairOptions, ScoreSettings, Source};
 
 /// Score how well captions fit their images, with a CLIP that reads text.
 ///
@@ -77,13 +76,8 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
         scorer: args.scorer,
         out: args.out,
         bom: args.bom,
-        reading: Reading {
-            wanted,
-            limits: Limits { max_pixels: args.image.max_pixels, max_bytes: args.image.max_bytes },
-            exif_rotate: !args.image.no_exif_rotate,
-            full_decode: args.image.full_decode,
-            fail_damaged: args.image.fail_damaged,
-        },
+        wanted,
+        reading: args.image.reading(),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: args.overwrite,
     };

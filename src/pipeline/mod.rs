@@ -38,7 +38,7 @@ pub use index::{Index, Shelf};
 pub use job::{Build, Job, Names, Outlook, Parts, Report, manifest};
 pub use lock::{LockError, WorkLock};
 pub use output::{Existing, OtherSettings, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
-pub use prepare::{Decode, PassEmbeddings};
+pub use prepare::{Decode, ImageReading, PassEmbeddings};
 pub use record::{ContentHash, Failure, Record, Stat, Value};
 pub use reporter::{Interrupt, Reporter, Silent, Tick, duration};
 pub use roots::Roots;

@@ -19,8 +19,8 @@ use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::dataset::wanted::Wanted;
 use crate::files::{AtomicFile, sha256_file, write_atomic, write_json};
 use crate::image::Limits;
-use crate::pipeline::{Interrupt, Output, Reporter, Settings, Staging};
-use crate::stages::score::{Reading, Scorer};
+use crate::pipeline::{Decode, ImageReading, Interrupt, Output, Reporter, Settings, Staging};
+use crate::stages::score::Scorer;
 use crate::table::{self, TableError};
 
 pub mod discover;
@@ -178,8 +178,8 @@ fn build(
     };
     let scored = match (scorer, &folder) {
         (Some(scorer), Some(folder)) => {
-            let reading = Reading { limits: settings.limits, ..Reading::default() };
-            let decode = reading.decode(&scorer.model);
+            let reading = ImageReading { limits: settings.limits, ..ImageReading::default() };
+            let decode = Decode::new(scorer.model.preprocess.clone(), reading);
             let before = if is_finished { scores::read_back(&set, output.path())? } else { None };
             let mut none = Known::none();
             let known = known.as_mut().unwrap_or(&mut none);

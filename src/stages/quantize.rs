@@ -11,7 +11,7 @@ use super::caption::{self, Captioner, Wording};
 use crate::dataset::wanted::Wanted;
 use crate::files::{hex, temporary_beside};
 use crate::generation;
-use crate::image::{Limits, Preprocess};
+use crate::image::Preprocess;
 use crate::models::bundle::{Calibrated, CalibrationReport};
 use crate::models::graphs::{Part, build};
 use crate::models::int8::{DecoderObserver, EncoderObserver, MapperObserver};
@@ -19,7 +19,7 @@ use crate::models::layers::Style;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, style_for};
 use crate::onnx::Model;
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages};
-use crate::pipeline::{Content, ContentHash, Decode, Entry, Prepare, Prepared, Reporter};
+use crate::pipeline::{Content, ContentHash, Decode, Entry, ImageReading, Prepare, Prepared, Reporter};
 use crate::runtime::{Device, Precision, Runtime, Session};
 use crate::stages::loading::{Prompt, scale_to_length_1};
 
@@ -120,14 +120,7 @@ fn check_joined(made: &Bundle, runtime: &Runtime, calibrated: &Calibrated, repor
 
 impl Inputs {
     fn open(path: &Path, bundle: &Bundle) -> Result<Self> {
-        let decode = Decode {
-            preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
-            also: None,
-            limits: Limits::default(),
-            exif: true,
-            full: false,
-            fail_damaged: false,
-        };
+        let decode = Decode::new(Preprocess::from_file(&bundle.preprocessor_path())?, ImageReading::default());
         let is_embeddings = path.is_file() && path.extension().is_some_and(|e| e == "npy" || e == "parquet")
             || path.join("part-00000.parquet").is_file()
             || path.join("img_emb").is_dir();
@@ -141,7 +134,7 @@ impl Inputs {
         } else if StoredImages::is_dataset(path) || path.join("captions.parquet").is_file() {
             ("images", chosen(StoredImages::open(path)?.entries())?)
         } else {
-            ("images", chosen(Folder::new(&[path.into()], &[], decode.limits.max_bytes, &Wanted::default())?.entries())?)
+            ("images", chosen(Folder::new(&[path.into()], &[], decode.reading.limits.max_bytes, &Wanted::default())?.entries())?)
         };
         if entries.is_empty() {
             bail!("--calibrate {}: nothing to look at in there", path.display());

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type};
 use clipcap::files::sha256_file;
-use clipcap::image::{Limits, Preprocess};
+use clipcap::image::Preprocess;
 use clipcap::models::ImageEncoder;
 use clipcap::pipeline::sources::{Embeddings, StoredImages};
-use clipcap::pipeline::{Content, Interrupt, Silent};
+use clipcap::pipeline::{Content, ImageReading, Interrupt, Silent};
 use clipcap::runtime::RuntimeError;
 use clipcap::stages::Outcome;
 use clipcap::stages::embed::{Dtype, EmbedReport, EmbedSettings, EncoderInfo, Layout, Source, run};
@@ -56,10 +56,7 @@ fn settings(images: &Path, out: &Path) -> EmbedSettings {
         dtype: Dtype::Float32,
         normalize: false,
         save_images: false,
-        limits: Limits::default(),
-        exif_rotate: true,
-        full_decode: false,
-        fail_damaged: false,
+        reading: ImageReading::default(),
         threads: 2,
         batch_size: 7,
         overwrite: false,

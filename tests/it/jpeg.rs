@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clipcap::files::sha256_hex;
 use clipcap::image::{Decoded, Failure, Limits, Preprocess, Reason, decode, decode_at, header};
-use clipcap::pipeline::{Content, Decode, Entry, Prepare, Prepared};
+use clipcap::pipeline::{Content, Decode, Entry, ImageReading, Prepare, Prepared};
 use image::RgbImage;
 
 use crate::common::{columns, run, shared, tiny_bundle};
@@ -337,7 +337,7 @@ fn damage_fails_on_request() {
     let Some(folder) = shared("cases/img") else { return };
     let prepared = |fail_damaged: bool, name: &str| {
         let preprocess = Preprocess::from_json("{}").unwrap();
-        let decode = Decode { preprocess, also: None, limits: Limits::default(), exif: true, full: false, fail_damaged };
+        let decode = Decode::new(preprocess, ImageReading { fail_damaged, ..ImageReading::default() });
         let content = Content::File { path: folder.join(name), stat: None };
         decode.prepare(&Entry { image_path: name.into(), image_id: name.into(), content }, &mut |_| false)
     };

@@ -6,6 +6,7 @@ use crate::cli::BadUsage;
 use crate::dataset::tar::expanded;
 use crate::dataset::wanted::Wanted;
 use crate::image::Limits;
+use crate::pipeline::ImageReading;
 
 /// How image files are read.
 #[derive(clap::Args)]
@@ -29,6 +30,17 @@ pub(in crate::cli) struct ImageArgs {
     /// Image files above this many bytes fail
     #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
     pub max_bytes: u64,
+}
+
+impl ImageArgs {
+    pub fn reading(&self) -> ImageReading {
+        ImageReading {
+            limits: Limits { max_pixels: self.max_pixels, max_bytes: self.max_bytes },
+            exif_rotate: !self.no_exif_rotate,
+            full_decode: self.full_decode,
+            fail_damaged: self.fail_damaged,
+        }
+    }
 }
 
 /// Which files of a folder are looked at.

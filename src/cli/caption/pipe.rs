@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::{CaptionArgs, default_batch_size, open_bundle, told, within_positions};
 use crate::cli::{BadUsage, ComputeArgs, Context};
 use crate::generation;
-use crate::image::Limits;
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
 use crate::stages::caption::{self, CaptionSettings, Source, Style, TableFormat};
@@ -34,10 +33,7 @@ pub(super) fn run(model: &Path, args: &CaptionArgs, context: &Context) -> anyhow
         decoding,
         wording,
         scoring: None,
-        limits: Limits { max_pixels: args.images.max_pixels, max_bytes: args.images.max_bytes },
-        exif_rotate: !args.images.no_exif_rotate,
-        full_decode: args.images.full_decode,
-        fail_damaged: args.images.fail_damaged,
+        reading: args.images.reading(),
         threads: runtime.threads(),
         batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
         overwrite: false,

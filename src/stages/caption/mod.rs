@@ -11,13 +11,13 @@ use serde_json::{Value as Json, json};
 use crate::dataset::chosen::ImageList;
 use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::generation;
-use crate::image::{Limits, Preprocess};
+use crate::image::Preprocess;
 use crate::models::Bundle;
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
-    Content, Counter, Decode, Entry, Existing, Index, Interrupt, Job, MOST_WINDOW_IMAGES, Names, Outlook, Output, Parts,
-    PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable, check_roots,
-    errors_in, survey,
+    Content, Counter, Decode, Entry, Existing, ImageReading, Index, Interrupt, Job, MOST_WINDOW_IMAGES, Names, Outlook, Output,
+    Parts, PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable,
+    check_roots, errors_in, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Look, Words};
@@ -76,12 +76,7 @@ pub struct CaptionSettings {
     pub wording: Wording,
     /// Captions are scored, and perhaps ranked and chosen.
     pub scoring: Option<Scoring>,
-    pub limits: Limits,
-    pub exif_rotate: bool,
-    /// All pixels of large images are decoded.
-    pub full_decode: bool,
-    /// Damaged images fail even where they have a picture.
-    pub fail_damaged: bool,
+    pub reading: ImageReading,
     /// Threads that read and decode images.
     pub threads: usize,
     /// Images that are encoded together; rows that decode together.
@@ -289,7 +284,7 @@ pub fn dry_run<C: Captioner>(
         Err(_) => {}
     });
     let sample = settings.batch_size.min(16);
-    let survey = survey(entries, &settings.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    let survey = survey(entries, &settings.reading.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
     listed.left_out().told().iter().for_each(|told| reporter.note(told));
     gone.retain(|path| !unlisted.iter().any(|folder| folder == "./" || path.starts_with(folder)));
     if !gone.is_empty() {
@@ -386,10 +381,10 @@ impl Listed {
     fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
         Ok(match &settings.source {
             Source::Paths(roots) => {
-                Self::Files(Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?)
+                Self::Files(Folder::new(roots, &output.own_paths(), settings.reading.limits.max_bytes, &settings.wanted)?)
             }
             Source::Planned(listing, found) => {
-                Self::Planned(PlannedFiles::open(listing.clone(), settings.limits.max_bytes, &settings.wanted)?, *found)
+                Self::Planned(PlannedFiles::open(listing.clone(), settings.reading.limits.max_bytes, &settings.wanted)?, *found)
             }
             Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
             Source::Parquet(files, column) => Self::Stored(StoredImages::in_files(files, column)?),
@@ -440,21 +435,14 @@ impl Listed {
 }
 
 fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
-    let decode = Decode {
-        preprocess: model.preprocess.clone(),
-        also: model.also.clone(),
-        limits: settings.limits,
-        exif: settings.exif_rotate,
-        full: settings.full_decode,
-        fail_damaged: settings.fail_damaged,
-    };
+    let decode = Decode { preprocess: model.preprocess.clone(), also: model.also.clone(), reading: settings.reading };
     (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
 }
 
 fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed) -> Result<Settings> {
     let input = match listed {
         Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
-        _ => json!({"images": how_images_are_read(settings, &model.preprocess)}),
+        _ => json!({"images": settings.reading.settings(&model.preprocess)}),
     };
     let mut fingerprinted =
         captioning(&model.identity, &settings.decoding, &settings.wording, settings.scoring.as_ref(), input).settings;
@@ -483,18 +471,6 @@ pub(in crate::stages) fn captioning(
         settings["scoring"] = json!(scoring);
     }
     Settings::new("caption", settings)
-}
-
-/// What the pixels of an image depend on.
-pub(in crate::stages) fn how_images_are_read(settings: &CaptionSettings, preprocess: &Preprocess) -> Json {
-    json!({
-        "exif_rotate": settings.exif_rotate,
-        "full_decode": settings.full_decode,
-        "fail_damaged": settings.fail_damaged,
-        "max_pixels": settings.limits.max_pixels,
-        "max_bytes": settings.limits.max_bytes,
-        "preprocessing": preprocess.settings(),
-    })
 }
 
 /// Fewer images a window where each has many captions, so that a commit is never far away.

@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::dataset::wanted::{LeftOut, Wanted};
-use crate::image::{Limits, Preprocess, Reason};
+use crate::image::{Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::sources::{
     DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
 };
 use crate::pipeline::{
-    Compute, Content, Decode, Failure, Input, Interrupt, Job, MOST_WINDOW_IMAGES, Outlook, Output, Parts, Record, Report,
-    Reporter, Roots, Settings, WINDOW_IMAGES,
+    Compute, Content, Decode, Failure, ImageReading, Input, Interrupt, Job, MOST_WINDOW_IMAGES, Outlook, Output, Parts, Record,
+    Report, Reporter, Roots, Settings, WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
@@ -118,12 +118,7 @@ pub struct EmbedSettings {
     /// Embeddings are scaled to length 1.
     pub normalize: bool,
     pub save_images: bool,
-    pub limits: Limits,
-    pub exif_rotate: bool,
-    /// All pixels of large images are decoded.
-    pub full_decode: bool,
-    /// Damaged images fail even where they have a picture.
-    pub fail_damaged: bool,
+    pub reading: ImageReading,
     /// Threads that read and decode images.
     pub threads: usize,
     pub batch_size: usize,
@@ -224,14 +219,7 @@ pub fn run<E: ImageEncoder>(
         reporter,
         interrupt,
     };
-    let prepare = Decode {
-        preprocess: model.preprocess.clone(),
-        also: None,
-        limits: settings.limits,
-        exif: settings.exif_rotate,
-        full: settings.full_decode,
-        fail_damaged: settings.fail_damaged,
-    };
+    let prepare = Decode::new(model.preprocess.clone(), settings.reading);
     let normalize = settings.normalize;
     let make_compute = || Ok(Engine { encoder: load()?, normalize, embedding_dim: model.embedding_dim, embeddings: Vec::new() });
     let footer = vec![
@@ -248,7 +236,7 @@ pub fn run<E: ImageEncoder>(
     let mut left_out = LeftOut::default();
     let report = match &settings.source {
         Source::Images(roots) => {
-            let folder = Folder::new(roots, &output.own_paths(), settings.limits.max_bytes, &settings.wanted)?;
+            let folder = Folder::new(roots, &output.own_paths(), settings.reading.limits.max_bytes, &settings.wanted)?;
             let (entries, counter, outlook) = (folder.entries(), folder.counter(), folder.outlook());
             let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?;
             left_out = folder.left_out();
@@ -265,13 +253,13 @@ pub fn run<E: ImageEncoder>(
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
         }
         Source::Planned(listing, found) => {
-            let files = PlannedFiles::open(listing.clone(), settings.limits.max_bytes, &settings.wanted)?;
+            let files = PlannedFiles::open(listing.clone(), settings.reading.limits.max_bytes, &settings.wanted)?;
             let (counter, outlook) = (known_total(*found), Outlook::Number(*found));
             let entries = files.entries()?;
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
         }
         Source::DatasetFiles(path, roots) => {
-            let files = DatasetFiles::open(path, roots, settings.limits.max_bytes)?;
+            let files = DatasetFiles::open(path, roots, settings.reading.limits.max_bytes)?;
             let (counter, outlook) = (known_total(files.num_rows), Outlook::Number(files.num_rows));
             let entries = files.entries()?;
             job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
@@ -294,7 +282,7 @@ fn roots(settings: &EmbedSettings) -> Roots {
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
     let EmbedSettings { layout, dtype, normalize, save_images, .. } = *settings;
     let output = written(layout, dtype, normalize, save_images, model.embedding_dim);
-    embedding(&model.identity, how_images_are_read(settings, &model.preprocess), output)
+    embedding(&model.identity, settings.reading.settings(&model.preprocess), output)
 }
 
 /// The fingerprint of the same run in another layout.
@@ -318,24 +306,12 @@ pub(in crate::stages) fn written(layout: Layout, dtype: Dtype, normalize: bool, 
     })
 }
 
-/// What the pixels of an image depend on.
-pub(in crate::stages) fn how_images_are_read(settings: &EmbedSettings, preprocess: &Preprocess) -> Json {
-    json!({
-        "exif_rotate": settings.exif_rotate,
-        "full_decode": settings.full_decode,
-        "fail_damaged": settings.fail_damaged,
-        "max_pixels": settings.limits.max_pixels,
-        "max_bytes": settings.limits.max_bytes,
-        "preprocessing": preprocess.settings(),
-    })
-}
-
 /// A fingerprint of what decides the numbers of an image's embedding.
 fn numbers_made_with(settings: &EmbedSettings, model: &EncoderInfo) -> String {
     let numbers = json!({
         "model": model.identity,
-        "exif_rotate": settings.exif_rotate,
-        "full_decode": settings.full_decode,
+        "exif_rotate": settings.reading.exif_rotate,
+        "full_decode": settings.reading.full_decode,
         "preprocessing": model.preprocess.settings(),
         "dtype": settings.dtype.name(),
         "normalized": settings.normalize,

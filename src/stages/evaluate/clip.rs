@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::{ScoredImage, Settings};
+use crate::dataset::wanted::Wanted;
 use crate::metrics::{ClipScores, Comparison, Interval, bootstrap, compare};
-use crate::pipeline::{Reporter, Tick};
+use crate::pipeline::{ImageReading, Reporter, Tick};
 use crate::runtime::Runtime;
-use crate::stages::score::{Images, Reading, Scorer, ScorerModel, Source, fit};
+use crate::stages::score::{Images, Scorer, ScorerModel, Source, fit};
 
 /// Images whose captions are scored together.
 const IMAGES_AT_ONCE: usize = 256;
@@ -44,16 +45,9 @@ impl Judge {
     ///
     /// # Errors
     /// A scorer or images that cannot be used.
-    pub fn open(
-        scorer: &Path,
-        source: &Source,
-        reading: &Reading,
-        prefix: String,
-        runtime: &Runtime,
-        batch_size: usize,
-    ) -> Result<Self> {
+    pub fn open(scorer: &Path, source: &Source, prefix: String, runtime: &Runtime, batch_size: usize) -> Result<Self> {
         let model = Arc::new(ScorerModel::open(scorer)?);
-        let images = Images::open(source, &model, reading)?;
+        let images = Images::open(source, &model, &Wanted::default(), ImageReading::default())?;
         let scorer = model.load(runtime, matches!(source, Source::Images(_)).then_some(batch_size))?;
         Ok(Self { scorer, images, prefix })
     }

@@ -9,9 +9,7 @@ use super::worker::{Computed, Task};
 use super::{ShardEnd, Shards, Worker, settings_of};
 use crate::generation;
 use crate::pipeline::{Interrupt, Reporter};
-use crate::stages::caption::{
-    self, CaptionSettings, Captioner, ModelInfo, Source, Style, TableFormat, Wording, how_images_are_read,
-};
+use crate::stages::caption::{self, CaptionSettings, Captioner, ModelInfo, Source, Style, TableFormat, Wording};
 
 impl Worker<'_> {
     /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
@@ -19,13 +17,12 @@ impl Worker<'_> {
     /// # Errors
     /// A plan of another version, which says things differently.
     pub fn caption_settings(&self, threads: usize, batch_size: usize) -> Result<CaptionSettings> {
-        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let context = || self.unreadable();
         let settings = &self.plan.settings.settings;
         let decoding: generation::Settings = serde_json::from_value(settings["decoding"].clone()).with_context(context)?;
         let wording = settings.get("wording").cloned().unwrap_or_else(|| json!({}));
         let wording: Wording = serde_json::from_value(wording).with_context(context)?;
         let scoring = settings.get("scoring").cloned().map(serde_json::from_value).transpose().with_context(context)?;
-        let images = self.images()?;
         Ok(CaptionSettings {
             source: Source::Planned(Default::default(), 0),
             // Of files the plan has chosen; members of tars are chosen when they are read.
@@ -36,10 +33,7 @@ impl Worker<'_> {
             decoding,
             wording,
             scoring,
-            limits: images.limits,
-            exif_rotate: images.exif_rotate,
-            full_decode: images.full_decode,
-            fail_damaged: images.fail_damaged,
+            reading: self.reading()?,
             threads,
             batch_size,
             overwrite: false,
@@ -64,7 +58,7 @@ impl Worker<'_> {
         load: impl FnOnce() -> Result<C>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-        let images = how_images_are_read(settings, &model.preprocess);
+        let images = settings.reading.settings(&model.preprocess);
         let ours = settings_of(
             &model.identity["fingerprint"],
             precision,

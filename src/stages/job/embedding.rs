@@ -30,10 +30,9 @@ impl Worker<'_> {
     /// # Errors
     /// A plan of another version, which says things differently.
     pub fn embed_settings(&self, threads: usize, batch_size: usize) -> Result<EmbedSettings> {
-        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+        let context = || self.unreadable();
         let output = &self.plan.settings.settings["output"];
         let dtype = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
-        let images = self.images()?;
         Ok(EmbedSettings {
             source: Source::Planned(Default::default(), 0),
             // Of files the plan has chosen; members of tars are chosen when they are read.
@@ -43,10 +42,7 @@ impl Worker<'_> {
             dtype,
             normalize: output["normalized"].as_bool().with_context(context)?,
             save_images: false,
-            limits: images.limits,
-            exif_rotate: images.exif_rotate,
-            full_decode: images.full_decode,
-            fail_damaged: images.fail_damaged,
+            reading: self.reading()?,
             threads,
             batch_size,
             overwrite: false,
@@ -69,7 +65,7 @@ impl Worker<'_> {
         load: impl FnOnce() -> Result<E>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-        let (images, dim) = (embed::how_images_are_read(settings, &model.preprocess), model.embedding_dim);
+        let (images, dim) = (settings.reading.settings(&model.preprocess), model.embedding_dim);
         let fingerprint = &model.identity["fingerprint"];
         self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
         self.work(shards, &mut Embedding { settings, model, load: Some(load), loaded: None })

@@ -10,10 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::dataset::listing::{Entry, Kind, Listing};
 use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::{hex, sha256_file};
-use crate::image::{Limits, Preprocess};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
 use crate::pipeline::sources::{StoredImages, count_in};
-use crate::pipeline::{Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
+use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
 use crate::remote;
 use crate::stages::caption::{Scoring, Wording, captioning};
 use crate::{generation, stages::Outcome};
@@ -77,26 +76,16 @@ fn done_word(stage: &str) -> &'static str {
     if stage == "embed" { "embedded" } else { "captioned" }
 }
 
-/// How a plan says that images are read.
-pub(super) struct PlannedImages {
-    pub limits: Limits,
-    pub exif_rotate: bool,
-    pub full_decode: bool,
-    pub fail_damaged: bool,
-}
-
 impl Worker<'_> {
-    fn images(&self) -> Result<PlannedImages> {
-        let context = || format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display());
+    /// What is said where the plan's settings are of another version.
+    fn unreadable(&self) -> String {
+        format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display())
+    }
+
+    /// How the plan says that images are read.
+    fn reading(&self) -> Result<ImageReading> {
         let images = &self.plan.settings.settings["input"]["images"];
-        let number = |name: &str| images[name].as_u64().with_context(context);
-        let flag = |name: &str| images[name].as_bool().with_context(context);
-        Ok(PlannedImages {
-            limits: Limits { max_pixels: number("max_pixels")?, max_bytes: number("max_bytes")? },
-            exif_rotate: flag("exif_rotate")?,
-            full_decode: flag("full_decode")?,
-            fail_damaged: flag("fail_damaged")?,
-        })
+        ImageReading::from_settings(images).with_context(|| self.unreadable())
     }
 
     /// Refuses settings, the model's among them, that are not the plan's.
@@ -111,18 +100,6 @@ impl Worker<'_> {
         }
         Ok(())
     }
-}
-
-/// How images are read, as a plan keeps it.
-pub fn images_of(limits: Limits, exif_rotate: bool, full_decode: bool, fail_damaged: bool, preprocess: &Preprocess) -> Json {
-    json!({
-        "exif_rotate": exif_rotate,
-        "full_decode": full_decode,
-        "fail_damaged": fail_damaged,
-        "max_pixels": limits.max_pixels,
-        "max_bytes": limits.max_bytes,
-        "preprocessing": preprocess.settings(),
-    })
 }
 
 /// Lists the inputs and cuts what is found into shards.

@@ -122,7 +122,7 @@ fn pictured<'a>(set: &Assembled, folder: &'a [Found]) -> Vec<Pictured<'a>> {
 
 /// None where the file cannot be read any more.
 fn prepare(file: &Found, decode: &Decode) -> Option<Prepared> {
-    let content = Content::Bytes(file.place.read(&decode.limits).ok()?.into());
+    let content = Content::Bytes(file.place.read(&decode.reading.limits).ok()?.into());
     let entry = Entry { image_path: file.image_path.clone(), image_id: file.image_id.clone(), content };
     Some(decode.prepare(&entry, &mut |_| false))
 }

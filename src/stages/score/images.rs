@@ -10,44 +10,10 @@ use super::Source;
 use super::scorer::{Scorer, ScorerModel};
 use crate::dataset::matching::{Listed, Matcher};
 use crate::dataset::wanted::Wanted;
-use crate::image::{Limits, Reason};
+use crate::image::Reason;
 use crate::pipeline::sources::{Embeddings, Folder};
-use crate::pipeline::{Content, Decode, Entry, Failure, Prepare, Prepared};
+use crate::pipeline::{Content, Decode, Entry, Failure, ImageReading, Prepare, Prepared};
 use crate::stages::loading::scale_to_length_1;
-
-/// How image files are found and read.
-#[derive(Debug, Clone)]
-pub struct Reading {
-    pub limits: Limits,
-    /// Which files of the folders.
-    pub wanted: Wanted,
-    pub exif_rotate: bool,
-    /// Every pixel of large images is decoded.
-    pub full_decode: bool,
-    /// Damaged images have no score.
-    pub fail_damaged: bool,
-}
-
-impl Default for Reading {
-    fn default() -> Self {
-        let (limits, wanted) = (Limits::default(), Wanted::default());
-        Self { limits, wanted, exif_rotate: true, full_decode: false, fail_damaged: false }
-    }
-}
-
-impl Reading {
-    /// From a file to what the scorer's image tower takes.
-    pub fn decode(&self, scorer: &ScorerModel) -> Decode {
-        Decode {
-            preprocess: scorer.preprocess.clone(),
-            also: None,
-            limits: self.limits,
-            exif: self.exif_rotate,
-            full: self.full_decode,
-            fail_damaged: self.fail_damaged,
-        }
-    }
-}
 
 /// Images by what tables call them.
 pub struct Images {
@@ -69,13 +35,13 @@ enum Known {
 pub type Embedded = Result<Vec<f32>, Failure>;
 
 impl Images {
-    /// Where `source` says.
+    /// Where `source` says; of folders, the `wanted` files.
     ///
     /// # Errors
     /// See [`under`](Self::under) and [`embedded`](Self::embedded).
-    pub fn open(source: &Source, scorer: &ScorerModel, reading: &Reading) -> Result<Self> {
+    pub fn open(source: &Source, scorer: &ScorerModel, wanted: &Wanted, reading: ImageReading) -> Result<Self> {
         match source {
-            Source::Images(roots) => Self::under(roots, scorer, reading),
+            Source::Images(roots) => Self::under(roots, scorer, wanted, reading),
             Source::Embeddings(path) => Self::embedded(path, scorer),
         }
     }
@@ -84,8 +50,8 @@ impl Images {
     ///
     /// # Errors
     /// Folders that cannot be listed at all; a tar.
-    pub fn under(roots: &[PathBuf], scorer: &ScorerModel, reading: &Reading) -> Result<Self> {
-        let folder = Folder::new(roots, &[], reading.limits.max_bytes, &reading.wanted)?;
+    pub fn under(roots: &[PathBuf], scorer: &ScorerModel, wanted: &Wanted, reading: ImageReading) -> Result<Self> {
+        let folder = Folder::new(roots, &[], reading.limits.max_bytes, wanted)?;
         let mut entries = vec![];
         for entry in folder.entries() {
             let entry = entry?;
@@ -98,7 +64,7 @@ impl Images {
             entries.push(entry);
         }
         let names = entries.iter().map(|entry| (entry.image_path.clone(), entry.image_id.clone())).collect();
-        let decode = Box::new(reading.decode(scorer));
+        let decode = Box::new(Decode::new(scorer.preprocess.clone(), reading));
         Ok(Self { names, content: Known::Files { entries, decode } })
     }
 

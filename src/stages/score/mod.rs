@@ -14,7 +14,7 @@ mod pairs;
 mod scorer;
 mod writer;
 
-pub use images::{Embedded, Finder, Images, Reading};
+pub use images::{Embedded, Finder, Images};
 pub use pairs::PairOptions;
 pub use scorer::{Scorer, ScorerModel, cosine, exact, fit, rounded};
 
@@ -22,8 +22,9 @@ use images::failure;
 use pairs::{Pairs, text_column};
 use writer::Writer;
 
+use crate::dataset::wanted::Wanted;
 use crate::image::Reason;
-use crate::pipeline::{ErrorsTable, Interrupt, Output, Reporter, Tick};
+use crate::pipeline::{ErrorsTable, ImageReading, Interrupt, Output, Reporter, Tick};
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::summary::errors_line;
@@ -53,7 +54,9 @@ pub struct ScoreSettings {
     pub out: PathBuf,
     /// A `.csv` begins with a byte order mark.
     pub bom: bool,
-    pub reading: Reading,
+    /// Of folders, which files.
+    pub wanted: Wanted,
+    pub reading: ImageReading,
     pub batch_size: usize,
     pub overwrite: bool,
 }
@@ -81,7 +84,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
     let batch = matches!(settings.source, Source::Images(_)).then_some(settings.batch_size);
     let model = Arc::new(ScorerModel::open(&settings.scorer)?);
     let mut scorer = model.load(runtime, batch)?;
-    let images = Images::open(&settings.source, &model, &settings.reading)?;
+    let images = Images::open(&settings.source, &model, &settings.wanted, settings.reading)?;
     let finder = images.finder();
     let matcher = finder.matcher();
     let schema = with_column(&pairs.schema);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::generation::{FinishReason, Settings as Decoding};
-use clipcap::image::{Limits, Preprocess};
-use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, Silent};
+use clipcap::image::Preprocess;
+use clipcap::pipeline::{ContentHash, Failure, ImageReading, Interrupt, Reporter, Silent};
 use clipcap::stages::caption::{
     CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Source, Style, TableFormat, run,
 };
@@ -106,10 +106,7 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
         format: TableFormat::of(out).unwrap(),
         style: Style::default(),
         decoding: Decoding::default(),
-        limits: Limits::default(),
-        exif_rotate: true,
-        full_decode: false,
-        fail_damaged: false,
+        reading: ImageReading::default(),
         threads: 2,
         batch_size: 4,
         overwrite: false,

@@ -8,14 +8,13 @@ use std::thread;
 
 use clipcap::dataset::wanted::Wanted;
 use clipcap::generation::Settings as Decoding;
-use clipcap::image::Limits;
 use clipcap::pipeline::jobfolder::{JobFolder, Plan};
-use clipcap::pipeline::{Interrupt, Reporter, Silent, Tick};
+use clipcap::pipeline::{ImageReading, Interrupt, Reporter, Silent, Tick};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};
 use clipcap::stages::embed::Layout;
 use clipcap::stages::job::{
-    self, MergeSettings, Merged, PlanSettings, Planned, ShardEnd, ShardState, Shards, Worker, images_of, settings_of,
+    self, MergeSettings, Merged, PlanSettings, Planned, ShardEnd, ShardState, Shards, Worker, settings_of,
 };
 use serde_json::json;
 
@@ -23,7 +22,7 @@ use super::fake::{Fake, bytes, caption, errors, manifest, model, picture, pictur
 
 fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
     let model = model();
-    let images_read = images_of(Limits::default(), true, false, false, &model.preprocess);
+    let images_read = ImageReading::default().settings(&model.preprocess);
     PlanSettings {
         inputs: vec![images.into()],
         column: None,

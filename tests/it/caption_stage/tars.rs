@@ -9,6 +9,7 @@ use clipcap::dataset::tar::TarWriter;
 use clipcap::dataset::wanted::Wanted;
 use clipcap::files::sha256_hex;
 use clipcap::image::Limits;
+use clipcap::pipeline::ImageReading;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source};
 use serde_json::json;
@@ -150,7 +151,7 @@ fn hostile_members_are_accounted_for() {
         let out = folder.path().join(format!("{}-{}/out.parquet", bytes.len(), sha256_hex(bytes)));
         let settings = CaptionSettings {
             source: Source::Paths(vec![hostile.clone()]),
-            limits: Limits { max_bytes: 1 << 20, ..Limits::default() },
+            reading: ImageReading { limits: Limits { max_bytes: 1 << 20, ..Limits::default() }, ..ImageReading::default() },
             ..settings(Path::new("."), &out)
         };
         let report = caption(&settings, &Fake::new(4)).unwrap();
