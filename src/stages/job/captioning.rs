@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::worker::{Computed, Task};
+use super::worker::{Computed, Once, Task};
 use super::{ShardEnd, Shards, Worker, settings_of};
 use crate::generation;
 use crate::pipeline::{Interrupt, Reporter};
@@ -68,15 +68,14 @@ impl Worker<'_> {
             images,
         );
         self.check(&ours)?;
-        self.work(shards, &mut Captioning { settings, model, load: Some(load), loaded: None })
+        self.work(shards, &mut Captioning { settings, model, once: Once::new(load) })
     }
 }
 
 struct Captioning<'a, C, L> {
     settings: &'a CaptionSettings,
     model: &'a ModelInfo,
-    load: Option<L>,
-    loaded: Option<C>,
+    once: Once<C, L>,
 }
 
 impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
@@ -88,18 +87,10 @@ impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
-        let Self { settings, model, load, loaded } = self;
+        let Self { settings, model, once } = self;
         let settings =
             CaptionSettings { source: Source::Planned(listing, found), out: folder.join("captions.parquet"), ..settings.clone() };
-        let load = move || {
-            // Moved in, so that the model may be lent beyond this closure.
-            let (loaded, load) = (loaded, load);
-            if let Some(load) = load.take() {
-                *loaded = Some(load()?);
-            }
-            loaded.as_mut().context("the model could not be loaded")
-        };
-        let report = caption::run(&settings, model, load, reporter, interrupt)?;
+        let report = caption::run(&settings, model, || once.get(), reporter, interrupt)?;
         let table = report.output.path().to_path_buf();
         let computed = Computed {
             counts: report.report.counts,

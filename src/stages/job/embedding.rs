@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
 
-use super::worker::{Computed, Task};
+use super::worker::{Computed, Once, Task};
 use super::{ShardEnd, Shards, Worker};
 use crate::models::ImageEncoder;
 use crate::pipeline::{Interrupt, Reporter, Settings};
@@ -68,15 +68,14 @@ impl Worker<'_> {
         let (images, dim) = (settings.reading.settings(&model.preprocess), model.embedding_dim);
         let fingerprint = &model.identity["fingerprint"];
         self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
-        self.work(shards, &mut Embedding { settings, model, load: Some(load), loaded: None })
+        self.work(shards, &mut Embedding { settings, model, once: Once::new(load) })
     }
 }
 
 struct Embedding<'a, E, L> {
     settings: &'a EmbedSettings,
     model: &'a EncoderInfo,
-    load: Option<L>,
-    loaded: Option<E>,
+    once: Once<E, L>,
 }
 
 impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
@@ -88,18 +87,10 @@ impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
-        let Self { settings, model, load, loaded } = self;
+        let Self { settings, model, once } = self;
         let settings =
             EmbedSettings { source: Source::Planned(listing, found), out: folder.join("embeddings"), ..settings.clone() };
-        let load = move || {
-            // Moved in, so that the model may be lent beyond this closure.
-            let (loaded, load) = (loaded, load);
-            if let Some(load) = load.take() {
-                *loaded = Some(load()?);
-            }
-            loaded.as_mut().context("the encoder could not be loaded")
-        };
-        let report = embed::run(&settings, model, load, reporter, interrupt)?;
+        let report = embed::run(&settings, model, || once.get(), reporter, interrupt)?;
         let table = report.output.path().join("part-00000.parquet");
         let npy_fingerprint = Some(embed::fingerprint_as(&settings, model, Layout::Npy));
         let (counts, output, ending) = (report.report.counts, report.output, "embeddings.parquet");

@@ -90,6 +90,25 @@ pub(super) trait Task {
     ) -> Result<Option<Computed>>;
 }
 
+/// A model that is loaded when the first shard wants it, and once.
+pub(super) struct Once<T, L> {
+    load: Option<L>,
+    loaded: Option<T>,
+}
+
+impl<T, L: FnOnce() -> Result<T>> Once<T, L> {
+    pub fn new(load: L) -> Self {
+        Self { load: Some(load), loaded: None }
+    }
+
+    pub fn get(&mut self) -> Result<&mut T> {
+        if let Some(load) = self.load.take() {
+            self.loaded = Some(load()?);
+        }
+        self.loaded.as_mut().context("the model could not be loaded")
+    }
+}
+
 /// A shard's results before they are moved to where all may read them.
 pub(super) struct Computed {
     pub counts: Counts,
