@@ -62,7 +62,8 @@ width=$(grep -ao "'shape': ([0-9]*, [0-9]*)" "$out/npy/img_emb/img_emb_0.npy" | 
 {
   header=$(printf "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }" "$captioned" "$width")
   printf '\x93NUMPY\x01\x00\x76\x00%-117s\n' "$header"
-  tail -c +129 "$out/npy/img_emb/img_emb_0.npy" | head -c $((captioned * width * 4))
+  # The reader of a pipe must not leave first, or the writer dies of it and this script too: the head is cut off before the tail.
+  head -c $((128 + captioned * width * 4)) "$out/npy/img_emb/img_emb_0.npy" | tail -c +129
 } >"$out/few.npy"
 
 openvino=
@@ -95,7 +96,7 @@ for file in "$out"/results/*; do
   name=$(basename "$file")
   echo "${name//./ } $(median "$file")"
 done >"$out/medians.txt"
-cpu=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)
+cpu=$(sed -n '/^model name[^:]*: /{s///;p;q}' /proc/cpuinfo)
 title="$cpu, $threads threads, medians of $rounds"
 awk -v title="$title" '
   { value[$1, $2, $3] = $4; rows[$1 " " $2] = 1; columns[$3] = 1 }

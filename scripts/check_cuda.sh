@@ -32,7 +32,7 @@ c=$w/clipcap
 echo "without any path: $("$c" doctor --device cuda 2>&1 | tail -1 | cut -c1-300)"
 site=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 export LD_LIBRARY_PATH=${CUDA_LIBS:-$site/nvidia/cu13/lib}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-step "machine" bash -c 'nvidia-smi; lscpu | grep -E "Model name|^CPU\(s\)"; free -g | head -2'
+step "machine" bash -c 'nvidia-smi; lscpu | grep -E "Model name|^CPU\(s\)"; free -g | sed -n 1,2p'
 for p in fp32 fp16 bf16; do step "doctor $p" "$c" doctor --device cuda --precision $p; done
 step "doctor auto" "$c" doctor
 echo "a card that is not there: $("$c" doctor --device cuda:7 2>&1 | tail -1)"
@@ -61,9 +61,9 @@ def make(i):
 with f.ProcessPoolExecutor() as pool:
     list(pool.map(make, range(int(sys.argv[2])), chunksize=50))
 PY
-[ -d "$w/jpegs" ] && ls "$w/jpegs" | grep -q . || { rm -rf "$w/jpegs"; ln -sfn "$w/scenes/images" "$w/jpegs"; }
+[ -d "$w/jpegs" ] && [ -n "$(ls "$w/jpegs")" ] || { rm -rf "$w/jpegs"; ln -sfn "$w/scenes/images" "$w/jpegs"; }
 mkdir -p "$w/few"
-find -L "$w/jpegs" -type f | sort | head -128 | while read -r f; do ln -sf "$f" "$w/few/"; done
+find -L "$w/jpegs" -type f | sort | sed -n 1,128p | while read -r f; do ln -sf "$f" "$w/few/"; done
 
 # 3. Does everything load and stay on the card? Nodes elsewhere, per session.
 for m in mlp bert; do for p in fp32 fp16 bf16; do
@@ -219,4 +219,4 @@ for compiled in (False, True):
 PY
 echo
 echo "=== done in $SECONDS s"
-grep -n "FAILED\|TOO FAR\|^error" "$out/log.txt" | head -40
+grep -n "FAILED\|TOO FAR\|^error" "$out/log.txt" | sed -n 1,40p
