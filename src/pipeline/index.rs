@@ -88,9 +88,9 @@ impl Index {
     }
 
     /// The latest record of a path.
-    pub fn by_path<V: Value>(&self, image_path: &str, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>, TableError> {
+    pub fn by_path<V: Value>(&self, image_path: &str, reader: &mut ShardReader<V>) -> Result<Option<Arc<Record<V>>>, TableError> {
         for location in self.by_path.find(path_key(image_path)) {
-            let record = shelf.take(&self.shards[location.shard as usize], location.row)?;
+            let record = reader.take(&self.shards[location.shard as usize], location.row)?;
             if let Some(record) = record.filter(|r| r.image_path == image_path) {
                 return Ok(Some(record));
             }
@@ -103,7 +103,7 @@ impl Index {
         &self,
         folder: &str,
         is_wanted: impl Fn(&str) -> bool,
-        shelf: &mut Shelf<V>,
+        reader: &mut ShardReader<V>,
     ) -> Result<Vec<Arc<Record<V>>>, TableError> {
         // `./` is the only root, whose images have no folder in front.
         let prefix = if folder == "./" { "" } else { folder };
@@ -117,7 +117,7 @@ impl Index {
         }
         let mut records = Vec::with_capacity(found.len());
         for (shard, row) in found.into_values() {
-            records.extend(shelf.take(&self.shards[shard], row)?);
+            records.extend(reader.take(&self.shards[shard], row)?);
         }
         Ok(records)
     }
@@ -143,20 +143,24 @@ impl Index {
         &self,
         entry: &Entry,
         retry_failed: bool,
-        shelf: &mut Shelf<V>,
+        reader: &mut ShardReader<V>,
     ) -> Result<Option<Arc<Record<V>>>, TableError> {
         let stat = entry.content.stat();
         if stat.is_none() || self.is_empty() {
             return Ok(None);
         }
-        let record = self.by_path(&entry.image_path, shelf)?;
+        let record = self.by_path(&entry.image_path, reader)?;
         Ok(record.filter(|record| stat == record.stat && (record.result.is_ok() || !retry_failed)))
     }
 
     /// A record with a result for this content.
-    pub fn by_content<V: Value>(&self, hash: &ContentHash, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>, TableError> {
+    pub fn by_content<V: Value>(
+        &self,
+        hash: &ContentHash,
+        reader: &mut ShardReader<V>,
+    ) -> Result<Option<Arc<Record<V>>>, TableError> {
         for location in self.by_content.find(content_key(hash)) {
-            let record = shelf.take(&self.shards[location.shard as usize], location.row)?;
+            let record = reader.take(&self.shards[location.shard as usize], location.row)?;
             if let Some(record) = record.filter(|r| r.sha256.as_ref() == Some(hash) && r.result.is_ok()) {
                 return Ok(Some(record));
             }
@@ -192,18 +196,18 @@ impl Seen {
 }
 
 /// Reads records from shards and keeps the last shard open: look-ups mostly walk along the list.
-pub struct Shelf<V> {
+pub struct ShardReader<V> {
     open: Option<(PathBuf, Vec<Arc<Record<V>>>)>,
     _value: PhantomData<V>,
 }
 
-impl<V> Default for Shelf<V> {
+impl<V> Default for ShardReader<V> {
     fn default() -> Self {
         Self { open: None, _value: PhantomData }
     }
 }
 
-impl<V: Value> Shelf<V> {
+impl<V: Value> ShardReader<V> {
     /// The record in a row of a shard; `None` past its end.
     pub fn take(&mut self, path: &Path, row: u32) -> Result<Option<Arc<Record<V>>>, TableError> {
         if self.open.as_ref().is_none_or(|(open, _)| open != path) {

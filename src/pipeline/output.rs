@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::held::Lost;
+use super::earlier::Lost;
 use super::reporter::Reporter;
 use super::roots::Roots;
 use super::settings::Settings;

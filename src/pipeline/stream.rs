@@ -15,15 +15,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::compute::Compute;
+use super::earlier::EarlierResults;
 use super::entry::{Content, Entry, Prepare, Prepared};
 use super::gate::Gate;
-use super::held::Held;
-use super::index::{Index, Shelf};
+use super::index::{Index, ShardReader};
 use super::progress::Progress;
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
 use super::timing::{Stopwatches, Timings};
-use super::window::{Parcel, Step, WINDOWS_UNDERWAY, Windows};
+use super::window::{FinishedWindow, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
 use super::writer::{Counts, Sink, Writer};
 use crate::dataset::naming::image_id;
@@ -54,7 +54,7 @@ pub struct Stream<'a> {
     pub work: &'a WorkFolder,
     pub index: &'a Index,
     /// Images whose results stay where they cannot be read this time.
-    pub held: &'a Held,
+    pub earlier: &'a EarlierResults,
     /// Where only some images are computed.
     pub only: Option<Only<'a>>,
     pub options: Options<'a>,
@@ -73,7 +73,7 @@ pub struct Only<'a> {
 pub type Chosen<'a> = &'a (dyn Fn(&Entry) -> bool + Sync);
 
 /// What is known of an entry before it is looked at.
-enum Known<V> {
+enum Lookup<V> {
     Nothing,
     Record(Arc<Record<V>>),
     /// Not chosen, and without a result: left for another time.
@@ -96,16 +96,16 @@ pub struct Finished<S> {
 /// A file whose reading and hashing took longer came from slow storage.
 const QUICK_READ: Duration = Duration::from_millis(10);
 
-struct Job<V> {
+struct ReadTask<V> {
     entry: Entry,
     reply: Sender<Result<(Entry, Step<V>)>>,
 }
 
-/// An image's turn in list order: at hand, or coming from a reader.
-enum Turn<V> {
-    AtHand(Entry, Arc<Record<V>>),
-    Coming(Receiver<Result<(Entry, Step<V>)>>),
-    Broken(anyhow::Error),
+/// The next image in list order: its result is known, or a reader has it.
+enum Upcoming<V> {
+    Known(Entry, Arc<Record<V>>),
+    Reading(Receiver<Result<(Entry, Step<V>)>>),
+    Failed(anyhow::Error),
 }
 
 impl Stream<'_> {
@@ -131,14 +131,14 @@ impl Stream<'_> {
         let (counted, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let threads = self.options.reading_threads.max(1);
         let (counts, sink) = thread::scope(|scope| {
-            let (jobs_in, jobs) = bounded::<Job<C::Value>>(threads);
-            let (turns_in, turns) = bounded::<Turn<C::Value>>(self.options.prefetch_images.max(threads));
-            let (parcels_in, parcels) = bounded::<Parcel<C::Value>>(WINDOWS_UNDERWAY - 3);
+            let (tasks_in, tasks) = bounded::<ReadTask<C::Value>>(threads);
+            let (upcoming_in, upcoming) = bounded::<Upcoming<C::Value>>(self.options.prefetch_images.max(threads));
+            let (windows_in, windows) = bounded::<FinishedWindow<C::Value>>(WINDOWS_UNDERWAY - 3);
             let (watches, gate, listed, total, counted, stop) = (&watches, &gate, &listed, &total, &counted, &stop);
-            spawn(scope, "list", move || self.list(entries, &jobs_in, &turns_in, listed))?;
+            spawn(scope, "list", move || self.list(entries, &tasks_in, &upcoming_in, listed))?;
             for _ in 0..threads {
-                let jobs = jobs.clone();
-                spawn(scope, "read", move || self.read(jobs, gate, watches))?;
+                let tasks = tasks.clone();
+                spawn(scope, "read", move || self.read(tasks, gate, watches))?;
             }
             if let Some(counter) = counter {
                 spawn(scope, "count", move || {
@@ -150,8 +150,8 @@ impl Stream<'_> {
             let known = self.index.len() as u64;
             let progress = Progress::new(options.label, options.unit, options.reporter, total, counted, known);
             let writer = Writer::new(sink, progress, watches);
-            let writer = spawn(scope, "write", move || writer.run(parcels))?;
-            let computed = self.compute(turns, parcels_in, make_compute, gate, watches);
+            let writer = spawn(scope, "write", move || writer.run(windows))?;
+            let computed = self.compute(upcoming, windows_in, make_compute, gate, watches);
             stop.store(true, Ordering::SeqCst);
             let written = writer.join().unwrap_or_else(|_| Err(anyhow!("the writer ended unexpectedly")));
             // Where the writer failed, the model's thread only met a closed channel: the writer's error is the one to tell.
@@ -172,70 +172,70 @@ impl Stream<'_> {
     fn list<V: Value>(
         &self,
         entries: impl Iterator<Item = Result<Entry>>,
-        jobs: &Sender<Job<V>>,
-        turns: &Sender<Turn<V>>,
+        tasks: &Sender<ReadTask<V>>,
+        upcoming: &Sender<Upcoming<V>>,
         listed: &AtomicU64,
     ) {
-        let mut shelf = Shelf::default();
-        let send = |turn| {
+        let mut reader = ShardReader::default();
+        let send = |next| {
             listed.fetch_add(1, Ordering::SeqCst);
-            turns.send(turn).is_ok()
+            upcoming.send(next).is_ok()
         };
         for entry in entries {
             let mut kept = Vec::new();
             let standing = entry.and_then(|mut entry| {
-                kept = self.kept_under(&mut entry, &mut shelf)?;
-                Ok((self.known(&entry, &mut shelf)?, entry))
+                kept = self.kept_under(&mut entry, &mut reader)?;
+                Ok((self.known(&entry, &mut reader)?, entry))
             });
-            let turn = match standing {
-                Ok((Known::LeftOut, _)) => continue,
-                Ok((Known::Record(record), entry)) => Turn::AtHand(entry, record),
-                Ok((Known::Nothing, entry)) => {
+            let next = match standing {
+                Ok((Lookup::LeftOut, _)) => continue,
+                Ok((Lookup::Record(record), entry)) => Upcoming::Known(entry, record),
+                Ok((Lookup::Nothing, entry)) => {
                     let (reply, coming) = bounded(1);
-                    if jobs.send(Job { entry, reply }).is_err() {
+                    if tasks.send(ReadTask { entry, reply }).is_err() {
                         return;
                     }
-                    Turn::Coming(coming)
+                    Upcoming::Reading(coming)
                 }
                 Err(error) => {
                     // The receiver may be gone already, and with it the interest in why.
-                    let _ = turns.send(Turn::Broken(error));
+                    let _ = upcoming.send(Upcoming::Failed(error));
                     return;
                 }
             };
-            if !send(turn) || !kept.into_iter().all(|(entry, record)| send(Turn::AtHand(entry, record))) {
+            if !send(next) || !kept.into_iter().all(|(entry, record)| send(Upcoming::Known(entry, record))) {
                 return;
             }
         }
     }
 
-    fn known<V: Value>(&self, entry: &Entry, shelf: &mut Shelf<V>) -> Result<Known<V>> {
-        let record = |record: Option<_>| record.map_or(Known::Nothing, Known::Record);
+    fn known<V: Value>(&self, entry: &Entry, reader: &mut ShardReader<V>) -> Result<Lookup<V>> {
+        let record = |record: Option<_>| record.map_or(Lookup::Nothing, Lookup::Record);
         let Some(only) = &self.only else {
-            return Ok(record(self.index.standing(entry, self.options.retry_failed, shelf)?));
+            return Ok(record(self.index.standing(entry, self.options.retry_failed, reader)?));
         };
         if matches!(entry.content, Content::Unlisted(_)) {
-            return Ok(Known::Nothing);
+            return Ok(Lookup::Nothing);
         }
         if (only.chosen)(entry) {
-            return Ok(record(only.fresh.standing(entry, self.options.retry_failed, shelf)?));
+            return Ok(record(only.fresh.standing(entry, self.options.retry_failed, reader)?));
         }
-        if let Some(record) = self.index.by_path(&entry.image_path, shelf)?.filter(|record| record.result.is_ok()) {
-            return Ok(Known::Record(record));
+        if let Some(record) = self.index.by_path(&entry.image_path, reader)?.filter(|record| record.result.is_ok()) {
+            return Ok(Lookup::Record(record));
         }
-        Ok(only.failures.get(&entry.image_path).map_or(Known::LeftOut, |failure| {
+        Ok(only.failures.get(&entry.image_path).map_or(Lookup::LeftOut, |failure| {
             let (image_path, result) = (entry.image_path.clone(), Err(failure.clone()));
-            Known::Record(Arc::new(Record { image_path, stat: None, sha256: None, result }))
+            Lookup::Record(Arc::new(Record { image_path, stat: None, sha256: None, result }))
         }))
     }
 
     /// The results of what is in a folder that cannot be listed this time: they stay, and the folder's failure says so.
-    fn kept_under<V: Value>(&self, entry: &mut Entry, shelf: &mut Shelf<V>) -> Result<Vec<(Entry, Arc<Record<V>>)>> {
+    fn kept_under<V: Value>(&self, entry: &mut Entry, reader: &mut ShardReader<V>) -> Result<Vec<(Entry, Arc<Record<V>>)>> {
         let Content::Unlisted(failure) = &mut entry.content else { return Ok(Vec::new()) };
-        if self.held.is_empty() {
+        if self.earlier.is_empty() {
             return Ok(Vec::new());
         }
-        let records = self.index.under(&entry.image_path, |path| self.held.contains(path), shelf)?;
+        let records = self.index.under(&entry.image_path, |path| self.earlier.contains(path), reader)?;
         if !records.is_empty() {
             failure.message += &format!("; the results of {} images in it are kept from before", records.len());
         }
@@ -248,15 +248,20 @@ impl Stream<'_> {
     }
 
     /// The result of a file that cannot be read this time: it stays, and the failure says so.
-    fn kept<V: Value>(&self, entry: &mut Entry, prepared: &Prepared, shelf: &mut Shelf<V>) -> Result<Option<Arc<Record<V>>>> {
+    fn kept<V: Value>(
+        &self,
+        entry: &mut Entry,
+        prepared: &Prepared,
+        reader: &mut ShardReader<V>,
+    ) -> Result<Option<Arc<Record<V>>>> {
         let Prepared::Failed { sha256: None, failure } = prepared else { return Ok(None) };
         let may_pass = [Reason::PermissionDenied, Reason::Unreadable, Reason::Unreachable]
             .iter()
             .any(|reason| reason.as_str() == failure.reason);
-        if !may_pass || !self.held.contains(&entry.image_path) {
+        if !may_pass || !self.earlier.contains(&entry.image_path) {
             return Ok(None);
         }
-        let record = self.index.by_path(&entry.image_path, shelf)?.filter(|record| record.result.is_ok());
+        let record = self.index.by_path(&entry.image_path, reader)?.filter(|record| record.result.is_ok());
         if record.is_some() {
             let message = format!("{}; its result is kept from before", failure.message);
             entry.content = Content::Kept(Some(Failure { message, ..failure.clone() }));
@@ -264,9 +269,9 @@ impl Stream<'_> {
         Ok(record)
     }
 
-    fn read<V: Value>(&self, jobs: Receiver<Job<V>>, gate: &Gate, watches: &Stopwatches) {
-        let mut shelf = Shelf::default();
-        for Job { mut entry, reply } in jobs {
+    fn read<V: Value>(&self, tasks: Receiver<ReadTask<V>>, gate: &Gate, watches: &Stopwatches) {
+        let mut reader = ShardReader::default();
+        for ReadTask { mut entry, reply } in tasks {
             let start = Instant::now();
             let mut waited = Duration::ZERO;
             // Where storage is what takes time, the model's time is used for it and for what comes after it.
@@ -275,7 +280,7 @@ impl Stream<'_> {
                     waited += gate.wait();
                 }
             };
-            let step = self.prepare(&mut entry, &mut shelf, &mut take_turn);
+            let step = self.prepare(&mut entry, &mut reader, &mut take_turn);
             watches.reading.add(start.elapsed().saturating_sub(waited));
             entry.content.release();
             // Nobody waits any more where the run is ending early.
@@ -284,7 +289,7 @@ impl Stream<'_> {
     }
 
     /// `take_turn` is called between reading and decoding.
-    fn prepare<V: Value>(&self, entry: &mut Entry, shelf: &mut Shelf<V>, take_turn: &mut dyn FnMut()) -> Result<Step<V>> {
+    fn prepare<V: Value>(&self, entry: &mut Entry, reader: &mut ShardReader<V>, take_turn: &mut dyn FnMut()) -> Result<Step<V>> {
         match &entry.content {
             Content::Failed(failure) | Content::Unlisted(failure) => {
                 return Ok(Step::Prepared(Prepared::Failed { sha256: None, failure: failure.clone() }));
@@ -295,7 +300,7 @@ impl Stream<'_> {
         let mut found = Ok(None);
         let index = self.only.as_ref().map_or(self.index, |only| only.fresh);
         let mut is_known = |sha256: &_| {
-            found = index.by_content(sha256, shelf).map(|record| record.map(|record| (*sha256, record)));
+            found = index.by_content(sha256, reader).map(|record| record.map(|record| (*sha256, record)));
             let is_known = matches!(found, Ok(Some(_)));
             if !is_known {
                 take_turn();
@@ -310,7 +315,7 @@ impl Stream<'_> {
         });
         match (prepared, found?) {
             (Prepared::Known, Some((sha256, record))) => Ok(Step::KnownContent { sha256, record }),
-            (prepared, _) => Ok(match self.kept(entry, &prepared, shelf)? {
+            (prepared, _) => Ok(match self.kept(entry, &prepared, reader)? {
                 Some(record) => Step::Known(record),
                 None => Step::Prepared(prepared),
             }),
@@ -320,26 +325,26 @@ impl Stream<'_> {
     /// True where everything was computed, false where an interrupt came first.
     fn compute<C: Compute>(
         &self,
-        turns: Receiver<Turn<C::Value>>,
-        parcels: Sender<Parcel<C::Value>>,
+        upcoming: Receiver<Upcoming<C::Value>>,
+        windows: Sender<FinishedWindow<C::Value>>,
         make_compute: impl FnOnce() -> Result<C>,
         gate: &Gate,
         watches: &Stopwatches,
     ) -> Result<bool> {
         let mut compute = make_compute()?;
         let mut windows = Windows::new(&mut compute, self.work, gate, watches, self.options.window_images);
-        let send = |parcel| watches.waiting_for_output.time(|| parcels.send(parcel)).context("the writer has stopped");
+        let send = |window| watches.waiting_for_output.time(|| windows.send(window)).context("the writer has stopped");
         loop {
             if self.options.interrupt.is_set() && windows.is_at_rest() {
                 windows.end()?.map(send).transpose()?;
                 return Ok(false);
             }
-            let (entry, step) = match watches.waiting_for_input.time(|| turns.recv()) {
-                Ok(Turn::AtHand(entry, record)) => (entry, Step::Known(record)),
-                Ok(Turn::Coming(coming)) => {
+            let (entry, step) = match watches.waiting_for_input.time(|| upcoming.recv()) {
+                Ok(Upcoming::Known(entry, record)) => (entry, Step::Known(record)),
+                Ok(Upcoming::Reading(coming)) => {
                     watches.waiting_for_input.time(|| coming.recv()).context("a reading thread has stopped")??
                 }
-                Ok(Turn::Broken(error)) => return Err(error),
+                Ok(Upcoming::Failed(error)) => return Err(error),
                 Err(_) => break,
             };
             windows.add(entry, step)?.map(send).transpose()?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::compute::{Compute, Input};
 use super::entry::{Entry, Prepared};
 use super::gate::Gate;
-use super::index::{Seen, Shelf};
+use super::index::{Seen, ShardReader};
 use super::record::{ContentHash, Failure, Record};
 use super::timing::Stopwatches;
 use super::workfolder::WorkFolder;
@@ -44,7 +44,7 @@ pub enum Step<V> {
 pub type Shard<V> = (PathBuf, Vec<Arc<Record<V>>>);
 
 /// A finished window.
-pub struct Parcel<V> {
+pub struct FinishedWindow<V> {
     /// In list order.
     pub items: Vec<Item<V>>,
     /// New results, by shard. A shard holds a window's records at most.
@@ -104,7 +104,7 @@ pub struct Windows<'a, C: Compute> {
     next_shard: u32,
     seen: Seen,
     recent: VecDeque<Vec<Shard<C::Value>>>,
-    shelf: Shelf<C::Value>,
+    reader: ShardReader<C::Value>,
 }
 
 impl<'a, C: Compute> Windows<'a, C> {
@@ -124,7 +124,7 @@ impl<'a, C: Compute> Windows<'a, C> {
             next_shard: 0,
             seen: Seen::default(),
             recent: VecDeque::new(),
-            shelf: Shelf::default(),
+            reader: ShardReader::default(),
         }
     }
 
@@ -134,7 +134,7 @@ impl<'a, C: Compute> Windows<'a, C> {
     }
 
     /// Takes in the next listed thing. Returns the window where this ends one.
-    pub fn add(&mut self, entry: Entry, step: Step<C::Value>) -> Result<Option<Parcel<C::Value>>> {
+    pub fn add(&mut self, entry: Entry, step: Step<C::Value>) -> Result<Option<FinishedWindow<C::Value>>> {
         match step {
             Step::Known(record) => self.settle(entry, record, Origin::Reused),
             Step::KnownContent { sha256, record } => self.reuse(entry, sha256, &record),
@@ -156,7 +156,7 @@ impl<'a, C: Compute> Windows<'a, C> {
     }
 
     /// Ends the last window.
-    pub fn end(&mut self) -> Result<Option<Parcel<C::Value>>> {
+    pub fn end(&mut self) -> Result<Option<FinishedWindow<C::Value>>> {
         if self.slots.is_empty() { Ok(None) } else { self.close().map(Some) }
     }
 
@@ -199,7 +199,7 @@ impl<'a, C: Compute> Windows<'a, C> {
         let underway = self.recent.iter().flatten().find(|(shard, _)| shard == path);
         let record = match underway {
             Some((_, records)) => records.get(row as usize).cloned(),
-            None => self.shelf.take(path, row)?,
+            None => self.reader.take(path, row)?,
         };
         Ok(record.filter(|r| r.sha256.as_ref() == Some(sha256) && r.result.is_ok()))
     }
@@ -209,7 +209,7 @@ impl<'a, C: Compute> Windows<'a, C> {
         self.watches.encoding.time(|| self.gate.closed(|| self.compute.encode(batch)))
     }
 
-    fn advance(&mut self) -> Result<Option<Parcel<C::Value>>> {
+    fn advance(&mut self) -> Result<Option<FinishedWindow<C::Value>>> {
         self.position += 1;
         // Known images pass at once where nothing before them is being computed, in handfuls.
         let passing = self.num_computed == 0 && self.cheap.is_empty() && self.slots.len() >= WINDOW_IMAGES;
@@ -219,7 +219,7 @@ impl<'a, C: Compute> Windows<'a, C> {
         Ok(None)
     }
 
-    fn close(&mut self) -> Result<Parcel<C::Value>> {
+    fn close(&mut self) -> Result<FinishedWindow<C::Value>> {
         if !self.batch.is_empty() {
             self.encode()?;
         }
@@ -267,7 +267,7 @@ impl<'a, C: Compute> Windows<'a, C> {
                 self.recent.pop_front();
             }
         }
-        Ok(Parcel { items, shards })
+        Ok(FinishedWindow { items, shards })
     }
 }
 

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::record::{Record, Value};
 use super::shard;
 use super::timing::Stopwatches;
-use super::window::{Item, Origin, Parcel, shard_name};
+use super::window::{FinishedWindow, Item, Origin, shard_name};
 
 /// Receives results in list order and makes an output of them.
 pub trait Sink<V>: Send {
@@ -74,7 +74,7 @@ impl Counts {
     }
 }
 
-/// Writes parcels until there are no more.
+/// Writes windows until there are no more.
 pub struct Writer<'a, S> {
     sink: S,
     progress: Progress<'a>,
@@ -89,27 +89,27 @@ impl<'a, S> Writer<'a, S> {
         Self { sink, progress, watches, counts: Counts::default(), worked: 0 }
     }
 
-    pub fn run<V: Value>(mut self, parcels: Receiver<Parcel<V>>) -> Result<(Counts, S)>
+    pub fn run<V: Value>(mut self, windows: Receiver<FinishedWindow<V>>) -> Result<(Counts, S)>
     where
         S: Sink<V>,
     {
-        for parcel in parcels {
+        for window in windows {
             let watches = self.watches;
-            watches.writing.time(|| self.write(parcel))?;
+            watches.writing.time(|| self.write(window))?;
             self.progress.tell(&self.counts, self.worked);
         }
         Ok((self.counts, self.sink))
     }
 
-    fn write<V: Value>(&mut self, parcel: Parcel<V>) -> Result<()>
+    fn write<V: Value>(&mut self, window: FinishedWindow<V>) -> Result<()>
     where
         S: Sink<V>,
     {
-        for (path, records) in &parcel.shards {
+        for (path, records) in &window.shards {
             shard::write(path, records)?;
             self.progress.reporter().detail(&format!("{}: {} images", shard_name(path), records.len()));
         }
-        for item in &parcel.items {
+        for item in &window.items {
             self.take(item)?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
 use crate::dataset::wanted::{LeftOut, MemberFilter, Wanted};
 use crate::image::{Reason, called_an_image};
-use crate::pipeline::{Content, Counter, Entry, Failure, Outlook, Stat};
+use crate::pipeline::{Content, Counter, Entry, Expected, Failure, Stat};
 use crate::remote;
 
 /// Lists files, one after another, in an order that depends on names alone.
@@ -47,10 +47,10 @@ impl Folder {
     }
 
     /// What can be said of the list before it is worked on.
-    pub fn outlook(&self) -> Outlook<'_> {
+    pub fn expected(&self) -> Expected<'_> {
         match self.is_remote {
-            true => Outlook::Number(u64::MAX),
-            false => Outlook::Names(Box::new(self.names())),
+            true => Expected::Number(u64::MAX),
+            false => Expected::Names(Box::new(self.names())),
         }
     }
 

@@ -15,9 +15,9 @@ use crate::image::Preprocess;
 use crate::models::Bundle;
 use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
 use crate::pipeline::{
-    Content, Counter, Decode, Entry, Existing, ImageReading, Index, Interrupt, Job, MOST_WINDOW_IMAGES, Names, Outlook, Output,
-    Parts, PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, Shelf, WINDOW_IMAGES, WorkFolder, check_replaceable,
-    check_roots, errors_in, survey,
+    Content, Counter, Decode, Entry, Existing, Expected, ImageReading, Index, Interrupt, MOST_WINDOW_IMAGES, Names, Output,
+    PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, ShardReader, StageParts, StageRun, WINDOW_IMAGES, WorkFolder,
+    check_replaceable, check_roots, errors_in, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Look, Words};
@@ -186,7 +186,7 @@ impl CaptionReport {
 /// Captions everything in the source. `load` makes the captioner, while images are already being read.
 ///
 /// # Errors
-/// See [`Job::run`]; embeddings that do not fit the model are refused before anything is computed.
+/// See [`StageRun::run`]; embeddings that do not fit the model are refused before anything is computed.
 pub fn run<C: Captioner>(
     settings: &CaptionSettings,
     model: &ModelInfo,
@@ -203,7 +203,7 @@ pub fn run<C: Captioner>(
     if only.is_some() {
         fingerprinted = only::beside_others(&output, settings.format, fingerprinted)?;
     }
-    let job = Job {
+    let stage = StageRun {
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted,
@@ -238,8 +238,8 @@ pub fn run<C: Captioner>(
     // How many of a choice are there is known at the end.
     let counter = if only.is_some() || settings.split.is_some() { None } else { listed.counter() };
     let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
-    let (entries, outlook) = (of_split(listed.entries(), split.as_ref()), listed.outlook());
-    let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names })?;
+    let (entries, expected) = (of_split(listed.entries(), split.as_ref()), listed.expected());
+    let report = stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names })?;
     let outcome = Outcome::of(&report, settings.max_error_rate);
     if let (Some(list), Some(path)) = (&only, &settings.only)
         && report.complete
@@ -271,11 +271,11 @@ pub fn dry_run<C: Captioner>(
     let fingerprinted = fingerprinted(settings, model, &listed)?;
     let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted)?;
     let index = Index::load(shards, |_, _| (), |path, error| reporter.warn(&format!("{}: {error}", path.display())));
-    let mut shelf = Shelf::<Captions>::default();
+    let mut reader = ShardReader::<Captions>::default();
     let finished = if settings.overwrite { HashSet::new() } else { finished_images(settings, &output, &fingerprinted)? };
     let (mut gone, mut unlisted) = (finished.clone(), Vec::new());
     let is_known = |entry: &Entry| {
-        Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut shelf)?.is_some())
+        Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut reader)?.is_some())
     };
     let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
     let entries = of_split(listed.entries(), split.as_ref()).inspect(|entry| match entry {
@@ -415,12 +415,12 @@ impl Listed {
         }
     }
 
-    fn outlook(&self) -> Outlook<'_> {
+    fn expected(&self) -> Expected<'_> {
         match self {
-            Self::Files(folder) => folder.outlook(),
-            Self::Stored(images) => Outlook::Number(images.num_rows),
-            Self::Embedded(embeddings) => Outlook::Number(embeddings.num_rows),
-            Self::Planned(_, found) => Outlook::Number(*found),
+            Self::Files(folder) => folder.expected(),
+            Self::Stored(images) => Expected::Number(images.num_rows),
+            Self::Embedded(embeddings) => Expected::Number(embeddings.num_rows),
+            Self::Planned(_, found) => Expected::Number(*found),
         }
     }
 

@@ -13,8 +13,8 @@ use crate::pipeline::sources::{
     DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
 };
 use crate::pipeline::{
-    Compute, Content, Decode, Failure, ImageReading, Input, Interrupt, Job, MOST_WINDOW_IMAGES, Outlook, Output, Parts, Record,
-    Report, Reporter, Roots, Settings, WINDOW_IMAGES,
+    Compute, Content, Decode, Expected, Failure, ImageReading, Input, Interrupt, MOST_WINDOW_IMAGES, Output, Record, Report,
+    Reporter, Roots, Settings, StageParts, StageRun, WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
@@ -188,7 +188,7 @@ pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<Cli
 /// Embeds everything in the source. `load` makes the encoder, while images are already being read.
 ///
 /// # Errors
-/// See [`Job::run`].
+/// See [`StageRun::run`].
 pub fn run<E: ImageEncoder>(
     settings: &EmbedSettings,
     model: &EncoderInfo,
@@ -197,7 +197,7 @@ pub fn run<E: ImageEncoder>(
     interrupt: &Interrupt,
 ) -> Result<EmbedReport> {
     let output = Output::folder(&settings.out);
-    let job = Job {
+    let stage = StageRun {
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model),
@@ -237,8 +237,9 @@ pub fn run<E: ImageEncoder>(
     let report = match &settings.source {
         Source::Images(roots) => {
             let folder = Folder::new(roots, &output.own_paths(), settings.reading.limits.max_bytes, &settings.wanted)?;
-            let (entries, counter, outlook) = (folder.entries(), folder.counter(), folder.outlook());
-            let report = job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?;
+            let (entries, counter, expected) = (folder.entries(), folder.counter(), folder.expected());
+            let report =
+                stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?;
             left_out = folder.left_out();
             report
         }
@@ -248,21 +249,21 @@ pub fn run<E: ImageEncoder>(
                 Source::Dataset(path) => StoredImages::open(path)?,
                 _ => bail!("no stored images"),
             };
-            let (counter, outlook) = (known_total(images.num_rows), Outlook::Number(images.num_rows));
+            let (counter, expected) = (known_total(images.num_rows), Expected::Number(images.num_rows));
             let entries = images.entries();
-            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
+            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
         }
         Source::Planned(listing, found) => {
             let files = PlannedFiles::open(listing.clone(), settings.reading.limits.max_bytes, &settings.wanted)?;
-            let (counter, outlook) = (known_total(*found), Outlook::Number(*found));
+            let (counter, expected) = (known_total(*found), Expected::Number(*found));
             let entries = files.entries()?;
-            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
+            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
         }
         Source::DatasetFiles(path, roots) => {
             let files = DatasetFiles::open(path, roots, settings.reading.limits.max_bytes)?;
-            let (counter, outlook) = (known_total(files.num_rows), Outlook::Number(files.num_rows));
+            let (counter, expected) = (known_total(files.num_rows), Expected::Number(files.num_rows));
             let entries = files.entries()?;
-            job.run(Parts { entries, counter, outlook, prepare, make_compute, make_sink, import, names: None })?
+            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
         }
     };
     let outcome = Outcome::of(&report, settings.max_error_rate);

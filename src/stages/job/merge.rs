@@ -13,8 +13,8 @@ use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedShard, Record, ResultFile};
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
 use crate::pipeline::{
-    Build, Content, Counts, Entry, ErrorsTable, Existing, Held, Interrupt, Lost, Output, Record as ImageRecord, Reporter, Roll,
-    Roots, Settings, Staging, Tick, Value, WouldDrop, errors_in, manifest,
+    Build, Content, Counts, EarlierResults, Entry, ErrorsTable, Existing, Interrupt, Lost, Output, Record as ImageRecord,
+    Reporter, ResultCheck, Roots, Settings, Staging, Tick, Value, WouldDrop, errors_in, manifest,
 };
 use crate::stages::Outcome;
 use crate::stages::caption::import::{images, names};
@@ -90,14 +90,14 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
     let staging = Staging::open(&output, format, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
-    let held = if embeds { held_embeddings(&output) } else { held(&output, settings) };
-    let mut roll = Roll::new(&held);
+    let earlier = if embeds { earlier_embeddings(&output) } else { earlier(&output, settings) };
+    let mut check = ResultCheck::new(&earlier);
     let (reporting, total) = ((reporter, interrupt), counts.found());
     let merging = Merging { job: &job, records: &records, total, folder: staging.folder(), reporting };
     let files = match embeds {
         true => {
             let sink = embedding_sink(&job, &records, &made_with, settings, staging.folder())?;
-            merging.run(sink, embeddings_in, &mut roll)?
+            merging.run(sink, embeddings_in, &mut check)?
         }
         false => {
             let scoring = plan.settings.settings.get("scoring").cloned().map(serde_json::from_value).transpose();
@@ -105,20 +105,20 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
             let style =
                 Style { quotes_formulas: settings.quotes_formulas, scored: Scored::by(scoring.as_ref()), ..Style::default() };
             let sink = TableSink::create(settings.format, style, staging.folder())?;
-            merging.run(sink, captions_in, &mut roll)?
+            merging.run(sink, captions_in, &mut check)?
         }
     };
     let stage = plan.settings.stage.clone();
     let Some(files) = files else {
         return Ok(Merged { outcome: Outcome::Interrupted, stage, counts, lost: Lost::default(), missing, output });
     };
-    let lost = roll.lost();
-    if held.is_much(lost.dropped) && !settings.prune && !settings.overwrite {
+    let lost = check.lost();
+    if earlier.is_much(lost.dropped) && !settings.prune && !settings.overwrite {
         return Err(WouldDrop(format!(
             "{}: {} images have results, and those of {} would be dropped: this job has none of them. Nothing there was changed. Give \
              --prune to let them go, or choose another --out",
             output.path().display(),
-            held.len(),
+            earlier.len(),
             lost.dropped
         ))
         .into());
@@ -140,24 +140,30 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
 }
 
 /// The images of the table that is there, as far as it can be read: one of other settings is refused before, or replaced on request.
-fn held(output: &Output, settings: &MergeSettings) -> Held {
+fn earlier(output: &Output, settings: &MergeSettings) -> EarlierResults {
     if !matches!(output.existing(FORMAT), Ok(Existing::Finished(_))) {
-        return Held::default();
+        return EarlierResults::default();
     }
     if settings.format == TableFormat::Tsv {
-        return Held::of(names(output, settings.quotes_formulas).unwrap_or_default().iter().map(|name| Held::keys(name, None)));
+        return EarlierResults::of(
+            names(output, settings.quotes_formulas).unwrap_or_default().iter().map(|name| EarlierResults::keys(name, None)),
+        );
     }
-    let Ok(images) = images(output.path(), settings.format, settings.quotes_formulas) else { return Held::default() };
-    Held::of(images.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
+    let Ok(images) = images(output.path(), settings.format, settings.quotes_formulas) else { return EarlierResults::default() };
+    EarlierResults::of(
+        images.map_while(Result::ok).map(|(_, record)| EarlierResults::keys(&record.image_path, record.sha256.as_ref())),
+    )
 }
 
 /// The same of embeddings.
-fn held_embeddings(output: &Output) -> Held {
+fn earlier_embeddings(output: &Output) -> EarlierResults {
     if !matches!(output.existing(EMBEDDINGS_FORMAT), Ok(Existing::Finished(_))) {
-        return Held::default();
+        return EarlierResults::default();
     }
-    let Ok(rows) = embeddings_in(output.path()) else { return Held::default() };
-    Held::of(rows.map_while(Result::ok).map(|(_, record)| Held::keys(&record.image_path, record.sha256.as_ref())))
+    let Ok(rows) = embeddings_in(output.path()) else { return EarlierResults::default() };
+    EarlierResults::of(
+        rows.map_while(Result::ok).map(|(_, record)| EarlierResults::keys(&record.image_path, record.sha256.as_ref())),
+    )
 }
 
 /// The same settings with quoted cells or a mark, as `caption` records them.
@@ -283,7 +289,7 @@ impl Merging<'_> {
         &self,
         mut sink: K,
         rows: impl Fn(&Path) -> Result<Rows<V>>,
-        roll: &mut Roll<'_>,
+        check: &mut ResultCheck<'_>,
     ) -> Result<Option<Vec<PathBuf>>> {
         let (reporter, interrupt) = self.reporting;
         let mut errors = ErrorsTable::new(self.folder.join(bookkeeping::ERRORS));
@@ -295,7 +301,7 @@ impl Merging<'_> {
             let (mut succeeded, mut failed) = (0, 0);
             for row in rows(&self.job.result(&record.table.name))? {
                 let (entry, image) = row?;
-                roll.take(&image.image_path, image.sha256.as_ref());
+                check.take(&image.image_path, image.sha256.as_ref());
                 sink.add(&entry, &image)?;
                 succeeded += 1;
             }

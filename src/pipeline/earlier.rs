@@ -9,12 +9,12 @@ use super::record::ContentHash;
 
 /// Images that have a result from before: 16 bytes each.
 #[derive(Default)]
-pub struct Held {
+pub struct EarlierResults {
     /// path_key and content_key (0 where the content is not known), sorted.
     images: Vec<(u64, u64)>,
 }
 
-/// What a run leaves out of what was held.
+/// What a run leaves out of the earlier results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Lost {
@@ -27,7 +27,7 @@ pub struct Lost {
 /// More than this share of the images gone is more than tidying up.
 const TENTH: u64 = 10;
 
-impl Held {
+impl EarlierResults {
     pub fn of(images: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut images: Vec<_> = images.into_iter().collect();
         images.sort_unstable();
@@ -65,24 +65,24 @@ impl Held {
     }
 }
 
-/// Compares what a run finds with what was held.
-pub struct Roll<'a> {
-    held: &'a Held,
+/// Compares what a run finds with the earlier results.
+pub struct ResultCheck<'a> {
+    earlier: &'a EarlierResults,
     found: Vec<bool>,
-    /// content_keys of images under names that were not held.
+    /// content_keys of images under names that had no result.
     added: Vec<u64>,
 }
 
-impl<'a> Roll<'a> {
-    pub fn new(held: &'a Held) -> Self {
-        Self { held, found: vec![false; held.images.len()], added: Vec::new() }
+impl<'a> ResultCheck<'a> {
+    pub fn new(earlier: &'a EarlierResults) -> Self {
+        Self { earlier, found: vec![false; earlier.images.len()], added: Vec::new() }
     }
 
     /// Takes in an image that the new output has, or that is listed (then without its content).
     pub fn take(&mut self, image_path: &str, sha256: Option<&ContentHash>) {
-        match self.held.position(image_path) {
+        match self.earlier.position(image_path) {
             Some(at) => self.found[at] = true,
-            None if self.held.is_empty() => {}
+            None if self.earlier.is_empty() => {}
             None => self.added.push(sha256.map_or(0, content_key)),
         }
     }
@@ -93,7 +93,7 @@ impl<'a> Roll<'a> {
     }
 
     pub fn is_missing(&self, image_path: &str) -> bool {
-        self.held.position(image_path).is_some_and(|at| !self.found[at])
+        self.earlier.position(image_path).is_some_and(|at| !self.found[at])
     }
 
     /// At least so many are lost, whatever the contents of what was listed turn out to be.
@@ -108,7 +108,7 @@ impl<'a> Roll<'a> {
             *added.entry(*content).or_default() += 1;
         }
         let mut lost = Lost::default();
-        let gone = self.held.images.iter().zip(&self.found).filter(|(_, found)| !**found);
+        let gone = self.earlier.images.iter().zip(&self.found).filter(|(_, found)| !**found);
         for ((_, content), _) in gone {
             match added.get_mut(content).filter(|left| **left > 0) {
                 Some(left) => {
@@ -128,17 +128,18 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_counted_and_a_new_name_is_no_loss() {
-        let keys = |name: &str, content: u8| Held::keys(name, Some(&[content; 32]));
-        let held = Held::of([keys("a", 1), keys("b", 2), keys("c", 2), Held::keys("c", None), keys("d", 4)]);
-        assert_eq!((held.len(), held.contains("c"), held.contains("e")), (4, true, false));
-        let mut roll = Roll::new(&held);
-        assert_eq!(roll.at_least_lost(), 4);
-        roll.take("a", Some(&[9; 32]));
-        roll.take("x", Some(&[2; 32]));
-        roll.take("y", Some(&[7; 32]));
-        assert_eq!((roll.at_least_lost(), roll.lost()), (1, Lost { dropped: 2, renamed: 1 }));
-        assert!(roll.is_missing("d") && !roll.is_missing("a") && !roll.is_missing("x"));
-        let ten = Held::of((0..10).map(|i| keys(&i.to_string(), i)));
+        let keys = |name: &str, content: u8| EarlierResults::keys(name, Some(&[content; 32]));
+        let earlier =
+            EarlierResults::of([keys("a", 1), keys("b", 2), keys("c", 2), EarlierResults::keys("c", None), keys("d", 4)]);
+        assert_eq!((earlier.len(), earlier.contains("c"), earlier.contains("e")), (4, true, false));
+        let mut check = ResultCheck::new(&earlier);
+        assert_eq!(check.at_least_lost(), 4);
+        check.take("a", Some(&[9; 32]));
+        check.take("x", Some(&[2; 32]));
+        check.take("y", Some(&[7; 32]));
+        assert_eq!((check.at_least_lost(), check.lost()), (1, Lost { dropped: 2, renamed: 1 }));
+        assert!(check.is_missing("d") && !check.is_missing("a") && !check.is_missing("x"));
+        let ten = EarlierResults::of((0..10).map(|i| keys(&i.to_string(), i)));
         assert!(!ten.is_much(1) && ten.is_much(2));
     }
 }

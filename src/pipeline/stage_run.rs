@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::compute::Compute;
+use super::earlier::{EarlierResults, Lost, ResultCheck};
 use super::entry::{Content, Entry, Prepare};
 use super::errors::{ErrorsTable, errors_in};
-use super::held::{Held, Lost, Roll};
 use super::index::Index;
 use super::output::{Existing, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
 use super::record::{Failure, Record, Value};
@@ -31,7 +31,7 @@ use crate::table::TableError;
 const IMPORTED_SHARD_IMAGES: usize = 1024;
 
 /// What a run is told, besides what it computes.
-pub struct Job<'a> {
+pub struct StageRun<'a> {
     pub output: Output,
     /// The manifest's `KIND/MAJOR`, such as `captions/1`.
     pub format: &'static str,
@@ -65,11 +65,11 @@ pub struct Job<'a> {
 }
 
 /// The parts of a run that differ between stages.
-pub struct Parts<'a, E, M, K, I> {
+pub struct StageParts<'a, E, M, K, I> {
     /// Images in list order.
     pub entries: E,
     pub counter: Option<Counter<'a>>,
-    pub outlook: Outlook<'a>,
+    pub expected: Expected<'a>,
     pub prepare: &'a dyn Prepare,
     /// Loads the model; called when listing and reading have begun.
     pub make_compute: M,
@@ -85,7 +85,7 @@ pub struct Parts<'a, E, M, K, I> {
 pub type Names<'a> = &'a dyn Fn(&Output) -> Result<Vec<String>>;
 
 /// What can be said of a list before anything in it is read.
-pub enum Outlook<'a> {
+pub enum Expected<'a> {
     /// The image_paths; `None` for a folder that cannot be listed.
     Names(Box<dyn Iterator<Item = Option<String>> + 'a>),
     /// How many there are.
@@ -112,13 +112,13 @@ pub trait Build<V>: Sink<V> {
 }
 
 /// The stage's output, and the errors table beside it.
-struct Both<'a, K> {
+struct OutputAndErrors<'a, K> {
     output: K,
     errors: ErrorsTable,
-    roll: Roll<'a>,
+    check: ResultCheck<'a>,
 }
 
-impl<V: Value, K: Sink<V>> Sink<V> for Both<'_, K> {
+impl<V: Value, K: Sink<V>> Sink<V> for OutputAndErrors<'_, K> {
     fn add(&mut self, entry: &Entry, record: &Record<V>) -> Result<()> {
         if let Content::Kept(Some(failure)) = &entry.content {
             self.errors.add(&record.image_path, failure)?;
@@ -126,7 +126,7 @@ impl<V: Value, K: Sink<V>> Sink<V> for Both<'_, K> {
         match &record.result {
             Err(failure) => self.errors.add(&record.image_path, failure),
             Ok(_) => {
-                self.roll.take(&record.image_path, record.sha256.as_ref());
+                self.check.take(&record.image_path, record.sha256.as_ref());
                 self.output.add(entry, record)
             }
         }
@@ -137,7 +137,7 @@ impl<V: Value, K: Sink<V>> Sink<V> for Both<'_, K> {
     }
 }
 
-impl Job<'_> {
+impl StageRun<'_> {
     /// Locks the work folder, goes on from what is there, computes what is missing, and puts the output in its place.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl Job<'_> {
     /// disk failed.
     pub fn run<V, C, K, E, I, R>(
         &self,
-        parts: Parts<E, impl FnOnce() -> Result<C>, impl FnOnce(&Path) -> Result<K>, I>,
+        parts: StageParts<E, impl FnOnce() -> Result<C>, impl FnOnce(&Path) -> Result<K>, I>,
     ) -> Result<Report>
     where
         V: Value,
@@ -171,7 +171,7 @@ impl Job<'_> {
     fn run_in<V, C, K, E, I, R>(
         &self,
         work: &mut WorkFolder,
-        parts: Parts<E, impl FnOnce() -> Result<C>, impl FnOnce(&Path) -> Result<K>, I>,
+        parts: StageParts<E, impl FnOnce() -> Result<C>, impl FnOnce(&Path) -> Result<K>, I>,
     ) -> Result<Report>
     where
         V: Value,
@@ -203,15 +203,15 @@ impl Job<'_> {
         if is_there {
             known.extend(self.known_by_name(work, &parts, is_replaced)?);
         }
-        let held = Held::of(known);
+        let earlier = EarlierResults::of(known);
         let fresh = |path: &PathBuf| self.only.is_some() && run_of(path) > work.ledger.settled_run;
         let fresh = Index::load(work.shards()?.into_iter().filter(fresh).collect(), |_, _| (), |_, _| ());
         let failures = if self.only.is_some() && is_finished { self.failures()? } else { HashMap::new() };
         let only = self.only.map(|chosen| Only { chosen, fresh: &fresh, failures: &failures });
-        self.look_ahead(&held, &index, parts.outlook)?;
+        self.look_ahead(&earlier, &index, parts.expected)?;
         let staging = work.staging();
         let errors = ErrorsTable::new(staging.join(bookkeeping::ERRORS));
-        let sink = Both { output: (parts.make_sink)(&staging)?, errors, roll: Roll::new(&held) };
+        let sink = OutputAndErrors { output: (parts.make_sink)(&staging)?, errors, check: ResultCheck::new(&earlier) };
         let options = Options {
             reading_threads: self.reading_threads,
             shares_cores: self.shares_cores,
@@ -223,7 +223,7 @@ impl Job<'_> {
             reporter: self.reporter,
             interrupt: self.interrupt,
         };
-        let stream = Stream { prepare: parts.prepare, work, index: &index, held: &held, only, options };
+        let stream = Stream { prepare: parts.prepare, work, index: &index, earlier: &earlier, only, options };
         let finished = stream.run(parts.entries, parts.counter, parts.make_compute, sink)?;
         let (counts, total, timings) = (finished.counts, finished.total, finished.timings);
         let Some(sink) = finished.sink else {
@@ -234,20 +234,20 @@ impl Job<'_> {
                 0 => String::new(),
                 folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
             };
-            if !held.is_empty() {
-                more += &format!("; the results of {} images from before stay as they are", held.len());
+            if !earlier.is_empty() {
+                more += &format!("; the results of {} images from before stay as they are", earlier.len());
             }
             bail!("no image found ({} files that are not images were skipped{more})", counts.skipped);
         }
-        let lost = sink.roll.lost();
-        if held.is_much(lost.dropped) && !self.prune {
-            return Err(self.would_drop(lost.dropped, &held, &index, &sink.roll).into());
+        let lost = sink.check.lost();
+        if earlier.is_much(lost.dropped) && !self.prune {
+            return Err(self.would_drop(lost.dropped, &earlier, &index, &sink.check).into());
         }
-        let (output, errors, roll) = (sink.output, sink.errors, sink.roll);
+        let (output, errors, check) = (sink.output, sink.errors, sink.check);
         let staged = output.finish()?;
         errors.finish()?;
         // What has changed nothing says what the last change did, so that the same command leaves the same bytes.
-        let is_same = is_finished && counts.computed == 0 && roll.is_same();
+        let is_same = is_finished && counts.computed == 0 && check.is_same();
         let told = if is_same { self.output.lost().unwrap_or_default() } else { lost };
         let manifest =
             manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
@@ -259,7 +259,7 @@ impl Job<'_> {
         Ok(Report { counts, total, lost, timings, complete: true })
     }
 
-    /// The index of all shards, and what of it counts as held. A shard that a bad disk changed is told and removed: the output still has
+    /// The index of all shards, and what of it counts as earlier results. A shard that a bad disk changed is reported and removed: the output still has
     /// what it held, or it is computed again.
     fn load<V: Value, R: Iterator<Item = Result<Record<V>>>>(
         &self,
@@ -273,7 +273,7 @@ impl Job<'_> {
             let each = |shard: &Path, key: &shard::Key| {
                 let run = run_of(shard);
                 if !key.failed && (run > settled || run == 0 && settled == 0) {
-                    known.push(Held::keys(&key.image_path, key.sha256.as_ref()));
+                    known.push(EarlierResults::keys(&key.image_path, key.sha256.as_ref()));
                 }
             };
             let unreadable = |path: &Path, error: &TableError| {
@@ -301,7 +301,7 @@ impl Job<'_> {
     fn known_by_name<V, E, M, K, I, R>(
         &self,
         work: &WorkFolder,
-        parts: &Parts<E, M, K, I>,
+        parts: &StageParts<E, M, K, I>,
         is_replaced: bool,
     ) -> Result<Vec<(u64, u64)>>
     where
@@ -310,12 +310,12 @@ impl Job<'_> {
         R: Iterator<Item = Result<Record<V>>>,
     {
         if let Some(names) = parts.names {
-            return Ok(names(&self.output)?.iter().map(|name| Held::keys(name, None)).collect());
+            return Ok(names(&self.output)?.iter().map(|name| EarlierResults::keys(name, None)).collect());
         }
         if !is_replaced && work.ledger.settled_run == 0 {
             return Ok(Vec::new());
         }
-        let keys = |record: Record<V>| Held::keys(&record.image_path, record.sha256.as_ref());
+        let keys = |record: Record<V>| EarlierResults::keys(&record.image_path, record.sha256.as_ref());
         match (parts.import)(&self.output) {
             Ok(records) if is_replaced => Ok(records.map_while(Result::ok).map(keys).collect()),
             Ok(records) => records.map(|record| record.map(keys)).collect(),
@@ -324,40 +324,40 @@ impl Job<'_> {
         }
     }
 
-    /// Refuses a list that leaves out much of what is held, before anything is read. What it cannot see yet is seen at the end.
-    fn look_ahead(&self, held: &Held, index: &Index, outlook: Outlook) -> Result<()> {
-        if self.prune || held.is_empty() {
+    /// Refuses a list that leaves out many of the earlier results, before anything is read. What it cannot see yet is seen at the end.
+    fn look_ahead(&self, earlier: &EarlierResults, index: &Index, expected: Expected) -> Result<()> {
+        if self.prune || earlier.is_empty() {
             return Ok(());
         }
-        let mut roll = Roll::new(held);
-        let least = match outlook {
-            Outlook::Number(number) => held.len().saturating_sub(number),
-            Outlook::Names(names) => {
+        let mut check = ResultCheck::new(earlier);
+        let least = match expected {
+            Expected::Number(number) => earlier.len().saturating_sub(number),
+            Expected::Names(names) => {
                 for name in names {
                     match name {
-                        Some(name) if !self.interrupt.is_set() => roll.take(&name, None),
+                        Some(name) if !self.interrupt.is_set() => check.take(&name, None),
                         // What is in a folder that cannot be listed is not gone.
                         _ => return Ok(()),
                     }
                 }
-                roll.at_least_lost()
+                check.at_least_lost()
             }
         };
-        if held.is_much(least) {
-            return Err(self.would_drop(least, held, index, &roll).into());
+        if earlier.is_much(least) {
+            return Err(self.would_drop(least, earlier, index, &check).into());
         }
         Ok(())
     }
 
-    fn would_drop(&self, lost: u64, held: &Held, index: &Index, roll: &Roll) -> WouldDrop {
-        let examples = index.names(3, |name| roll.is_missing(name));
+    fn would_drop(&self, lost: u64, earlier: &EarlierResults, index: &Index, check: &ResultCheck) -> WouldDrop {
+        let examples = index.names(3, |name| check.is_missing(name));
         let examples = if examples.is_empty() { String::new() } else { format!(" ({}, ...)", examples.join(", ")) };
         WouldDrop(format!(
             "{}: {} images have results, and those of {lost} would be dropped: the images are not here any more, or cannot be \
              used{examples}. Is a disk not mounted, or a list short? Nothing there was changed. Give --prune to let them go, or choose \
              another --out",
             self.output.path().display(),
-            held.len()
+            earlier.len()
         ))
     }
 
