@@ -120,14 +120,14 @@ impl Terminal {
     /// The final error, with its chain of causes.
     pub fn error(&self, error: &anyhow::Error) {
         self.clear_bar();
-        self.line(&format!("error: {}", told(error)));
+        self.line(&format!("error: {}", error_text(error)));
     }
 
     /// An error that is all a command came to: with `--json` it is the result too.
     pub fn failed(&self, error: &anyhow::Error, exit_status: u8) {
         self.error(error);
         if self.json {
-            self.result("", &serde_json::json!({"error": told(error), "exit_status": exit_status}));
+            self.result("", &serde_json::json!({"error": error_text(error), "exit_status": exit_status}));
         }
     }
 
@@ -172,14 +172,14 @@ impl Reporter for Terminal {
         if self.quiet {
             return;
         }
-        let mut told: Vec<String> = tick.rates.iter().map(|(unit, value)| format!("{value:.1} {unit}")).collect();
+        let mut parts: Vec<String> = tick.rates.iter().map(|(unit, value)| format!("{value:.1} {unit}")).collect();
         let finished = tick.total > 0 && tick.done >= tick.total;
         if tick.failed > 0 {
-            told.push(format!("{} failed", tick.failed));
+            parts.push(format!("{} failed", tick.failed));
         }
         let left = tick.left.or_else(|| self.pace.lock().unwrap_or_else(|e| e.into_inner()).left(tick));
-        told.extend(left.filter(|_| !finished).map(|left| format!("{} left", duration(left.as_secs_f64()))));
-        let told = told.join(", ");
+        parts.extend(left.filter(|_| !finished).map(|left| format!("{} left", duration(left.as_secs_f64()))));
+        let parts = parts.join(", ");
         if self.interactive && !self.is_stdout_taken.load(Ordering::Relaxed) {
             let mut slot = self.bar.lock().unwrap_or_else(|e| e.into_inner());
             let bar = slot.get_or_insert_with(|| {
@@ -190,7 +190,7 @@ impl Reporter for Terminal {
             });
             bar.set_prefix(tick.label);
             bar.set_length(tick.total);
-            bar.set_message(told);
+            bar.set_message(parts);
             bar.set_position(tick.done);
             if finished {
                 bar.finish_and_clear();
@@ -202,7 +202,7 @@ impl Reporter for Terminal {
         if finished || last.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) {
             *last = Some(Instant::now());
             let total = if tick.total > 0 { format!("/{}", tick.total) } else { String::new() };
-            self.line(&format!("{} {}{total} {told}", tick.label, tick.done));
+            self.line(&format!("{} {}{total} {parts}", tick.label, tick.done));
         }
     }
 }
@@ -226,7 +226,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 }
 
 /// The chain of causes, without those that the message before them ends with: many errors tell their cause in their own text.
-fn told(error: &anyhow::Error) -> String {
+fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
@@ -278,11 +278,14 @@ mod tests {
         let gone = || std::io::Error::other("no such file");
         let within = crate::table::TableError::Io { path: "a.parquet".into(), source: gone() };
         assert_eq!(
-            told(&anyhow::anyhow!(within).context("cannot read captions")),
+            error_text(&anyhow::anyhow!(within).context("cannot read captions")),
             "cannot read captions: a.parquet: no such file"
         );
-        assert_eq!(told(&anyhow::anyhow!(gone()).context("b")), "b: no such file");
+        assert_eq!(error_text(&anyhow::anyhow!(gone()).context("b")), "b: no such file");
         let missing = std::io::Error::from_raw_os_error(2);
-        assert_eq!(told(&anyhow::anyhow!(missing).context("no such file or folder: photo")), "no such file or folder: photo");
+        assert_eq!(
+            error_text(&anyhow::anyhow!(missing).context("no such file or folder: photo")),
+            "no such file or folder: photo"
+        );
     }
 }

@@ -290,7 +290,7 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         split: args.dataset.zip(args.split).map(|(dataset, name)| SplitOf { dataset, name }),
         max_error_rate: args.resume.max_error_rate,
     };
-    told(&runtime, &context.terminal);
+    note_runtime(&runtime, &context.terminal);
     if runtime.device() == Device::OpenVino {
         context.terminal.note("the decoder runs on the CPU provider, in fp32");
     }
@@ -345,7 +345,7 @@ fn load(
 
 /// Captions that were scored by their beginnings.
 fn tell_cut(scored: Option<&Chosen>, reporter: &dyn Reporter) {
-    scored.and_then(|(scorer, _)| scorer.told_cut()).iter().for_each(|told| reporter.warn(told));
+    scored.and_then(|(scorer, _)| scorer.cut_note()).iter().for_each(|note| reporter.warn(note));
 }
 
 /// Copies a complete output to the bucket that it is for, and says what came of all.
@@ -373,7 +373,7 @@ pub(super) fn reading_threads(runtime: &Runtime, is_remote: bool) -> usize {
 }
 
 /// Which device and precision were chosen.
-pub(super) fn told(runtime: &Runtime, reporter: &dyn Reporter) {
+pub(super) fn note_runtime(runtime: &Runtime, reporter: &dyn Reporter) {
     reporter.note(&format!(
         "ONNX Runtime {} on {}, {}, {} threads",
         runtime.version(),

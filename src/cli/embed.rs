@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::caption::{
-    FileArgs, ImageArgs, ResumeArgs, default_batch_size, end, open_bundle, parquet_source, reading_threads, told,
+    FileArgs, ImageArgs, ResumeArgs, default_batch_size, end, note_runtime, open_bundle, parquet_source, reading_threads,
 };
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
@@ -11,12 +11,13 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::models::{Bundle, ClipEncoder};
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::StoredImages;
 use crate::remote;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::elsewhere::Elsewhere;
-use crate::stages::embed::{self, Dtype, EmbedSettings, Layout, Source};
+use crate::stages::embed::{self, EmbedSettings, Layout, Source};
 use crate::stages::fleet::Fleet;
 use crate::stages::run::Part;
 
@@ -62,7 +63,7 @@ pub struct EmbedArgs {
     format: Layout,
     /// Element type: float32 or float16
     #[arg(long, default_value = "float32", help_heading = "Embeddings")]
-    dtype: Dtype,
+    dtype: FloatType,
     /// Scale embeddings to length 1, for a mapper that was trained on such ones
     #[arg(long, alias = "normalize_prefix", help_heading = "Embeddings")]
     normalize: bool,
@@ -171,7 +172,7 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
         prune: args.resume.may_drop(),
         max_error_rate: args.resume.max_error_rate,
     };
-    told(&runtime, &context.terminal);
+    note_runtime(&runtime, &context.terminal);
     let model = embed::info(&bundle, &runtime)?;
     let load = || load(&bundle, &runtime, settings.batch_size, context);
     elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;

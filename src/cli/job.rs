@@ -9,13 +9,14 @@ use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::Preprocess;
 use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::StoredImages;
 use crate::remote;
 use crate::runtime::{Device, Precision};
 use crate::stages::Outcome;
 use crate::stages::caption::TableFormat;
 use crate::stages::elsewhere::Elsewhere;
-use crate::stages::embed::{Dtype, Layout};
+use crate::stages::embed::Layout;
 use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, settings_of};
 
 /// What `--help` of `plan` says below the flags.
@@ -54,7 +55,7 @@ pub struct PlanArgs {
     embeddings: bool,
     /// Element type: float32 or float16
     #[arg(long, default_value = "float32", requires = "embeddings", help_heading = "Embeddings")]
-    dtype: Dtype,
+    dtype: FloatType,
     /// Scale embeddings to length 1, for a mapper that was trained on such ones
     #[arg(long, alias = "normalize_prefix", requires = "embeddings", help_heading = "Embeddings")]
     normalize: bool,

@@ -193,8 +193,8 @@ impl Context {
     fn runtime(&self, device: Device, precision: Precision, threads: Option<usize>) -> Result<Runtime, RuntimeError> {
         let runtime = Runtime::start(device, precision, threads)?;
         if let Some(why) = runtime.why_not_cuda() {
-            let told = format!("CUDA is not used: {why}");
-            if cards().is_ok() && precision != Precision::Int8 { self.terminal.note(&told) } else { self.terminal.detail(&told) }
+            let note = format!("CUDA is not used: {why}");
+            if cards().is_ok() && precision != Precision::Int8 { self.terminal.note(&note) } else { self.terminal.detail(&note) }
         }
         for card in runtime.cards() {
             self.terminal.detail(&format!("computing on {card}"));

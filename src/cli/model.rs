@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{BadUsage, Context, keep_inputs};
 use crate::models::Bundle;
 use crate::models::config::MapperKind;
-use crate::models::weights::Dtype;
+use crate::models::weights::DType;
 use crate::stages::Outcome;
 use crate::stages::get::{self, GetSettings};
 use crate::stages::model::{self, ImportSettings, InitSettings};
@@ -263,7 +263,7 @@ pub fn run(args: ModelArgs, context: &Context) -> anyhow::Result<Outcome> {
                 PartArg::Mapper => "mapper",
                 PartArg::Checkpoint => "checkpoint",
             };
-            let dtype = if args.half { Dtype::F16 } else { Dtype::F32 };
+            let dtype = if args.half { DType::F16 } else { DType::F32 };
             let bundle = Bundle::open(&args.bundle)?;
             match args.part {
                 PartArg::Checkpoint => bundle.export_checkpoint(dtype, &args.out)?,

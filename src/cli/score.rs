@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::caption::{FileArgs, ImageArgs, default_batch_size, told};
+use super::caption::{FileArgs, ImageArgs, default_batch_size, note_runtime};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::dataset::captions::{Columns, Format};
 use crate::stages::Outcome;
@@ -63,7 +63,7 @@ pub fn run(args: ScoreArgs, context: &Context) -> anyhow::Result<Outcome> {
     }
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = context.runtime(on_one_card(device)?, precision, threads)?;
-    told(&runtime, &context.terminal);
+    note_runtime(&runtime, &context.terminal);
     let wanted = args.files.wanted(args.embeddings.is_none())?;
     let source = match args.embeddings {
         Some(path) => Source::Embeddings(path),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::caption::{default_batch_size, told};
+use super::caption::{default_batch_size, note_runtime};
 use super::{BadUsage, ComputeArgs, Context};
 use crate::pipeline::jobfolder::{JobFolder, Plan};
 use crate::remote;
@@ -54,8 +54,8 @@ impl<'a> Work<'a> {
         if !work.worker().open_shards(&work.shards).is_empty() {
             return Ok(Some(work));
         }
-        let told = if matches!(work.shards, Shards::Range(..)) { "finished before" } else { "every shard is finished" };
-        work.result(told, &[], Outcome::Complete);
+        let state = if matches!(work.shards, Shards::Range(..)) { "finished before" } else { "every shard is finished" };
+        work.result(state, &[], Outcome::Complete);
         Ok(None)
     }
 
@@ -83,7 +83,7 @@ impl<'a> Work<'a> {
         let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|cores| cores.parse().ok()).filter(|cores| *cores > 0);
         let precision = self.plan.precision.parse().map_err(wrong)?;
         let runtime = self.context.runtime(device, precision, args.threads.or(given))?;
-        told(&runtime, &self.context.terminal);
+        note_runtime(&runtime, &self.context.terminal);
         Ok(runtime)
     }
 
@@ -119,8 +119,8 @@ impl<'a> Work<'a> {
 /// The shards that the flags, or the engine that started this worker, ask for.
 fn shards(args: &ShardArgs, plan: &Plan) -> anyhow::Result<Shards> {
     const ENGINES: [&str; 2] = ["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"];
-    let told = ENGINES.iter().find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
-    let (name, shards) = match (&args.shard, args.next.as_deref(), told) {
+    let engine = ENGINES.iter().find_map(|name| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?)));
+    let (name, shards) = match (&args.shard, args.next.as_deref(), engine) {
         (_, Some("all"), _) => return Ok(Shards::AllNext),
         (_, Some(_), _) => return Ok(Shards::Next),
         (Some(shards), ..) => ("--shard", shards.clone()),

@@ -485,25 +485,28 @@ mod tests {
 
     #[test]
     fn names_that_could_both_be_a_file_are_told_and_have_none() {
-        let (images, told) = of(&[("c.tsv", "001/1.png\t狗\n002/1.png\t猫\n")], &["1.png", "2.png"]);
+        let (images, notes) = of(&[("c.tsv", "001/1.png\t狗\n002/1.png\t猫\n")], &["1.png", "2.png"]);
         assert_eq!(images, ["001/1 - 1", "002/1 - 1", "1 1.png 0", "2 2.png 0"]);
-        assert!(told.len() == 2 && told.iter().all(|t| t.starts_with("image_conflict") && t.contains("001/1.png")), "{told:?}");
-        assert!(told[0].contains("002/1.png") && told[1].contains("002/1.png"));
+        assert!(
+            notes.len() == 2 && notes.iter().all(|t| t.starts_with("image_conflict") && t.contains("001/1.png")),
+            "{notes:?}"
+        );
+        assert!(notes[0].contains("002/1.png") && notes[1].contains("002/1.png"));
         // In files of their own, too.
         let (images, _) = of(&[("a.tsv", "001/1.png\t狗\n"), ("b.tsv", "002/1.png\t猫\n")], &["1.png"]);
         assert_eq!(images, ["001/1 - 1", "002/1 - 1", "1 1.png 0"]);
-        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\ntest/1.png\t猫\n")], &["val/1.png"]);
-        assert_eq!((images.len(), told.len()), (3, 2));
+        let (images, notes) = of(&[("c.tsv", "train/1.png\t狗\ntest/1.png\t猫\n")], &["val/1.png"]);
+        assert_eq!((images.len(), notes.len()), (3, 2));
     }
 
     #[test]
     fn a_name_that_is_the_files_own_comes_before_others() {
-        let (images, told) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.JPG", "b.jpg"]);
-        assert_eq!((images, told.len()), (vec!["b b.JPG 1".into(), "b.jpg b.jpg 1".into()], 0));
-        let (images, told) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.jpg"]);
-        assert_eq!((images, told.len()), (vec!["b b.jpg 1".to_string(), "b.JPG - 1".into()], 1));
-        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\n1.png\t猫\n")], &["1.png"]);
-        assert_eq!((images, told.len()), (vec!["1 1.png 1".to_string(), "train/1 - 1".into()], 1));
+        let (images, notes) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.JPG", "b.jpg"]);
+        assert_eq!((images, notes.len()), (vec!["b b.JPG 1".into(), "b.jpg b.jpg 1".into()], 0));
+        let (images, notes) = of(&[("c.tsv", "b.JPG\t鸟\nb.jpg\t鱼\n")], &["b.jpg"]);
+        assert_eq!((images, notes.len()), (vec!["b b.jpg 1".to_string(), "b.JPG - 1".into()], 1));
+        let (images, notes) = of(&[("c.tsv", "train/1.png\t狗\n1.png\t猫\n")], &["1.png"]);
+        assert_eq!((images, notes.len()), (vec!["1 1.png 1".to_string(), "train/1 - 1".into()], 1));
     }
 
     #[test]
@@ -515,14 +518,14 @@ mod tests {
 
     #[test]
     fn what_no_file_is_says_so() {
-        let (_, told) = of(&[("c.tsv", "9.png\t狗\n1.png\t猫\n")], &["a/1.png", "b/1.png"]);
+        let (_, notes) = of(&[("c.tsv", "9.png\t狗\n1.png\t猫\n")], &["a/1.png", "b/1.png"]);
         assert_eq!(
-            told,
+            notes,
             ["missing_image no image file is 9.png", "image_conflict 1.png could be a/1.png or b/1.png: write more of the path"]
         );
-        let (images, told) = of(&[("c.tsv", "train/1.png\t狗\n")], &["val/1.png"]);
+        let (images, notes) = of(&[("c.tsv", "train/1.png\t狗\n")], &["val/1.png"]);
         assert_eq!(images, ["train/1 - 1", "val/1 val/1.png 0"]);
-        assert!(told[0].starts_with("missing_image") && told[0].contains("val/1.png") && told.len() == 1, "{told:?}");
+        assert!(notes[0].starts_with("missing_image") && notes[0].contains("val/1.png") && notes.len() == 1, "{notes:?}");
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl ImageList {
     }
 
     /// What is said of the images that were not met, once all were looked at; none where there is nothing to say.
-    pub fn told(&self, path: &Path) -> Option<String> {
+    pub fn missing_note(&self, path: &Path) -> Option<String> {
         let missing = self.missing();
         let some = missing.iter().take(3).copied().collect::<Vec<_>>().join(", ");
         let more = if missing.len() > 3 { ", ..." } else { "" };
@@ -118,7 +118,7 @@ mod tests {
         let export = ImageList::parse("image_id\timage_path\tmark\tcaption\nx\tx.jpg\tn\t狗\ny\ty.jpg\ty\t猫\nz\tz.jpg\tn\t\n");
         assert_eq!(export.len(), 2);
         assert!(export.has(["x.jpg", "other"]) && !export.has(["y.jpg", "y"]));
-        assert_eq!(export.told(Path::new("l.tsv")).unwrap(), "l.tsv: 1 of its 2 images are not here: z.jpg");
+        assert_eq!(export.missing_note(Path::new("l.tsv")).unwrap(), "l.tsv: 1 of its 2 images are not here: z.jpg");
         assert_eq!(ImageList::parse("image_id\nq\n").len(), 1);
         assert!(ImageList::parse("image_id\timage_path\tmark\nq\tq.jpg\ty\n").is_empty());
     }

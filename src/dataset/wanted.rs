@@ -68,7 +68,7 @@ impl LeftOut {
     }
 
     /// One sentence, where anything was left out.
-    pub fn told(&self) -> Option<String> {
+    pub fn note(&self) -> Option<String> {
         let hidden = (self.hidden > 0).then(|| format!("{} hidden (--hidden takes them)", self.hidden));
         let by_pattern = (self.by_pattern > 0).then(|| format!("{} by --include and --exclude", self.by_pattern));
         let parts: Vec<String> = hidden.into_iter().chain(by_pattern).collect();
@@ -79,11 +79,11 @@ impl LeftOut {
 impl Wanted {
     /// What is asked for otherwise in `new`, in the words of the flags.
     pub fn differences(&self, new: &Self) -> Vec<String> {
-        let told = |patterns: &[String]| if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
+        let text = |patterns: &[String]| if patterns.is_empty() { "none".to_owned() } else { patterns.join(" ") };
         let hidden = |hidden: bool| if hidden { "given" } else { "not given" }.to_owned();
         let pairs = [
-            ("--include", told(&self.include), told(&new.include)),
-            ("--exclude", told(&self.exclude), told(&new.exclude)),
+            ("--include", text(&self.include), text(&new.include)),
+            ("--exclude", text(&self.exclude), text(&new.exclude)),
             ("--hidden", hidden(self.hidden), hidden(new.hidden)),
         ];
         let differing = pairs.into_iter().filter(|(_, there, now)| there != now);
@@ -207,7 +207,7 @@ mod tests {
         }
         let mut left = LeftOut::default();
         left.add(Left::Ours);
-        assert_eq!(left.told(), None);
+        assert_eq!(left.note(), None);
     }
 
     #[test]
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_told() {
-        assert_eq!(LeftOut::default().told(), None);
-        let text = LeftOut { hidden: 3, by_pattern: 2 }.told().unwrap();
+        assert_eq!(LeftOut::default().note(), None);
+        let text = LeftOut { hidden: 3, by_pattern: 2 }.note().unwrap();
         assert_eq!(text, "files and folders left out: 3 hidden (--hidden takes them), 2 by --include and --exclude");
     }
 }

@@ -8,7 +8,7 @@ use memmap2::Mmap;
 use super::config::DecoderConfig;
 use super::decoders::architecture;
 use super::graphs::{BuildError, GPT2_WEIGHTS};
-use super::weights::{Dtype, SafetensorsFile, WeightsError};
+use super::weights::{DType, SafetensorsFile, WeightsError};
 use crate::runtime::RuntimeError;
 
 /// A decoder's token embedding [V, C], float32, mapped and not loaded.
@@ -26,7 +26,7 @@ impl TokenEmbedding {
         let sizes = architecture(config).sizes();
         let name = format!("{}.weight", architecture(config).embedding());
         let entry = weights.get(&name)?;
-        if entry.dtype != Dtype::F32 || entry.shape != [sizes.vocab_size, sizes.n_embd] {
+        if entry.dtype != DType::F32 || entry.shape != [sizes.vocab_size, sizes.n_embd] {
             let problem = format!("{name} must be float32 {:?}", [sizes.vocab_size, sizes.n_embd]);
             return Err(WeightsError::Invalid { path, problem }.into());
         }

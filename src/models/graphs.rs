@@ -8,7 +8,7 @@ use super::decoder::Picked;
 use super::decoders::architecture;
 use super::fed::FedWeights;
 use super::layers::Style;
-use super::weights::{Dtype, SafetensorsFile, WeightsError};
+use super::weights::{SafetensorsFile, WeightsError};
 use super::{clip, decoders, int8, mapper, text_encoder};
 use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
 
@@ -161,16 +161,7 @@ pub fn write(folder: &Path, clip: &ClipConfig, mapper: &MapperConfig, decoder: &
 pub fn external_tensors(folder: &Path, file: &str) -> Result<HashMap<String, ExternalTensor>, BuildError> {
     let weights = SafetensorsFile::open(folder.join(file))?;
     let tensors = weights.tensors().iter().filter_map(|(name, entry)| {
-        let dtype = match entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::U8 => DType::U8,
-            Dtype::I8 => DType::I8,
-            Dtype::I32 => DType::I32,
-            Dtype::I64 => DType::I64,
-            Dtype::F64 | Dtype::I16 | Dtype::Bool => return None,
-        };
+        let dtype = Some(entry.dtype).filter(|dtype| !matches!(dtype, DType::F64 | DType::I16 | DType::Bool))?;
         let shape = entry.shape.iter().map(|&d| d as i64).collect();
         Some((name.clone(), ExternalTensor { dtype, shape, location: file.into(), offset: entry.offset, length: entry.length }))
     });

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::tensors::{TensorSpec, random_values};
-use super::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightSource, WeightsError};
+use super::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightSource, WeightsError};
 use crate::files;
 
 /// Where a tensor's values come from. All become float32: the graphs compute in it and point straight into the file.
@@ -44,7 +44,7 @@ impl Content<'_> {
     }
 
     /// The element type of the stored tensor.
-    pub fn dtype(&self) -> Option<Dtype> {
+    pub fn dtype(&self) -> Option<DType> {
         match self {
             Self::Stored { source, name } | Self::Rows { source, name, .. } | Self::Transposed { source, name } => {
                 Some(source.get(name).ok()?.dtype)
@@ -136,7 +136,7 @@ impl<'a> Part<'a> {
             files::copy(&source, path).map_err(WeightsError::io(path))?;
             return read_facts(path)?.finish(&source);
         }
-        let list = self.tensors.iter().map(|tensor| (tensor.name.as_str(), Dtype::F32, tensor.shape.as_slice()));
+        let list = self.tensors.iter().map(|tensor| (tensor.name.as_str(), DType::F32, tensor.shape.as_slice()));
         let mut writer = SafetensorsWriter::create(path, list)?;
         let mut facts = FactsBuilder::default();
         for PartTensor { name, shape, content } in &self.tensors {
@@ -157,7 +157,7 @@ impl<'a> Part<'a> {
             Content::Stored { source, name } => {
                 std::ptr::eq(*source, *first)
                     && *name == tensor.name
-                    && source.get(name).is_ok_and(|stored| stored.dtype == Dtype::F32)
+                    && source.get(name).is_ok_and(|stored| stored.dtype == DType::F32)
             }
             _ => false,
         });
@@ -211,7 +211,7 @@ impl FactsBuilder {
         }
         Ok(PartFacts {
             parameters: self.parameters,
-            dtype: Dtype::F32.to_string(),
+            dtype: DType::F32.to_string(),
             bytes: 4 * self.parameters,
             fingerprint: files::hex(&self.hasher.finalize()),
         })

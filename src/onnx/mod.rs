@@ -12,6 +12,7 @@
 
 mod build;
 mod dim;
+mod dtype;
 mod export;
 mod graph;
 mod infer;
@@ -20,7 +21,8 @@ mod products;
 mod proto;
 
 pub use dim::{Dim, Shape, shape_text};
+pub use dtype::DType;
 pub use export::Model;
 pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Source, Value, ValueType};
-pub use op::{DType, Op, Reduction};
+pub use op::{Op, Reduction};
 pub use products::{Centred, Computed, Int8Names, Product, Rounding, smoothed_name};

@@ -2,41 +2,6 @@
 
 use super::dim::{Dim, Shape};
 
-/// Element types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DType {
-    F32,
-    F64,
-    F16,
-    BF16,
-    I64,
-    I32,
-    I8,
-    U8,
-    Bool,
-}
-
-impl DType {
-    /// ONNX's `TensorProto.DataType`.
-    pub fn onnx_code(self) -> i32 {
-        match self {
-            Self::F32 => 1,
-            Self::U8 => 2,
-            Self::I8 => 3,
-            Self::I32 => 6,
-            Self::I64 => 7,
-            Self::Bool => 9,
-            Self::F16 => 10,
-            Self::F64 => 11,
-            Self::BF16 => 16,
-        }
-    }
-
-    pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F64 | Self::F16 | Self::BF16)
-    }
-}
-
 /// What ScatterElements does where an element is already there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {

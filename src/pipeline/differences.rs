@@ -67,13 +67,13 @@ pub(super) fn differences(old: &Json, new: &Json) -> Vec<String> {
     let mut found = Vec::new();
     compare("", old, new, &mut found);
     // Several parts of one thing are told once.
-    let mut told: Vec<String> = Vec::new();
+    let mut texts: Vec<String> = Vec::new();
     for text in found {
-        if !told.contains(&text) {
-            told.push(text);
+        if !texts.contains(&text) {
+            texts.push(text);
         }
     }
-    told
+    texts
 }
 
 fn compare(name: &str, old: &Json, new: &Json, found: &mut Vec<String>) {
@@ -94,7 +94,7 @@ fn compare(name: &str, old: &Json, new: &Json, found: &mut Vec<String>) {
         // A number may lose its last digit on the way through a JSON file, in a list too.
         (Json::Array(a), Json::Array(b)) if a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)) => {}
         (a, b) if a == b => {}
-        (a, b) => found.push(told(name, a, b)),
+        (a, b) => found.push(flag_text(name, a, b)),
     }
 }
 
@@ -122,7 +122,7 @@ fn strategy(strategy: &Json) -> String {
     }
 }
 
-fn told(name: &str, old: &Json, new: &Json) -> String {
+fn flag_text(name: &str, old: &Json, new: &Json) -> String {
     let is_part = |known: &str| known.contains('.') && name.starts_with(&format!("{known}."));
     if let Some((_, words)) =
         WORDS.iter().find(|(known, _)| name == *known || name.ends_with(&format!(".{known}")) || is_part(known))

@@ -1,22 +1,31 @@
 //! NumPy's `.npy` files, as far as vectors need them: little-endian float32 and float16, C order.
 
 use std::io::{self, Read, Write};
+use std::str::FromStr;
 
 use crate::dataset::normalize::excerpt;
 
-/// Element types that are read.
+/// How the numbers of a vector are stored, in `.npy` files and in tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NpyType {
+pub enum FloatType {
     F32,
     F16,
 }
 
-impl NpyType {
+impl FloatType {
     /// Bytes of an element.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
+        }
+    }
+
+    /// As `--dtype` and settings name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
         }
     }
 
@@ -28,9 +37,21 @@ impl NpyType {
     }
 }
 
+impl FromStr for FloatType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "float32" => Ok(Self::F32),
+            "float16" => Ok(Self::F16),
+            _ => Err(format!("{text:?} is not an element type: use float32 or float16")),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NpyHeader {
-    pub kind: NpyType,
+    pub kind: FloatType,
     pub shape: Vec<usize>,
     /// Bytes before the data.
     pub data_offset: u64,
@@ -83,8 +104,8 @@ pub fn read_header(file: &mut impl Read, file_bytes: u64) -> Result<NpyHeader, N
     file.read_exact(&mut header)?;
     let header = String::from_utf8_lossy(&header);
     let kind = match quoted(value_of(&header, "descr")?) {
-        Some("<f4" | "=f4") => NpyType::F32,
-        Some("<f2" | "=f2") => NpyType::F16,
+        Some("<f4" | "=f4") => FloatType::F32,
+        Some("<f2" | "=f2") => FloatType::F16,
         other => return Err(NpyError::Type(other.unwrap_or("structured").into())),
     };
     match value_of(&header, "fortran_order")? {
@@ -108,7 +129,7 @@ pub fn read_header(file: &mut impl Read, file_bytes: u64) -> Result<NpyHeader, N
 }
 
 /// Writes the header of an array of shape [rows, columns], padded as NumPy pads it.
-pub fn write_header(file: &mut impl Write, kind: NpyType, rows: u64, columns: usize) -> io::Result<()> {
+pub fn write_header(file: &mut impl Write, kind: FloatType, rows: u64, columns: usize) -> io::Result<()> {
     let mut header = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}", kind.descr());
     while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
@@ -155,7 +176,7 @@ mod tests {
     #[test]
     fn headers_are_read_and_checked() {
         let header = read(&npy("'<f4'", "False", "(2, 3)", 24)).unwrap();
-        assert_eq!((header.kind, header.shape), (NpyType::F32, vec![2, 3]));
+        assert_eq!((header.kind, header.shape), (FloatType::F32, vec![2, 3]));
         assert_eq!(read(&npy("'<f2'", "False", "(5,)", 10)).unwrap().shape, [5]);
         assert!(matches!(read(&npy("'<f4'", "True", "(2, 3)", 24)), Err(NpyError::FortranOrder)));
         assert!(matches!(read(&npy("'<f8'", "False", "(2, 3)", 48)), Err(NpyError::Type(t)) if t == "<f8"));
@@ -169,11 +190,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let mut bytes = Vec::new();
-        write_header(&mut bytes, NpyType::F16, 3, 512).unwrap();
+        write_header(&mut bytes, FloatType::F16, 3, 512).unwrap();
         assert_eq!(bytes.len() % 64, 0);
         bytes.extend(vec![0; 3 * 512 * 2]);
         let header = read(&bytes).unwrap();
-        assert_eq!((header.kind, header.shape, header.data_offset % 64), (NpyType::F16, vec![3, 512], 0));
+        assert_eq!((header.kind, header.shape, header.data_offset % 64), (FloatType::F16, vec![3, 512], 0));
     }
 
     proptest! {

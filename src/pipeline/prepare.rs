@@ -80,7 +80,7 @@ impl Decode {
         }
         match decoded {
             Ok(decoded) => Prepared::Input { sha256, data: self.pixel_values(&decoded), damaged: decoded.damage.is_some() },
-            Err(failure) => Prepared::Failed { sha256: Some(sha256), failure: told(failure) },
+            Err(failure) => Prepared::Failed { sha256: Some(sha256), failure: stage_failure(failure) },
         }
     }
 
@@ -90,7 +90,7 @@ impl Decode {
         }
         match image::read(path, &self.reading.limits) {
             Ok(bytes) => self.bytes(&bytes, is_known),
-            Err(failure) => Prepared::Failed { sha256: None, failure: told(failure) },
+            Err(failure) => Prepared::Failed { sha256: None, failure: stage_failure(failure) },
         }
     }
 
@@ -121,7 +121,7 @@ impl Prepare for Decode {
     }
 }
 
-fn told(failure: image::Failure) -> Failure {
+fn stage_failure(failure: image::Failure) -> Failure {
     Failure { reason: failure.reason.as_str().into(), message: failure.message }
 }
 

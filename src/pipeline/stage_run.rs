@@ -248,9 +248,17 @@ impl StageRun<'_> {
         errors.finish()?;
         // What has changed nothing says what the last change did, so that the same command leaves the same bytes.
         let is_same = is_finished && counts.computed == 0 && check.is_same();
-        let told = if is_same { self.output.lost().unwrap_or_default() } else { lost };
-        let manifest =
-            manifest(self.format, &self.settings, &self.output, self.done, &counts, told, &self.roots, self.recorded.clone())?;
+        let recorded_lost = if is_same { self.output.lost().unwrap_or_default() } else { lost };
+        let manifest = manifest(
+            self.format,
+            &self.settings,
+            &self.output,
+            self.done,
+            &counts,
+            recorded_lost,
+            &self.roots,
+            self.recorded.clone(),
+        )?;
         write_json(&staging.join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
         work.save()?;

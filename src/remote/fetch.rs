@@ -12,7 +12,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
 use super::Fetched;
-use super::store::{Object, object, runtime, told, wait};
+use super::store::{Object, io_error, object, runtime, wait};
 
 /// Bytes of a part of a long object, and how many parts are on their way at once.
 const PART: u64 = 4 << 20;
@@ -107,7 +107,7 @@ impl Read for Reader {
             self.ask()?;
             let Some(coming) = self.coming.pop_front() else { return Ok(0) };
             let part = runtime()?.block_on(coming).map_err(|_| io::Error::other("a request ended unexpectedly"))?;
-            self.here = part.map_err(|error| told(&error))?;
+            self.here = part.map_err(|error| io_error(&error))?;
         }
         let bytes = out.len().min(self.here.len());
         self.here.copy_to_slice(&mut out[..bytes]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use object_store::{ListResult, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
-use super::store::{Object, object, runtime, told, wait};
+use super::store::{Object, io_error, object, runtime, wait};
 use super::{Name, Place, is_web};
 
 /// Prefixes that are listed ahead.
@@ -81,7 +81,7 @@ impl Ahead {
             None => names(folder),
             Some(coming) => {
                 let listed = runtime()?.block_on(coming).map_err(|_| io::Error::other("a request ended unexpectedly"))?;
-                Ok(names_in(listed.map_err(|error| told(&error))?))
+                Ok(names_in(listed.map_err(|error| io_error(&error))?))
             }
         }
     }

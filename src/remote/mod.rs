@@ -139,10 +139,10 @@ pub fn name_of(url: &Path) -> Vec<u8> {
             let key = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
             SECRETS.iter().any(|secret| if secret.ends_with('-') { key.starts_with(secret) } else { key == *secret })
         };
-        let told: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_secret(pair)).collect();
-        if !told.is_empty() {
+        let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_secret(pair)).collect();
+        if !kept.is_empty() {
             name.push(b'?');
-            name.extend_from_slice(told.join("&").as_bytes());
+            name.extend_from_slice(kept.join("&").as_bytes());
         }
     }
     name
@@ -151,8 +151,8 @@ pub fn name_of(url: &Path) -> Vec<u8> {
 /// Tries of a request before it counts as failed. `CLIPCAP_REMOTE_TRIES` is another number.
 #[cfg(feature = "remote")]
 fn tries() -> usize {
-    let told = std::env::var("CLIPCAP_REMOTE_TRIES").ok().and_then(|text| text.parse().ok());
-    told.filter(|tries| *tries > 0).unwrap_or(8)
+    let tries = std::env::var("CLIPCAP_REMOTE_TRIES").ok().and_then(|text| text.parse().ok());
+    tries.filter(|tries| *tries > 0).unwrap_or(8)
 }
 
 /// The most that all tries of a request may take together.

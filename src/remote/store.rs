@@ -38,7 +38,7 @@ pub(super) fn runtime() -> io::Result<&'static Runtime> {
 
 /// Waits for a request.
 pub(super) fn wait<T>(request: impl Future<Output = object_store::Result<T>>) -> io::Result<T> {
-    runtime()?.block_on(request).map_err(|error| told(&error))
+    runtime()?.block_on(request).map_err(|error| io_error(&error))
 }
 
 /// The connections are the same whatever the bucket.
@@ -81,7 +81,7 @@ pub(super) fn object(url: &Path) -> io::Result<Object> {
     }
     // The runtime says which TLS is meant, before the client is made.
     runtime()?;
-    let store = open(scheme, &base).map_err(|error| told(&error))?;
+    let store = open(scheme, &base).map_err(|error| io_error(&error))?;
     // A signed URL is used once.
     if !base.contains('?') {
         stores.insert(base, store.clone());
@@ -139,7 +139,7 @@ fn open(scheme: &str, base: &str) -> object_store::Result<Arc<dyn ObjectStore>> 
 }
 
 /// An error by its kind. The libraries' own words may hold URLs with signatures.
-pub(super) fn told(error: &Error) -> io::Error {
+pub(super) fn io_error(error: &Error) -> io::Error {
     let (kind, message) = match error {
         Error::NotFound { .. } => (io::ErrorKind::NotFound, "it is not there".to_string()),
         Error::AlreadyExists { .. } => (io::ErrorKind::AlreadyExists, "it is there already".to_string()),

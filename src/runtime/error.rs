@@ -16,7 +16,7 @@ pub enum RuntimeError {
     Model { model: String, message: String },
     #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
     Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
-    #[error("{model}: {}", told(&source.to_string()))]
+    #[error("{model}: {}", runtime_message(&source.to_string()))]
     Ort { model: String, source: ort::Error },
 }
 
@@ -30,7 +30,7 @@ fn setup(device: Device) -> &'static str {
 }
 
 /// What ONNX Runtime says; of memory that does not suffice, what helps.
-fn told(message: &str) -> String {
+fn runtime_message(message: &str) -> String {
     let is_full =
         ["Failed to allocate memory", "out of memory", "cudaErrorMemoryAllocation"].iter().any(|sign| message.contains(sign));
     let cure = "there is not enough memory on the device: lower --batch-size (or --num-beams), or take --precision fp16; ";

@@ -162,7 +162,7 @@ fn build(
         let dropped = set.drop_images(|image| {
             list.has([Some(image.id.as_str()), file(image), image.reference.as_deref()].into_iter().flatten())
         });
-        settings.drop.iter().filter_map(|path| list.told(path)).for_each(|told| reporter.warn(&told));
+        settings.drop.iter().filter_map(|path| list.missing_note(path)).for_each(|note| reporter.warn(&note));
         dropped
     });
     let mut files: Vec<PathBuf> = ["captions.parquet", "images.parquet", "duplicates.parquet"].map(PathBuf::from).into();

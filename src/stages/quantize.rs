@@ -84,7 +84,7 @@ pub fn quantize(settings: &QuantizeSettings, reporter: &dyn Reporter) -> Result<
         }
     }
     let made = made.record_report(report.clone())?;
-    let text = told(&calibrated, &report, reporter);
+    let text = report_text(&calibrated, &report, reporter);
     check_joined(&made, &runtime, &calibrated, reporter)?;
     Ok((made, Some(text)))
 }
@@ -318,7 +318,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The report for people; which products are how, with `-v`.
-fn told(calibrated: &Calibrated, report: &CalibrationReport, reporter: &dyn Reporter) -> String {
+fn report_text(calibrated: &Calibrated, report: &CalibrationReport, reporter: &dyn Reporter) -> String {
     let mut text = format!("\ncalibrated on {} {}\n", calibrated.count, calibrated.kind);
     for (name, decisions) in &calibrated.parts {
         let (in_8_bits, in_float) = (decisions.in_8_bits.len(), decisions.in_float.len());

@@ -144,7 +144,7 @@ pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Repor
     let mut json = json!({"stages": stages});
     if settings.dry_run {
         let space = space(&spec.out, bytes);
-        text += space.as_ref().map_or("", |(_, told)| told.as_str());
+        text += space.as_ref().map_or("", |(_, text)| text.as_str());
         if !would_run.is_empty() {
             text += &format!("time     {}\n", seconds.map_or("unknown".into(), |seconds| format!("about {}", duration(seconds))));
         }

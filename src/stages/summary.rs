@@ -81,8 +81,8 @@ pub(super) fn closing(
     if counts.unlisted > 0 {
         text += &format!("{} could not be listed: what they hold is missing\n", plural(counts.unlisted, "folder"));
     }
-    if let Some(told) = left_out.told() {
-        text += &format!("{told}\n");
+    if let Some(note) = left_out.note() {
+        text += &format!("{note}\n");
     }
     if counts.kept > 0 {
         text += &format!("{} images cannot be read this time: their results are kept from before\n", counts.kept);
@@ -228,9 +228,9 @@ pub(super) fn before(words: &Words, survey: &Survey, seconds_per_image: Option<f
     for (path, reason, message) in &survey.failures {
         text += &format!("  {path}: {reason}: {message}\n");
     }
-    let told = survey.failures.len() as u64;
-    if survey.num_failed() > told {
-        text += &format!("  and {} more\n", survey.num_failed() - told);
+    let listed = survey.failures.len() as u64;
+    if survey.num_failed() > listed {
+        text += &format!("  and {} more\n", survey.num_failed() - listed);
     }
     let seconds = seconds_per_image.map(|each| each * survey.images as f64);
     if let (Some(seconds), Some(each)) = (seconds, seconds_per_image) {

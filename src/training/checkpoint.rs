@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameters::{Layout, Slot};
 use crate::files;
-use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightsError};
+use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightsError};
 use crate::table::{self, TableError};
 
 pub const FORMAT: &str = "checkpoint/1";
@@ -174,7 +174,7 @@ fn write_into(folder: &Path, state: &RunState, numbers: &Numbers<'_>) -> Result<
 /// Gives the checksum of what was written.
 fn write_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Slot, &'a [f32])>) -> Result<u32, CheckpointError> {
     let tensors: Vec<_> = tensors.collect();
-    let list = tensors.iter().map(|(name, slot, _)| (name.as_str(), Dtype::F32, slot.shape.as_slice()));
+    let list = tensors.iter().map(|(name, slot, _)| (name.as_str(), DType::F32, slot.shape.as_slice()));
     let mut writer = SafetensorsWriter::create(path, list)?;
     let mut sum = 0;
     for (name, _, values) in &tensors {

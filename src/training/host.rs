@@ -12,7 +12,7 @@ use super::artifacts::{
 };
 use super::batches::{Batch, Numbers};
 use super::checkpoint::{CheckpointError, read_slot};
-use super::dropout::{self, Moment};
+use super::dropout::{self, DropoutKey};
 use super::lora::{Lora, is_adapter};
 use super::objective::Objective;
 use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
@@ -172,12 +172,12 @@ impl HostBackend {
     }
 
     /// Runs a batch; its gradient replaces what is in `gradients` (or `scratch`, for later batches of a step).
-    fn run(&mut self, batch: &Batch, moment: Moment) -> Result<f64, TrainingError> {
+    fn run(&mut self, batch: &Batch, key: DropoutKey) -> Result<f64, TrainingError> {
         let (mut batch, key) = self.fitted(batch);
         self.open_training(key)?;
         let TrainingSession { session, dropout, rows } =
             self.training.get_mut(&key).expect("the session was opened the line before");
-        fill_masks(&mut self.masks, dropout, &batch, moment);
+        fill_masks(&mut self.masks, dropout, &batch, key);
         let target = match self.accumulated {
             0 => &mut self.gradients,
             _ => self.scratch.get_or_insert_with(|| self.layout.buffer()),
@@ -228,8 +228,8 @@ impl Backend for HostBackend {
         &self.layout
     }
 
-    fn backward(&mut self, batch: &Batch, moment: Moment, weight: f32) -> Result<f64, TrainingError> {
-        let loss = self.run(batch, moment)?;
+    fn backward(&mut self, batch: &Batch, key: DropoutKey, weight: f32) -> Result<f64, TrainingError> {
+        let loss = self.run(batch, key)?;
         if self.accumulated == 0 && weight != 1.0 {
             optimizer::scale(&mut self.gradients, weight);
         } else if let (1.., Some(scratch)) = (self.accumulated, &self.scratch) {
@@ -334,12 +334,12 @@ fn batch_inputs(batch: &mut Batch, variant: Variant) -> Result<Vec<InPlace<'_>>,
     Ok(inputs)
 }
 
-fn fill_masks(masks: &mut Vec<Vec<f32>>, sites: &[DropoutSite], batch: &Batch, moment: Moment) {
+fn fill_masks(masks: &mut Vec<Vec<f32>>, sites: &[DropoutSite], batch: &Batch, key: DropoutKey) {
     masks.resize_with(sites.len(), Vec::new);
     for (mask, site) in masks.iter_mut().zip(sites) {
         let numel: i64 = resolve(&site.shape, batch.rows, batch.tokens).iter().product();
         mask.resize(numel.max(0) as usize, 0.0);
-        dropout::fill(mask, site.rate, moment, &site.site);
+        dropout::fill(mask, site.rate, key, &site.site);
     }
 }
 

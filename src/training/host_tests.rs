@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::artifacts::Network;
 use super::batches::Batch;
-use super::dropout::Moment;
+use super::dropout::DropoutKey;
 use super::host::{HostBackend, Options};
 use super::objective::Objective;
 use super::optimizer::AdamW;
@@ -148,7 +148,7 @@ fn gradients_and_the_dev_loss_are_pytorchs_and_batches_may_be_cut() {
     let Some(golden) = Golden::open("mlp") else { return };
     let wanted = f64::from(golden.expected.read_f32("loss_captions_only").unwrap()[0]);
     let mut backend = golden.backend(true, Some(0.0));
-    let moment = Moment { seed: 0, step: 0, micro_batch: 0 };
+    let key = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
     let check = |backend: &HostBackend, what: &str| {
         for slot in backend.layout().slots() {
             let wanted = golden.expected.read_f32(&format!("grad.{}", slot.name)).unwrap();
@@ -159,7 +159,7 @@ fn gradients_and_the_dev_loss_are_pytorchs_and_batches_may_be_cut() {
             assert!(difference <= 1e-4 * size + 1e-7, "{what}: {} {difference:e} of {size:e}", slot.name);
         }
     };
-    let loss = backend.backward(&golden.batch(0..6), moment, 1.0).unwrap();
+    let loss = backend.backward(&golden.batch(0..6), key, 1.0).unwrap();
     assert!((loss - wanted).abs() < 1e-5 * wanted, "{loss} {wanted}");
     check(&backend, "whole");
     let norm = backend.update(&update(0.0, None)).unwrap();
@@ -167,7 +167,7 @@ fn gradients_and_the_dev_loss_are_pytorchs_and_batches_may_be_cut() {
     let batches = [golden.batch(0..1), golden.batch(1..4), golden.batch(4..6)];
     let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
     for batch in &batches {
-        backend.backward(batch, moment, batch.labels.len() as f32 / labels as f32).unwrap();
+        backend.backward(batch, key, batch.labels.len() as f32 / labels as f32).unwrap();
     }
     check(&backend, "in three");
     assert!((backend.update(&update(0.0, None)).unwrap() - norm).abs() < 1e-4 * norm);
@@ -186,13 +186,13 @@ fn dropout_follows_seed_and_step_and_leaves_evaluation_alone() {
     let Some(golden) = Golden::open("mlp") else { return };
     let mut backend = golden.backend(true, None);
     let batch = golden.batch(0..3);
-    let mut loss = |seed, step| backend.backward(&batch, Moment { seed, step, micro_batch: 0 }, 1.0).unwrap();
+    let mut loss = |seed, step| backend.backward(&batch, DropoutKey { seed, step, micro_batch: 0 }, 1.0).unwrap();
     let first = loss(1, 0);
     assert_eq!(first.to_bits(), loss(1, 0).to_bits());
     assert_ne!(first, loss(1, 1));
     assert_ne!(first, loss(2, 0));
     let mut plain = golden.backend(true, Some(0.0));
-    assert_ne!(first, plain.backward(&batch, Moment { seed: 1, step: 0, micro_batch: 0 }, 1.0).unwrap());
+    assert_ne!(first, plain.backward(&batch, DropoutKey { seed: 1, step: 0, micro_batch: 0 }, 1.0).unwrap());
     assert_eq!(backend.evaluate(&batch).unwrap(), plain.evaluate(&batch).unwrap());
 }
 
@@ -224,7 +224,7 @@ fn the_optimizer_graph_and_the_native_one_agree() {
     let mut theirs = backend.numbers().unwrap().map(<[f32]>::to_vec);
     for step in 1..=5 {
         let learning_rate = 1e-3 * step as f64;
-        backend.backward(&golden.batch(0..3), Moment { seed: 0, step, micro_batch: 0 }, 1.0).unwrap();
+        backend.backward(&golden.batch(0..3), DropoutKey { seed: 0, step, micro_batch: 0 }, 1.0).unwrap();
         let mut gradients = backend.gradients().to_vec();
         let update =
             Update { adamw: options.adamw, no_decay_norm_bias: true, max_grad_norm: options.max_grad_norm, learning_rate, step };
@@ -321,7 +321,7 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
 #[test]
 fn a_policys_gradient_is_that_of_its_weighted_captions() {
     let Some(golden) = Golden::open("mlp") else { return };
-    let moment = Moment { seed: 0, step: 0, micro_batch: 0 };
+    let key = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
     let advantages = [1.25f32, -0.5, 0.0, 2.0, -1.75, 0.25];
     let positions = golden.attention_mask.len() / 6;
     let weighted = |mut batch: Batch, advantages: &[f32]| {
@@ -330,7 +330,7 @@ fn a_policys_gradient_is_that_of_its_weighted_captions() {
     };
     let mut policy = golden.backend_of(Objective::Scst, true, Some(0.0));
     let batch = weighted(golden.batch(0..6), &advantages);
-    let loss = policy.backward(&batch, moment, 1.0).unwrap();
+    let loss = policy.backward(&batch, key, 1.0).unwrap();
     let found: Vec<f64> = policy.gradients().iter().map(|&g| f64::from(g)).collect();
     let labels = batch.labels.len() as f64;
 
@@ -340,7 +340,7 @@ fn a_policys_gradient_is_that_of_its_weighted_captions() {
     for (row, &advantage) in advantages.iter().enumerate() {
         let one = golden.batch(row..row + 1);
         let share = f64::from(advantage) * one.labels.len() as f64 / labels;
-        wanted_loss += share * plain.backward(&one, moment, 1.0).unwrap();
+        wanted_loss += share * plain.backward(&one, key, 1.0).unwrap();
         plain.gradients().iter().zip(&mut wanted).for_each(|(g, sum)| *sum += share * f64::from(*g));
         plain.update(&update(0.0, None)).unwrap();
     }
@@ -369,7 +369,7 @@ fn a_policys_gradient_is_that_of_its_weighted_captions() {
                     Ok(())
                 })
                 .unwrap();
-            let loss = policy.backward(&batch, moment, 1.0).unwrap();
+            let loss = policy.backward(&batch, key, 1.0).unwrap();
             policy.update(&update(0.0, None)).unwrap();
             loss
         };

@@ -16,7 +16,7 @@ use crate::models::decoders::{Product, architecture};
 use crate::models::graphs::BuildError;
 use crate::models::layers::{LORA_A, LORA_B};
 use crate::models::tensors::{Init, TensorSpec};
-use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
+use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter};
 
 /// Which products get adapters, and how large.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,7 +155,7 @@ impl Lora {
                 Some((format!("base_model.model.{name}"), slot.shape.as_slice(), &parameters[slot.range()]))
             })
             .collect();
-        let list = tensors.iter().map(|(name, shape, _)| (name.as_str(), Dtype::F32, *shape));
+        let list = tensors.iter().map(|(name, shape, _)| (name.as_str(), DType::F32, *shape));
         let mut writer = SafetensorsWriter::create(&path, list)?;
         for (name, _, values) in &tensors {
             writer.write_f32(name, values)?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::artifacts::Network;
 use super::batches::Batch;
-use super::dropout::Moment;
+use super::dropout::DropoutKey;
 use super::host::{HostBackend, Options};
 use super::objective::Objective;
 use super::trainer::Backend;
@@ -55,7 +55,7 @@ impl Golden {
     }
 }
 
-const MOMENT: Moment = Moment { seed: 0, step: 0, micro_batch: 0 };
+const KEY: DropoutKey = DropoutKey { seed: 0, step: 0, micro_batch: 0 };
 
 /// A caption that begins with `first` where there is one: ids below `bound`.
 fn ids(row: i64, count: i64, bound: i64) -> Vec<i64> {
@@ -97,7 +97,7 @@ fn a_clip_gets_the_loss_and_the_gradients_of_pytorch() {
         ..Batch::default()
     };
     let mut backend = golden.backend(Objective::Contrastive);
-    let loss = backend.backward(&batch, MOMENT, 1.0).unwrap();
+    let loss = backend.backward(&batch, KEY, 1.0).unwrap();
     assert!((loss - 2.703_612_908).abs() < 1e-5, "{loss}");
     let (sum, pairs) = backend.evaluate(&batch).unwrap();
     assert!(pairs == 15 && (sum / 15.0 - loss).abs() < 1e-6, "{sum} over {pairs}");
@@ -128,7 +128,7 @@ fn a_language_model_gets_the_loss_of_pytorch_and_trains_gpt2_alone() {
         batch.labels.extend(&ids[1..]);
     }
     let mut backend = golden.backend(Objective::LanguageModel);
-    let loss = backend.backward(&batch, MOMENT, 1.0).unwrap();
+    let loss = backend.backward(&batch, KEY, 1.0).unwrap();
     // GPT2LMHeadModel(input_ids, labels).
     assert!((loss - 11.065_447).abs() < 1e-4, "{loss}");
     assert!(backend.layout().slots().iter().all(|slot| slot.name.starts_with("gpt2.")));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::artifacts::{DropoutSite, GraphOptions, Network, Parameter, Sizes, Variant, evaluation_graph, training_graph};
 use super::batches::{Batch, Numbers};
-use super::dropout::{self, Moment};
+use super::dropout::{self, DropoutKey};
 use super::host::{Options, layout_of, load_parameters, resolve};
 use super::optimizer_graph::{OptimizerOptions, optimizer_graph};
 use super::parameters::{Buffer, Layout};
@@ -131,12 +131,12 @@ impl Backend for ResidentBackend {
         &self.layout
     }
 
-    fn backward(&mut self, batch: &Batch, moment: Moment, weight: f32) -> Result<f64, TrainingError> {
+    fn backward(&mut self, batch: &Batch, key: DropoutKey, weight: f32) -> Result<f64, TrainingError> {
         let mut masks = vec![];
         for site in &self.dropout {
             let shape = resolve(&site.shape, batch.rows, batch.tokens);
             let mut mask = vec![0.0; shape.iter().product::<i64>().max(0) as usize];
-            dropout::fill(&mut mask, site.rate, moment, &site.site);
+            dropout::fill(&mut mask, site.rate, key, &site.site);
             masks.push((site.input.as_str(), mask, shape));
         }
         let mut batch = batch.clone();

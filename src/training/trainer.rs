@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::batches::Batch;
 use super::checkpoint::CheckpointError;
-use super::dropout::Moment;
+use super::dropout::DropoutKey;
 use super::optimizer::AdamW;
 use super::parameters::Layout;
 use super::schedule::Schedule;
@@ -44,7 +44,7 @@ pub trait Backend {
     fn layout(&self) -> &Layout;
 
     /// Computes the mean loss over a batch's labels and adds its gradient, times `weight`, to those of the step in hand.
-    fn backward(&mut self, batch: &Batch, moment: Moment, weight: f32) -> Result<f64, TrainingError>;
+    fn backward(&mut self, batch: &Batch, key: DropoutKey, weight: f32) -> Result<f64, TrainingError>;
 
     /// Applies the gradients and forgets them. Returns their global norm before clipping; where it is not finite, parameters and
     /// moments are good for nothing any more.
@@ -98,9 +98,9 @@ pub fn step(backend: &mut dyn Backend, recipe: &Recipe, steps_done: u64, batches
     let started = Instant::now();
     let mut loss = 0.0;
     for (number, batch) in batches.iter().enumerate() {
-        let moment = Moment { seed: recipe.seed, step: steps_done, micro_batch: number as u64 };
+        let key = DropoutKey { seed: recipe.seed, step: steps_done, micro_batch: number as u64 };
         let weight = batch.labels.len() as f64 / labels.max(1) as f64;
-        loss += weight * backend.backward(batch, moment, weight as f32)?;
+        loss += weight * backend.backward(batch, key, weight as f32)?;
     }
     if !loss.is_finite() {
         return Err(TrainingError::NotFinite { what: "loss", step, value: loss });

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::common::{clipcap, columns, golden_bundle, joined, run, scenes, shared, tiny_bundle};
-use clipcap::pipeline::npy::{NpyType, write_header};
+use clipcap::pipeline::npy::{FloatType, write_header};
 use serde_json::Value;
 
 #[test]
@@ -254,7 +254,7 @@ fn an_embedding_beyond_all_numbers_fails_alone() {
     let width = clipcap::models::Bundle::open(&bundle).unwrap().clip_config().projection_dim;
     let caption = |rows: &[f32], status: i32| {
         let mut file = Vec::new();
-        write_header(&mut file, NpyType::F32, rows.len() as u64, width).unwrap();
+        write_header(&mut file, FloatType::F32, rows.len() as u64, width).unwrap();
         for (row, value) in rows.iter().enumerate() {
             // No row like another: equal ones would be captioned once.
             file.extend((0..width).flat_map(|column| (value * (1.0 - (row + column) as f32 / 1e4)).to_le_bytes()));

@@ -9,11 +9,12 @@ use arrow::datatypes::{DataType, Float16Type, Float32Type};
 use clipcap::files::sha256_file;
 use clipcap::image::Preprocess;
 use clipcap::models::ImageEncoder;
+use clipcap::pipeline::npy::FloatType;
 use clipcap::pipeline::sources::{Embeddings, StoredImages};
 use clipcap::pipeline::{Content, ImageReading, Interrupt, Silent};
 use clipcap::runtime::RuntimeError;
 use clipcap::stages::Outcome;
-use clipcap::stages::embed::{Dtype, EmbedReport, EmbedSettings, EncoderInfo, Layout, Source, run};
+use clipcap::stages::embed::{EmbedReport, EmbedSettings, EncoderInfo, Layout, Source, run};
 use clipcap::table;
 use serde_json::json;
 
@@ -53,7 +54,7 @@ fn settings(images: &Path, out: &Path) -> EmbedSettings {
         wanted: clipcap::dataset::wanted::Wanted::default(),
         out: out.into(),
         layout: Layout::Parquet,
-        dtype: Dtype::Float32,
+        dtype: FloatType::F32,
         normalize: false,
         save_images: false,
         reading: ImageReading::default(),
@@ -165,7 +166,7 @@ fn float16_and_normalized_are_what_they_say() {
     let folder = tempfile::tempdir().unwrap();
     let (images, out) = (folder.path().join("images"), folder.path().join("out"));
     pictures(&images, 8);
-    let half = EmbedSettings { dtype: Dtype::Float16, normalize: true, ..settings(&images, &out) };
+    let half = EmbedSettings { dtype: FloatType::F16, normalize: true, ..settings(&images, &out) };
     embed(&half);
     let all = batches(&out.join("part-00000.parquet"));
     let first = all[0].column(3).as_fixed_size_list().value(0);

@@ -9,7 +9,7 @@ use clipcap::models::weights::SafetensorsFile;
 use clipcap::runtime::{Device, Precision, Runtime};
 use clipcap::training::artifacts::Network;
 use clipcap::training::batches::Batch;
-use clipcap::training::dropout::Moment;
+use clipcap::training::dropout::DropoutKey;
 use clipcap::training::host::{HostBackend, Options};
 use clipcap::training::objective::Objective;
 use clipcap::training::trainer::Backend;
@@ -103,7 +103,7 @@ fn a_training_step_has_the_expected_loss_and_gradients() {
     };
     let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap();
     let mut backend = HostBackend::new(&runtime, &network, options).unwrap();
-    let loss = backend.backward(&batch, Moment { seed: 0, step: 0, micro_batch: 0 }, 1.0).unwrap();
+    let loss = backend.backward(&batch, DropoutKey { seed: 0, step: 0, micro_batch: 0 }, 1.0).unwrap();
     let wanted = expected["loss"].as_f64().unwrap();
     assert!((loss - wanted).abs() < 1e-4 * wanted, "{loss} for {wanted}");
     // How the loss changes along a direction without pattern, parameter by parameter.

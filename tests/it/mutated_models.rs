@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{clipcap, run, shared};
-use clipcap::pipeline::npy::{NpyType, write_header};
+use clipcap::pipeline::npy::{FloatType, write_header};
 use serde_json::Value;
 
 /// A file's bytes, bent: bits flipped, bytes replaced, a piece cut out, doubled or moved, the end cut off.
@@ -260,7 +260,7 @@ fn damaged_bundles_never_give_other_captions() {
     let bundle = crate::common::tiny_bundle(folder.path());
     let vectors = folder.path().join("v.npy");
     let mut file = Vec::new();
-    write_header(&mut file, NpyType::F32, 2, 128).unwrap();
+    write_header(&mut file, FloatType::F32, 2, 128).unwrap();
     file.extend((0..256).flat_map(|i| ((i as f32 * 0.37).sin()).to_le_bytes()));
     fs::write(&vectors, file).unwrap();
     let out: PathBuf = folder.path().join("t.csv");

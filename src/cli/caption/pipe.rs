@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CaptionArgs, default_batch_size, open_bundle, told, within_positions};
+use super::{CaptionArgs, default_batch_size, note_runtime, open_bundle, within_positions};
 use crate::cli::{BadUsage, ComputeArgs, Context};
 use crate::generation;
 use crate::pipeline::Reporter;
@@ -45,7 +45,7 @@ pub(super) fn run(model: &Path, args: &CaptionArgs, context: &Context) -> anyhow
         max_error_rate: args.resume.max_error_rate,
     };
     context.terminal.take_stdout();
-    told(&runtime, &context.terminal);
+    note_runtime(&runtime, &context.terminal);
     let model = caption::info(&bundle, &runtime)?;
     let load = || caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, false);
     let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());

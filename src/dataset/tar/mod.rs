@@ -217,7 +217,7 @@ impl Tar {
             Input::Stream { stream, is_gzipped } => match io::copy(&mut stream.by_ref().take(rest), &mut io::sink()) {
                 Ok(passed) if passed == rest => Ok(()),
                 Ok(_) => Err(TarError::Truncated),
-                Err(error) => Err(told(error, *is_gzipped)),
+                Err(error) => Err(tar_error(error, *is_gzipped)),
             },
         }
     }
@@ -231,7 +231,7 @@ impl Tar {
                 read
             }
             Input::Stream { stream, is_gzipped } => {
-                stream.by_ref().take(wanted).read_to_end(into).map_err(|error| told(error, *is_gzipped))? as u64
+                stream.by_ref().take(wanted).read_to_end(into).map_err(|error| tar_error(error, *is_gzipped))? as u64
             }
         };
         if read == wanted { Ok(()) } else { Err(TarError::Truncated) }
@@ -308,7 +308,7 @@ impl Tar {
 }
 
 /// An end that comes too early is one, and a stream that is no gzip any more is damaged.
-fn told(error: io::Error, is_gzipped: bool) -> TarError {
+fn tar_error(error: io::Error, is_gzipped: bool) -> TarError {
     match error.kind() {
         _ if !is_gzipped => TarError::Io(error),
         io::ErrorKind::UnexpectedEof => TarError::GzipTruncated,
@@ -327,11 +327,11 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 
 /// The sum of a header's bytes, its own field taken as spaces; old tars summed them with a sign.
 fn is_header(block: &[u8; BLOCK]) -> bool {
-    let Some(told) = number(&block[148..156]) else { return false };
+    let Some(stored) = number(&block[148..156]) else { return false };
     let bytes = || block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
     let unsigned: u64 = bytes().map(u64::from).sum();
     let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
-    told == unsigned || i64::try_from(told).is_ok_and(|told| told == signed)
+    stored == unsigned || i64::try_from(stored).is_ok_and(|stored| stored == signed)
 }
 
 /// Octal digits among spaces and NULs, or GNU's binary form for what is larger.

@@ -20,19 +20,19 @@ pub(super) fn decode(
         return Err(unsupported(&format!("JPEG of {samples} samples a pixel")));
     }
     let whole = stitch(tables, chunk, transform);
-    let told = |failure: Failure| Failure { message: format!("TIFF: {}", failure.message), ..failure };
-    let header = jpeg::header(&whole).map_err(told)?;
+    let in_tiff = |failure: Failure| Failure { message: format!("TIFF: {}", failure.message), ..failure };
+    let header = jpeg::header(&whole).map_err(in_tiff)?;
     // A chunk at the picture's lower edge may go on below it.
     if header.width != width || header.height < rows {
         return Err(corrupt(&format!("JPEG of {} x {} pixels for {width} x {rows}", header.width, header.height)));
     }
     let limits = Limits { max_pixels: u64::from(width) * (u64::from(rows) + 4096), ..Limits::default() };
     if samples == 4 {
-        return jpeg::decode_four_colours(&whole, &limits).map_err(told);
+        return jpeg::decode_four_colours(&whole, &limits).map_err(in_tiff);
     }
-    let decoded = jpeg::decode(&whole, &header, &limits, 1).map_err(told)?;
+    let decoded = jpeg::decode(&whole, &header, &limits, 1).map_err(in_tiff)?;
     match decoded.damage {
-        Some(damage) => Err(told(damage)),
+        Some(damage) => Err(in_tiff(damage)),
         None if samples == 3 => Ok(decoded.pixels.into_raw()),
         None => Ok(decoded.pixels.into_raw().into_iter().step_by(3).collect()),
     }

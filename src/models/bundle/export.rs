@@ -9,12 +9,12 @@ use super::build::Staging;
 use super::{Bundle, BundleError, WEIGHTS};
 use crate::files::write_json;
 use crate::models::config::read_json;
-use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter};
+use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter};
 
 impl Bundle {
     /// Writes `clip`, `gpt2` (the decoder) or `mapper` into a new folder: its small files as they are, its weights in `dtype` (float32 or
     /// float16).
-    pub fn export(&self, part: &str, dtype: Dtype, out: &Path) -> Result<(), BundleError> {
+    pub fn export(&self, part: &str, dtype: DType, out: &Path) -> Result<(), BundleError> {
         self.write_folder(out, |staging| {
             let folder = self.path().join(part);
             for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
@@ -24,7 +24,7 @@ impl Bundle {
                     fs::copy(&path, staging.join(name)).map_err(BundleError::io(&path))?;
                 }
             }
-            if dtype == Dtype::F16 {
+            if dtype == DType::F16 {
                 say_half(&staging.join("config.json"))?;
             }
             write_weights(&staging.join(WEIGHTS), dtype, &[("", SafetensorsFile::open(self.weights_path(part))?)])
@@ -33,7 +33,7 @@ impl Bundle {
 
     /// Writes mapper and decoder into a new folder as one checkpoint, `model.safetensors`, under the names they were trained with
     /// (`clip_project.*` and, for instance, `gpt.*`). `model import --checkpoint` takes it.
-    pub fn export_checkpoint(&self, dtype: Dtype, out: &Path) -> Result<(), BundleError> {
+    pub fn export_checkpoint(&self, dtype: DType, out: &Path) -> Result<(), BundleError> {
         self.write_folder(out, |staging| {
             let open = |part: &str| SafetensorsFile::open(self.weights_path(part));
             write_weights(&staging.join(WEIGHTS), dtype, &[("", open("mapper")?), (self.decoder_scope(), open("gpt2")?)])
@@ -51,7 +51,7 @@ impl Bundle {
 }
 
 /// Writes the tensors of some files into one, each file's names behind its scope.
-fn write_weights(path: &Path, dtype: Dtype, files: &[(&str, SafetensorsFile)]) -> Result<(), BundleError> {
+fn write_weights(path: &Path, dtype: DType, files: &[(&str, SafetensorsFile)]) -> Result<(), BundleError> {
     let all =
         || files.iter().flat_map(|(scope, file)| file.tensors().iter().map(move |(name, entry)| (scope, file, name, entry)));
     let list: Vec<(String, &[usize])> =
@@ -60,7 +60,7 @@ fn write_weights(path: &Path, dtype: Dtype, files: &[(&str, SafetensorsFile)]) -
     for (scope, file, name, _) in all() {
         let (values, name) = (file.read_f32(name)?, format!("{scope}{name}"));
         match dtype {
-            Dtype::F16 => writer.write_bytes(&name, &halves(&values))?,
+            DType::F16 => writer.write_bytes(&name, &halves(&values))?,
             _ => writer.write_f32(&name, &values)?,
         }
     }

@@ -20,7 +20,7 @@ use super::graphs::BuildError;
 use super::import::ImportError;
 use super::part::facts_of;
 use super::tensors::{TensorSpec, clip_tensors, mapper_tensors};
-use super::weights::{Dtype, SafetensorsFile, WeightsError};
+use super::weights::{DType, SafetensorsFile, WeightsError};
 use crate::files;
 use crate::table::{self, TableError};
 use crate::text::{TextError, Tokenizer, Vocabulary};
@@ -364,13 +364,13 @@ fn check_weights(path: &Path, part: &str, specs: &[TensorSpec]) -> Result<(), Bu
         match file.tensors().get(&spec.name) {
             None if spec.optional => {}
             None => missing.push(spec.name.clone()),
-            Some(entry) if entry.shape == spec.shape && entry.dtype == Dtype::F32 => {}
+            Some(entry) if entry.shape == spec.shape && entry.dtype == DType::F32 => {}
             Some(entry) => misshapen.push(format!(
                 "{} is {} {:?} and should be {} {:?}",
                 spec.name,
                 entry.dtype,
                 entry.shape,
-                Dtype::F32,
+                DType::F32,
                 spec.shape
             )),
         }

@@ -15,7 +15,7 @@ use crate::models::decoders::{self, architecture};
 use crate::models::graphs::{INT8_WEIGHTS, Part, build};
 use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
-use crate::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightsError};
+use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightsError};
 use crate::onnx::{self, Centred};
 
 /// One weight to be quantized, as a matrix [outputs, inputs].
@@ -39,7 +39,7 @@ pub struct Calibrated {
 /// A tensor of `int8.safetensors` to be.
 pub(super) struct Planned<'a> {
     pub name: String,
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     pub bytes: Box<dyn Fn() -> Result<Vec<u8>, WeightsError> + 'a>,
 }
@@ -172,12 +172,12 @@ fn plan_rows<'a>(weight: Weight, source: &'a SafetensorsFile, planned: &mut Vec<
     let again = rounded.clone();
     planned.push(Planned {
         name: data,
-        dtype: Dtype::I8,
+        dtype: DType::I8,
         shape: vec![inputs, outputs],
         bytes: Box::new(move || Ok(rounded()?.0)),
     });
     let bytes = Box::new(move || Ok(bytemuck::cast_slice(&again()?.1).to_vec()));
-    planned.push(Planned { name: scales, dtype: Dtype::F32, shape: vec![outputs], bytes });
+    planned.push(Planned { name: scales, dtype: DType::F32, shape: vec![outputs], bytes });
 }
 
 /// Symmetric, a scale for each output: `value = data * scale`. Data is [inputs, outputs], as the product takes it.

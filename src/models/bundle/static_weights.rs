@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::quantize::{Calibrated, Planned};
 use super::{CalibratedPart, CalibrationRecord};
 use crate::models::int8::{Decision, InFloat, PartDecisions, Rounded};
-use crate::models::weights::{Dtype, SafetensorsFile, WeightsError};
+use crate::models::weights::{DType, SafetensorsFile, WeightsError};
 use crate::onnx::{Int8Names, Product, smoothed_name};
 
 /// Plans the tensors of one graph's products.
@@ -15,16 +15,16 @@ pub(super) fn plan<'a>(decisions: &'a PartDecisions, source: &'a SafetensorsFile
         let names = Int8Names::of(&product.weight);
         let (inputs, outputs) = (product.inputs, product.outputs);
         let rounded = move || weight(product, decision, source);
-        planned.push(tensor(names.data, Dtype::I8, vec![inputs, outputs], move || Ok(bytes(&rounded()?.data))));
-        planned.push(tensor(names.scales, Dtype::F32, vec![outputs], move || Ok(bytes(&rounded()?.scales))));
+        planned.push(tensor(names.data, DType::I8, vec![inputs, outputs], move || Ok(bytes(&rounded()?.data))));
+        planned.push(tensor(names.scales, DType::F32, vec![outputs], move || Ok(bytes(&rounded()?.scales))));
         let rounding = decision.rounding;
         let facts = [rounding.scale, f32::from(rounding.zero_point), f32::from(u8::from(rounding.smoothed))];
-        planned.push(tensor(names.rounding, Dtype::F32, vec![3], move || Ok(bytes(&facts))));
+        planned.push(tensor(names.rounding, DType::F32, vec![3], move || Ok(bytes(&facts))));
         if let Some(bias) = &product.bias {
             let rounded =
                 move || Ok::<_, WeightsError>(weight(product, decision, source)?.bias(&source.read_f32(bias)?, rounding));
-            planned.push(tensor(names.bias, Dtype::I32, vec![outputs], move || Ok(bytes(&rounded()?.0))));
-            planned.push(tensor(names.bias_scales, Dtype::F32, vec![outputs], move || Ok(bytes(&rounded()?.1))));
+            planned.push(tensor(names.bias, DType::I32, vec![outputs], move || Ok(bytes(&rounded()?.0))));
+            planned.push(tensor(names.bias_scales, DType::F32, vec![outputs], move || Ok(bytes(&rounded()?.1))));
         }
         let (Some((_, factors)), Some(norm)) = (&decision.smoothing, &product.norm) else { continue };
         for parameter in norm.iter().filter(|parameter| norms.insert((*parameter).clone())) {
@@ -32,14 +32,14 @@ pub(super) fn plan<'a>(decisions: &'a PartDecisions, source: &'a SafetensorsFile
                 let values = source.read_f32(parameter)?;
                 Ok(bytes(&values.iter().zip(factors).map(|(value, factor)| value / factor).collect::<Vec<f32>>()))
             };
-            planned.push(tensor(smoothed_name(parameter), Dtype::F32, vec![inputs], divided));
+            planned.push(tensor(smoothed_name(parameter), DType::F32, vec![inputs], divided));
         }
     }
 }
 
 fn tensor<'a>(
     name: String,
-    dtype: Dtype,
+    dtype: DType,
     shape: Vec<usize>,
     bytes: impl Fn() -> Result<Vec<u8>, WeightsError> + 'a,
 ) -> Planned<'a> {

@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 
-mod dtype;
 mod folder;
 mod pickle;
 mod place;
@@ -15,7 +14,7 @@ mod source;
 mod torch;
 mod writer;
 
-pub use dtype::Dtype;
+pub use crate::onnx::DType;
 pub use safetensors::{SafetensorsFile, TensorEntry};
 pub use source::{TensorInfo, WeightFormat, WeightSource};
 pub use writer::SafetensorsWriter;

@@ -1,6 +1,6 @@
 //! From what a pickle claims about a tensor to a checked range of bytes, and from those bytes to its elements.
 
-use super::Dtype;
+use super::DType;
 use super::pickle::Tensor;
 
 /// Where a storage's bytes are.
@@ -81,7 +81,7 @@ fn is_row_major(shape: &[usize], strides: &[usize]) -> bool {
 }
 
 /// The elements of a view in row-major order, as float32. `bytes` are the view's span.
-pub(super) fn gather(dtype: Dtype, shape: &[usize], strides: &[usize], bytes: &[u8]) -> Vec<f32> {
+pub(super) fn gather(dtype: DType, shape: &[usize], strides: &[usize], bytes: &[u8]) -> Vec<f32> {
     let stored = dtype.to_f32(bytes);
     let numel = shape.iter().product();
     let mut out = Vec::with_capacity(numel);
@@ -108,8 +108,8 @@ mod tests {
     use super::*;
 
     fn tensor(offset: u64, shape: &[u64], strides: &[u64]) -> Tensor {
-        let storage = Storage { key: "0".into(), dtype: Some(Dtype::F32), numel: 6, view_offset: 0 };
-        Tensor { storage, dtype: Dtype::F32, offset, shape: shape.to_vec(), strides: strides.to_vec() }
+        let storage = Storage { key: "0".into(), dtype: Some(DType::F32), numel: 6, view_offset: 0 };
+        Tensor { storage, dtype: DType::F32, offset, shape: shape.to_vec(), strides: strides.to_vec() }
     }
 
     fn six() -> StorageRegion {
@@ -123,8 +123,8 @@ mod tests {
             let (shape, view) = locate(tensor, &six()).unwrap();
             let span = &bytes[view.start as usize..view.start as usize + view.span];
             match view.strides {
-                None => Dtype::F32.to_f32(span),
-                Some(strides) => gather(Dtype::F32, &shape, &strides, span),
+                None => DType::F32.to_f32(span),
+                Some(strides) => gather(DType::F32, &shape, &strides, span),
             }
         };
         assert_eq!(read(&tensor(0, &[2, 3], &[3, 1])), [0., 1., 2., 3., 4., 5.]);

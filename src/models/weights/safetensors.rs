@@ -6,13 +6,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::{Dtype, WeightsError};
+use super::{DType, WeightsError};
 use crate::files::open_regular;
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     /// Position of the first byte, from the beginning of the file.
     pub offset: u64,
@@ -105,7 +105,7 @@ impl SafetensorsFile {
         }
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
-            let dtype = Dtype::from_safetensors(info.dtype)
+            let dtype = DType::from_safetensors(info.dtype)
                 .ok_or_else(|| invalid(format!("{name} is stored as {}, which is not supported", info.dtype)))?;
             let (start, end) = info.data_offsets;
             let entry =

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::folder;
 use super::place::{self, Region, View};
 use super::torch::{self, TorchTensor};
-use super::{Dtype, SafetensorsFile, WeightsError};
+use super::{DType, SafetensorsFile, WeightsError};
 use crate::files::open_regular;
 
 /// The layouts that are read.
@@ -39,7 +39,7 @@ impl std::fmt::Display for WeightFormat {
 /// A tensor of a source; its elements stay in the file until they are asked for.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     file: usize,
     view: View,

@@ -38,7 +38,7 @@ fn a_torchscript_archive_names_its_parameters_by_attribute_paths() {
     let Some(clip) = open("openai_vit.pt") else { return };
     assert_eq!(clip.format(), WeightFormat::TorchScript);
     let weight = clip.get("visual.transformer.resblocks.1.attn.in_proj_weight").unwrap();
-    assert_eq!((weight.dtype, weight.shape.as_slice()), (Dtype::F16, &[192, 64][..]));
+    assert_eq!((weight.dtype, weight.shape.as_slice()), (DType::F16, &[192, 64][..]));
     assert_eq!(clip.get("logit_scale").unwrap().shape, [0usize; 0]);
     assert_eq!(clip.tensors().len(), 50);
     assert!(clip.read_f32("visual.proj").unwrap().iter().all(|x| x.is_finite()));
@@ -114,7 +114,7 @@ fn a_damaged_file_never_panics() {
 fn an_index_names_only_files_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let shard = |name: &str, tensor: &str| {
-        let mut writer = SafetensorsWriter::create(&folder.path().join(name), [(tensor, Dtype::F32, &[2][..])]).unwrap();
+        let mut writer = SafetensorsWriter::create(&folder.path().join(name), [(tensor, DType::F32, &[2][..])]).unwrap();
         writer.write_f32(tensor, &[1.0, 2.0]).unwrap();
         writer.finish().unwrap();
     };
@@ -242,7 +242,7 @@ fn a_safetensors_header_names_a_tensor_once() {
 fn a_tensor_in_two_shards_is_the_one_that_the_index_names() {
     let folder = tempfile::tempdir().unwrap();
     for (shard, value) in [("a.safetensors", 1.0), ("b.safetensors", 2.0)] {
-        let list = [("only", Dtype::F32, &[1][..]), ("both", Dtype::F32, &[1][..])];
+        let list = [("only", DType::F32, &[1][..]), ("both", DType::F32, &[1][..])];
         let list = list.into_iter().filter(|(name, ..)| *name == "both" || value == 2.0);
         let mut writer = SafetensorsWriter::create(&folder.path().join(shard), list.clone()).unwrap();
         for (name, ..) in list {

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use super::pickle::{self, Arena, Id, Object, PickleReader, Tensor};
 use super::place::{self, Region, StorageRegion, View};
-use super::{Dtype, WeightsError};
+use super::{DType, WeightsError};
 
 /// A tensor of a PyTorch file.
 pub(super) struct TorchTensor {
-    pub dtype: Dtype,
+    pub dtype: DType,
     pub shape: Vec<usize>,
     pub view: View,
 }
@@ -194,7 +194,7 @@ pub(super) fn open_legacy(path: &Path, file: &mut File) -> Result<TorchTensors, 
     if little.is_some_and(|(_, value)| *system.get(*value) == Object::Bool(false)) {
         return Err(invalid("its numbers are big-endian, which is not supported".into()));
     }
-    let types: BTreeMap<&str, Dtype> = arena
+    let types: BTreeMap<&str, DType> = arena
         .objects()
         .filter_map(|object| match object {
             Object::Storage(storage) => Some((storage.key.as_str(), storage.dtype?)),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, WeightsError};
+use super::{DType, WeightsError};
 use crate::files::AtomicFile;
 
 /// A safetensors file under construction. The header is written first, from the list of tensors; then each tensor in that order.
@@ -28,7 +28,7 @@ impl SafetensorsWriter {
     /// Starts a file of the given tensors (name, type, shape), which are written in this order.
     pub fn create<'a>(
         path: &Path,
-        tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+        tensors: impl IntoIterator<Item = (&'a str, DType, &'a [usize])>,
     ) -> Result<Self, WeightsError> {
         let mut header = Map::new();
         // transformers refuses a file that does not say which framework's layout it has.
@@ -126,7 +126,7 @@ mod tests {
     fn what_is_written_is_read_and_starts_at_an_aligned_byte() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let tensors: [(&str, Dtype, &[usize]); 3] = [("b", Dtype::F32, &[2, 2]), ("a", Dtype::F32, &[]), ("c", Dtype::I8, &[3])];
+        let tensors: [(&str, DType, &[usize]); 3] = [("b", DType::F32, &[2, 2]), ("a", DType::F32, &[]), ("c", DType::I8, &[3])];
         let mut writer = SafetensorsWriter::create(&path, tensors).unwrap();
         assert!(!path.exists());
         writer.begin("b").unwrap();
@@ -151,7 +151,7 @@ mod tests {
     fn tensors_come_in_order_whole_and_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.safetensors");
-        let two: [(&str, Dtype, &[usize]); 2] = [("a", Dtype::F32, &[1]), ("b", Dtype::F32, &[1])];
+        let two: [(&str, DType, &[usize]); 2] = [("a", DType::F32, &[1]), ("b", DType::F32, &[1])];
         let start = || SafetensorsWriter::create(&path, two).unwrap();
         assert!(start().write_f32("b", &[1.0]).is_err());
         assert!(start().write_f32("a", &[1.0, 2.0]).is_err());
@@ -161,7 +161,7 @@ mod tests {
         assert!(writer.begin("b").is_err());
         drop(writer);
         assert!(SafetensorsWriter::create(&path, [two[0], two[0]]).is_err());
-        assert!(SafetensorsWriter::create(&path, [("a", Dtype::F32, &[usize::MAX, 2][..])]).is_err());
+        assert!(SafetensorsWriter::create(&path, [("a", DType::F32, &[usize::MAX, 2][..])]).is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of a file that was not finished");
     }
 
@@ -171,7 +171,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.safetensors");
             let shapes: Vec<[usize; 1]> = tensors.values().map(|values| [values.len()]).collect();
-            let list = tensors.keys().zip(&shapes).map(|(name, shape)| (name.as_str(), Dtype::F32, &shape[..]));
+            let list = tensors.keys().zip(&shapes).map(|(name, shape)| (name.as_str(), DType::F32, &shape[..]));
             let mut writer = SafetensorsWriter::create(&path, list).unwrap();
             for (name, values) in &tensors {
                 writer.write_f32(name, values).unwrap();
@@ -188,7 +188,7 @@ mod tests {
         fn a_damaged_file_is_refused_or_read_within_its_bounds(cut in 0usize..400, at in 0usize..400, byte: u8) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.safetensors");
-            let mut writer = SafetensorsWriter::create(&path, [("a", Dtype::F32, &[3, 4][..]), ("b", Dtype::F16, &[5][..])]).unwrap();
+            let mut writer = SafetensorsWriter::create(&path, [("a", DType::F32, &[3, 4][..]), ("b", DType::F16, &[5][..])]).unwrap();
             writer.write_f32("a", &[1.0; 12]).unwrap();
             writer.write_bytes("b", &[0; 10]).unwrap();
             writer.finish().unwrap();

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::parquet_info;
 use crate::dataset::naming::image_id;
 use crate::files::{self, open_regular};
-use crate::pipeline::npy::{self, NpyHeader, NpyType};
+use crate::pipeline::npy::{self, FloatType, NpyHeader};
 use crate::pipeline::{Content, ContentHash, Entry};
 use crate::table;
 
@@ -278,8 +278,8 @@ impl NpyFile {
         Ok((0..header.shape[0]).map(move |row| {
             file.read_exact(&mut bytes).with_context(|| format!("{}: row {row} cannot be read", path.display()))?;
             let values: Vec<f32> = match header.kind {
-                NpyType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-                NpyType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+                FloatType::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+                FloatType::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             };
             let hash = hash_of(&values);
             Ok((values, hash))

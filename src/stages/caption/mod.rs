@@ -244,7 +244,7 @@ pub fn run<C: Captioner>(
     if let (Some(list), Some(path)) = (&only, &settings.only)
         && report.complete
     {
-        list.told(path).iter().for_each(|told| reporter.warn(told));
+        list.missing_note(path).iter().for_each(|note| reporter.warn(note));
     }
     let digest = digest.into_inner().unwrap_or_else(|e| e.into_inner());
     Ok(CaptionReport {
@@ -285,7 +285,7 @@ pub fn dry_run<C: Captioner>(
     });
     let sample = settings.batch_size.min(16);
     let survey = survey(entries, &settings.reading.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
-    listed.left_out().told().iter().for_each(|told| reporter.note(told));
+    listed.left_out().note().iter().for_each(|note| reporter.note(note));
     gone.retain(|path| !unlisted.iter().any(|folder| folder == "./" || path.starts_with(folder)));
     if !gone.is_empty() {
         let refused = if gone.len() * 10 > finished.len() && !settings.prune { " (refused unless --prune is given)" } else { "" };

@@ -152,9 +152,9 @@ impl Captioner for ClipCap {
             let mut requests = Some(open.map(|(index, _)| request(index)).collect::<Vec<_>>());
             let (tokenizer, cleaner) = (&self.tokenizer, &self.cleaner);
             let done = |image: FinishedImage| -> Result<(), GenerationError> {
-                let told = image.captions.iter().map(|caption| told(caption, tokenizer, cleaner)).collect();
+                let texts = image.captions.iter().map(|caption| caption_text(caption, tokenizer, cleaner)).collect();
                 if let Some(slot) = captions.get_mut(image.index as usize) {
-                    *slot = Some(wanted(told, cleaner));
+                    *slot = Some(wanted(texts, cleaner));
                 }
                 Ok(())
             };
@@ -233,7 +233,7 @@ fn wanted(captions: Vec<CaptionText>, cleaner: &Cleaner) -> Result<Vec<CaptionTe
     Ok(stay.zip(0..).map(|((caption, _), index)| CaptionText { index, ..caption }).collect())
 }
 
-fn told(caption: &Caption, tokenizer: &Tokenizer, cleaner: &Cleaner) -> CaptionText {
+fn caption_text(caption: &Caption, tokenizer: &Tokenizer, cleaner: &Cleaner) -> CaptionText {
     CaptionText {
         text: cleaner.clean(tokenizer.decode(&caption.token_ids)),
         // No -0.0: it would be another text in a table.

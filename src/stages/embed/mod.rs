@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::dataset::wanted::{LeftOut, Wanted};
 use crate::image::{Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
+use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{
     DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
 };
@@ -56,12 +57,6 @@ pub enum Layout {
     OneFile,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    Float32,
-    Float16,
-}
-
 impl FromStr for Layout {
     type Err = String;
 
@@ -70,18 +65,6 @@ impl FromStr for Layout {
             "parquet" => Ok(Self::Parquet),
             "npy" => Ok(Self::Npy),
             _ => Err(format!("{text:?} is not a format: use parquet or npy")),
-        }
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "float32" => Ok(Self::Float32),
-            "float16" => Ok(Self::Float16),
-            _ => Err(format!("{text:?} is not an element type: use float32 or float16")),
         }
     }
 }
@@ -96,15 +79,6 @@ impl Layout {
     }
 }
 
-impl Dtype {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Float32 => "float32",
-            Self::Float16 => "float16",
-        }
-    }
-}
-
 /// An embedding run.
 #[derive(Debug, Clone)]
 pub struct EmbedSettings {
@@ -114,7 +88,7 @@ pub struct EmbedSettings {
     /// A folder.
     pub out: PathBuf,
     pub layout: Layout,
-    pub dtype: Dtype,
+    pub dtype: FloatType,
     /// Embeddings are scaled to length 1.
     pub normalize: bool,
     pub save_images: bool,
@@ -297,7 +271,13 @@ pub(in crate::stages) fn embedding(model: &Json, images: Json, output: Json) -> 
 }
 
 /// How embeddings are written.
-pub(in crate::stages) fn written(layout: Layout, dtype: Dtype, normalize: bool, save_images: bool, embedding_dim: usize) -> Json {
+pub(in crate::stages) fn written(
+    layout: Layout,
+    dtype: FloatType,
+    normalize: bool,
+    save_images: bool,
+    embedding_dim: usize,
+) -> Json {
     json!({
         "format": layout.name(),
         "dtype": dtype.name(),

@@ -11,11 +11,11 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use half::f16;
 
+use super::Layout;
 use super::images::StoredImageWriter;
 use super::value::Embedding;
-use super::{Dtype, Layout};
 use crate::files::hex;
-use crate::pipeline::npy::{NpyType, write_header};
+use crate::pipeline::npy::{FloatType, write_header};
 use crate::pipeline::{Build, Entry, Record, Sink};
 use crate::table::ParquetSink;
 
@@ -32,7 +32,7 @@ const NPY_HEADER_BYTES: usize = 128;
 /// Embeddings under construction.
 pub struct EmbeddingSink {
     layout: Layout,
-    dtype: Dtype,
+    dtype: FloatType,
     embedding_dim: usize,
     footer: Vec<(&'static str, String)>,
     folder: PathBuf,
@@ -58,7 +58,7 @@ impl EmbeddingSink {
     pub fn create(
         folder: &Path,
         layout: Layout,
-        dtype: Dtype,
+        dtype: FloatType,
         embedding_dim: usize,
         footer: Vec<(&'static str, String)>,
         save_images: Option<&Path>,
@@ -131,7 +131,7 @@ fn table_name(layout: Layout, part: usize) -> PathBuf {
     }
 }
 
-fn schema(layout: Layout, dtype: Dtype, embedding_dim: usize) -> SchemaRef {
+fn schema(layout: Layout, dtype: FloatType, embedding_dim: usize) -> SchemaRef {
     let mut fields: Vec<_> = ["image_id", "image_path", "sha256"].map(|name| Field::new(name, DataType::Utf8, false)).into();
     if layout != Layout::Npy {
         fields.push(Field::new("embedding", DataType::FixedSizeList(item(dtype), embedding_dim as i32), false));
@@ -140,23 +140,29 @@ fn schema(layout: Layout, dtype: Dtype, embedding_dim: usize) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn item(dtype: Dtype) -> Arc<Field> {
+fn item(dtype: FloatType) -> Arc<Field> {
     let kind = match dtype {
-        Dtype::Float32 => DataType::Float32,
-        Dtype::Float16 => DataType::Float16,
+        FloatType::F32 => DataType::Float32,
+        FloatType::F16 => DataType::Float16,
     };
     Arc::new(Field::new("item", kind, false))
 }
 
-fn list(values: Vec<f32>, dtype: Dtype, embedding_dim: usize) -> Result<ArrayRef> {
+fn list(values: Vec<f32>, dtype: FloatType, embedding_dim: usize) -> Result<ArrayRef> {
     let values: ArrayRef = match dtype {
-        Dtype::Float32 => Arc::new(Float32Array::from(values)),
-        Dtype::Float16 => Arc::new(Float16Array::from_iter_values(values.into_iter().map(f16::from_f32))),
+        FloatType::F32 => Arc::new(Float32Array::from(values)),
+        FloatType::F16 => Arc::new(Float16Array::from_iter_values(values.into_iter().map(f16::from_f32))),
     };
     Ok(Arc::new(FixedSizeListArray::try_new(item(dtype), embedding_dim as i32, values, None)?))
 }
 
-fn open_table(path: &Path, layout: Layout, dtype: Dtype, embedding_dim: usize, footer: &[(&str, String)]) -> Result<ParquetSink> {
+fn open_table(
+    path: &Path,
+    layout: Layout,
+    dtype: FloatType,
+    embedding_dim: usize,
+    footer: &[(&str, String)],
+) -> Result<ParquetSink> {
     Ok(ParquetSink::create_with(path, schema(layout, dtype, embedding_dim), FORMAT, footer)?)
 }
 
@@ -169,25 +175,21 @@ impl Npy {
         Ok(Self { file, rows: 0 })
     }
 
-    fn write(&mut self, values: &[f32], rows: usize, dtype: Dtype) -> Result<()> {
+    fn write(&mut self, values: &[f32], rows: usize, dtype: FloatType) -> Result<()> {
         self.rows += rows as u64;
         for value in values {
             match dtype {
-                Dtype::Float32 => self.file.write_all(&value.to_le_bytes())?,
-                Dtype::Float16 => self.file.write_all(&f16::from_f32(*value).to_le_bytes())?,
+                FloatType::F32 => self.file.write_all(&value.to_le_bytes())?,
+                FloatType::F16 => self.file.write_all(&f16::from_f32(*value).to_le_bytes())?,
             }
         }
         Ok(())
     }
 
     /// Only now the number of rows is known: the header is written over its place.
-    fn finish(self, dtype: Dtype, embedding_dim: usize) -> Result<()> {
-        let kind = match dtype {
-            Dtype::Float32 => NpyType::F32,
-            Dtype::Float16 => NpyType::F16,
-        };
+    fn finish(self, dtype: FloatType, embedding_dim: usize) -> Result<()> {
         let mut header = Vec::new();
-        write_header(&mut header, kind, self.rows, embedding_dim)?;
+        write_header(&mut header, dtype, self.rows, embedding_dim)?;
         anyhow::ensure!(header.len() == NPY_HEADER_BYTES, "a .npy header of {} bytes", header.len());
         let mut file = self.file.into_inner().map_err(|e| e.into_error())?;
         file.rewind()?;

@@ -122,7 +122,7 @@ impl Judge {
                 "no image can be scored by CLIP: the captions have images such as {name}, which are not found under --images or in --embeddings"
             );
         }
-        scorer.model.told_cut().iter().for_each(|told| reporter.warn(told));
+        scorer.model.cut_note().iter().for_each(|note| reporter.warn(note));
         let table = |scores: Vec<Option<ClipScores>>| {
             let there: Vec<ClipScores> = scores.iter().flatten().copied().collect();
             let intervals = bootstrap(&there, rounds, settings.seed);

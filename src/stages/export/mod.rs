@@ -101,13 +101,15 @@ struct Item {
 impl Item {
     /// Its file's bytes, which must be those that were captioned.
     fn read(&self, located: &Located, limits: &Limits) -> Result<Vec<u8>, Failure> {
-        let told = |failure: ImageFailure| Failure { reason: failure.reason.as_str().into(), message: failure.message };
-        let place = located.find(&self.image_path).map_err(told)?;
-        let bytes = place.read(limits).map_err(told)?;
+        let as_stage_failure =
+            |failure: ImageFailure| Failure { reason: failure.reason.as_str().into(), message: failure.message };
+        let place = located.find(&self.image_path).map_err(as_stage_failure)?;
+        let bytes = place.read(limits).map_err(as_stage_failure)?;
         match &self.sha256 {
-            Some(sha256) if *sha256 != sha256_hex(&bytes) => {
-                Err(told(ImageFailure::new(Reason::Vanished, "the file was changed since it was captioned: caption it again")))
-            }
+            Some(sha256) if *sha256 != sha256_hex(&bytes) => Err(as_stage_failure(ImageFailure::new(
+                Reason::Vanished,
+                "the file was changed since it was captioned: caption it again",
+            ))),
             _ => Ok(bytes),
         }
     }

@@ -8,15 +8,16 @@ use serde_json::{Value as Json, json};
 use super::worker::{Computed, Once, Task};
 use super::{ShardEnd, Shards, Worker};
 use crate::models::ImageEncoder;
+use crate::pipeline::npy::FloatType;
 use crate::pipeline::{Interrupt, Reporter, Settings};
-use crate::stages::embed::{self, Dtype, EmbedSettings, EncoderInfo, Layout, Source};
+use crate::stages::embed::{self, EmbedSettings, EncoderInfo, Layout, Source};
 
 /// What an embedding job's results depend on, but for the device, its runtime and the CPU's type.
 pub fn embedding_settings_of(
     fingerprint: &Json,
     precision: &str,
     images: Json,
-    dtype: Dtype,
+    dtype: FloatType,
     normalize: bool,
     embedding_dim: usize,
 ) -> Settings {

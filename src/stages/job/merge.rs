@@ -11,6 +11,7 @@ use super::{done_word, ranges};
 use crate::bookkeeping;
 use crate::files::{sha256_file, write_json};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedShard, Record, ResultFile};
+use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
 use crate::pipeline::{
     Build, Content, Counts, EarlierResults, Entry, ErrorsTable, Existing, Interrupt, Lost, Output, Record as ImageRecord,
@@ -21,7 +22,7 @@ use crate::stages::caption::import::{images, names};
 use crate::stages::caption::tables::{FORMAT, TableSink};
 use crate::stages::caption::{Captions, Scored, Scoring, Style, TableFormat, output_of};
 use crate::stages::embed::tables::{EmbeddingSink, FORMAT as EMBEDDINGS_FORMAT};
-use crate::stages::embed::{Dtype, Embedding, Layout};
+use crate::stages::embed::{Embedding, Layout};
 use crate::stages::summary::errors_line;
 
 /// What is to be merged.
@@ -206,13 +207,13 @@ fn one_identity(records: &[Record], settings: &MergeSettings) -> Result<Settings
     if kinds.len() == 1 {
         return Ok(first.clone());
     }
-    let told = |(record, shards): &(&Record, Vec<u64>)| format!("shards {}: {}", ranges(shards), identity_text(&record.identity));
+    let text = |(record, shards): &(&Record, Vec<u64>)| format!("shards {}: {}", ranges(shards), identity_text(&record.identity));
     if !settings.allow_mixed {
-        let told: Vec<String> = kinds.values().map(told).collect();
+        let texts: Vec<String> = kinds.values().map(text).collect();
         bail!(
             "the shards were made on machines of several kinds, and a table of them is not what any one of these would have written \
              ({}); do some again (--shard K --overwrite), or give --allow-mixed",
-            told.join("; ")
+            texts.join("; ")
         );
     }
     // Made by none of them: a later run must not go on from it as if it were its own.
@@ -375,7 +376,7 @@ fn embedding_sink(
     let footer = footer.map(|key| (key, info.metadata.get(key).cloned().unwrap_or_default())).to_vec();
     let output = &made_with.settings["output"];
     let context = || format!("{}: it does not say how its embeddings are written", first.display());
-    let dtype: Dtype = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
+    let dtype: FloatType = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
     let dim = output["embedding_dim"].as_u64().with_context(context)? as usize;
     EmbeddingSink::create(folder, settings.layout, dtype, dim, footer, None)
 }

@@ -149,7 +149,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         None => {
             let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
             let is_whole = cut.all(listing.iter(), settings.shard_size, interrupt)?;
-            listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
+            listing.left_out().plus(members.left_out()).note().iter().for_each(|note| reporter.note(note));
             is_whole
         }
     };
@@ -338,8 +338,8 @@ fn ranges(shards: &[u64]) -> String {
         }
     }
     let more = found.len().saturating_sub(MOST);
-    let told = found.iter().take(MOST).map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") });
-    let mut text = told.collect::<Vec<_>>().join(", ");
+    let parts = found.iter().take(MOST).map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") });
+    let mut text = parts.collect::<Vec<_>>().join(", ");
     if more > 0 {
         text += " and more";
     }

@@ -66,7 +66,7 @@ pub fn examine(
         Box::new(found.into_iter())
     });
     let found = found.collect();
-    listing.left_out().plus(members.left_out()).told().iter().for_each(|told| reporter.note(told));
+    listing.left_out().plus(members.left_out()).note().iter().for_each(|note| reporter.note(note));
     Ok(found)
 }
 

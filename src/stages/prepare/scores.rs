@@ -100,7 +100,7 @@ pub fn compute(
         }
         reporter.tick(&Tick { label: "scoring captions", done, total, ..Tick::default() });
     }
-    scorer.model.told_cut().iter().for_each(|told| reporter.warn(told));
+    scorer.model.cut_note().iter().for_each(|note| reporter.warn(note));
     Ok(Some(scores))
 }
 

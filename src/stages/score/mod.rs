@@ -152,7 +152,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
         failures.iter().try_for_each(|(name, failure)| table.add(name, failure))?;
         table.finish()?;
     }
-    model.told_cut().iter().for_each(|told| reporter.warn(told));
+    model.cut_note().iter().for_each(|note| reporter.warn(note));
     writer.finish().with_context(|| format!("cannot write {}", settings.out.display()))?;
     let outcome = match (scores.is_empty(), failures.is_empty()) {
         (true, false) => Outcome::TooManyFailed,

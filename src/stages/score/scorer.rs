@@ -118,8 +118,8 @@ impl ScorerModel {
         Ok(Scorer { model: self.clone(), texts, images })
     }
 
-    /// What to tell of captions that were cut to what the text tower takes; None where none was.
-    pub fn told_cut(&self) -> Option<String> {
+    /// A note on captions that were cut to what the text tower takes; None where none was.
+    pub fn cut_note(&self) -> Option<String> {
         let cut = self.cut.load(Ordering::Relaxed);
         let most = self.reader.max_tokens();
         (cut > 0).then(|| {

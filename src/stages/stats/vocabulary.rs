@@ -44,13 +44,13 @@ impl Vocabulary {
 
     pub fn coverage(&self, unit: Unit) -> Coverage {
         let entries = self.entries(unit);
-        let told = entries.iter().any(|entry| entry.known.is_some());
+        let is_known = entries.iter().any(|entry| entry.known.is_some());
         let known = || entries.iter().filter(|entry| entry.known == Some(true));
         Coverage {
             distinct: entries.len() as u64,
             occurrences: entries.iter().map(|entry| entry.count).sum(),
-            known_distinct: told.then(|| known().count() as u64),
-            known_occurrences: told.then(|| known().map(|entry| entry.count).sum()),
+            known_distinct: is_known.then(|| known().count() as u64),
+            known_occurrences: is_known.then(|| known().map(|entry| entry.count).sum()),
         }
     }
 }
@@ -58,7 +58,7 @@ impl Vocabulary {
 pub fn count(rows: &[CaptionRows], words: Option<&[Words]>, tokenizer: Option<&Tokenizer>) -> Result<Vocabulary> {
     let chars = chars(rows).into_iter().map(|(c, count)| (c.to_string(), count));
     let words = words.map(words_of).unwrap_or_default();
-    Ok(Vocabulary { chars: told(chars.collect(), tokenizer)?, words: told(words, tokenizer)? })
+    Ok(Vocabulary { chars: entries(chars.collect(), tokenizer)?, words: entries(words, tokenizer)? })
 }
 
 /// Characters other than white space.
@@ -101,7 +101,7 @@ fn words_of(words: &[Words]) -> Vec<(String, u64)> {
     greatest(counts, all).into_iter().map(|(word, count)| (word.to_string(), count)).collect()
 }
 
-fn told(entries: Vec<(String, u64)>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Entry>> {
+fn entries(entries: Vec<(String, u64)>, tokenizer: Option<&Tokenizer>) -> Result<Vec<Entry>> {
     entries
         .into_par_iter()
         .map(|(text, count)| {

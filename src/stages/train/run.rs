@@ -431,9 +431,9 @@ impl<'a> Run<'a> {
 
     fn tell(&self, dev_loss: Option<f64>, seen: &Seen, is_best: bool) {
         let within = self.state.batch as f64 / self.batches_per_epoch.max(1) as f64;
-        let mut told =
+        let mut line =
             format!("step {} of {}, epoch {:.2}", self.state.step, self.total_steps(), self.state.epoch as f64 + within);
-        let mut add = |words: String| told += &words;
+        let mut add = |words: String| line += &words;
         dev_loss.iter().for_each(|loss| add(format!(": dev loss {loss:.4}, perplexity {:.2}", loss.exp())));
         seen.cider.iter().for_each(|cider| add(format!(", CIDEr {cider:.4}")));
         if is_best {
@@ -442,7 +442,7 @@ impl<'a> Run<'a> {
         if self.state.step < self.total_steps() {
             self.time_left().iter().for_each(|left| add(format!("; about {left} to go")));
         }
-        self.reporter.note(&told);
+        self.reporter.note(&line);
         for sample in &seen.samples {
             self.reporter.note(&format!("  {}: {}", sample.image_id, sample.caption));
             sample.references.iter().take(REFERENCES).for_each(|text| self.reporter.note(&format!("    people: {text}")));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use clipcap::pipeline::npy::{NpyType, write_header};
+use clipcap::pipeline::npy::{FloatType, write_header};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{CaptionSettings, Source, TableFormat};
 
@@ -76,7 +76,7 @@ fn names_say_the_format() {
 /// [rows, 3] float32, the second row not finite.
 fn npy(path: &Path, rows: u64) {
     let mut file = Vec::new();
-    write_header(&mut file, NpyType::F32, rows, 3).unwrap();
+    write_header(&mut file, FloatType::F32, rows, 3).unwrap();
     for row in 0..rows {
         let values = [row as f32, 0.5, if row == 1 { f32::NAN } else { -1.0 }];
         file.extend(values.iter().flat_map(|v| v.to_le_bytes()));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use clipcap::pipeline::npy::{NpyType, write_header};
+use clipcap::pipeline::npy::{FloatType, write_header};
 use clipcap::stages::caption::{CaptionSettings, Source};
 
 use super::fake::{Fake, caption, settings};
@@ -32,7 +32,7 @@ fn child() {
 fn peak_kib(folder: &Path, images: u64) -> u64 {
     let path = folder.join(format!("{images}.npy"));
     let mut file = Vec::new();
-    write_header(&mut file, NpyType::F32, images, 3).unwrap();
+    write_header(&mut file, FloatType::F32, images, 3).unwrap();
     for i in 0..images {
         file.extend([i as f32, 1.0, 2.0].iter().flat_map(|v| v.to_le_bytes()));
     }

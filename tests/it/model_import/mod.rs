@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clipcap::models::Bundle;
-use clipcap::models::weights::{Dtype, SafetensorsFile, SafetensorsWriter, WeightSource};
+use clipcap::models::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightSource};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -71,7 +71,7 @@ impl Setup {
         let source = WeightSource::open(&self.golden.join(file)).unwrap();
         let tensors: BTreeMap<String, String> =
             source.tensors().keys().filter_map(|name| Some((rename(name)?, name.clone()))).collect();
-        let list = tensors.iter().map(|(new, old)| (new.as_str(), Dtype::F32, source.get(old).unwrap().shape.as_slice()));
+        let list = tensors.iter().map(|(new, old)| (new.as_str(), DType::F32, source.get(old).unwrap().shape.as_slice()));
         let path = self.here(out);
         let mut writer = SafetensorsWriter::create(Path::new(&path), list).unwrap();
         for (new, old) in &tensors {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use clipcap::models::weights::{Dtype, SafetensorsWriter, WeightSource};
+use clipcap::models::weights::{DType, SafetensorsWriter, WeightSource};
 
 use super::{Rename, Setup, refused, strs};
 use crate::common::{clipcap, run};
@@ -77,7 +77,7 @@ fn a_head_of_its_own_is_taken_over_and_broken_weights_are_refused() {
     let Some(setup) = Setup::new() else { return };
     let source = WeightSource::open(&setup.golden.join("gpt2_legacy")).unwrap();
     let names = source.tensors().keys().filter(|name| !name.ends_with(".attn.bias") && !name.ends_with(".masked_bias"));
-    let list = names.clone().map(|name| (name.as_str(), Dtype::F32, source.get(name).unwrap().shape.as_slice()));
+    let list = names.clone().map(|name| (name.as_str(), DType::F32, source.get(name).unwrap().shape.as_slice()));
     let gpt2 = setup.here("gpt2");
     let mut writer = SafetensorsWriter::create(&Path::new(&gpt2).join("model.safetensors"), list.clone()).unwrap();
     for name in names.clone() {

@@ -1,7 +1,7 @@
 //! What pickles are made of.
 
 use super::globals::Global;
-use crate::models::weights::Dtype;
+use crate::models::weights::DType;
 
 /// Number of an object in its [`Arena`].
 pub(in crate::models::weights) type Id = u32;
@@ -44,7 +44,7 @@ pub(in crate::models::weights) enum Object {
 pub(in crate::models::weights) struct Storage {
     pub key: String,
     /// None where the storage is bytes without a type.
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<DType>,
     /// Elements the pickle claims.
     pub numel: u64,
     /// A legacy view: where in the storage `key` this one starts, in elements.
@@ -55,7 +55,7 @@ pub(in crate::models::weights) struct Storage {
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::models::weights) struct Tensor {
     pub storage: Storage,
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// In elements.
     pub offset: u64,
     pub shape: Vec<u64>,

@@ -1,7 +1,7 @@
 //! The names a pickle may use, and what each means.
 
 use super::arena::{Arena, Id, Object, Storage, Tensor};
-use crate::models::weights::Dtype;
+use crate::models::weights::DType;
 
 /// A name on the list.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,9 +13,9 @@ pub(in crate::models::weights) enum Global {
     RebuildParameter,
     OrderedDict,
     /// `torch.FloatStorage` and its like; None for bytes without a type.
-    StorageType(Option<Dtype>),
+    StorageType(Option<DType>),
     /// `torch.float32` and its like.
-    Dtype(Dtype),
+    DType(DType),
     /// `torch.Size`: a tuple of its argument.
     Size,
     /// `torch.jit._pickle.build_intlist` and its like: their first argument as it is.
@@ -39,7 +39,7 @@ impl Global {
             ("torch" | "torch.cuda" | "torch.storage", name) if name.ends_with("Storage") => storage_type(name)?,
             ("torch", "Size") => Self::Size,
             ("torch", "device") | ("torch.serialization", "_get_layout") => Self::Opaque,
-            ("torch", name) => Self::Dtype(dtype(name)?),
+            ("torch", name) => Self::DType(dtype(name)?),
             (
                 "torch.jit._pickle",
                 "build_intlist" | "build_tensorlist" | "build_doublelist" | "build_boollist" | "restore_type_tag",
@@ -51,33 +51,33 @@ impl Global {
 
 fn storage_type(name: &str) -> Option<Global> {
     Some(Global::StorageType(Some(match name {
-        "DoubleStorage" => Dtype::F64,
-        "FloatStorage" => Dtype::F32,
-        "HalfStorage" => Dtype::F16,
-        "BFloat16Storage" => Dtype::BF16,
-        "LongStorage" => Dtype::I64,
-        "IntStorage" => Dtype::I32,
-        "ShortStorage" => Dtype::I16,
-        "CharStorage" => Dtype::I8,
-        "ByteStorage" => Dtype::U8,
-        "BoolStorage" => Dtype::Bool,
+        "DoubleStorage" => DType::F64,
+        "FloatStorage" => DType::F32,
+        "HalfStorage" => DType::F16,
+        "BFloat16Storage" => DType::BF16,
+        "LongStorage" => DType::I64,
+        "IntStorage" => DType::I32,
+        "ShortStorage" => DType::I16,
+        "CharStorage" => DType::I8,
+        "ByteStorage" => DType::U8,
+        "BoolStorage" => DType::Bool,
         "UntypedStorage" => return Some(Global::StorageType(None)),
         _ => return None,
     })))
 }
 
-fn dtype(name: &str) -> Option<Dtype> {
+fn dtype(name: &str) -> Option<DType> {
     Some(match name {
-        "float64" => Dtype::F64,
-        "float32" => Dtype::F32,
-        "float16" => Dtype::F16,
-        "bfloat16" => Dtype::BF16,
-        "int64" => Dtype::I64,
-        "int32" => Dtype::I32,
-        "int16" => Dtype::I16,
-        "int8" => Dtype::I8,
-        "uint8" => Dtype::U8,
-        "bool" => Dtype::Bool,
+        "float64" => DType::F64,
+        "float32" => DType::F32,
+        "float16" => DType::F16,
+        "bfloat16" => DType::BF16,
+        "int64" => DType::I64,
+        "int32" => DType::I32,
+        "int16" => DType::I16,
+        "int8" => DType::I8,
+        "uint8" => DType::U8,
+        "bool" => DType::Bool,
         _ => return None,
     })
 }
@@ -110,7 +110,7 @@ pub(super) fn call(arena: &Arena, global: &Global, arguments: &[Id]) -> Result<O
                 return Err(format!("a tensor with {} sizes and {} strides", shape.len(), strides.len()));
             }
             let explicit = match arguments.get(6).map(|&id| arena.get(id)) {
-                Some(Object::Global(Global::Dtype(dtype))) => Some(*dtype),
+                Some(Object::Global(Global::DType(dtype))) => Some(*dtype),
                 _ => None,
             };
             // Bits that say the stored numbers are not yet what the tensor is.
@@ -149,7 +149,7 @@ pub(super) fn call(arena: &Arena, global: &Global, arguments: &[Id]) -> Result<O
             _ => Err("a size that is not a short tuple".into()),
         },
         Global::Opaque => Ok(Object::Opaque),
-        Global::StorageType(_) | Global::Dtype(_) | Global::ScriptClass | Global::FirstArgument => {
+        Global::StorageType(_) | Global::DType(_) | Global::ScriptClass | Global::FirstArgument => {
             Err("something is called that cannot be".into())
         }
     }

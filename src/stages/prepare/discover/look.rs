@@ -28,7 +28,7 @@ pub struct Look {
     pub encoding: Option<Encoding>,
     /// Where its names do not tell, or tell several languages.
     pub columns: Option<Columns>,
-    pub told: Vec<String>,
+    pub notes: Vec<String>,
     pub split: Option<&'static str>,
     /// It names images, line by line, and nothing else.
     pub is_list: bool,
@@ -98,7 +98,7 @@ impl Look {
         if captions.is_empty() {
             return;
         }
-        self.told.push(match &others[..] {
+        self.notes.push(match &others[..] {
             [] => format!("captions from {}", captions.join(" and ")),
             others => format!("captions from {} (--language {} takes the other)", captions.join(" and "), others.join(" or ")),
         });

@@ -50,7 +50,7 @@ pub struct Discovery {
     pub encoding: Option<Encoding>,
     pub split_lists: Vec<(String, PathBuf)>,
     /// What the reader should know, with the flag that decides.
-    pub told: Vec<String>,
+    pub notes: Vec<String>,
     /// Sidecars as one caption file; it goes with this.
     sidecars: Option<tempfile::TempDir>,
 }
@@ -120,7 +120,7 @@ pub fn discover(question: &Question) -> Result<Discovery> {
         columns: question.columns.clone(),
         encoding: question.encoding,
         split_lists: Vec::new(),
-        told: Vec::new(),
+        notes: Vec::new(),
         sidecars: None,
     };
     let stems: HashSet<PathBuf> = listed.iter().map(|entry| entry.path.with_extension("")).collect();
@@ -258,7 +258,7 @@ impl Discovery {
                 }
                 self.columns = columns.clone();
             }
-            self.told.extend(look.told.iter().map(|told| format!("{}: {told}", look.file.name)));
+            self.notes.extend(look.notes.iter().map(|note| format!("{}: {note}", look.file.name)));
         }
         if encodings.len() > 1 {
             let files: Vec<String> = encodings.iter().map(|(name, (_, file))| format!("{file} is {name}")).collect();
@@ -281,11 +281,11 @@ impl Discovery {
             bail!("{}: {why}{seen}", self.folder.display());
         }
         if self.roots.is_empty() {
-            self.told.push("no images: captions are prepared alone (--images DIR has them elsewhere)".into());
+            self.notes.push("no images: captions are prepared alone (--images DIR has them elsewhere)".into());
         }
         let has_split = self.files.iter().any(|file| file.left.is_none() && !file.split.is_empty());
         if !has_split {
-            self.told.push("no split is told: --splits train=0.9,dev=0.05,test=0.05 makes one".into());
+            self.notes.push("no splits are given: --splits train=0.9,dev=0.05,test=0.05 makes one".into());
         }
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Discovery {
             }
         }
         if question.language.is_none() {
-            self.told.push(format!("captions in several languages: those in {wanted} are taken (--language decides)"));
+            self.notes.push(format!("captions in several languages: those in {wanted} are taken (--language decides)"));
         }
         Ok(())
     }

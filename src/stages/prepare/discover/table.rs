@@ -32,8 +32,8 @@ impl Discovery {
             [folder] if self.num_images > 0 => format!("images   {} ({})\n", folder.display(), thousands(self.num_images as u64)),
             tars => format!("images   in {} tars\n", tars.len()),
         };
-        for told in &self.told {
-            text += &format!("note     {told}\n");
+        for note in &self.notes {
+            text += &format!("note     {note}\n");
         }
         text
     }
@@ -51,7 +51,7 @@ impl Discovery {
             })
             .collect();
         json!({"command": "prepare", "dry_run": true, "folder": self.folder, "files": files, "images": self.roots,
-               "num_images": self.num_images, "notes": self.told})
+               "num_images": self.num_images, "notes": self.notes})
     }
 }
 

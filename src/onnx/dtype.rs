@@ -1,10 +1,10 @@
-//! Element types of stored tensors, and how each becomes float32.
+//! Element types of tensors, and how stored elements become float32.
 
 use half::{bf16, f16};
 
-/// Element type of a stored tensor. All are little-endian.
+/// Element type of a tensor. Stored elements are little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Dtype {
+pub enum DType {
     F64,
     F32,
     F16,
@@ -17,7 +17,23 @@ pub enum Dtype {
     Bool,
 }
 
-impl Dtype {
+impl DType {
+    /// ONNX's `TensorProto.DataType`.
+    pub fn onnx_code(self) -> i32 {
+        match self {
+            Self::F32 => 1,
+            Self::U8 => 2,
+            Self::I8 => 3,
+            Self::I16 => 5,
+            Self::I32 => 6,
+            Self::I64 => 7,
+            Self::Bool => 9,
+            Self::F16 => 10,
+            Self::F64 => 11,
+            Self::BF16 => 16,
+        }
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
@@ -49,7 +65,7 @@ impl Dtype {
         }
     }
 
-    pub(super) fn from_safetensors(dtype: ::safetensors::Dtype) -> Option<Self> {
+    pub(crate) fn from_safetensors(dtype: ::safetensors::Dtype) -> Option<Self> {
         use ::safetensors::Dtype as Stored;
         Some(match dtype {
             Stored::F64 => Self::F64,
@@ -86,7 +102,7 @@ impl Dtype {
     }
 }
 
-impl std::fmt::Display for Dtype {
+impl std::fmt::Display for DType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::F64 => "float64",
@@ -109,17 +125,17 @@ mod tests {
 
     #[test]
     fn every_type_reads_minus_one_or_one() {
-        let cases: [(Dtype, Vec<u8>, f32); 10] = [
-            (Dtype::F64, (-1f64).to_le_bytes().to_vec(), -1.0),
-            (Dtype::F32, (-1f32).to_le_bytes().to_vec(), -1.0),
-            (Dtype::F16, vec![0x00, 0xbc], -1.0),
-            (Dtype::BF16, vec![0x80, 0xbf], -1.0),
-            (Dtype::I64, (-1i64).to_le_bytes().to_vec(), -1.0),
-            (Dtype::I32, (-1i32).to_le_bytes().to_vec(), -1.0),
-            (Dtype::I16, (-1i16).to_le_bytes().to_vec(), -1.0),
-            (Dtype::I8, vec![0xff], -1.0),
-            (Dtype::U8, vec![0xff], 255.0),
-            (Dtype::Bool, vec![2], 1.0),
+        let cases: [(DType, Vec<u8>, f32); 10] = [
+            (DType::F64, (-1f64).to_le_bytes().to_vec(), -1.0),
+            (DType::F32, (-1f32).to_le_bytes().to_vec(), -1.0),
+            (DType::F16, vec![0x00, 0xbc], -1.0),
+            (DType::BF16, vec![0x80, 0xbf], -1.0),
+            (DType::I64, (-1i64).to_le_bytes().to_vec(), -1.0),
+            (DType::I32, (-1i32).to_le_bytes().to_vec(), -1.0),
+            (DType::I16, (-1i16).to_le_bytes().to_vec(), -1.0),
+            (DType::I8, vec![0xff], -1.0),
+            (DType::U8, vec![0xff], 255.0),
+            (DType::Bool, vec![2], 1.0),
         ];
         for (dtype, bytes, value) in cases {
             assert_eq!(bytes.len(), dtype.size(), "{dtype}");
