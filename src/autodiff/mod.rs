@@ -11,8 +11,8 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use crate::onnx::{DType, Dim, Graph, Node, Op, Reduction, Source, Value};
-use rules::{NotDifferentiable, Part};
+use crate::onnx::{DType, Dim, Graph, Node, Op, Reduction, Value, ValueSource};
+use rules::{Contribution, NotDifferentiable};
 
 /// A gradient in two parts, which add up to it. Either may be absent.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ pub fn gradients_recomputing(
         g.fail("only a single number has gradients here");
     }
     let one = g.expand(g.scalar_like(loss, 1.0), &shape);
-    sums.entry(loss).or_default().add(g, Part::Dense(one));
+    sums.entry(loss).or_default().add(g, Contribution::Dense(one));
     for (number, node) in nodes.iter().enumerate().rev() {
         // After a fault shapes mean nothing any more; `finish` will tell.
         if g.has_fault() {
@@ -108,12 +108,12 @@ pub fn gradients_recomputing(
         g.scope("backward", || {
             g.scope(scope, || match rules::apply(g, &seen, &upstream, spelling) {
                 Ok(parts) => {
-                    for (input, part) in node.inputs.iter().zip(parts) {
-                        if let (Some(input), Some(part)) = (*input, part)
+                    for (input, contribution) in node.inputs.iter().zip(parts) {
+                        if let (Some(input), Some(contribution)) = (*input, contribution)
                             && dependent.contains(&input)
                         {
-                            let part = part.fitted(g, input);
-                            sums.entry(input).or_default().add(g, part);
+                            let contribution = contribution.fitted(g, input);
+                            sums.entry(input).or_default().add(g, contribution);
                         }
                     }
                 }
@@ -176,7 +176,7 @@ fn recompute(g: &Graph, nodes: &[Node], dependent: &HashSet<Value>, awaited: &[V
             let mut depends = false;
             for input in node.inputs.iter().flatten().copied() {
                 let outside =
-                    dependent.contains(&input) && !own.contains(&input) && matches!(g.source(input), Source::Node { .. });
+                    dependent.contains(&input) && !own.contains(&input) && matches!(g.source(input), ValueSource::Node { .. });
                 if outside && !values.contains_key(&input) {
                     let waiting = g.add(input, g.cast(zero, g.dtype(input)));
                     values.insert(input, waiting);
@@ -212,10 +212,10 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, g: &Graph, part: Part) {
-        match part {
-            Part::Dense(value) => self.dense = Some(self.dense.map_or(value, |sum| g.add(sum, value))),
-            Part::Rows(rows) => self.rows.push(rows),
+    fn add(&mut self, g: &Graph, contribution: Contribution) {
+        match contribution {
+            Contribution::Dense(value) => self.dense = Some(self.dense.map_or(value, |sum| g.add(sum, value))),
+            Contribution::Rows(rows) => self.rows.push(rows),
         }
     }
 
@@ -230,10 +230,10 @@ impl Sum {
     }
 }
 
-impl Part {
+impl Contribution {
     /// Summed over the dimensions along which `input` was broadcast.
-    fn fitted(self, g: &Graph, input: Value) -> Part {
-        let Part::Dense(gradient) = self else { return self };
+    fn fitted(self, g: &Graph, input: Value) -> Contribution {
+        let Contribution::Dense(gradient) = self else { return self };
         let (from, to) = (g.shape(gradient), g.shape(input));
         if from == to {
             return self;
@@ -242,7 +242,7 @@ impl Part {
         let one = Dim::from(1);
         let axes: Vec<usize> = (0..from.len()).filter(|&i| i < lead || (to[i - lead] == one && from[i] != one)).collect();
         let summed = if axes.is_empty() { gradient } else { g.reduce_sum(gradient, &axes, true) };
-        Part::Dense(g.reshape(summed, &to))
+        Contribution::Dense(g.reshape(summed, &to))
     }
 }
 

@@ -18,9 +18,9 @@ use crate::stages::Outcome;
 use crate::stages::caption::{
     self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
 };
-use crate::stages::elsewhere::Elsewhere;
+use crate::stages::elsewhere::RemoteOutput;
 use crate::stages::fleet::Fleet;
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 
 mod decoding;
 mod images;
@@ -153,8 +153,8 @@ pub(super) fn default_batch_size(device: Device) -> usize {
 }
 
 impl Reads for CaptionArgs {
-    fn part(&self, flag: &str) -> Part {
-        if matches!(flag, "paths" | "dataset") { Part::Images } else { Part::Whole }
+    fn scope(&self, flag: &str) -> Scope {
+        if matches!(flag, "paths" | "dataset") { Scope::Images } else { Scope::Whole }
     }
 
     fn keeps(&self) -> bool {
@@ -245,7 +245,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     let to_stdout = args.out.as_ref().is_some_and(|out| out.as_os_str() == "-");
-    let elsewhere = Elsewhere::of(&out, table_format(&out)? == TableFormat::Parts)?;
+    let elsewhere = RemoteOutput::of(&out, table_format(&out)? == TableFormat::Parts)?;
     let out = elsewhere.as_ref().map_or(out, |elsewhere| elsewhere.here().to_path_buf());
     let flags = args.decoding.flags();
     let decoding = generation::Settings::from_flags(&flags).map_err(|error| BadUsage(error.to_string()))?;
@@ -350,7 +350,7 @@ fn tell_cut(scored: Option<&Chosen>, reporter: &dyn Reporter) {
 
 /// Copies a complete output to the bucket that it is for, and says what came of all.
 pub(super) fn end(
-    elsewhere: Option<&Elsewhere>,
+    elsewhere: Option<&RemoteOutput>,
     is_complete: bool,
     text: &str,
     mut json: Json,

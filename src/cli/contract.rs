@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 
 use super::command;
-use crate::stages::run::{Contract, Input, Part};
+use crate::stages::run::{Contract, Input, Scope};
 
 /// Arguments that name what is written.
 const WRITTEN: [&str; 4] = ["out", "work", "job", "per_image"];
@@ -14,8 +14,8 @@ const WRITTEN: [&str; 4] = ["out", "work", "job", "per_image"];
 /// What a command says of its flags, by their names in the code.
 pub(super) trait Reads {
     /// What of the input that a flag names decides the result.
-    fn part(&self, _flag: &str) -> Part {
-        Part::Whole
+    fn scope(&self, _flag: &str) -> Scope {
+        Scope::Whole
     }
 
     /// Whether a flag's values are `NAME=FILE`.
@@ -56,7 +56,7 @@ pub(super) fn contract(words: &[String], reads: &dyn Reads) -> Result<Contract, 
         }
         // What the original's flags name, which are hidden, is not needed here.
         if !WRITTEN.contains(&id) && !argument.is_hide_set() {
-            let input = |path| Input { flag: flag.clone(), path, part: reads.part(id) };
+            let input = |path| Input { flag: flag.clone(), path, scope: reads.scope(id) };
             contract.inputs.extend(paths(matches, id, reads.names_files(id)).into_iter().map(input));
         }
     }
@@ -89,9 +89,9 @@ mod tests {
         contract(&words, parsed.command.reads()).unwrap()
     }
 
-    fn inputs(line: &str) -> Vec<(String, String, Part)> {
+    fn inputs(line: &str) -> Vec<(String, String, Scope)> {
         let text = |path: PathBuf| path.to_str().unwrap().to_string();
-        let mut inputs: Vec<_> = of(line).inputs.into_iter().map(|input| (input.flag, text(input.path), input.part)).collect();
+        let mut inputs: Vec<_> = of(line).inputs.into_iter().map(|input| (input.flag, text(input.path), input.scope)).collect();
         inputs.sort_by(|a, b| a.1.cmp(&b.1));
         inputs
     }
@@ -112,15 +112,15 @@ mod tests {
 
     #[test]
     fn every_path_that_is_not_written_is_an_input() {
-        let flag = |flag: &str, path: &str, part: Part| (flag.to_string(), path.to_string(), part);
+        let flag = |flag: &str, path: &str, scope: Scope| (flag.to_string(), path.to_string(), scope);
         let train = "train --dataset a --embeddings b --model c --out r";
-        let whole = |name: &str, path: &str| flag(name, path, Part::Whole);
-        assert_eq!(inputs(train), [flag("--dataset", "a", Part::Captions), whole("--embeddings", "b"), whole("--model", "c")]);
+        let whole = |name: &str, path: &str| flag(name, path, Scope::Whole);
+        assert_eq!(inputs(train), [flag("--dataset", "a", Scope::Captions), whole("--embeddings", "b"), whole("--model", "c")]);
         let contrastive = "train --dataset a --images i --model m --objective contrastive --out r";
         assert_eq!(inputs(contrastive)[0], whole("--dataset", "a"));
-        assert_eq!(inputs("embed --dataset a --model m --out e"), [flag("--dataset", "a", Part::Images), whole("--model", "m")]);
-        assert_eq!(inputs("caption a --model m --out t.csv"), [flag("input", "a", Part::Images), whole("--model", "m")]);
-        assert_eq!(inputs("report a b --out r.html")[1], flag("input", "b", Part::WithBookkeeping));
+        assert_eq!(inputs("embed --dataset a --model m --out e"), [flag("--dataset", "a", Scope::Images), whole("--model", "m")]);
+        assert_eq!(inputs("caption a --model m --out t.csv"), [flag("input", "a", Scope::Images), whole("--model", "m")]);
+        assert_eq!(inputs("report a b --out r.html")[1], flag("input", "b", Scope::WithBookkeeping));
         let prepare = "prepare --captions a b --images c --split-list test=Cargo.toml --out d";
         let wanted =
             [whole("--split-list", "Cargo.toml"), whole("--captions", "a"), whole("--captions", "b"), whole("--images", "c")];

@@ -16,10 +16,10 @@ use crate::pipeline::sources::StoredImages;
 use crate::remote;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
-use crate::stages::elsewhere::Elsewhere;
+use crate::stages::elsewhere::RemoteOutput;
 use crate::stages::embed::{self, EmbedSettings, Layout, Source};
 use crate::stages::fleet::Fleet;
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 
 /// What `--help` says below the flags.
 const EXAMPLES: &str = "\
@@ -88,8 +88,8 @@ pub struct EmbedArgs {
 }
 
 impl Reads for EmbedArgs {
-    fn part(&self, flag: &str) -> Part {
-        if flag == "dataset" { Part::Images } else { Part::Whole }
+    fn scope(&self, flag: &str) -> Scope {
+        if flag == "dataset" { Scope::Images } else { Scope::Whole }
     }
 
     fn keeps(&self) -> bool {
@@ -130,7 +130,7 @@ fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize, context: &Context
 }
 
 fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let elsewhere = Elsewhere::of(&out, true)?;
+    let elsewhere = RemoteOutput::of(&out, true)?;
     let out = elsewhere.as_ref().map_or(out, |elsewhere| elsewhere.here().to_path_buf());
     keep_inputs([out.as_path()], args.dataset.iter().chain([&model]).map(PathBuf::as_path))?;
     let source = source(&args)?;

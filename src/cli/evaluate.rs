@@ -9,9 +9,9 @@ use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::Outcome;
-use crate::stages::evaluate::clip::Judge;
+use crate::stages::evaluate::clip::ClipScorer;
 use crate::stages::evaluate::{self, Candidate, Letters, Level, Settings};
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 use crate::stages::score::Source;
 
 /// What `--help` says below the flags.
@@ -107,8 +107,8 @@ enum CandidateArg {
 }
 
 impl Reads for EvaluateArgs {
-    fn part(&self, flag: &str) -> Part {
-        if flag == "references" { Part::Captions } else { Part::Whole }
+    fn scope(&self, flag: &str) -> Scope {
+        if flag == "references" { Scope::Captions } else { Scope::Whole }
     }
 }
 
@@ -151,7 +151,7 @@ pub fn run(args: EvaluateArgs, context: &Context) -> anyhow::Result<Outcome> {
                 None => Source::Images(args.images),
             };
             let batch_size = default_batch_size(runtime.device());
-            Some(Judge::open(scorer, &source, args.clip_prefix, &runtime, batch_size)?)
+            Some(ClipScorer::open(scorer, &source, args.clip_prefix, &runtime, batch_size)?)
         }
     };
     let evaluation = pool.install(|| evaluate::run(&settings, judge.as_mut(), &context.terminal))?;

@@ -15,7 +15,7 @@ use crate::remote;
 use crate::runtime::{Device, Precision};
 use crate::stages::Outcome;
 use crate::stages::caption::TableFormat;
-use crate::stages::elsewhere::Elsewhere;
+use crate::stages::elsewhere::RemoteOutput;
 use crate::stages::embed::Layout;
 use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_of, settings_of};
 
@@ -201,7 +201,7 @@ pub struct MergeArgs {
 pub fn merge(args: MergeArgs, context: &Context) -> anyhow::Result<Outcome> {
     let stage = JobFolder::new(&args.job).plan()?.settings.stage;
     let format = if stage == "embed" { TableFormat::Parts } else { table_format(&args.out)? };
-    let elsewhere = Elsewhere::of(&args.out, format == TableFormat::Parts)?;
+    let elsewhere = RemoteOutput::of(&args.out, format == TableFormat::Parts)?;
     elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let out = elsewhere.as_ref().map_or(args.out, |elsewhere| elsewhere.here().to_path_buf());
     let merged = job::merge(

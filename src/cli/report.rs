@@ -10,7 +10,7 @@ use crate::dataset::captions::Encoding;
 use crate::stages::Outcome;
 use crate::stages::evaluate::{Letters, Level};
 use crate::stages::report::{self, ReportSettings};
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
@@ -86,8 +86,8 @@ enum Tokens {
 }
 
 impl Reads for ReportArgs {
-    fn part(&self, flag: &str) -> Part {
-        if flag == "tables" { Part::WithBookkeeping } else { Part::Whole }
+    fn scope(&self, flag: &str) -> Scope {
+        if flag == "tables" { Scope::WithBookkeeping } else { Scope::Whole }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{BadUsage, Context, keep_inputs};
 use crate::dataset::captions::Encoding;
 use crate::models::Bundle;
 use crate::stages::Outcome;
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
 
 /// How long captions are (in characters, words and a model's tokens), by split and source, and what they are made of.
@@ -61,8 +61,8 @@ enum UnitArg {
 }
 
 impl Reads for StatsArgs {
-    fn part(&self, flag: &str) -> Part {
-        if flag == "input" { Part::Captions } else { Part::Whole }
+    fn scope(&self, flag: &str) -> Scope {
+        if flag == "input" { Scope::Captions } else { Scope::Whole }
     }
 }
 

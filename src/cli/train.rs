@@ -9,7 +9,7 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs, on_one_card};
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::stages::Outcome;
-use crate::stages::run::Part;
+use crate::stages::run::Scope;
 use crate::stages::train::{self, BestBy, Recipe, Summary, TrainSettings, Upkeep};
 use crate::training::lora::Lora;
 use crate::training::objective::Objective;
@@ -259,10 +259,10 @@ impl OriginalArgs {
 }
 
 impl Reads for TrainArgs {
-    fn part(&self, flag: &str) -> Part {
+    fn scope(&self, flag: &str) -> Scope {
         // From pictures is learned what a dataset may hold.
         let is_of_captions = flag == "dataset" && self.objective != Objective::Contrastive;
-        if is_of_captions { Part::Captions } else { Part::Whole }
+        if is_of_captions { Scope::Captions } else { Scope::Whole }
     }
 }
 

@@ -33,12 +33,12 @@ impl Lint {
 /// Lint of every caption; `same_image(i)` says whether caption `i` is of the same image as caption `i - 1`.
 pub fn lint(captions: &[&str], same_image: impl Fn(usize) -> bool) -> Vec<Lint> {
     let lengths: Vec<usize> = captions.par_iter().map(|caption| caption.chars().count()).collect();
-    let fence = Fence::of(&lengths);
+    let outliers = Outliers::of(&lengths);
     let mut marks: Vec<Lint> = captions
         .par_iter()
         .zip(&lengths)
         .map(|(caption, &length)| Lint {
-            length_outlier: fence.is_outside(length),
+            length_outlier: outliers.is_outside(length),
             repeated_ngram: repeats(caption),
             residual_latin: has_latin_word(caption),
             no_chinese: !caption.chars().any(is_han),
@@ -55,12 +55,12 @@ pub fn lint(captions: &[&str], same_image: impl Fn(usize) -> bool) -> Vec<Lint> 
     marks
 }
 
-struct Fence {
+struct Outliers {
     low: f64,
     high: f64,
 }
 
-impl Fence {
+impl Outliers {
     fn of(lengths: &[usize]) -> Self {
         let mut sorted = lengths.to_vec();
         sorted.par_sort_unstable();

@@ -152,10 +152,10 @@ pub(super) fn resize_and_crop(image: &RgbImage, across: Axis, down: Axis, filter
 }
 
 /// Pixels, width and height.
-type Source<'a> = (&'a [u8], u32, u32);
+type Pixels<'a> = (&'a [u8], u32, u32);
 type Target<'a> = (&'a mut [u8], u32, u32);
 
-fn pass(resizer: &mut Resizer, filter: Filter, from: Source, to: Target, crop: impl Fn(ResizeOptions) -> ResizeOptions) {
+fn pass(resizer: &mut Resizer, filter: Filter, from: Pixels, to: Target, crop: impl Fn(ResizeOptions) -> ResizeOptions) {
     let options = crop(ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter.kind())));
     let source = ImageRef::new(from.1, from.2, from.0, PixelType::U8x3).expect("three bytes a pixel were cut out");
     let mut target = Image::from_slice_u8(to.1, to.2, to.0, PixelType::U8x3).expect("three bytes a pixel were reserved");

@@ -11,7 +11,7 @@ use super::decoders::{Sizes, architecture, cache_name, cached_head_dim};
 use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
 use super::fed::FedWeights;
-use super::graphs::{Part, build, build_fed};
+use super::graphs::{GraphKind, build, build_fed};
 use crate::onnx::Model;
 use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
 
@@ -53,7 +53,7 @@ impl CachedDecoder {
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let model = build(folder, Part::InPlaceDecoder(config), style_for(runtime))?;
+        let model = build(folder, GraphKind::InPlaceDecoder(config), style_for(runtime))?;
         Self::over(runtime, folder, config, (model, FedWeights::default()), [prefix_len, max_rows, max_new_tokens])
     }
 
@@ -67,7 +67,7 @@ impl CachedDecoder {
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let (model, mut fed) = build_fed(folder, Part::InPlaceDecoder(config), style_for(runtime), &|_| true)?;
+        let (model, mut fed) = build_fed(folder, GraphKind::InPlaceDecoder(config), style_for(runtime), &|_| true)?;
         let sizes = architecture(config).sizes();
         fed.also(&embedding_name(config), vec![sizes.vocab_size as i64, sizes.n_embd as i64]);
         Self::over(runtime, folder, config, (model, fed), [prefix_len, max_rows, max_new_tokens])

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::config::{ClipConfig, MapperConfig};
 use super::fed::FedWeights;
-use super::graphs::{BuildError, Part, build, build_fed};
+use super::graphs::{BuildError, GraphKind, build, build_fed};
 use super::layers::Style;
 use super::{ImageEncoder, Mapper};
 use crate::runtime::{Device, Feed, InPlace, Precision, Runtime, RuntimeError, Session};
@@ -39,7 +39,7 @@ pub struct ClipEncoder {
 
 impl ClipEncoder {
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig, max_batch: usize) -> Result<Self, LoadError> {
-        let model = build(folder, Part::ImageEncoder(config), style_for(runtime))?;
+        let model = build(folder, GraphKind::ImageEncoder(config), style_for(runtime))?;
         let is_fixed = runtime.device() == Device::OpenVino;
         // Two runs that share the threads out are faster than one that all threads meet in after each operator.
         let streams = if is_fixed && max_batch > 1 && runtime.threads().is_multiple_of(2) { 2 } else { 1 };
@@ -142,7 +142,7 @@ pub struct PrefixMapper {
 
 impl PrefixMapper {
     pub fn load(runtime: &Runtime, folder: &Path, config: &MapperConfig, max_batch: usize) -> Result<Self, LoadError> {
-        let model = build(folder, Part::Mapper(config), style_for(runtime))?;
+        let model = build(folder, GraphKind::Mapper(config), style_for(runtime))?;
         let fixed = runtime.device() == Device::OpenVino;
         let dimensions: &[(&str, i64)] = if fixed { &[("batch", max_batch as i64)] } else { &[] };
         let session = Session::new(runtime, "mapper", &model.to_bytes(), folder, dimensions)?;
@@ -153,7 +153,7 @@ impl PrefixMapper {
     /// A mapper on the CPU whose weights are handed over by [`set_weights`](Self::set_weights); the bundle at `folder` gives their names and
     /// shapes.
     pub fn fed(runtime: &Runtime, folder: &Path, config: &MapperConfig, max_batch: usize) -> Result<Self, LoadError> {
-        let (model, fed) = build_fed(folder, Part::Mapper(config), style_for(runtime), &|_| true)?;
+        let (model, fed) = build_fed(folder, GraphKind::Mapper(config), style_for(runtime), &|_| true)?;
         let session = Session::new(runtime, "mapper", &model.to_bytes(), folder, &[])?;
         let shape = [config.prefix_len, config.n_embd].map(|d| d as i64);
         Ok(Self { session, fed, shape, clip_size: config.clip_size, max_batch, fixed: false })

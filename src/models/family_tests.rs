@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::config::{ClipConfig, DecoderConfig};
 use super::decoders::decoder_tensors;
 use super::tensors::{TensorSpec, clip_tensors};
-use super::weights::{Dtype, SafetensorsWriter};
+use super::weights::{DType, SafetensorsWriter};
 use super::*;
 use crate::runtime::{Device, Precision, Runtime};
 
@@ -37,7 +37,7 @@ fn numbers(name: &str, count: usize) -> impl Iterator<Item = f64> {
 }
 
 fn write(specs: &[TensorSpec], path: &Path) {
-    let list = specs.iter().map(|spec| (spec.name.as_str(), Dtype::F32, spec.shape.as_slice()));
+    let list = specs.iter().map(|spec| (spec.name.as_str(), DType::F32, spec.shape.as_slice()));
     let mut writer = SafetensorsWriter::create(path, list).unwrap();
     for spec in specs {
         let is_norm = spec.shape.len() == 1 && spec.name.ends_with("weight");

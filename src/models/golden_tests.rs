@@ -54,7 +54,7 @@ fn what_is_spelled_for_cuda_gives_the_embeddings_of_pytorch() {
     let config = ClipConfig::read(&clip.join("config.json")).unwrap();
     let expected = SafetensorsFile::open(expected).unwrap();
     let style = layers::Style { fused: true, cuda: true, ..layers::Style::PORTABLE };
-    let model = graphs::build(folder.path(), graphs::Part::ImageEncoder(&config), style).unwrap();
+    let model = graphs::build(folder.path(), graphs::GraphKind::ImageEncoder(&config), style).unwrap();
     let mut session = Session::new(&runtime(2), "image_encoder", &model.to_bytes(), folder.path(), &[]).unwrap();
     let side = config.vision_config.image_size() as i64;
     let pixels = expected.read_f32("pixel_values").unwrap();
@@ -124,7 +124,7 @@ fn the_saved_decoder_gives_the_same_logits() {
     let expected = SafetensorsFile::open(expected).unwrap();
     let folder = folder(&[(gpt2.join("model.safetensors"), graphs::GPT2_WEIGHTS)]);
     let config = DecoderConfig::read(&gpt2.join("config.json")).unwrap();
-    let model = graphs::build(folder.path(), graphs::Part::Decoder(&config), layers::Style::PORTABLE).unwrap();
+    let model = graphs::build(folder.path(), graphs::GraphKind::Decoder(&config), layers::Style::PORTABLE).unwrap();
     let mut session = Session::new(&runtime(1), "decoder", &model.to_bytes(), folder.path(), &[]).unwrap();
     let shape = &expected.get("input_ids").unwrap().shape;
     let (b, t) = (shape[0] as i64, shape[1] as i64);

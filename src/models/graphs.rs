@@ -32,7 +32,7 @@ pub enum BuildError {
 
 /// Which network of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Part<'a> {
+pub enum GraphKind<'a> {
     ImageEncoder(&'a ClipConfig),
     TextEncoder(&'a ClipConfig),
     Mapper(&'a MapperConfig),
@@ -60,7 +60,7 @@ pub enum Part<'a> {
     },
 }
 
-impl Part<'_> {
+impl GraphKind<'_> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::ImageEncoder(_) => "image_encoder",
@@ -85,28 +85,33 @@ impl Part<'_> {
 
 /// Builds one graph over the weights of the bundle at `folder`, to lie in that folder. In 8 bits it has the static scales of `model quantize
 /// --calibrate` where there are any for the part, else a scale for each row of the activations.
-pub fn build(folder: &Path, part: Part<'_>, style: Style) -> Result<Model, BuildError> {
-    Ok(built(folder, part, style, &|_| false)?.0)
+pub fn build(folder: &Path, kind: GraphKind<'_>, style: Style) -> Result<Model, BuildError> {
+    Ok(built(folder, kind, style, &|_| false)?.0)
 }
 
 /// The same in float32, with the weights that `is_fed` names as inputs of their names, and room for those.
 pub fn build_fed(
     folder: &Path,
-    part: Part<'_>,
+    kind: GraphKind<'_>,
     style: Style,
     is_fed: &dyn Fn(&str) -> bool,
 ) -> Result<(Model, FedWeights), BuildError> {
-    built(folder, part, Style { int8: false, dtype: DType::F32, ..style }, is_fed)
+    built(folder, kind, Style { int8: false, dtype: DType::F32, ..style }, is_fed)
 }
 
-fn built(folder: &Path, part: Part<'_>, style: Style, is_fed: &dyn Fn(&str) -> bool) -> Result<(Model, FedWeights), BuildError> {
-    let mut table = external_tensors(folder, part.weights())?;
+fn built(
+    folder: &Path,
+    kind: GraphKind<'_>,
+    style: Style,
+    is_fed: &dyn Fn(&str) -> bool,
+) -> Result<(Model, FedWeights), BuildError> {
+    let mut table = external_tensors(folder, kind.weights())?;
     if style.int8 {
         let path = folder.join(INT8_WEIGHTS);
         if !path.is_file() {
             return Err(BuildError::NotQuantized { folder: folder.into() });
         }
-        let float = build(folder, part, Style { int8: false, ..style })?;
+        let float = build(folder, kind, Style { int8: false, ..style })?;
         // Without ONNX Runtime's own operators it is for OpenVINO.
         let centred = if style.fused { Centred::Unsigned } else { Centred::Signed };
         if let Some(model) = int8::in_8_bits(folder, &float, centred)? {
@@ -124,25 +129,27 @@ fn built(folder: &Path, part: Part<'_>, style: Style, is_fed: &dyn Fn(&str) -> b
         move |name: &str| fed.contains(name)
     };
     table.iter_mut().filter(|(name, _)| fed.contains(*name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
-    let g = Graph::with_parameters(part.name(), table, move |name| match is_input(name) {
+    let g = Graph::with_parameters(kind.name(), table, move |name| match is_input(name) {
         true => ParameterMode::Input,
         false => ParameterMode::Reference,
     });
     if style.cuda {
         g.spell_for_cuda();
     }
-    match part {
-        Part::ImageEncoder(config) => clip::image_encoder(&g, style, config),
-        Part::TextEncoder(config) => text_encoder::text_encoder(&g, style, config),
-        Part::Mapper(config) => mapper::mapper(&g, style, config),
-        Part::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
-        Part::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),
-        Part::StaticPrefill { config, prefix_len, length, picked } => {
+    match kind {
+        GraphKind::ImageEncoder(config) => clip::image_encoder(&g, style, config),
+        GraphKind::TextEncoder(config) => text_encoder::text_encoder(&g, style, config),
+        GraphKind::Mapper(config) => mapper::mapper(&g, style, config),
+        GraphKind::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
+        GraphKind::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),
+        GraphKind::StaticPrefill { config, prefix_len, length, picked } => {
             decoders::static_prefill(&g, style, architecture(config), prefix_len, length, &picked)
         }
-        Part::StaticStep { config, length, picked } => decoders::static_step(&g, style, architecture(config), length, &picked),
-        Part::PickLogits(config) => decoders::pick_logits(&g, architecture(config)),
-        Part::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
+        GraphKind::StaticStep { config, length, picked } => {
+            decoders::static_step(&g, style, architecture(config), length, &picked)
+        }
+        GraphKind::PickLogits(config) => decoders::pick_logits(&g, architecture(config)),
+        GraphKind::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
     }
     let fed = FedWeights::of(&g, &fed);
     Ok((g.finish()?, fed))
@@ -150,9 +157,9 @@ fn built(folder: &Path, part: Part<'_>, style: Style, is_fed: &dyn Fn(&str) -> b
 
 /// Writes `image_encoder.onnx`, `mapper.onnx` and `decoder.onnx` into a bundle whose weights are in place.
 pub fn write(folder: &Path, clip: &ClipConfig, mapper: &MapperConfig, decoder: &DecoderConfig) -> Result<(), BuildError> {
-    for part in [Part::ImageEncoder(clip), Part::Mapper(mapper), Part::Decoder(decoder)] {
-        let path = folder.join(part.name()).with_extension("onnx");
-        build(folder, part, Style::PORTABLE)?.save(&path).map_err(|source| BuildError::Io { path, source })?;
+    for kind in [GraphKind::ImageEncoder(clip), GraphKind::Mapper(mapper), GraphKind::Decoder(decoder)] {
+        let path = folder.join(kind.name()).with_extension("onnx");
+        build(folder, kind, Style::PORTABLE)?.save(&path).map_err(|source| BuildError::Io { path, source })?;
     }
     Ok(())
 }

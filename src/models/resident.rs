@@ -8,14 +8,14 @@ use super::config::DecoderConfig;
 use super::decoder::{Best, Logits, Picked};
 use super::decoders::{Sizes, architecture, cache_name};
 use super::encoder::{LoadError, style_for};
-use super::graphs::{Part, build};
+use super::graphs::{GraphKind, build};
 use crate::runtime::{Feed, Resident, ResidentFeed, Runtime, RuntimeError, Session};
 
 const MODEL: &str = "decoder";
 
 /// Where a row of the next step comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Source {
+enum RowSource {
     /// A row of the caches, by number.
     Row(usize),
     /// A prefix of the last prefill.
@@ -25,7 +25,7 @@ enum Source {
 /// A row as the caller sees it.
 #[derive(Debug, Clone, Copy)]
 struct Row {
-    source: Source,
+    source: RowSource,
     used: usize,
 }
 
@@ -69,18 +69,18 @@ impl ResidentDecoder {
     ) -> Result<Self, LoadError> {
         let sizes = architecture(config).sizes();
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
-        let session = |part: Part<'_>| -> Result<Session, LoadError> {
-            let model = build(folder, part, style_for(runtime))?;
-            Ok(Session::new(runtime, part.name(), &model.to_bytes(), folder, &[])?)
+        let session = |kind: GraphKind<'_>| -> Result<Session, LoadError> {
+            let model = build(folder, kind, style_for(runtime))?;
+            Ok(Session::new(runtime, kind.name(), &model.to_bytes(), folder, &[])?)
         };
         let names = |kind: &str| {
             (0..sizes.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name(kind, layer, part))).collect::<Vec<_>>()
         };
         Ok(Self {
-            prefill: session(Part::StaticPrefill { config, prefix_len, length, picked })?,
-            step: session(Part::StaticStep { config, length, picked })?,
-            pick: session(Part::PickRows { config, length })?,
-            pick_logits: session(Part::PickLogits(config))?,
+            prefill: session(GraphKind::StaticPrefill { config, prefix_len, length, picked })?,
+            step: session(GraphKind::StaticStep { config, length, picked })?,
+            pick: session(GraphKind::PickRows { config, length })?,
+            pick_logits: session(GraphKind::PickLogits(config))?,
             runtime: runtime.clone(),
             count: picked.count.min(sizes.vocab_size),
             sizes,
@@ -106,7 +106,7 @@ impl ResidentDecoder {
             let (found, wanted) = (vec![prefix_embeds.len() as i64], shape.to_vec());
             return Err(RuntimeError::Shape { model: MODEL.into(), what: "prefix_embeds".into(), found, wanted });
         }
-        if self.rows.iter().any(|row| matches!(row.source, Source::Held(_))) {
+        if self.rows.iter().any(|row| matches!(row.source, RowSource::Held(_))) {
             self.settle()?;
         }
         let feeds = [("inputs_embeds", ResidentFeed::Host(Feed::F32(prefix_embeds, &shape)))];
@@ -150,15 +150,15 @@ impl ResidentDecoder {
     /// Brings the caches into the order of `rows`.
     fn settle(&mut self) -> Result<(), RuntimeError> {
         let settled =
-            self.rows.len() == self.num_cached && self.rows.iter().enumerate().all(|(i, row)| row.source == Source::Row(i));
+            self.rows.len() == self.num_cached && self.rows.iter().enumerate().all(|(i, row)| row.source == RowSource::Row(i));
         if settled {
             return Ok(());
         }
         // Before the first step there are no caches: the held ones stand in, and none of their rows is picked as a running row.
         let (past, offset) = if self.caches.is_empty() { (&self.held, self.num_held) } else { (&self.caches, self.num_cached) };
         let number = |row: &Row| match row.source {
-            Source::Row(i) => i as i64,
-            Source::Held(i) => (offset + i) as i64,
+            RowSource::Row(i) => i as i64,
+            RowSource::Held(i) => (offset + i) as i64,
         };
         let picked: Vec<i64> = self.rows.iter().map(number).collect();
         let shape = [picked.len() as i64];
@@ -171,7 +171,7 @@ impl ResidentDecoder {
         self.caches = caches;
         self.num_cached = self.rows.len();
         for (i, row) in self.rows.iter_mut().enumerate() {
-            row.source = Source::Row(i);
+            row.source = RowSource::Row(i);
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl Decoder for ResidentDecoder {
             let message = format!("row {} of {} from prefix {prefix} of {}", self.rows.len(), self.max_rows, self.num_held);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        self.rows.push(Row { source: Source::Held(prefix), used: self.prefix_len });
+        self.rows.push(Row { source: RowSource::Held(prefix), used: self.prefix_len });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::clip;
 use super::config::{BertConfig, ClipConfig, ConfigError, TextConfig, read_json, read_text};
 use super::encoder::{LoadError, style_for};
-use super::graphs::{Part, build};
+use super::graphs::{GraphKind, build};
 use super::layers::{Style, layer_norm, linear, masked, parameter};
 use super::mapper::bert_layer;
 use crate::onnx::{DType, Graph, Value};
@@ -200,7 +200,7 @@ impl TextEncoder {
     /// Loads the text tower of the CLIP whose weights lie under `folder`, as in a bundle. It has no 8-bit weights and computes without.
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig, max_batch: usize) -> Result<Self, LoadError> {
         let style = Style { int8: false, ..style_for(runtime) };
-        let model = build(folder, Part::TextEncoder(config), style)?;
+        let model = build(folder, GraphKind::TextEncoder(config), style)?;
         let max_tokens = match &config.text_config {
             Some(TextConfig::Clip(text)) => text.max_position_embeddings,
             // Captions are short, and a fixed shape costs its whole length.

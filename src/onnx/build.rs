@@ -1,8 +1,9 @@
 //! The words in which models are written: one short method an operator.
 
 use super::dim::{Dim, Shape};
+use super::dtype::DType;
 use super::graph::{Graph, Value};
-use super::op::{DType, Op, Reduction};
+use super::op::{Op, Reduction};
 
 macro_rules! unary {
     ($($method:ident $op:ident),*) => {
@@ -226,6 +227,7 @@ impl Graph {
             DType::F64 => f64::from(number).to_le_bytes().to_vec(),
             DType::I64 => (number as i64).to_le_bytes().to_vec(),
             DType::I32 => (number as i32).to_le_bytes().to_vec(),
+            DType::I16 => (number as i16).to_le_bytes().to_vec(),
             DType::I8 => (number as i8).to_le_bytes().to_vec(),
             DType::U8 | DType::Bool => vec![number as u8],
             DType::F32 => number.to_le_bytes().to_vec(),
@@ -312,12 +314,6 @@ impl Graph {
 
     /// Zeros of any shape.
     pub fn zeros(&self, dtype: DType, shape: &Shape) -> Value {
-        let width = match dtype {
-            DType::I64 | DType::F64 => 8,
-            DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 => 2,
-            DType::I8 | DType::U8 | DType::Bool => 1,
-        };
-        self.expand(self.constant(dtype, &vec![1; shape.len()], vec![0; width]), shape)
+        self.expand(self.constant(dtype, &vec![1; shape.len()], vec![0; dtype.size()]), shape)
     }
 }

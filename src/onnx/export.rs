@@ -6,7 +6,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::dim::Dim;
-use super::graph::{ExternalTensor, Inner, Node, ParameterMode, Source, Value};
+use super::graph::{ExternalTensor, Inner, Node, ParameterMode, Value, ValueSource};
 use super::op::{Op, Reduction};
 use super::proto::*;
 use crate::files;
@@ -44,7 +44,7 @@ impl Model {
         let mut initializer = vec![];
         for (value, source) in inner.sources.iter().enumerate() {
             let value = Value(value as u32);
-            if let Source::Constant(bytes) = source
+            if let ValueSource::Constant(bytes) = source
                 && alive_values.contains(&value)
             {
                 let t = &inner.types[value.0 as usize];
@@ -114,7 +114,7 @@ fn reachable(inner: &Inner) -> (HashSet<usize>, HashSet<Value>) {
         if !values.insert(value) {
             continue;
         }
-        if let Source::Node { node, .. } = inner.sources[value.0 as usize]
+        if let ValueSource::Node { node, .. } = inner.sources[value.0 as usize]
             && nodes.insert(node)
         {
             open.extend(inner.nodes[node].inputs.iter().flatten());
@@ -131,7 +131,7 @@ impl Names {
         let mut names = inner.names.clone();
         let mut named = HashSet::new();
         for (name, value) in &inner.outputs {
-            if matches!(inner.sources[value.0 as usize], Source::Node { .. }) && named.insert(*value) {
+            if matches!(inner.sources[value.0 as usize], ValueSource::Node { .. }) && named.insert(*value) {
                 names[value.0 as usize] = name.clone();
             }
         }

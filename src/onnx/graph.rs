@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::dim::{Dim, Shape, shape_text};
+use super::dtype::DType;
 use super::export::Model;
 use super::infer::infer;
-use super::op::{DType, Op};
+use super::op::Op;
 
 /// A tensor in a graph: a small number that is copied freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,7 +23,7 @@ pub struct ValueType {
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Source {
+pub enum ValueSource {
     /// An input of the graph, fed at every run.
     Input,
     /// A weight, by reference to its file or (see [`ParameterMode`]) an input under its own name.
@@ -80,7 +81,7 @@ pub(super) struct Inner {
     pub name: String,
     pub doc: String,
     pub types: Vec<ValueType>,
-    pub sources: Vec<Source>,
+    pub sources: Vec<ValueSource>,
     pub names: Vec<String>,
     pub nodes: Vec<Node>,
     pub inputs: Vec<Value>,
@@ -198,7 +199,7 @@ impl Graph {
     /// An input that is fed at every run.
     pub fn input(&self, name: &str, dtype: DType, shape: &[Dim]) -> Value {
         let mut inner = self.inner.borrow_mut();
-        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, Source::Input, name.into());
+        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, ValueSource::Input, name.into());
         inner.inputs.push(value);
         value
     }
@@ -228,7 +229,7 @@ impl Graph {
                 dtype
             }
         };
-        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, Source::Parameter, full.clone());
+        let value = inner.value(ValueType { dtype, shape: shape.to_vec() }, ValueSource::Parameter, full.clone());
         inner.parameters.push((full, value));
         value
     }
@@ -282,7 +283,7 @@ impl Graph {
             .enumerate()
             .map(|(output, t)| {
                 let text = if output == 0 { name.clone() } else { format!("{name}.{output}") };
-                inner.value(t, Source::Node { node: number, output }, text)
+                inner.value(t, ValueSource::Node { node: number, output }, text)
             })
             .collect();
         inner.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), name });
@@ -299,7 +300,7 @@ impl Graph {
         }
         let value_type = ValueType { dtype, shape: shape.iter().map(|&d| Dim::from(d)).collect() };
         let name = format!("constant_{}", inner.constants.len());
-        let value = inner.value(value_type, Source::Constant(bytes), name);
+        let value = inner.value(value_type, ValueSource::Constant(bytes), name);
         inner.constants.insert(key, value);
         value
     }
@@ -312,7 +313,7 @@ impl Graph {
         self.inner.borrow().types[value.0 as usize].dtype
     }
 
-    pub fn source(&self, value: Value) -> Source {
+    pub fn source(&self, value: Value) -> ValueSource {
         self.inner.borrow().sources[value.0 as usize].clone()
     }
 
@@ -347,7 +348,7 @@ impl Graph {
 }
 
 impl Inner {
-    fn value(&mut self, value_type: ValueType, source: Source, name: String) -> Value {
+    fn value(&mut self, value_type: ValueType, source: ValueSource, name: String) -> Value {
         let value = Value(self.types.len() as u32);
         self.types.push(value_type);
         self.sources.push(source);

@@ -1,8 +1,9 @@
 //! Output types of every operator; a mismatch is said in words.
 
 use super::dim::{Dim, Shape, shape_text};
+use super::dtype::DType;
 use super::graph::ValueType;
-use super::op::{DType, Op};
+use super::op::Op;
 
 /// Types of the outputs, or what does not fit.
 pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueType>, String> {

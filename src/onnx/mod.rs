@@ -23,6 +23,6 @@ mod proto;
 pub use dim::{Dim, Shape, shape_text};
 pub use dtype::DType;
 pub use export::Model;
-pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Source, Value, ValueType};
+pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Value, ValueSource, ValueType};
 pub use op::{Op, Reduction};
 pub use products::{Centred, Computed, Int8Names, Product, Rounding, smoothed_name};

@@ -1,6 +1,7 @@
 //! The operators this program uses, with their attributes: one enum, so that inference, export and differentiation are exhaustive.
 
 use super::dim::{Dim, Shape};
+use super::dtype::DType;
 
 /// What ScatterElements does where an element is already there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

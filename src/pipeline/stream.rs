@@ -326,14 +326,14 @@ impl Stream<'_> {
     fn compute<C: Compute>(
         &self,
         upcoming: Receiver<Upcoming<C::Value>>,
-        windows: Sender<FinishedWindow<C::Value>>,
+        finished: Sender<FinishedWindow<C::Value>>,
         make_compute: impl FnOnce() -> Result<C>,
         gate: &Gate,
         watches: &Stopwatches,
     ) -> Result<bool> {
         let mut compute = make_compute()?;
         let mut windows = Windows::new(&mut compute, self.work, gate, watches, self.options.window_images);
-        let send = |window| watches.waiting_for_output.time(|| windows.send(window)).context("the writer has stopped");
+        let send = |window| watches.waiting_for_output.time(|| finished.send(window)).context("the writer has stopped");
         loop {
             if self.options.interrupt.is_set() && windows.is_at_rest() {
                 windows.end()?.map(send).transpose()?;

@@ -13,7 +13,7 @@ use crate::pipeline::{Output, Reporter};
 use crate::remote::{self, Fetched};
 
 /// An output whose place is a URL.
-pub struct Elsewhere {
+pub struct RemoteOutput {
     there: Output,
     here: Output,
 }
@@ -21,7 +21,7 @@ pub struct Elsewhere {
 /// File names that an earlier, larger output may have had.
 const PARTS: [&str; 4] = ["part-", "images-", "img_emb_", "metadata_"];
 
-impl Elsewhere {
+impl RemoteOutput {
     /// None where `out` is a path of this machine.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ mod summary;
 mod unmatched;
 
 use captions::{CaptionSet, ImageCaptions, Reading, Role};
-use clip::{ClipLevel, Judge};
+use clip::{ClipLevel, ClipScorer};
 use levels::{LevelScores, warn_of_dropped};
 use matching::match_images;
 use unmatched::{Unmatched, not_compared, unmatched};
@@ -135,7 +135,7 @@ pub struct Coverage {
 ///
 /// # Errors
 /// Files that cannot be read or have no image in common; what the CLIP cannot score.
-pub fn run(settings: &Settings, judge: Option<&mut Judge>, reporter: &dyn Reporter) -> Result<Evaluation> {
+pub fn run(settings: &Settings, judge: Option<&mut ClipScorer>, reporter: &dyn Reporter) -> Result<Evaluation> {
     let predicted = Reading { encoding: settings.encoding, ..Reading::of(Role::Predictions) };
     let written = Reading { role: Role::References, split: settings.split.as_deref(), ..predicted };
     let predictions = read(&settings.predictions, predicted, reporter)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use crate::models::Bundle;
-use crate::models::bundle::{self, BundlePlan, Configs, PartPlan, Source};
+use crate::models::bundle::{self, BundlePlan, Configs, PartPlan, Provenance};
 use crate::models::config::{BertConfig, DecoderConfig, MapperConfig, MapperKind, TransformerConfig};
 use crate::models::decoders::{Sizes, architecture};
 use crate::models::import::{CheckpointSource, ClipSource, DecoderSource, ORIGINAL_HEADS, decoder_preset};
@@ -147,7 +147,7 @@ pub fn init(settings: &InitSettings, reporter: &dyn Reporter) -> anyhow::Result<
     mapper.validate(settings.bert_config.as_deref().unwrap_or(&settings.out))?;
     let mapper_part = PartPlan::New {
         part: Part::random(mapper_tensors(&mapper), settings.seed),
-        source: Source::Random { seed: settings.seed },
+        source: Provenance::Random { seed: settings.seed },
     };
     let decoder_source = source_of(&settings.decoder, decoder.weights.as_ref(), settings.seed);
     let decoder_part = PartPlan::New { part: decoder.part(settings.seed)?, source: decoder_source };
@@ -209,15 +209,15 @@ fn clip_part<'a>(clip: &'a ClipSource, given: &Path, seed: u64) -> anyhow::Resul
     Ok(PartPlan::New { part: clip.part(seed)?, source: source_of(given, clip.weights.as_ref(), seed) })
 }
 
-fn source_of(given: &Path, weights: Option<&WeightSource>, seed: u64) -> Source {
-    weights.map_or(Source::Random { seed }, |weights| imported(given, weights))
+fn source_of(given: &Path, weights: Option<&WeightSource>, seed: u64) -> Provenance {
+    weights.map_or(Provenance::Random { seed }, |weights| imported(given, weights))
 }
 
 /// The name of what was given, and of the file inside it where that was a folder: never an absolute path.
-fn imported(given: &Path, weights: &WeightSource) -> Source {
+fn imported(given: &Path, weights: &WeightSource) -> Provenance {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let file = if given.is_dir() { format!("{}/{}", name(given), name(weights.path())) } else { name(given) };
-    Source::Imported { file, format: weights.format().to_string() }
+    Provenance::Imported { file, format: weights.format().to_string() }
 }
 
 fn finish(

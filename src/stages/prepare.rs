@@ -35,7 +35,7 @@ pub use scores::Scoring;
 pub use summary::{ClipFacts, Summary};
 
 use scored::Known;
-use scores::{BELOW, Below};
+use scores::{BELOW, LowScored};
 
 /// What to prepare, and how.
 #[derive(Debug, Clone)]
@@ -201,7 +201,7 @@ fn build(
     let min = settings.scoring.as_ref().and_then(|scoring| scoring.min_clip_score);
     let (mut clip, mut all_scores) = (None, None);
     if let Some(mut scores) = scored {
-        let mut below = Below::take(&mut set, &mut scores.all, min);
+        let mut below = LowScored::take(&mut set, &mut scores.all, min);
         if !is_finished {
             below.write(&mut set, staging.folder())?;
         }

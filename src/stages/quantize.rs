@@ -13,7 +13,7 @@ use crate::files::{hex, temporary_beside};
 use crate::generation;
 use crate::image::Preprocess;
 use crate::models::bundle::{Calibrated, CalibrationReport};
-use crate::models::graphs::{Part, build};
+use crate::models::graphs::{GraphKind, build};
 use crate::models::int8::{DecoderObserver, EncoderObserver, MapperObserver};
 use crate::models::layers::Style;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, style_for};
@@ -92,9 +92,11 @@ pub fn quantize(settings: &QuantizeSettings, reporter: &dyn Reporter) -> Result<
 /// Looks into the graphs as ONNX Runtime computes them: every product that is to be in 8 bits must be computed in integers.
 fn check_joined(made: &Bundle, runtime: &Runtime, calibrated: &Calibrated, reporter: &dyn Reporter) -> Result<()> {
     let style = Style { int8: true, ..style_for(runtime) };
-    for part in
-        [Part::ImageEncoder(made.clip_config()), Part::Mapper(made.mapper_config()), Part::InPlaceDecoder(made.decoder_config())]
-    {
+    for part in [
+        GraphKind::ImageEncoder(made.clip_config()),
+        GraphKind::Mapper(made.mapper_config()),
+        GraphKind::InPlaceDecoder(made.decoder_config()),
+    ] {
         let Some(decisions) = calibrated.parts.get(part.name()) else { continue };
         let model = build(made.path(), part, style)?;
         let dump = temporary_beside(made.path());

@@ -18,7 +18,6 @@ use crate::image::Thumbnail;
 use crate::metrics::METRIC_NAMES;
 use crate::pipeline::{Interrupt, Reporter};
 
-mod companions;
 mod data;
 mod images;
 mod measure;
@@ -26,15 +25,16 @@ mod page;
 mod pages;
 mod pictures;
 mod summary;
+mod table_facts;
 mod triage;
 
-use companions::Companions;
 use data::Words;
 use images::{Image, Unmatched};
 use measure::Measured;
 use page::Layout;
 use pages::Names;
-use pictures::{Picture, Pictures, Source};
+use pictures::{Picture, PictureSource, Pictures};
+use table_facts::TableFacts;
 use triage::Findings;
 
 /// What to show, and how.
@@ -86,11 +86,11 @@ pub struct Report {
 /// A table and what lies beside it.
 struct Table {
     label: String,
-    companions: Companions,
+    facts: TableFacts,
 }
 
 /// Everything the pages show.
-struct Gathered {
+struct ReportData {
     tables: Vec<Table>,
     images: Vec<Image>,
     unmatched: Unmatched,
@@ -110,7 +110,7 @@ pub const MOST_TABLES: usize = 8;
 /// What tables are called in short where there are several.
 const LETTERS: [&str; MOST_TABLES] = ["A", "B", "C", "D", "E", "F", "G", "H"];
 
-impl Gathered {
+impl ReportData {
     /// A table's letter; none where it is alone.
     fn letter(&self, table: usize) -> Option<&'static str> {
         if self.tables.len() > 1 { LETTERS.get(table).copied() } else { None }
@@ -130,14 +130,14 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     if !settings.overwrite {
         names.check(&[names.page(0)])?;
     }
-    let source = Source::open(&settings.images, settings.references.as_deref())?;
+    let source = PictureSource::open(&settings.images, settings.references.as_deref())?;
     let sets =
         settings.tables.iter().map(|table| read(table, Role::Predictions, settings, reporter)).collect::<Result<Vec<_>>>()?;
     let references = settings.references.as_ref().map(|path| read(path, Role::References, settings, reporter)).transpose()?;
     let (mut images, unmatched) = images::gather(sets, references)?;
     let measured = measure::measure(&mut images, settings.tables.len(), settings.level, settings.letters);
     let tables = tables(settings)?;
-    if images.is_empty() && tables.iter().all(|table| table.companions.failures.is_empty()) {
+    if images.is_empty() && tables.iter().all(|table| table.facts.failures.is_empty()) {
         bail!("neither captions nor failures to show");
     }
     let words = Words::of(&images);
@@ -148,7 +148,7 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     let mut wanted = if is_sample { [&shown[..], &worst].concat() } else { shown.clone() };
     wanted.sort_unstable();
     wanted.dedup();
-    let has_pictures = !matches!(source, Source::Nothing);
+    let has_pictures = !matches!(source, PictureSource::Nothing);
     if !has_pictures {
         reporter.note("no pictures: give the folder of the images with --images");
     }
@@ -159,8 +159,8 @@ pub fn run(settings: &ReportSettings, reporter: &dyn Reporter, interrupt: &Inter
     let Some(pictures) = made else { return Ok(None) };
     let findings = (0..tables.len()).map(|table| Findings::of(&images, table)).collect();
     let identity = identity(&tables, &images);
-    let gathered = Gathered { tables, images, unmatched, measured, findings, words, pictures, has_pictures, identity };
-    write(settings, &names, &gathered, &shown, reporter).map(Some)
+    let data = ReportData { tables, images, unmatched, measured, findings, words, pictures, has_pictures, identity };
+    write(settings, &names, &data, &shown, reporter).map(Some)
 }
 
 fn read(path: &Path, role: Role, settings: &ReportSettings, reporter: &dyn Reporter) -> Result<CaptionSet> {
@@ -176,7 +176,7 @@ fn read(path: &Path, role: Role, settings: &ReportSettings, reporter: &dyn Repor
 
 fn tables(settings: &ReportSettings) -> Result<Vec<Table>> {
     let labels = if settings.labels.is_empty() { labels(&settings.tables) } else { settings.labels.clone() };
-    let table = |(path, label): (&PathBuf, String)| Ok(Table { label, companions: Companions::read(path)? });
+    let table = |(path, label): (&PathBuf, String)| Ok(Table { label, facts: TableFacts::read(path)? });
     settings.tables.iter().zip(labels).map(table).collect()
 }
 
@@ -190,7 +190,7 @@ fn identity(tables: &[Table], images: &[Image]) -> String {
     };
     for table in tables {
         add(&table.label);
-        match table.companions.settings.iter().find(|(name, _)| name == "fingerprint") {
+        match table.facts.settings.iter().find(|(name, _)| name == "fingerprint") {
             Some((_, fingerprint)) => add(fingerprint),
             None => images.iter().for_each(|image| add(&image.path)),
         }
@@ -222,45 +222,45 @@ fn thumbnail(settings: &ReportSettings, images: &[Image], shown: &[usize], words
 fn write(
     settings: &ReportSettings,
     names: &Names,
-    gathered: &Gathered,
+    data: &ReportData,
     shown: &[usize],
     reporter: &dyn Reporter,
 ) -> Result<Report> {
-    let bytes = |image: &usize| page::row_bytes(gathered, *image);
+    let bytes = |image: &usize| page::row_bytes(data, *image);
     let sizes: Vec<u64> = shown.par_iter().map(bytes).collect::<Result<_>>()?;
-    let limit = settings.page_bytes.saturating_sub(HEAD_BYTES + page::facts_bytes(gathered)?);
+    let limit = settings.page_bytes.saturating_sub(HEAD_BYTES + page::facts_bytes(data)?);
     let pages = pages::split(shown, &sizes, limit);
-    let is_sample = shown.len() < gathered.images.len();
+    let is_sample = shown.len() < data.images.len();
     // The page of the worst keeps to the limit too.
     let largest = sizes.iter().copied().max().unwrap_or(1);
-    let worst = pages::worst(&gathered.images, (limit / (2 * largest)).clamp(1, pages::WORST as u64) as usize);
+    let worst = pages::worst(&data.images, (limit / (2 * largest)).clamp(1, pages::WORST as u64) as usize);
     let layout = Layout { names, pages: &pages, worst: (is_sample || pages.len() > 1).then_some(&worst), is_sample };
     let paths: Vec<PathBuf> = layout.all().map(|which| layout.path(which)).collect();
     if !settings.overwrite {
         names.check(&paths)?;
     }
     for which in layout.all() {
-        page::write(&layout, which, gathered)?;
+        page::write(&layout, which, data)?;
         reporter.detail(&format!("wrote {}", layout.path(which).display()));
     }
     names.remove_surplus(&paths)?;
     let mut paths = paths;
     paths.reverse();
-    let of = |test: fn(Picture) -> bool| shown.iter().filter(|&&image| test(gathered.pictures.of(image))).count();
+    let of = |test: fn(Picture) -> bool| shown.iter().filter(|&&image| test(data.pictures.of(image))).count();
     let num_missing = of(|picture| matches!(picture, Picture::Missing(_)));
     let page_bytes = paths.iter().map(|path| Ok(path.metadata()?.len())).sum::<std::io::Result<u64>>();
     Ok(Report {
         outcome: if num_missing > 0 && !settings.images.is_empty() { Outcome::SomeFailed } else { Outcome::Complete },
         page_bytes: page_bytes.context("cannot look at what was written")?,
         pages: paths,
-        num_images: gathered.images.len(),
-        num_captions: gathered.measured.tables.iter().map(|table| table.num_captions).sum(),
-        num_failures: gathered.tables.iter().map(|table| table.companions.failures.len()).sum(),
-        num_scored: gathered.measured.num_scored,
+        num_images: data.images.len(),
+        num_captions: data.measured.tables.iter().map(|table| table.num_captions).sum(),
+        num_failures: data.tables.iter().map(|table| table.facts.failures.len()).sum(),
+        num_scored: data.measured.num_scored,
         num_shown: shown.len(),
         num_pictures: of(|picture| matches!(picture, Picture::Here { .. })),
         num_missing,
-        scores: gathered.measured.tables.iter().map(|table| Some(table.summary.as_ref()?.values())).collect(),
+        scores: data.measured.tables.iter().map(|table| Some(table.summary.as_ref()?.values())).collect(),
     })
 }
 

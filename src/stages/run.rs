@@ -18,7 +18,7 @@ mod contract;
 mod preflight;
 mod record;
 
-pub use contract::{Contract, Input, Part};
+pub use contract::{Contract, Input, Scope};
 
 use preflight::{Times, missing, needs, space};
 use record::{FORMAT, Record, adopt, earlier, output_at, output_hash, read_record, record_path};

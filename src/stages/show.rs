@@ -8,7 +8,7 @@ use polars::prelude::{AnyValue, DataFrame, PolarsResult, SortMultipleOptions};
 use serde_json::{Map, Value, json};
 
 use crate::bookkeeping;
-use source::{Columns, Source};
+use source::{Columns, OpenTable};
 
 mod filter;
 mod layout;
@@ -60,7 +60,7 @@ pub fn run(settings: &ShowSettings) -> Result<View> {
     if bookkeeping::is_absent_errors(&input) {
         bail!("{}: nothing failed, so there is no errors table", input.display());
     }
-    let source = Source::open(&input)?;
+    let source = OpenTable::open(&input)?;
     let plan = Plan::new(&source, settings)?;
     let (mut total, mut matched) = (0, 0);
     let mut kept = DataFrame::empty();
@@ -137,7 +137,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(source: &Source, settings: &ShowSettings) -> Result<Self> {
+    fn new(source: &OpenTable, settings: &ShowSettings) -> Result<Self> {
         let Columns { plain, others } = source.columns()?;
         let of_settings = settings.filters.iter().map(|filter| &filter.column).chain(&settings.count).chain(&settings.sort);
         let used: Vec<String> = settings.columns.iter().chain(of_settings).cloned().collect();

@@ -172,12 +172,12 @@ impl HostBackend {
     }
 
     /// Runs a batch; its gradient replaces what is in `gradients` (or `scratch`, for later batches of a step).
-    fn run(&mut self, batch: &Batch, key: DropoutKey) -> Result<f64, TrainingError> {
+    fn run(&mut self, batch: &Batch, dropout_key: DropoutKey) -> Result<f64, TrainingError> {
         let (mut batch, key) = self.fitted(batch);
         self.open_training(key)?;
         let TrainingSession { session, dropout, rows } =
             self.training.get_mut(&key).expect("the session was opened the line before");
-        fill_masks(&mut self.masks, dropout, &batch, key);
+        fill_masks(&mut self.masks, dropout, &batch, dropout_key);
         let target = match self.accumulated {
             0 => &mut self.gradients,
             _ => self.scratch.get_or_insert_with(|| self.layout.buffer()),

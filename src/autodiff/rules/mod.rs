@@ -8,9 +8,9 @@ mod reductions;
 use super::{Rows, Spelling};
 use crate::onnx::{Graph, Node, Op, Value};
 
-/// What an input gets.
+/// What an operator adds to the gradient of an input.
 #[derive(Clone, Copy)]
-pub(super) enum Part {
+pub(super) enum Contribution {
     /// Of the input's shape, or of a shape that the input was broadcast to.
     Dense(Value),
     Rows(Rows),
@@ -20,14 +20,14 @@ pub(super) enum Part {
 #[derive(Debug)]
 pub(super) struct NotDifferentiable;
 
-/// A part for each input. `upstream` holds, for each output, the gradient of the output's shape that has arrived there.
+/// A contribution for each input. `upstream` holds, for each output, the gradient of the output's shape that has arrived there.
 pub(super) fn apply(
     g: &Graph,
     node: &Node,
     upstream: &[Option<Value>],
     spelling: Spelling,
-) -> Result<Vec<Option<Part>>, NotDifferentiable> {
-    let dense = |gradients: Vec<Value>| Ok(gradients.into_iter().map(|value| Some(Part::Dense(value))).collect());
+) -> Result<Vec<Option<Contribution>>, NotDifferentiable> {
+    let dense = |gradients: Vec<Value>| Ok(gradients.into_iter().map(|value| Some(Contribution::Dense(value))).collect());
     // Only Split has a gradient through any other output than its first.
     if let Op::Split { axis, .. } = node.op {
         return dense(vec![moving::split(g, axis, &node.outputs, upstream)]);
@@ -48,7 +48,7 @@ pub(super) fn apply(
         Op::Max => dense(elementwise::max(g, a, b, d)),
         Op::Where => {
             let zero = g.scalar_like(d, 0.0);
-            Ok(vec![None, Some(Part::Dense(g.select(a, d, zero))), Some(Part::Dense(g.select(a, zero, d)))])
+            Ok(vec![None, Some(Contribution::Dense(g.select(a, d, zero))), Some(Contribution::Dense(g.select(a, zero, d)))])
         }
         Op::Neg => dense(vec![g.neg(d)]),
         Op::Abs => dense(vec![elementwise::abs(g, a, d)]),
@@ -88,20 +88,20 @@ pub(super) fn apply(
             };
             dense(reductions::layer_normalization(g, node, statistics, d))
         }
-        Op::ReduceSum { axes, .. } => Ok(vec![Some(Part::Dense(reductions::spread(g, a, axes, d))), None]),
-        Op::ReduceMean { axes, .. } => Ok(vec![Some(Part::Dense(reductions::mean(g, a, axes, d))), None]),
-        Op::ReduceMax { axes, .. } => Ok(vec![Some(Part::Dense(reductions::max(g, a, y, axes, d))), None]),
+        Op::ReduceSum { axes, .. } => Ok(vec![Some(Contribution::Dense(reductions::spread(g, a, axes, d))), None]),
+        Op::ReduceMean { axes, .. } => Ok(vec![Some(Contribution::Dense(reductions::mean(g, a, axes, d))), None]),
+        Op::ReduceMax { axes, .. } => Ok(vec![Some(Contribution::Dense(reductions::max(g, a, y, axes, d))), None]),
         Op::Transpose { perm } => dense(vec![moving::transpose(g, perm, d)]),
-        Op::Reshape { .. } => Ok(vec![Some(Part::Dense(g.reshape(d, &g.shape(a)))), None]),
+        Op::Reshape { .. } => Ok(vec![Some(Contribution::Dense(g.reshape(d, &g.shape(a)))), None]),
         // The walk sums over what was expanded.
-        Op::Expand { .. } => Ok(vec![Some(Part::Dense(d)), None]),
+        Op::Expand { .. } => Ok(vec![Some(Contribution::Dense(d)), None]),
         Op::Concat { axis } => dense(moving::concat(g, *axis, &node.inputs, d)),
-        Op::Slice { axis, start, end } => Ok(vec![Some(Part::Dense(moving::slice(g, a, *axis, start, end, d)))]),
-        Op::Gather { axis: 0 } => Ok(vec![Some(Part::Rows(moving::gather_rows(g, a, b, d))), None]),
-        Op::GatherElements { axis } => Ok(vec![Some(Part::Dense(moving::gather_elements(g, a, b, *axis, d))), None]),
+        Op::Slice { axis, start, end } => Ok(vec![Some(Contribution::Dense(moving::slice(g, a, *axis, start, end, d)))]),
+        Op::Gather { axis: 0 } => Ok(vec![Some(Contribution::Rows(moving::gather_rows(g, a, b, d))), None]),
+        Op::GatherElements { axis } => Ok(vec![Some(Contribution::Dense(moving::gather_elements(g, a, b, *axis, d))), None]),
         Op::ScatterElements { axis, reduction } => {
             let (base, updates) = moving::scatter_elements(g, b, *axis, *reduction, d);
-            Ok(vec![Some(Part::Dense(base)), None, Some(Part::Dense(updates))])
+            Ok(vec![Some(Contribution::Dense(base)), None, Some(Contribution::Dense(updates))])
         }
         // Whole numbers and truth values, steps, and what only finished models use.
         Op::Equal

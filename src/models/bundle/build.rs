@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::manifest::Fingerprints;
-use super::{Bundle, BundleError, Configs, FORMAT, MANIFEST, Manifest, PartRecord, Source, TokenizerFacts, WEIGHTS};
+use super::{Bundle, BundleError, Configs, FORMAT, MANIFEST, Manifest, PartRecord, Provenance, TokenizerFacts, WEIGHTS};
 use crate::files;
 use crate::models::graphs;
 use crate::models::part::{Content, Part, PartFacts, PartTensor};
@@ -38,7 +38,7 @@ pub struct BundlePlan<'a> {
 pub enum PartPlan<'a> {
     New {
         part: Part<'a>,
-        source: Source,
+        source: Provenance,
     },
     /// A copy of another bundle's file, with what is recorded of it.
     Copied {
@@ -96,7 +96,7 @@ impl Bundle {
         &self,
         out: &Path,
         overwrite: bool,
-        source: &Source,
+        source: &Provenance,
         weights: impl Fn(&str) -> Option<&'w [f32]>,
     ) -> Result<Self, BundleError> {
         let stored = |part: &str| crate::models::weights::WeightSource::open(&self.weights_path(part));

@@ -115,13 +115,13 @@ pub struct PartRecord {
     /// CRC-32C of the file: quick enough to be checked whenever it is used. Bundles made before there were any have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32c: Option<u32>,
-    pub source: Source,
+    pub source: Provenance,
 }
 
 /// Where weights came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "lowercase")]
-pub enum Source {
+pub enum Provenance {
     /// From a published file; its name without the folders above it, and its layout.
     Imported { file: String, format: String },
     /// Made by `clipcap model init`.
@@ -130,7 +130,7 @@ pub enum Source {
     Trained { steps: u64 },
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for Provenance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Imported { file, format } => write!(f, "{file} ({format})"),

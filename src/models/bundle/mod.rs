@@ -33,7 +33,7 @@ mod static_weights;
 
 pub use build::{BundlePlan, PartPlan, build};
 pub use manifest::{
-    CalibratedPart, CalibrationRecord, CalibrationReport, DEFAULT_SCOPE, Int8Record, Manifest, PartRecord, Source,
+    CalibratedPart, CalibrationRecord, CalibrationReport, DEFAULT_SCOPE, Int8Record, Manifest, PartRecord, Provenance,
     TokenizerFacts, embedding_fingerprint,
 };
 pub use quantize::Calibrated;

@@ -12,7 +12,7 @@ use super::{Bundle, BundleError, CalibrationReport, Int8Record, MANIFEST, static
 use crate::files;
 use crate::models::block::Product;
 use crate::models::decoders::{self, architecture};
-use crate::models::graphs::{INT8_WEIGHTS, Part, build};
+use crate::models::graphs::{GraphKind, INT8_WEIGHTS, build};
 use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
 use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightsError};
@@ -60,15 +60,17 @@ impl Bundle {
         let parts = calibrated.map_or(&no_parts, |calibrated| &calibrated.parts);
         self.write_int8(&path, parts)?;
         let style = Style { int8: true, ..Style::PORTABLE };
-        for part in
-            [Part::ImageEncoder(self.clip_config()), Part::Mapper(self.mapper_config()), Part::Decoder(self.decoder_config())]
-        {
+        for part in [
+            GraphKind::ImageEncoder(self.clip_config()),
+            GraphKind::Mapper(self.mapper_config()),
+            GraphKind::Decoder(self.decoder_config()),
+        ] {
             let model = match (parts.contains_key(part.name()), part) {
                 (true, part) => match int8::in_8_bits(folder, &build(folder, part, Style::PORTABLE)?, Centred::Unsigned)? {
                     Some(model) => model,
                     None => continue,
                 },
-                (false, Part::Mapper(_)) => continue,
+                (false, GraphKind::Mapper(_)) => continue,
                 (false, part) => build(folder, part, style)?,
             };
             let graph = folder.join(format!("{}.int8.onnx", part.name()));

@@ -29,7 +29,7 @@ fn small(folder: &Path) -> Bundle {
         mapper: MapperConfig::bert(12, 16, 3, bert),
         decoder: gpt2.into(),
     };
-    let new = |specs| PartPlan::New { part: Part::random(specs, 5), source: Source::Random { seed: 5 } };
+    let new = |specs| PartPlan::New { part: Part::random(specs, 5), source: Provenance::Random { seed: 5 } };
     let [(_, clip), (_, gpt2), (_, mapper)] = configs.tensors();
     let plan = BundlePlan {
         normalized: true,
@@ -63,11 +63,11 @@ fn new_weights_make_a_new_bundle_that_shares_what_did_not_change() {
     let base = small(&folder.path().join("base"));
     let constant = vec![0.5f32; 3 * 16];
     let give = |name: &str| (name == "clip_project.prefix_const").then_some(constant.as_slice());
-    let trained = base.with_weights(&folder.path().join("best"), false, &Source::Trained { steps: 3 }, give).unwrap();
+    let trained = base.with_weights(&folder.path().join("best"), false, &Provenance::Trained { steps: 3 }, give).unwrap();
     trained.verify().unwrap();
     assert_ne!(trained.fingerprint(), base.fingerprint());
     assert_eq!(trained.embedding_fingerprint(), base.embedding_fingerprint());
-    assert_eq!(trained.part("mapper").unwrap().source, Source::Trained { steps: 3 });
+    assert_eq!(trained.part("mapper").unwrap().source, Provenance::Trained { steps: 3 });
     assert_eq!(trained.part("gpt2").unwrap(), base.part("gpt2").unwrap());
     let mapper = SafetensorsFile::open(trained.weights_path("mapper")).unwrap();
     assert_eq!(mapper.read_f32("clip_project.prefix_const").unwrap(), constant);
@@ -76,10 +76,10 @@ fn new_weights_make_a_new_bundle_that_shares_what_did_not_change() {
     // GPT2's names have gpt2. in front, as in a checkpoint.
     let table = vec![0.25f32; 300 * 16];
     let give = |name: &str| (name == "gpt2.transformer.wte.weight").then_some(table.as_slice());
-    let tuned = trained.with_weights(&folder.path().join("last"), false, &Source::Trained { steps: 4 }, give).unwrap();
+    let tuned = trained.with_weights(&folder.path().join("last"), false, &Provenance::Trained { steps: 4 }, give).unwrap();
     assert_eq!(SafetensorsFile::open(tuned.weights_path("gpt2")).unwrap().read_f32("transformer.wte.weight").unwrap(), table);
     let give = |name: &str| (name == "gpt2.transformer.wte.weight").then_some(&table[1..]);
-    let error = base.with_weights(&folder.path().join("bad"), false, &Source::Trained { steps: 4 }, give).unwrap_err();
+    let error = base.with_weights(&folder.path().join("bad"), false, &Provenance::Trained { steps: 4 }, give).unwrap_err();
     assert!(error.to_string().contains("transformer.wte.weight"), "{error}");
     assert!(!folder.path().join("bad").exists());
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::models::config::{Gpt2Config, LlamaConfig};
-use crate::models::graphs::{GPT2_WEIGHTS, Part as Network, build};
+use crate::models::graphs::{GPT2_WEIGHTS, GraphKind, build};
 use crate::models::import::decoder_preset;
 use crate::models::part::Part;
 use crate::models::{CachedDecoder, Decoder, Picked, ResidentDecoder, TokenEmbedding};
@@ -36,7 +36,7 @@ fn decoders() -> Vec<(&'static str, DecoderConfig)> {
 /// Logits [B, V] behind whole sequences [B, T].
 fn whole(folder: &Path, config: &DecoderConfig, ids: &[u32], rows: usize) -> Vec<f32> {
     let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(1)).unwrap();
-    let model = build(folder, Network::Decoder(config), Style::PORTABLE).unwrap();
+    let model = build(folder, GraphKind::Decoder(config), Style::PORTABLE).unwrap();
     let mut session = Session::new(&runtime, "decoder", &model.to_bytes(), folder, &[]).unwrap();
     let sizes = architecture(config).sizes();
     let (b, t) = (rows as i64, (ids.len() / rows) as i64);

@@ -10,7 +10,7 @@ use crate::models::config::{ClipConfig, DecoderConfig, MapperConfig};
 use crate::models::decoders::{architecture, cache_name};
 use crate::models::embedding::TokenEmbedding;
 use crate::models::encoder::LoadError;
-use crate::models::graphs::{Part, build};
+use crate::models::graphs::{GraphKind, build};
 use crate::models::layers::Style;
 use crate::onnx::Product;
 use crate::runtime::{Feed, Runtime, RuntimeError, Session};
@@ -23,11 +23,11 @@ struct Observer {
 }
 
 impl Observer {
-    fn load(runtime: &Runtime, folder: &Path, part: Part<'_>) -> Result<Self, LoadError> {
-        let model = build(folder, part, Style::PORTABLE)?;
+    fn load(runtime: &Runtime, folder: &Path, kind: GraphKind<'_>) -> Result<Self, LoadError> {
+        let model = build(folder, kind, Style::PORTABLE)?;
         let products = model.products();
         let ranges = products.iter().map(|product| (product.activation.clone(), Range::new(product.inputs))).collect();
-        let session = Session::new(runtime, part.name(), &model.observed().to_bytes(), folder, &[])?;
+        let session = Session::new(runtime, kind.name(), &model.observed().to_bytes(), folder, &[])?;
         Ok(Self { session, products, ranges })
     }
 
@@ -55,7 +55,7 @@ pub struct EncoderObserver {
 
 impl EncoderObserver {
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig) -> Result<Self, LoadError> {
-        let observer = Observer::load(runtime, folder, Part::ImageEncoder(config))?;
+        let observer = Observer::load(runtime, folder, GraphKind::ImageEncoder(config))?;
         Ok(Self { observer, side: config.vision_config.image_size() as i64 })
     }
 
@@ -75,7 +75,7 @@ pub struct MapperObserver(Observer);
 
 impl MapperObserver {
     pub fn load(runtime: &Runtime, folder: &Path, config: &MapperConfig) -> Result<Self, LoadError> {
-        Observer::load(runtime, folder, Part::Mapper(config)).map(Self)
+        Observer::load(runtime, folder, GraphKind::Mapper(config)).map(Self)
     }
 
     /// Embeddings [images, D] to prefixes [images, P, C].
@@ -101,7 +101,7 @@ pub struct DecoderObserver {
 
 impl DecoderObserver {
     pub fn load(runtime: &Runtime, folder: &Path, config: &DecoderConfig) -> Result<Self, LoadError> {
-        let observer = Observer::load(runtime, folder, Part::Decoder(config))?;
+        let observer = Observer::load(runtime, folder, GraphKind::Decoder(config))?;
         let shape = observer.session.input_shape(&cache_name("past_key_values", 0, "key"));
         let cache = [1, 3].map(|axis| shape.get(axis).copied().unwrap_or(0));
         let sizes = architecture(config).sizes();

@@ -22,7 +22,7 @@ const DEAD: Duration = Duration::from_secs(600);
 
 /// What a claim says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claimed {
+pub struct ClaimRecord {
     pub shard: u64,
     pub host: String,
     pub process: u32,
@@ -38,7 +38,7 @@ pub struct Claimed {
     generation: u32,
 }
 
-impl Claimed {
+impl ClaimRecord {
     /// Whether nobody is behind it any more.
     pub fn is_dead(&self) -> bool {
         let is_gone = self.host == host() && !Path::new("/proc").join(self.process.to_string()).exists();
@@ -67,7 +67,7 @@ impl Claim {
         self.done.store(files, Ordering::Relaxed);
     }
 
-    fn hold(path: PathBuf, mut claimed: Claimed) -> Self {
+    fn hold(path: PathBuf, mut claimed: ClaimRecord) -> Self {
         let done = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = bounded(0);
         let (seen, target) = (done.clone(), path.clone());
@@ -101,22 +101,22 @@ impl JobFolder {
     ///
     /// # Errors
     /// The folder cannot be listed.
-    pub fn claimed(&self) -> Result<Vec<Claimed>> {
+    pub fn claimed(&self) -> Result<Vec<ClaimRecord>> {
         let context = || format!("cannot list {}", self.claims().display());
         let entries = match fs::read_dir(self.claims()) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.with_context(context)?,
         };
-        let mut found: Vec<Claimed> = Vec::new();
+        let mut found: Vec<ClaimRecord> = Vec::new();
         for entry in entries {
             let path = entry.with_context(context)?.path();
             let Some((shard, generation)) = numbers(&path) else { continue };
             // One that vanishes while it is read was taken back; one that is half written is young.
             let Ok(metadata) = path.metadata() else { continue };
             let silent = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok()).unwrap_or_default();
-            let read = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Claimed>(&text).ok());
-            let unread = Claimed { shard, host: String::new(), process: 0, started: now(), done: 0, silent: 0, generation };
-            found.push(Claimed { shard, silent: silent.as_secs(), generation, ..read.unwrap_or(unread) });
+            let read = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<ClaimRecord>(&text).ok());
+            let unread = ClaimRecord { shard, host: String::new(), process: 0, started: now(), done: 0, silent: 0, generation };
+            found.push(ClaimRecord { shard, silent: silent.as_secs(), generation, ..read.unwrap_or(unread) });
         }
         found.sort_by_key(|claimed| (claimed.shard, claimed.generation));
         found.reverse();
@@ -171,7 +171,7 @@ impl JobFolder {
     fn put_claim(&self, shard: u64, generation: u32) -> Result<Option<Claim>> {
         let path = self.claims().join(format!("{shard:05}-{generation:04}.json"));
         let process = std::process::id();
-        let claimed = Claimed { shard, host: host(), process, started: now(), done: 0, silent: 0, generation };
+        let claimed = ClaimRecord { shard, host: host(), process, started: now(), done: 0, silent: 0, generation };
         let put = json_text(&claimed).and_then(|text| put_if_absent(&path, &text));
         let put = put.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(put.then(|| Claim::hold(path, claimed)))

@@ -28,7 +28,7 @@ use crate::table::check_format;
 mod claims;
 mod listing;
 
-pub use claims::{Claim, Claimed};
+pub use claims::{Claim, ClaimRecord};
 pub use listing::{listed_in, write_listing};
 
 const PLAN_FORMAT: &str = "job/1";

@@ -17,7 +17,7 @@ use crate::stages::score::{Images, Scorer, ScorerModel, Source, fit};
 const IMAGES_AT_ONCE: usize = 256;
 
 /// A CLIP that scores, and where the images are.
-pub struct Judge {
+pub struct ClipScorer {
     scorer: Scorer,
     images: Images,
     /// Stands before every caption and reference.
@@ -40,7 +40,7 @@ pub struct ClipLevel {
     pub num_images: usize,
 }
 
-impl Judge {
+impl ClipScorer {
     /// Opens and loads a scorer, and lists the images; `batch_size` images are encoded together.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl GetSettings {
 
 /// A model that is there.
 #[derive(Debug)]
-struct Got {
+struct Download {
     name: String,
     kind: Option<Kind>,
     remote: Option<Remote>,
@@ -68,7 +68,7 @@ pub fn run(settings: &GetSettings, reporter: &dyn Reporter, interrupt: &Interrup
     let mut outcome = Outcome::Complete;
     for (name, kind) in names {
         match one(&name, settings, reporter, interrupt)? {
-            Some(got) => all.push(Got { kind, ..got }),
+            Some(download) => all.push(Download { kind, ..download }),
             None => {
                 outcome = Outcome::Interrupted;
                 break;
@@ -80,15 +80,15 @@ pub fn run(settings: &GetSettings, reporter: &dyn Reporter, interrupt: &Interrup
 }
 
 /// One model; None after an interrupt.
-fn one(name: &str, settings: &GetSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Option<Got>> {
-    let got = |remote, folder, fetched| Ok(Some(Got { name: name.to_string(), kind: None, remote, folder, fetched }));
+fn one(name: &str, settings: &GetSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Option<Download>> {
+    let download = |remote, folder, fetched| Ok(Some(Download { name: name.to_string(), kind: None, remote, folder, fetched }));
     let cache = CacheFolder::new(&hub_cache(), name);
     if settings.hub.is_offline {
         let there = if settings.out.is_some() { None } else { cache.snapshot_of(&settings.revision) };
         let folder = there.with_context(|| {
             format!("HF_HUB_OFFLINE is set, and {name} is not in {}: unset it to fetch the model", cache.root().display())
         })?;
-        return got(None, folder, 0);
+        return download(None, folder, 0);
     }
     let remote = settings.hub.model(name, &settings.revision)?;
     let files = wanted(name, &remote.files)?;
@@ -96,7 +96,7 @@ fn one(name: &str, settings: &GetSettings, reporter: &dyn Reporter, interrupt: &
     reporter.note(&format!("{name}: {} files, {}; {}", files.len(), size(bytes), remote.license_text(&settings.hub)));
     let folder = settings.out.clone().unwrap_or_else(|| cache.snapshot(&remote.commit));
     if settings.dry_run {
-        return got(Some(remote), folder, 0);
+        return download(Some(remote), folder, 0);
     }
     let mut transfer = Transfer { hub: &settings.hub, name, commit: &remote.commit, interrupt, fetched: 0 };
     let mut before = 0;
@@ -118,7 +118,7 @@ fn one(name: &str, settings: &GetSettings, reporter: &dyn Reporter, interrupt: &
     if settings.out.is_none() {
         cache.set_ref(&settings.revision, &remote.commit)?;
     }
-    got(Some(remote), folder, fetched)
+    download(Some(remote), folder, fetched)
 }
 
 /// A file under its own name.
@@ -161,19 +161,19 @@ fn into_cache(
     Ok(Ended::Whole)
 }
 
-fn summary(settings: &GetSettings, outcome: Outcome, all: &[Got]) -> (String, Json) {
+fn summary(settings: &GetSettings, outcome: Outcome, all: &[Download]) -> (String, Json) {
     let mut text = String::new();
-    for got in all {
-        let how = match (settings.dry_run, got.fetched) {
+    for download in all {
+        let how = match (settings.dry_run, download.fetched) {
             (true, _) => "would be fetched".into(),
             (false, 0) => "is there already".into(),
             (false, bytes) => format!("{} fetched and checked", size(bytes)),
         };
-        text += &format!("{}: {how}\n", got.name);
-        if let Some(remote) = &got.remote {
+        text += &format!("{}: {how}\n", download.name);
+        if let Some(remote) = &download.remote {
             text += &format!("  commit   {}\n  {}\n", remote.commit, remote.license_text(&settings.hub));
         }
-        text += &format!("  folder   {}\n", got.folder.display());
+        text += &format!("  folder   {}\n", download.folder.display());
     }
     if outcome == Outcome::Interrupted {
         text += "interrupted: the same command goes on where it was\n";
@@ -182,14 +182,14 @@ fn summary(settings: &GetSettings, outcome: Outcome, all: &[Got]) -> (String, Js
     text += &next_lines(&next);
     let models: Vec<Json> = all
         .iter()
-        .map(|got| {
-            let remote = got.remote.as_ref();
+        .map(|download| {
+            let remote = download.remote.as_ref();
             json!({
-                "name": got.name,
-                "folder": got.folder,
+                "name": download.name,
+                "folder": download.folder,
                 "commit": remote.map(|remote| &remote.commit),
                 "license": remote.and_then(|remote| remote.license.as_ref()),
-                "fetched_bytes": got.fetched,
+                "fetched_bytes": download.fetched,
             })
         })
         .collect();
@@ -199,15 +199,15 @@ fn summary(settings: &GetSettings, outcome: Outcome, all: &[Got]) -> (String, Js
 }
 
 /// What may be done with what is there.
-fn next(settings: &GetSettings, all: &[Got]) -> Vec<String> {
+fn next(settings: &GetSettings, all: &[Download]) -> Vec<String> {
     if settings.dry_run {
         return vec![format!("clipcap model get {}", quoted_word(&settings.name))];
     }
     let part = |kind: Kind, flag: &str, missing: &str| {
-        let got = all.iter().find(|got| got.kind == Some(kind));
-        let given = got.map_or(missing.to_string(), |got| match settings.out {
-            Some(_) => quoted(&got.folder),
-            None => got.name.clone(),
+        let download = all.iter().find(|download| download.kind == Some(kind));
+        let given = download.map_or(missing.to_string(), |download| match settings.out {
+            Some(_) => quoted(&download.folder),
+            None => download.name.clone(),
         });
         format!("--{flag} {given}")
     };

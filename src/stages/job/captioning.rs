@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::worker::{Computed, Once, Task};
+use super::worker::{Computed, LazyModel, Task};
 use super::{ShardEnd, Shards, Worker, settings_of};
 use crate::generation;
 use crate::pipeline::{Interrupt, Reporter};
@@ -68,14 +68,14 @@ impl Worker<'_> {
             images,
         );
         self.check(&ours)?;
-        self.work(shards, &mut Captioning { settings, model, once: Once::new(load) })
+        self.work(shards, &mut Captioning { settings, model, once: LazyModel::new(load) })
     }
 }
 
 struct Captioning<'a, C, L> {
     settings: &'a CaptionSettings,
     model: &'a ModelInfo,
-    once: Once<C, L>,
+    once: LazyModel<C, L>,
 }
 
 impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {

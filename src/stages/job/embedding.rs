@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
 
-use super::worker::{Computed, Once, Task};
+use super::worker::{Computed, LazyModel, Task};
 use super::{ShardEnd, Shards, Worker};
 use crate::models::ImageEncoder;
 use crate::pipeline::npy::FloatType;
@@ -69,14 +69,14 @@ impl Worker<'_> {
         let (images, dim) = (settings.reading.settings(&model.preprocess), model.embedding_dim);
         let fingerprint = &model.identity["fingerprint"];
         self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
-        self.work(shards, &mut Embedding { settings, model, once: Once::new(load) })
+        self.work(shards, &mut Embedding { settings, model, once: LazyModel::new(load) })
     }
 }
 
 struct Embedding<'a, E, L> {
     settings: &'a EmbedSettings,
     model: &'a EncoderInfo,
-    once: Once<E, L>,
+    once: LazyModel<E, L>,
 }
 
 impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {

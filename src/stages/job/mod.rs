@@ -140,15 +140,15 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     job.clear()?;
     let members = settings.wanted.of_members()?;
     let (shards, counts) = (Vec::new(), PlannedCounts::default());
-    let mut cut = Cut { job: &job, reporter, members: &members, shards, id: Sha256::new(), counts };
+    let mut planner = ShardPlanner { job: &job, reporter, members: &members, shards, id: Sha256::new(), counts };
     let is_whole = match &settings.column {
         Some(column) => {
             StoredImages::in_files(&inputs, column)?;
-            cut.all(tables(&inputs, column), settings.shard_size, interrupt)?
+            planner.all(tables(&inputs, column), settings.shard_size, interrupt)?
         }
         None => {
             let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
-            let is_whole = cut.all(listing.iter(), settings.shard_size, interrupt)?;
+            let is_whole = planner.all(listing.iter(), settings.shard_size, interrupt)?;
             listing.left_out().plus(members.left_out()).note().iter().for_each(|note| reporter.note(note));
             is_whole
         }
@@ -156,8 +156,8 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     if !is_whole {
         return Ok(planned(Outcome::Interrupted, None));
     }
-    if cut.counts.found == 0 && !cut.shards.iter().any(|shard| shard.is_uncounted) {
-        let folders = cut.counts.unlisted_folders;
+    if planner.counts.found == 0 && !planner.shards.iter().any(|shard| shard.is_uncounted) {
+        let folders = planner.counts.unlisted_folders;
         job.clear()?;
         lock.remove()?;
         let _ = std::fs::remove_dir(&settings.job);
@@ -169,14 +169,14 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
             ),
         }
     }
-    let mut id = cut.id;
+    let mut id = planner.id;
     id.update(settings.settings.fingerprint.as_bytes());
     let plan = Plan {
         format: Plan::format(),
         id: hex(&id.finalize()),
-        num_shards: cut.shards.len() as u64,
+        num_shards: planner.shards.len() as u64,
         shard_size: settings.shard_size,
-        counts: cut.counts,
+        counts: planner.counts,
         settings: settings.settings.clone(),
         inputs: names,
         wanted: settings.wanted.clone(),
@@ -185,7 +185,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         device: settings.device.clone(),
         precision: settings.precision.clone(),
         batch_size: settings.batch_size,
-        shards: cut.shards,
+        shards: planner.shards,
     };
     job.save_plan(&plan)?;
     lock.remove()?;
@@ -204,7 +204,7 @@ fn tables<'a>(files: &'a [PathBuf], column: &'a str) -> impl Iterator<Item = Ent
 const COUNTED_AT_ONCE: usize = 64;
 
 /// A listing being cut.
-struct Cut<'a> {
+struct ShardPlanner<'a> {
     job: &'a JobFolder,
     reporter: &'a dyn Reporter,
     members: &'a MemberFilter,
@@ -213,7 +213,7 @@ struct Cut<'a> {
     counts: PlannedCounts,
 }
 
-impl Cut<'_> {
+impl ShardPlanner<'_> {
     /// Cuts everything that is listed. False after an interrupt.
     fn all(&mut self, entries: impl Iterator<Item = Entry>, shard_size: u64, interrupt: &Interrupt) -> Result<bool> {
         let (mut shard, mut whole) = (Vec::new(), Vec::new());

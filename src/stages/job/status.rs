@@ -8,16 +8,16 @@ use serde_json::{Value as Json, json};
 
 use super::merge::identity_text;
 use super::{done_word, ranges};
-use crate::pipeline::jobfolder::{Claimed, JobFolder, Plan, Record};
+use crate::pipeline::jobfolder::{ClaimRecord, JobFolder, Plan, Record};
 
 /// What is known of a shard.
 #[derive(Debug, Clone)]
 pub enum ShardState {
     Finished(Box<Record>),
     /// A worker renews its claim.
-    Working(Claimed),
+    Working(ClaimRecord),
     /// A worker began it and is heard no more.
-    LeftBehind(Claimed),
+    LeftBehind(ClaimRecord),
     Waiting,
 }
 
@@ -35,7 +35,7 @@ pub struct Status {
 pub fn status(job: &Path) -> Result<Status> {
     let folder = JobFolder::new(job);
     let plan = folder.plan()?;
-    let claimed: BTreeMap<u64, Claimed> = folder.claimed()?.into_iter().map(|claimed| (claimed.shard, claimed)).collect();
+    let claimed: BTreeMap<u64, ClaimRecord> = folder.claimed()?.into_iter().map(|claimed| (claimed.shard, claimed)).collect();
     let mut shards = Vec::with_capacity(plan.shards.len());
     for shard in 0..plan.num_shards {
         shards.push(match (folder.record(&plan, shard)?, claimed.get(&shard)) {
@@ -59,7 +59,7 @@ impl Status {
         })
     }
 
-    fn working(&self) -> impl Iterator<Item = &Claimed> {
+    fn working(&self) -> impl Iterator<Item = &ClaimRecord> {
         self.shards.iter().filter_map(|shard| match shard {
             ShardState::Working(claimed) => Some(claimed),
             _ => None,

@@ -91,12 +91,12 @@ pub(super) trait Task {
 }
 
 /// A model that is loaded when the first shard wants it, and once.
-pub(super) struct Once<T, L> {
+pub(super) struct LazyModel<T, L> {
     load: Option<L>,
     loaded: Option<T>,
 }
 
-impl<T, L: FnOnce() -> Result<T>> Once<T, L> {
+impl<T, L: FnOnce() -> Result<T>> LazyModel<T, L> {
     pub fn new(load: L) -> Self {
         Self { load: Some(load), loaded: None }
     }

@@ -157,7 +157,7 @@ pub fn read_back(set: &Assembled, dataset: &Path) -> Result<Option<Scores>> {
 
 /// Captions taken out of a set, with their numbers and scores.
 #[derive(Default)]
-pub struct Below {
+pub struct LowScored {
     places: Vec<Place>,
     caption_ids: Vec<i32>,
     scores: Vec<Option<f32>>,
@@ -165,7 +165,7 @@ pub struct Below {
     pub splits: BTreeMap<String, u64>,
 }
 
-impl Below {
+impl LowScored {
     /// Takes captions that score less than `min` out of `set` and of `scores`; those that are left are numbered anew.
     pub fn take(set: &mut Assembled, scores: &mut Vec<Option<f32>>, min: Option<f64>) -> Self {
         let mut below = Self::default();

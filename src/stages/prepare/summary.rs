@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::PrepareSettings;
-use super::scores::{Below, Scores};
+use super::scores::{LowScored, Scores};
 use crate::dataset::assemble::Assembled;
 use crate::dataset::captions::{FileReport, Reason};
 use crate::dataset::lint::{LINT_COLUMNS, Lint};
@@ -71,7 +71,7 @@ pub struct ClipFacts {
 
 impl ClipFacts {
     /// Counts, once the captions below are taken out of `scores`.
-    pub(super) fn new(scores: &Scores, below: &Below) -> Self {
+    pub(super) fn new(scores: &Scores, below: &LowScored) -> Self {
         let there: Vec<f64> = scores.all.iter().flatten().map(|&score| f64::from(score)).collect();
         let mean = there.iter().sum::<f64>() / there.len().max(1) as f64;
         Self {

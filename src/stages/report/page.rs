@@ -10,7 +10,7 @@ use serde_json::json;
 use super::data::row;
 use super::pages::{Measure, Names, base64_len};
 use super::summary;
-use super::{Gathered, LETTERS};
+use super::{LETTERS, ReportData};
 use crate::files::AtomicFile;
 use crate::html::{Page, base64, escape, script_json};
 use crate::stages::evaluate::Level;
@@ -88,12 +88,12 @@ impl Layout<'_> {
     }
 
     /// Where the reader is, in a sentence; nothing where everything is on one page.
-    fn place(&self, which: Which, gathered: &Gathered) -> String {
-        let total = gathered.images.len();
+    fn place(&self, which: Which, data: &ReportData) -> String {
+        let total = data.images.len();
         let images = self.images(which);
         match which {
             Which::Worst => {
-                let lowest = Measure::of(&gathered.images).name();
+                let lowest = Measure::of(&data.images).name();
                 format!("The {} images with the worst repetitions and the lowest {lowest}, of all {total}.", images.len())
             }
             Which::Number(_) if self.is_sample => {
@@ -117,33 +117,33 @@ fn href(path: &Path) -> String {
 }
 
 /// Bytes of an image on a page.
-pub fn row_bytes(gathered: &Gathered, image: usize) -> Result<u64> {
-    let picture = gathered.pictures.of(image);
+pub fn row_bytes(data: &ReportData, image: usize) -> Result<u64> {
+    let picture = data.pictures.of(image);
     let jpeg = match picture {
         super::Picture::Here { bytes, .. } => base64_len(bytes),
         _ => 1,
     };
-    Ok(row(&gathered.images[image], picture, &gathered.words)?.len() as u64 + 2 + jpeg)
+    Ok(row(&data.images[image], picture, &data.words)?.len() as u64 + 2 + jpeg)
 }
 
 /// Bytes of what the script must know besides the images, where it is longest.
-pub fn facts_bytes(gathered: &Gathered) -> Result<u64> {
-    Ok(facts(Which::Number(0), gathered)?.len() as u64)
+pub fn facts_bytes(data: &ReportData) -> Result<u64> {
+    Ok(facts(Which::Number(0), data)?.len() as u64)
 }
 
 /// Writes one page.
-pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
+pub fn write(layout: &Layout, which: Which, data: &ReportData) -> Result<()> {
     let path = layout.path(which);
     let context = || format!("cannot write {}", path.display());
     let mut file = AtomicFile::create(&path).with_context(context)?;
-    let (opening, closing) = head(layout, which, gathered).finish_around();
+    let (opening, closing) = head(layout, which, data).finish_around();
     file.write_all(opening.as_bytes()).with_context(context)?;
-    let facts = facts(which, gathered)?;
+    let facts = facts(which, data)?;
     writeln!(file, "<script type=\"application/json\" id=\"facts\">{facts}</script>").with_context(context)?;
     let images = layout.images(which);
     file.write_all(b"<script type=\"application/json\" id=\"images\">[\n").with_context(context)?;
     for (number, &image) in images.iter().enumerate() {
-        let text = row(&gathered.images[image], gathered.pictures.of(image), &gathered.words)?;
+        let text = row(&data.images[image], data.pictures.of(image), &data.words)?;
         let end = if number + 1 < images.len() { ",\n" } else { "\n" };
         file.write_all((text + end).as_bytes()).with_context(context)?;
     }
@@ -151,7 +151,7 @@ pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
     for chunk in images.chunks(PICTURES_AT_ONCE) {
         let mut text = String::from("<script type=\"text/plain\" class=\"pictures\">");
         for &image in chunk {
-            text += &gathered.pictures.jpeg(image)?.map_or_else(String::new, |jpeg| base64(&jpeg));
+            text += &data.pictures.jpeg(image)?.map_or_else(String::new, |jpeg| base64(&jpeg));
             text.push('\n');
         }
         text += "</script>\n";
@@ -161,12 +161,12 @@ pub fn write(layout: &Layout, which: Which, gathered: &Gathered) -> Result<()> {
     file.commit().with_context(context)
 }
 
-fn head(layout: &Layout, which: Which, gathered: &Gathered) -> Page {
-    let labels: Vec<&str> = gathered.tables.iter().map(|table| table.label.as_str()).collect();
+fn head(layout: &Layout, which: Which, data: &ReportData) -> Page {
+    let labels: Vec<&str> = data.tables.iter().map(|table| table.label.as_str()).collect();
     let title = format!("Captions: {}", labels.join(", "));
-    let mut page = Page::new(&title, &layout.place(which, gathered)).style(STYLE).script(SCRIPT);
+    let mut page = Page::new(&title, &layout.place(which, data)).style(STYLE).script(SCRIPT);
     if which == Which::Number(0) {
-        page = summary::add(page, gathered);
+        page = summary::add(page, data);
     }
     page.raw(&layout.links(which)).raw(
         "<div id=\"report\"></div>\n<noscript><p>This page shows its images with a script of its own, and scripts are turned off.</p></noscript>\n",
@@ -174,25 +174,25 @@ fn head(layout: &Layout, which: Which, gathered: &Gathered) -> Page {
 }
 
 /// What the script must know besides the images.
-fn facts(which: Which, gathered: &Gathered) -> Result<String> {
-    let tables: Vec<&str> = gathered.tables.iter().map(|table| table.label.as_str()).collect();
-    let all = gathered.tables.iter().enumerate().flat_map(|(at, table)| table.companions.failures.iter().map(move |f| (at, f)));
+fn facts(which: Which, data: &ReportData) -> Result<String> {
+    let tables: Vec<&str> = data.tables.iter().map(|table| table.label.as_str()).collect();
+    let all = data.tables.iter().enumerate().flat_map(|(at, table)| table.facts.failures.iter().map(move |f| (at, f)));
     let has_failures = matches!(which, Which::Number(0) | Which::Worst);
     let failures: Vec<_> = all
         .filter(|_| has_failures)
         .take(MAX_FAILURES)
         .map(|(at, failure)| json!([at, failure.image_path, failure.reason, failure.message]))
         .collect();
-    let num_failures: usize = gathered.tables.iter().map(|table| table.companions.failures.len()).sum();
+    let num_failures: usize = data.tables.iter().map(|table| table.facts.failures.len()).sum();
     Ok(script_json(&json!({
-        "identity": gathered.identity,
+        "identity": data.identity,
         "tables": tables,
         "letters": LETTERS,
-        "unit": match gathered.measured.level { Level::Char => "characters", Level::Word => "words" },
-        "finish_reasons": gathered.words.finish_reasons,
-        "splits": gathered.words.splits,
-        "scored": gathered.measured.num_scored > 0,
-        "pictures": gathered.has_pictures,
+        "unit": match data.measured.level { Level::Char => "characters", Level::Word => "words" },
+        "finish_reasons": data.words.finish_reasons,
+        "splits": data.words.splits,
+        "scored": data.measured.num_scored > 0,
+        "pictures": data.has_pictures,
         "pictures_at_once": PICTURES_AT_ONCE,
         "worst": which == Which::Worst,
         "failures": failures,

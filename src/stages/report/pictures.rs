@@ -17,7 +17,7 @@ use crate::pipeline::sources::StoredImages;
 use crate::pipeline::{Content, Interrupt, Reporter, Tick};
 
 /// Where pictures come from.
-pub enum Source {
+pub enum PictureSource {
     /// Nobody said.
     Nothing,
     Folders(Vec<PathBuf>),
@@ -50,7 +50,7 @@ const IMAGES_AT_ONCE: usize = 128;
 /// Endings tried where a table has ids and no paths.
 const ENDINGS: [&str; 5] = [".jpg", ".jpeg", ".png", ".webp", ".JPG"];
 
-impl Source {
+impl PictureSource {
     /// `given` are folders of image files, or one dataset that stores its images. Without any, `references` may be such a dataset.
     pub fn open(given: &[PathBuf], references: Option<&Path>) -> Result<Self> {
         match given {
@@ -80,7 +80,7 @@ impl Pictures {
     /// Makes the thumbnails of the `wanted` images; nothing that is wrong with a picture stops it. The file lies in `folder`. None where it
     /// was interrupted.
     pub fn make(
-        source: &Source,
+        source: &PictureSource,
         images: &[Image],
         wanted: &[usize],
         thumbnail: Thumbnail,
@@ -91,7 +91,7 @@ impl Pictures {
         let context = || format!("cannot write into {}", folder.display());
         let file = tempfile::tempfile_in(folder).with_context(context)?;
         let mut pictures = vec![Picture::None; images.len()];
-        if matches!(source, Source::Nothing) {
+        if matches!(source, PictureSource::Nothing) {
             return Ok(Some(Self { file, pictures }));
         }
         for &image in wanted {
@@ -108,8 +108,8 @@ impl Pictures {
             reporter,
         };
         match source {
-            Source::Nothing => {}
-            Source::Folders(folders) => {
+            PictureSource::Nothing => {}
+            PictureSource::Folders(folders) => {
                 for chunk in wanted.chunks(IMAGES_AT_ONCE) {
                     if interrupt.is_set() {
                         return Ok(None);
@@ -118,7 +118,7 @@ impl Pictures {
                     maker.add(&chunk, |path| load_located(path.as_deref()), &mut pictures).with_context(context)?;
                 }
             }
-            Source::Dataset(stored) => {
+            PictureSource::Dataset(stored) => {
                 let mut places: HashMap<&str, usize> = HashMap::new();
                 for &image in wanted {
                     places.insert(&images[image].id, image);
@@ -286,19 +286,19 @@ mod tests {
         };
         let images = [image("good.png", Some("00")), image("bad.jpg", None), image("gone.jpg", None), image("good.png", None)];
         let thumbnail = Thumbnail { edge: 20, quality: 70, max_bytes: 4096 };
-        let make = |source: &Source, interrupt: &Interrupt| {
+        let make = |source: &PictureSource, interrupt: &Interrupt| {
             Pictures::make(source, &images, &[0, 1, 2], thumbnail, folder.path(), &Silent, interrupt).unwrap()
         };
-        let source = Source::open(&[folder.path().into()], None).unwrap();
+        let source = PictureSource::open(&[folder.path().into()], None).unwrap();
         let made = make(&source, &Interrupt::default()).unwrap();
         assert!(matches!(made.of(0), Picture::Here { changed: true, .. }));
         assert_eq!(made.of(1), Picture::Missing(Reason::UnsupportedFormat));
         assert_eq!((made.of(2), made.of(3)), (Picture::Missing(Reason::Vanished), Picture::None));
         assert!(made.jpeg(0).unwrap().unwrap().starts_with(b"\xFF\xD8") && made.jpeg(1).unwrap().is_none());
-        assert_eq!(make(&Source::Nothing, &Interrupt::default()).unwrap().of(0), Picture::None);
+        assert_eq!(make(&PictureSource::Nothing, &Interrupt::default()).unwrap().of(0), Picture::None);
         let interrupt = Interrupt::default();
         interrupt.set();
         assert!(make(&source, &interrupt).is_none());
-        assert!(Source::open(&[folder.path().join("none")], None).is_err());
+        assert!(PictureSource::open(&[folder.path().join("none")], None).is_err());
     }
 }

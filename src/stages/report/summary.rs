@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Gathered, Table as CaptionTable, triage};
+use super::{ReportData, Table as CaptionTable, triage};
 use crate::dataset::distribution::Distribution;
 use crate::html::chart::{Bin, Series, histograms, number, thousands};
 use crate::html::{Page, Table, escape};
@@ -14,19 +14,19 @@ const BINS: usize = 20;
 const SCORES: [&str; METRIC_NAMES.len()] = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"];
 const CIDER: usize = 5;
 
-pub fn add(page: Page, gathered: &Gathered) -> Page {
-    let page = page.raw(&triage::banner(gathered));
-    let several = gathered.tables.len() > 1;
-    let page = if several { page.raw(&versus(gathered)) } else { page };
+pub fn add(page: Page, data: &ReportData) -> Page {
+    let page = page.raw(&triage::banner(data));
+    let several = data.tables.len() > 1;
+    let page = if several { page.raw(&versus(data)) } else { page };
     // The script closes it where the screen is small: the images come first.
     let page = page.raw("<details class=\"overview\" open><summary><h2>Figures, charts and settings</h2></summary>\n");
-    let page = if several { page.table(&side_by_side(gathered)) } else { page.facts(&facts(gathered)) };
-    let page = match notes(gathered) {
+    let page = if several { page.table(&side_by_side(data)) } else { page.facts(&facts(data)) };
+    let page = match notes(data) {
         notes if notes.is_empty() => page,
         notes => page.paragraph(&notes),
     };
-    let page = page.panels(&panels(gathered));
-    let page = match settings(gathered) {
+    let page = page.panels(&panels(data));
+    let page = match settings(data) {
         settings if settings.is_empty() => page,
         settings => {
             page.raw("<details class=\"settings\"><summary>Model and settings</summary>\n").table(&settings).raw("</details>\n")
@@ -36,19 +36,19 @@ pub fn add(page: Page, gathered: &Gathered) -> Page {
 }
 
 /// Values in words, with their names: everything that is known of a table.
-fn figures(gathered: &Gathered, at: usize) -> Vec<(&'static str, Option<String>)> {
-    let (table, measured, findings) = (&gathered.tables[at], &gathered.measured.tables[at], &gathered.findings[at]);
-    let count = |name: &str| table.companions.count(name).map(thousands);
+fn figures(data: &ReportData, at: usize) -> Vec<(&'static str, Option<String>)> {
+    let (table, measured, findings) = (&data.tables[at], &data.measured.tables[at], &data.findings[at]);
+    let count = |name: &str| table.facts.count(name).map(thousands);
     let mean = measured.lengths.figures().map(|figures| number(figures.mean));
     let mut figures = vec![
         ("images found", count("found")),
-        ("captioned", Some(thousands(table.companions.count("captioned").unwrap_or(measured.num_images as u64)))),
+        ("captioned", Some(thousands(table.facts.count("captioned").unwrap_or(measured.num_images as u64)))),
         ("failed", count("failed")),
         ("skipped, no images", count("skipped")),
         ("captions", Some(thousands(measured.num_captions as u64))),
         ("different first captions", Some(percent(findings.different()))),
         ("empty captions", Some(thousands(findings.num_empty as u64))),
-        (if gathered.measured.level == Level::Char { "characters a caption" } else { "words a caption" }, mean),
+        (if data.measured.level == Level::Char { "characters a caption" } else { "words a caption" }, mean),
         ("log-probability a token", findings.logprob_per_token.map(|mean| format!("{mean:.3}"))),
         ("repeat a 4-gram", Some(percent(measured.diversity.repeated_4gram_rate))),
         ("distinct bigrams", Some(percent(measured.diversity.distinct_2))),
@@ -60,31 +60,31 @@ fn figures(gathered: &Gathered, at: usize) -> Vec<(&'static str, Option<String>)
     figures
 }
 
-fn facts(gathered: &Gathered) -> Vec<(&'static str, String)> {
+fn facts(data: &ReportData) -> Vec<(&'static str, String)> {
     // Three scores say enough at a glance.
     let hidden = ["BLEU-1", "BLEU-2", "BLEU-3", "distinct bigrams", "empty captions", "log-probability a token"];
     let shown = |name: &str| !hidden.contains(&name);
-    figures(gathered, 0).into_iter().filter_map(|(name, value)| Some((name, value?))).filter(|(name, _)| shown(name)).collect()
+    figures(data, 0).into_iter().filter_map(|(name, value)| Some((name, value?))).filter(|(name, _)| shown(name)).collect()
 }
 
 /// A few words on each table, side by side: what decides between them, where it differs from the first.
-fn versus(gathered: &Gathered) -> String {
+fn versus(data: &ReportData) -> String {
     let mut out = String::from("<div class=\"versus\">\n");
-    for (at, table) in gathered.tables.iter().enumerate() {
-        let (measured, findings) = (&gathered.measured.tables[at], &gathered.findings[at]);
+    for (at, table) in data.tables.iter().enumerate() {
+        let (measured, findings) = (&data.measured.tables[at], &data.findings[at]);
         let (value, name) = match (&measured.summary, findings.logprob_per_token) {
             (Some(summary), _) => (format!("{:.4}", summary.cider), "CIDEr"),
             (None, Some(mean)) => (format!("{mean:.3}"), "log-probability a token"),
             (None, None) => (percent(findings.different()), "different captions"),
         };
-        let comparison = at.checked_sub(1).and_then(|later| gathered.measured.comparisons[later].as_ref());
+        let comparison = at.checked_sub(1).and_then(|later| data.measured.comparisons[later].as_ref());
         let against = comparison.map_or(String::new(), |found| {
             format!(" <span class=\"against\">{:+.4} (p {:.4})</span>", found.difference[CIDER], found.p_value[CIDER])
         });
         let _ = writeln!(
             out,
             "<section><h2><span class=\"key s{at}\"></span>{}: {}</h2>\n<p><b>{value}</b> {name}{against}</p>\n<p class=\"soft\">{} images, {} different captions, {} empty</p></section>",
-            gathered.letter(at).unwrap_or_default(),
+            data.letter(at).unwrap_or_default(),
             escape(&table.label),
             thousands(measured.num_images as u64),
             percent(findings.different()),
@@ -94,20 +94,20 @@ fn versus(gathered: &Gathered) -> String {
     out + "</div>\n"
 }
 
-fn side_by_side(gathered: &Gathered) -> Table {
-    let letters: Vec<&str> = (0..gathered.tables.len()).filter_map(|at| gathered.letter(at)).collect();
-    let named = letters.iter().zip(&gathered.tables).map(|(letter, table)| format!("#{letter}: {}", table.label));
+fn side_by_side(data: &ReportData) -> Table {
+    let letters: Vec<&str> = (0..data.tables.len()).filter_map(|at| data.letter(at)).collect();
+    let named = letters.iter().zip(&data.tables).map(|(letter, table)| format!("#{letter}: {}", table.label));
     let compared = letters[1..].iter().flat_map(|letter| [format!("#{letter} − A"), "#p".into()]);
     let columns: Vec<String> = std::iter::once(String::new()).chain(named).chain(compared).collect();
     let mut table = Table::new(&columns.iter().map(String::as_str).collect::<Vec<_>>());
-    let all: Vec<_> = (0..gathered.tables.len()).map(|at| figures(gathered, at)).collect();
+    let all: Vec<_> = (0..data.tables.len()).map(|at| figures(data, at)).collect();
     for (row, (name, _)) in all[0].iter().enumerate() {
         let values: Vec<Option<String>> = all.iter().map(|figures| figures[row].1.clone()).collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
         let score = SCORES.iter().position(|score| score == name);
-        let compared = gathered.measured.comparisons.iter().flat_map(|comparison| match (score, comparison) {
+        let compared = data.measured.comparisons.iter().flat_map(|comparison| match (score, comparison) {
             (Some(score), Some(found)) => [format!("{:+.4}", found.difference[score]), format!("{:.4}", found.p_value[score])],
             _ => Default::default(),
         });
@@ -118,13 +118,13 @@ fn side_by_side(gathered: &Gathered) -> Table {
 }
 
 /// What the figures stand on.
-fn notes(gathered: &Gathered) -> String {
+fn notes(data: &ReportData) -> String {
     let mut notes = Vec::new();
-    let unmatched = &gathered.unmatched;
-    let scored = gathered.measured.num_scored;
+    let unmatched = &data.unmatched;
+    let scored = data.measured.num_scored;
     if scored > 0 {
-        let unit = if gathered.measured.level == Level::Char { "characters" } else { "words" };
-        let is_compared = gathered.measured.comparisons.iter().any(Option::is_some);
+        let unit = if data.measured.level == Level::Char { "characters" } else { "words" };
+        let is_compared = data.measured.comparisons.iter().any(Option::is_some);
         let test = if is_compared { "; p is a paired permutation test's" } else { "" };
         notes.push(format!(
             "Scores are those of clipcap evaluate, of first captions, by {unit}, on {} images with references{test}.",
@@ -142,10 +142,10 @@ fn notes(gathered: &Gathered) -> String {
     notes.join(" ")
 }
 
-fn panels(gathered: &Gathered) -> Vec<(String, String)> {
-    let unit = if gathered.measured.level == Level::Char { "characters" } else { "words" };
-    let tables = &gathered.measured.tables;
-    let name = |at: usize| gathered.letter(at).map_or(String::new(), |letter| format!("{letter}: {}", gathered.tables[at].label));
+fn panels(data: &ReportData) -> Vec<(String, String)> {
+    let unit = if data.measured.level == Level::Char { "characters" } else { "words" };
+    let tables = &data.measured.tables;
+    let name = |at: usize| data.letter(at).map_or(String::new(), |letter| format!("{letter}: {}", data.tables[at].label));
     // All tables on the same axes: what differs in the picture differs in the captions.
     let all = tables.iter().fold(Distribution::default(), |all, table| all.merge(&table.lengths));
     let bin = |(low, high, count)| Bin { low, high, count };
@@ -168,7 +168,7 @@ fn panels(gathered: &Gathered) -> Vec<(String, String)> {
             .enumerate()
             .map(|(at, table)| {
                 let mean = table.ciders.iter().sum::<f64>() / table.ciders.len().max(1) as f64;
-                (gathered.letter(at).map_or("mean".into(), |letter| format!("mean of {letter}")), mean)
+                (data.letter(at).map_or("mean".into(), |letter| format!("mean of {letter}")), mean)
             })
             .collect();
         let marks: Vec<(&str, f64)> = means.iter().map(|(name, mean)| (name.as_str(), *mean)).collect();
@@ -189,20 +189,20 @@ fn bins(values: &[f64], top: f64) -> Vec<Bin> {
 }
 
 /// Every setting with the value in each table.
-fn settings(gathered: &Gathered) -> Table {
-    let labels: Vec<&str> = gathered.tables.iter().map(|table| table.label.as_str()).collect();
+fn settings(data: &ReportData) -> Table {
+    let labels: Vec<&str> = data.tables.iter().map(|table| table.label.as_str()).collect();
     let mut table = Table::new(&[&["setting"][..], &labels].concat());
     let mut names: Vec<&str> = Vec::new();
-    for (name, _) in gathered.tables.iter().flat_map(|table| &table.companions.settings) {
+    for (name, _) in data.tables.iter().flat_map(|table| &table.facts.settings) {
         if !names.contains(&name.as_str()) {
             names.push(name);
         }
     }
     let value = |table: &CaptionTable, name: &str| {
-        table.companions.settings.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).unwrap_or_default()
+        table.facts.settings.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone()).unwrap_or_default()
     };
     for name in names {
-        let values = gathered.tables.iter().map(|table| value(table, name));
+        let values = data.tables.iter().map(|table| value(table, name));
         table.row(std::iter::once(name.to_string()).chain(values).collect());
     }
     table

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::Gathered;
+use super::ReportData;
 use super::images::Image;
 use crate::html::chart::thousands;
 use crate::html::escape;
@@ -78,10 +78,10 @@ impl Findings {
 }
 
 /// The banner at the top of the first page: nothing where nothing is suspicious. Its links set the filters of the page.
-pub fn banner(gathered: &Gathered) -> String {
+pub fn banner(data: &ReportData) -> String {
     let mut out = String::new();
-    for (at, found) in gathered.findings.iter().enumerate() {
-        let of = gathered.letter(at).map_or(String::new(), |letter| format!("{letter}: "));
+    for (at, found) in data.findings.iter().enumerate() {
+        let of = data.letter(at).map_or(String::new(), |letter| format!("{letter}: "));
         for (caption, count) in &found.collapsed {
             let link = utf8_percent_encode(caption, NON_ALPHANUMERIC);
             let _ = writeln!(

@@ -25,12 +25,12 @@ pub struct Input {
     /// As it is spelled, such as `--dataset`; `input` where it stands without one.
     pub flag: String,
     pub path: PathBuf,
-    pub part: Part,
+    pub scope: Scope,
 }
 
 /// What of an input decides the result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Part {
+pub enum Scope {
     #[default]
     Whole,
     /// Of a dataset, its captions: an edited caption changes no embedding.
@@ -66,15 +66,15 @@ impl Input {
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let path = &self.path;
         let is_dataset = || path.join("captions.parquet").is_file() && path.join("images.parquet").is_file();
-        match self.part {
-            Part::Captions if is_dataset() => tables(path, "captions"),
-            Part::Images if is_dataset() => tables(path, "images"),
-            Part::WithBookkeeping => {
+        match self.scope {
+            Scope::Captions if is_dataset() => tables(path, "captions"),
+            Scope::Images if is_dataset() => tables(path, "images"),
+            Scope::WithBookkeeping => {
                 let output = output_at(path);
                 let beside = [output.bookkeeping().found_errors(), output.bookkeeping().found_manifest()];
                 Ok(std::iter::once(path.clone()).chain(beside.into_iter().filter(|path| path.is_file())).collect())
             }
-            Part::Whole | Part::Captions | Part::Images => Ok(vec![path.clone()]),
+            Scope::Whole | Scope::Captions | Scope::Images => Ok(vec![path.clone()]),
         }
     }
 }
@@ -105,15 +105,15 @@ mod tests {
         for name in names.iter().chain(&beside) {
             write_atomic(&at(name), name.as_bytes()).unwrap();
         }
-        let files = |path: &str, part: Part| {
-            let mut found = Input { flag: "--dataset".into(), path: at(path), part }.files().unwrap();
+        let files = |path: &str, scope: Scope| {
+            let mut found = Input { flag: "--dataset".into(), path: at(path), scope }.files().unwrap();
             found.sort();
             found
         };
-        assert_eq!(files("", Part::Captions), [at("captions.parquet")]);
-        assert_eq!(files("", Part::Images), [at("images-00000.parquet"), at("images.parquet")]);
-        assert_eq!(files("", Part::Whole), [at("")]);
-        assert_eq!(files("t.parquet", Part::WithBookkeeping), [at(beside[0]), at(beside[1]), at("t.parquet")]);
-        assert_eq!(files("t.parquet", Part::Captions), [at("t.parquet")]);
+        assert_eq!(files("", Scope::Captions), [at("captions.parquet")]);
+        assert_eq!(files("", Scope::Images), [at("images-00000.parquet"), at("images.parquet")]);
+        assert_eq!(files("", Scope::Whole), [at("")]);
+        assert_eq!(files("t.parquet", Scope::WithBookkeeping), [at(beside[0]), at(beside[1]), at("t.parquet")]);
+        assert_eq!(files("t.parquet", Scope::Captions), [at("t.parquet")]);
     }
 }

@@ -156,7 +156,7 @@ fn gigabytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Contract, Part};
+    use super::super::{Contract, Scope};
     use super::*;
     use crate::stages::Outcome;
 
@@ -170,7 +170,7 @@ mod tests {
 
         fn contract(&self, words: &[String]) -> anyhow::Result<Contract> {
             let named = words.windows(2).filter(|pair| pair[0] == "--in");
-            let input = |pair: &[String]| Input { flag: pair[0].clone(), path: pair[1].clone().into(), part: Part::Whole };
+            let input = |pair: &[String]| Input { flag: pair[0].clone(), path: pair[1].clone().into(), scope: Scope::Whole };
             Ok(Contract { inputs: named.map(input).collect(), ..Contract::default() })
         }
     }

@@ -17,7 +17,7 @@ use crate::table;
 pub const CHUNK_ROWS: usize = 1 << 16;
 
 /// An opened table.
-pub enum Source {
+pub enum OpenTable {
     /// One file, or several with the same columns.
     Parquet(Vec<PathBuf>),
     Plain(Plain),
@@ -34,7 +34,7 @@ pub struct Columns {
 /// Frames of at most [`CHUNK_ROWS`] rows.
 pub type Frames<'a> = Box<dyn Iterator<Item = Result<DataFrame>> + 'a>;
 
-impl Source {
+impl OpenTable {
     /// Opens a table, or what a folder of ours holds.
     ///
     /// # Errors

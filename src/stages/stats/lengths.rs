@@ -82,7 +82,7 @@ impl Lengths {
 type Cell<'a> = (Option<&'a str>, Option<&'a str>);
 
 #[derive(Default)]
-struct Part<'a> {
+struct Tally<'a> {
     captions: u64,
     cells: HashMap<Cell<'a>, [Distribution; 3]>,
     images: HashMap<&'a str, u32>,
@@ -91,10 +91,10 @@ struct Part<'a> {
 
 /// Counts every caption once, batch by batch on every core.
 pub fn count(rows: &[CaptionRows], words: Option<&[Words]>, tokenizer: Option<&Tokenizer>) -> Result<Lengths> {
-    let parts: Vec<Part> = rows
+    let parts: Vec<Tally> = rows
         .par_iter()
         .enumerate()
-        .map(|(at, rows)| count_part(rows, words.map(|w| &w[at]), tokenizer))
+        .map(|(at, rows)| count_batch(rows, words.map(|w| &w[at]), tokenizer))
         .collect::<Result<_>>()?;
     let mut lengths = Lengths::default();
     let mut cells: BTreeMap<Cell, [Distribution; 3]> = BTreeMap::new();
@@ -136,8 +136,8 @@ pub fn count(rows: &[CaptionRows], words: Option<&[Words]>, tokenizer: Option<&T
     Ok(lengths)
 }
 
-fn count_part<'a>(rows: &'a CaptionRows, words: Option<&Words>, tokenizer: Option<&Tokenizer>) -> Result<Part<'a>> {
-    let mut part = Part::default();
+fn count_batch<'a>(rows: &'a CaptionRows, words: Option<&Words>, tokenizer: Option<&Tokenizer>) -> Result<Tally<'a>> {
+    let mut part = Tally::default();
     let mut previous: Option<(Cell, [Distribution; 3])> = None;
     let mut image: Option<(&str, u32)> = None;
     for (at, row) in rows.iter().enumerate() {

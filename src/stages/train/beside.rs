@@ -11,13 +11,13 @@ use crate::training::batches::Images;
 use crate::training::corpus::{Framing, JoinReport, Tokenized};
 use crate::training::objective::Objective;
 
-pub enum Beside {
+pub enum ImageInputs {
     Embeddings(Embeddings),
     Pixels(Pixels),
     Nothing,
 }
 
-impl Beside {
+impl ImageInputs {
     /// Opens what the objective needs and checks that it fits the model.
     pub fn open(settings: &TrainSettings, bundle: &Bundle) -> Result<Self> {
         match settings.recipe.objective {

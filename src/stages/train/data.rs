@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use arrow::array::{Array, Int32Array, RecordBatch, StringArray};
 use serde_json::json;
 
-use super::beside::{Beside, framing};
+use super::beside::{ImageInputs, framing};
 use super::settings::{Fingerprints, Recipe};
 use crate::files;
 use crate::models::Bundle;
@@ -125,7 +125,7 @@ impl Dataset {
 pub fn corpus(
     folder: &Path,
     dataset: &Dataset,
-    beside: &Beside,
+    inputs: &ImageInputs,
     fingerprints: &Fingerprints,
     bundle: &Bundle,
     recipe: &Recipe,
@@ -170,7 +170,7 @@ pub fn corpus(
         Some(Ok(CaptionRow { image_id: row.image_id, caption_id: row.caption_id, caption: row.caption, split: split.into() }))
     });
     let tokenized = Tokenized::new(captions, &tokenizer, &framing)?;
-    let report = beside.join(tokenized, recipe, folder, &fingerprint, reporter)?;
+    let report = inputs.join(tokenized, recipe, folder, &fingerprint, reporter)?;
     let what = if recipe.objective == Objective::Contrastive { "readable image" } else { "embedding" };
     if report.captions_without_image > 0 {
         let (count, some) = (report.captions_without_image, report.examples.join(", "));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::settings::Config;
 use crate::files;
 use crate::models::Bundle;
-use crate::models::bundle::Source;
+use crate::models::bundle::Provenance;
 use crate::pipeline::Reporter;
 use crate::training::checkpoint::{self, RunState};
 use crate::training::lora::Lora;
@@ -179,7 +179,7 @@ impl RunFolder {
             Some(values) => Some(values.as_slice()),
             None => layout.get(name).map(|slot| &parameters[slot.range()]),
         };
-        bundle.with_weights(&staging, true, &Source::Trained { steps }, weights)?;
+        bundle.with_weights(&staging, true, &Provenance::Trained { steps }, weights)?;
         if let Some(lora) = lora {
             lora.write_peft(&staging.join("adapter"), bundle, layout, parameters)?;
         }

@@ -29,7 +29,7 @@ use crate::pipeline::{Interrupt, Reporter, WorkLock};
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::training::objective::Objective;
-use beside::Beside;
+use beside::ImageInputs;
 use data::Dataset;
 use folder::RunFolder;
 use run::{Data, Run};
@@ -55,9 +55,9 @@ pub fn train(
         _ => bundle,
     };
     let dataset = Dataset::open(&settings.dataset)?;
-    let beside = Beside::open(&settings, &bundle)?;
+    let inputs = ImageInputs::open(&settings, &bundle)?;
     let fingerprints =
-        Fingerprints { model: bundle.fingerprint().into(), dataset: dataset.fingerprint()?, embeddings: beside.fingerprint()? };
+        Fingerprints { model: bundle.fingerprint().into(), dataset: dataset.fingerprint()?, embeddings: inputs.fingerprint()? };
     let computed = Computed { device: runtime.device().to_string(), precision: runtime.precision().to_string() };
     let config = Config::new(&settings, fingerprints, computed);
     refuse_foreign(&settings.out)?;
@@ -69,11 +69,11 @@ pub fn train(
         reporter.detail("writing training artifacts");
         backend::write_artifacts(&folder, &bundle, &settings.recipe, &config.fingerprint())?;
     }
-    let corpus = data::corpus(&folder.corpus(), &dataset, &beside, &config.fingerprints, &bundle, &settings.recipe, reporter)?;
+    let corpus = data::corpus(&folder.corpus(), &dataset, &inputs, &config.fingerprints, &bundle, &settings.recipe, reporter)?;
     if corpus.train.is_empty() {
         bail!("{}: no training captions to learn from", settings.dataset.display());
     }
-    let data = Data { corpus, images: beside.images(), dataset: &dataset };
+    let data = Data { corpus, images: inputs.images(), dataset: &dataset };
     Run::start(&config, folder, bundle, data, runtime, reporter, &checkpoints)?.finish(interrupt)
 }
 

@@ -12,7 +12,7 @@ use super::logs::Logs;
 use super::samples::{Seen, Watched};
 use super::scst::{Reward, Sampler};
 use super::settings::{BestBy, Config};
-use super::summary::{Spent, Summary};
+use super::summary::{Summary, TimeSpent};
 use super::{backend, curve, page};
 use crate::files;
 use crate::models::Bundle;
@@ -42,7 +42,7 @@ pub struct Run<'a> {
     batches_per_epoch: usize,
     state: RunState,
     logs: Logs,
-    spent: Spent,
+    spent: TimeSpent,
     last_loss: Option<f64>,
     dev_loss: Option<f64>,
     dev_cider: Option<f64>,
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
             shape,
             batches_per_epoch: 0,
             state,
-            spent: Spent::default(),
+            spent: TimeSpent::default(),
             last_loss: None,
             dev_loss: None,
             dev_cider: None,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Where the time went.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Spent {
+pub(super) struct TimeSpent {
     pub data: Duration,
     pub steps: Duration,
     pub logging: Duration,
@@ -51,7 +51,7 @@ pub struct Seconds {
     pub saving: f64,
 }
 
-impl Spent {
+impl TimeSpent {
     /// Tokens and samples a second of steps, data and logging.
     pub fn rates(&self) -> (f64, f64) {
         let working = (self.data + self.steps + self.logging).as_secs_f64().max(1e-9);

@@ -13,7 +13,7 @@ use crate::table;
 
 /// Everything empty where a table has no manifest.
 #[derive(Debug, Default)]
-pub struct Companions {
+pub struct TableFacts {
     /// `counts` of the manifest, such as found, captioned, failed, skipped.
     pub counts: Vec<(String, u64)>,
     /// The other values of the manifest with their dotted names, in its order.
@@ -29,7 +29,7 @@ pub struct Failure {
     pub message: String,
 }
 
-impl Companions {
+impl TableFacts {
     /// Reads what is beside a table file, or inside a folder of parts.
     ///
     /// # Errors
@@ -108,9 +108,9 @@ mod tests {
         let table = folder.path().join("t.csv");
         let read = |manifest: &str| {
             crate::files::write_atomic(&folder.path().join(".clipcap/t.manifest.json"), manifest.as_bytes()).unwrap();
-            Companions::read(&table)
+            TableFacts::read(&table)
         };
-        assert!(Companions::read(&table).unwrap().counts.is_empty());
+        assert!(TableFacts::read(&table).unwrap().counts.is_empty());
         let found = read(
             r#"{"table":"t.csv","settings":{"model":{"fingerprint":"ab"},"x":[1],"none":null},"counts":{"found":3,"failed":0}}"#,
         );
