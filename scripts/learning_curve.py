@@ -95,7 +95,7 @@ def draw(path, curves):
     for name, values in curves.items():
         pyplot.plot(range(1, len(values) + 1), values, label=name)
     pyplot.xlabel("epoch")
-    pyplot.ylabel("training loss a token (nats)")
+    pyplot.ylabel("training loss per token (nats)")
     pyplot.legend()
     pyplot.savefig(path, dpi=120)
 

@@ -121,7 +121,7 @@ def draw(lengths, unit, out):
 
     print(lengths.describe(percentiles=[0.25, 0.5, 0.75, 0.95, 0.99]))
     plt.hist(x=lengths, bins=20, color="steelblue", edgecolor="black")
-    plt.xlabel(f"{unit} in a caption")
+    plt.xlabel(f"{unit} per caption")
     plt.ylabel("captions")
     plt.title("Caption length")
     plt.savefig(out)

@@ -13,6 +13,9 @@
 //!    files, table, bookkeeping, random    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
 //! ```
 
+#[cfg(not(unix))]
+compile_error!("clipcap is written for Linux: file locks, inodes and signals are Unix's");
+
 pub mod autodiff;
 pub mod bookkeeping;
 pub mod cli;

@@ -48,15 +48,15 @@ Examples:
 
 /// Write a caption table for every image under some folders.
 ///
-/// Every file is accounted for: it has a caption, a row in the errors table, or is no image. Killed or interrupted, the same command goes
-/// on from where it was and ends with the same bytes; given again after files were added or changed, it computes only those.
+/// Every file is accounted for: it gets a caption or a row in the errors table, or it is not an image. If interrupted or killed, run the same
+/// command to resume; the result has the same bytes. Run it again after files were added or changed to compute only those.
 ///
-/// Captions are greedy unless --temperature, --top-k or --top-p asks for samples or --num-beams for a beam search. Images are JPEG, PNG, GIF,
-/// WebP, BMP and TIFF, whatever they are called. The table has image_id, image_path, sha256, caption_index, caption, logprob, num_tokens and
+/// Captions are greedy unless --temperature, --top-k or --top-p selects sampling or --num-beams beam search. Images are JPEG, PNG, GIF,
+/// WebP, BMP, TIFF and JPEG XL, detected by content. The table has image_id, image_path, sha256, caption_index, caption, logprob, num_tokens and
 /// finish_reason. Under .clipcap/ beside it lie NAME.manifest.json and, where something failed, NAME.errors.parquet.
 ///
-/// With --job it is one worker of a job that `plan` cut into shards: it captions the shards it is told (--shard), or takes what nobody works
-/// on (--next). Killed, the same command goes on; a finished shard ends it at once with 0. `merge` makes the table.
+/// With --job, work on a job that `plan` cut into shards: caption the given shards (--shard), or take shards that nobody works on (--next).
+/// If killed, run the same command to resume; a finished shard ends it at once with 0. `merge` makes the table.
 ///
 /// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
@@ -69,24 +69,24 @@ pub struct CaptionArgs {
     paths: Vec<PathBuf>,
     #[arg(long = "image_path", value_name = "PATH", hide = true, conflicts_with = "embeddings")]
     image_path: Vec<PathBuf>,
-    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside PATH or in its place
+    /// A file of URLs, one per line (s3://, gs://, az://, https://), in addition to PATH or instead of it
     #[arg(long, value_name = "FILE", conflicts_with = "embeddings")]
     urls: Option<PathBuf>,
-    /// Caption embeddings made before: a folder that `embed` wrote, or a .npy file of vectors
+    /// Caption existing embeddings: a folder that `embed` wrote, or a .npy file of vectors
     #[arg(long, value_name = "EMBEDDINGS|FILE.npy")]
     embeddings: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
     model: Option<PathBuf>,
     /// Table to write: .parquet, .csv, .jsonl or .tsv (file name and captions only; always rebuilt); a folder gets numbered Parquet parts; -
-    /// is stdout. A URL (s3://BUCKET/t.parquet) gets it when it is complete
+    /// is stdout. A URL (s3://BUCKET/t.parquet) is uploaded once complete
     #[arg(long, value_name = "TABLE|-", alias = "output_path", required_unless_present_any = ["job", "stdout"])]
     out: Option<PathBuf>,
-    /// With --out -: the table's format on stdout (default: jsonl); rows come as they are done, and everything else goes to stderr
+    /// With --out -: the table's format on stdout (default: jsonl). Rows are written as they are finished; everything else goes to stderr
     #[arg(long, value_enum, value_name = "FORMAT", requires = "out")]
     format: Option<StdoutFormat>,
-    /// With --out -: keep results and errors in this folder, so that the same command goes on where it was stopped (the table begins
-    /// anew on stdout). Without this they lie in a temporary folder and go with the program
+    /// With --out -: keep results and errors in this folder, so that the same command can resume (the table is written to stdout from the
+    /// start again). By default they are kept in a temporary folder and removed at exit
     #[arg(long, value_name = "DIR", requires = "out")]
     work: Option<PathBuf>,
     /// Caption the images of an Arrow stream on stdin (columns id and bytes), batch by batch, for engines that hand over bytes
@@ -95,15 +95,15 @@ pub struct CaptionArgs {
     /// Write captions, and failures with their reason, as an Arrow stream on stdout
     #[arg(long, value_name = "arrow", value_parser = ["arrow"], requires = "stdin", help_heading = "Job")]
     stdout: Option<String>,
-    /// Work on a job that `plan` made, with its settings; --model says where its model lies on this machine, if not where it was planned
+    /// Work on a job that `plan` made, with its settings; --model is needed only if the model is at another path on this machine
     #[arg(long, value_name = "JOB", conflicts_with_all = ["paths", "image_path", "urls", "embeddings", "out", "only", "keep_work", "dry_run"], help_heading = "Job")]
     job: Option<PathBuf>,
     #[command(flatten)]
     shards: ShardArgs,
-    /// In a .csv or .tsv, quote cells that a spreadsheet would run (those that begin with = + - @) with an apostrophe
+    /// In a .csv or .tsv, put an apostrophe before cells that a spreadsheet would run as formulas (those that start with = + - @)
     #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
-    /// Begin a .csv or .tsv with a byte order mark: Excel shows Chinese only then
+    /// Start a .csv or .tsv with a byte order mark, which Excel needs to show Chinese
     #[arg(long)]
     bom: bool,
     #[command(flatten)]
@@ -112,7 +112,7 @@ pub struct CaptionArgs {
     scoring: ScoringArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together (default: 32; on CUDA 256, for each card); of captions, up to four times as many are decoded together on the CPU
+    /// Images to encode at once (default: 32; on CUDA 256 per card); on the CPU up to four times as many captions are decoded at once
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
@@ -121,14 +121,14 @@ pub struct CaptionArgs {
     files: FileArgs,
     #[command(flatten)]
     resume: ResumeArgs,
-    /// Caption only the images in this list, anew: an image_id or image_path a line, or what a report exports (those marked n). The other
-    /// images keep the rows that the table has; a new table has the listed images alone
+    /// Caption only the images in this list again: one image_id or image_path per line, or the list that a report exports (those marked n).
+    /// Other images keep their rows; a new table gets the listed images only
     #[arg(long, value_name = "LIST", conflicts_with_all = ["overwrite", "dry_run"], help_heading = "Files")]
     only: Option<PathBuf>,
     /// Caption only the images of this split of --dataset, such as test
     #[arg(long, value_name = "NAME", requires = "dataset", help_heading = "Files")]
     split: Option<String>,
-    /// The dataset whose split is meant
+    /// The dataset that --split belongs to
     #[arg(long, value_name = "DATASET", requires = "split", help_heading = "Files")]
     dataset: Option<PathBuf>,
     /// Count files, read image headers, time the model on a few images, and write nothing

@@ -8,7 +8,7 @@ use crate::stages::doctor::{self, DoctorSettings};
 pub struct DoctorArgs {
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Read every weight of this bundle too and compare with its fingerprints
+    /// Also read every weight of this bundle and compare it with the fingerprints
     #[arg(long, value_name = "BUNDLE")]
     model: Option<PathBuf>,
 }

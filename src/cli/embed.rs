@@ -30,30 +30,30 @@ Examples:
 
 /// Write CLIP's embedding of every image in a dataset or under some folders.
 ///
-/// Embeddings are projected and, unless --normalize is given, as long as CLIP makes them. Killed or interrupted, the same command goes on
-/// from where it was; given again after files were added or changed, it computes only those. Each distinct content is encoded once.
+/// Embeddings are projected and, without --normalize, not scaled. If interrupted or killed, run the same command to resume. Run it again
+/// after files were added or changed to compute only those. Each distinct content is encoded once.
 ///
-/// With --job it is one worker of a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
+/// With --job, work on a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "urls", "job"]).required(true).multiple(true))]
 pub struct EmbedArgs {
-    /// Dataset from `prepare`; where it does not store its images (--with-images), give their folder with --images too
+    /// Dataset from `prepare`; unless it stores its images (--with-images), give their folder with --images too
     #[arg(long, value_name = "DATASET")]
     dataset: Option<PathBuf>,
     /// Folders of images, image files, tars or Parquet files (also as a pattern: set-{000..099}.tar), here or as URLs (s3://BUCKET/PREFIX, gs://, az://, https://)
     #[arg(long, value_name = "DIR", num_args = 1.., alias = "image_path")]
     images: Vec<PathBuf>,
-    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside --images or in their place
+    /// A file of URLs, one per line (s3://, gs://, az://, https://), in addition to --images or instead of it
     #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
     urls: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE", alias = "model_path", required_unless_present = "job")]
     model: Option<PathBuf>,
-    /// Folder to write; a URL (s3://BUCKET/FOLDER) gets it when it is complete
+    /// Folder to write; a URL (s3://BUCKET/FOLDER) is uploaded once complete
     #[arg(long, value_name = "EMBEDDINGS", alias = "output_path", required_unless_present = "job")]
     out: Option<PathBuf>,
-    /// Work on a job that `plan --embeddings` made, with its settings; --model says where its model lies on this machine, if not where it was planned
+    /// Work on a job that `plan --embeddings` made, with its settings; --model is needed only if the model is at another path on this machine
     #[arg(long, value_name = "JOB", conflicts_with_all = ["dataset", "images", "urls", "out", "format", "dtype", "normalize", "save_images", "keep_work"], help_heading = "Job")]
     job: Option<PathBuf>,
     #[command(flatten)]
@@ -64,15 +64,15 @@ pub struct EmbedArgs {
     /// Element type: float32 or float16
     #[arg(long, default_value = "float32", help_heading = "Embeddings")]
     dtype: FloatType,
-    /// Scale embeddings to length 1, for a mapper that was trained on such ones
+    /// Scale embeddings to length 1, for a mapper that was trained on unit-length embeddings
     #[arg(long, alias = "normalize_prefix", help_heading = "Embeddings")]
     normalize: bool,
-    /// Store the image files' bytes beside, in images-00000.parquet ... (Hugging Face's Image)
+    /// Store the image files' bytes too, in images-00000.parquet ... (Hugging Face's Image)
     #[arg(long, alias = "save_images", help_heading = "Embeddings")]
     save_images: bool,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together (default: 32; on CUDA 256, for each card)
+    /// Images to encode at once (default: 32; on CUDA 256 per card)
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]

@@ -18,15 +18,15 @@ use crate::stages::score::Source;
 const MORE_HELP: &str = "\
 Scores are BLEU-1..4, ROUGE-L and CIDEr as pycocoevalcap computes them, raw (1.0 is 100%).
 
-Scores count one token per Chinese character, kana or hangul and one per run of other letters and digits, full-width ones as ASCII (NFKC), \
-or words as jieba cuts them; punctuation counts for nothing. On text of Chinese characters and ASCII these are pycocoevalcap's numbers; \
+Scores count one token per Chinese character, kana or hangul and one per run of other letters and digits, full-width forms as ASCII (NFKC), \
+or words as jieba cuts them; punctuation is ignored. On text of Chinese characters and ASCII these are pycocoevalcap's numbers; \
 --strict-tokens drops all other letters too.
 
-Read are caption tables, datasets, and every layout that prepare reads: the scores of a caption file are those of its dataset. Images are \
-matched by file name, then by id, then without image extension and leading folders, where that is unique; a file name decides over an id. Images \
-that only one side has are counted, left out, and told in the errors table beside --out; CIDEr's document frequencies are those of the images scored.
+Inputs are caption tables, datasets, and every layout that prepare reads: a caption file scores as its dataset does. Images are \
+matched by file name, then by id, then without image extension and leading folders if that is unique; a file name decides over an id. Images \
+that only one side has are counted, left out, and listed in the errors table beside --out; CIDEr's document frequencies are those of the images scored.
 
-With --scorer, CLIPScore is 2.5 times the cosine of caption and image (0 below 0), and RefCLIPScore the harmonic mean of that and the greatest \
+With --scorer, CLIPScore is 2.5 times the cosine of caption and image (negative: 0), and RefCLIPScore the harmonic mean of that and the highest \
 cosine of the caption and a reference. A blank caption scores 0; images without a picture or an embedding are counted and left out of both.
 
   clipcap evaluate --predictions captions.parquet --references dataset --split test
@@ -38,7 +38,7 @@ pub struct EvaluateArgs {
     /// Captions to score: a caption table, or COCO results
     #[arg(long, value_name = "TABLE|JSON")]
     predictions: PathBuf,
-    /// What people wrote: a dataset, a table, or COCO annotations
+    /// References: a dataset, a table, or COCO annotations
     #[arg(long, value_name = "DATASET|TABLE|JSON")]
     references: PathBuf,
     /// Count Han characters and Latin words, or words as jieba cuts them
@@ -61,7 +61,7 @@ pub struct EvaluateArgs {
     /// A second table: both are scored on the images they share, with a paired permutation test
     #[arg(long, value_name = "TABLE|JSON")]
     compare: Option<PathBuf>,
-    /// Resample the images N times for 95% intervals (with --compare, 1000 times unless told)
+    /// Resample the images N times for 95% intervals (default with --compare: 1000)
     #[arg(long, value_name = "N", default_value_t = 0)]
     bootstrap: usize,
     /// Seed of the resampling
@@ -73,19 +73,19 @@ pub struct EvaluateArgs {
     /// Folders of the images
     #[arg(long, value_name = "DIR", num_args = 1.., help_heading = "CLIPScore")]
     images: Vec<PathBuf>,
-    /// What `embed` made with a bundle of the same CLIP, in place of the images
+    /// Embeddings that `embed` made with a bundle of the same CLIP, instead of the images
     #[arg(long, value_name = "EMBEDDINGS", help_heading = "CLIPScore")]
     embeddings: Option<PathBuf>,
-    /// Text that stands before every caption and reference; the paper's own is \"A photo depicts \"
+    /// Text to put before every caption and reference; the paper uses \"A photo depicts \"
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, help_heading = "CLIPScore")]
     clip_prefix: String,
-    /// Where the scorer computes: auto, cpu, openvino, cuda or cuda:N
+    /// Device of the scorer: auto, cpu, openvino, cuda or cuda:N
     #[arg(long, default_value = "auto", help_heading = "CLIPScore")]
     device: Device,
-    /// Threads to compute with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
-    /// Write the scores as JSON, and under .clipcap/ beside them FILE.errors.parquet: images that only one side has, or that could be several, with both sides
+    /// Write the scores as JSON; images that only one side has, or that could be several, go to .clipcap/FILE.errors.parquet beside them
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
     /// Write every image's scores as a Parquet table

@@ -16,8 +16,8 @@ const MORE_HELP: &str = "\
 ///
 /// webdataset: tars of a picture, .txt and .json for each key. imagefolder: pictures and metadata.jsonl, a folder for each split. parquet: picture
 /// and captions in a row. sidecar: .txt (and --xmp) beside each picture. coco: a list of image_id and caption. kohya: pictures with .txt, and
-/// a dataset.toml for sd-scripts. Where a layout has one place for a caption, the first is there. A picture that is gone or that changed since it
-/// was captioned is left out and told in .clipcap/OUT.errors.parquet (exit status 3).
+/// a dataset.toml for sd-scripts. If a layout has one caption per picture, the first is written. A picture that is gone or that changed since it
+/// was captioned is left out and listed in .clipcap/OUT.errors.parquet (exit status 3).
 ///
 /// `prepare` reads webdataset, imagefolder and parquet back exactly: image_ids, captions, what they were before they were normalized, and splits.
 /// sidecar and kohya keep captions (kohya the first) and no splits.
@@ -36,13 +36,13 @@ pub struct ExportArgs {
     /// Folder to write (coco: a file; sidecar: beside the pictures where it is not given)
     #[arg(long, value_name = "OUT")]
     out: Option<PathBuf>,
-    /// Pictures of each tar or Parquet file
+    /// Pictures per tar or Parquet file
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     shard_images: u64,
-    /// sidecar: .xmp files too, with the caption as dc:description
+    /// sidecar: write .xmp files too, with the caption as dc:description
     #[arg(long)]
     xmp: bool,
-    /// Replace what is there; files that the export there made and this one does not have go, and no others
+    /// Replace an existing export; of its files, those that this export does not have are removed
     #[arg(long)]
     overwrite: bool,
 }
@@ -54,7 +54,7 @@ pub struct ExportArgs {
 pub fn run(args: ExportArgs, context: &Context) -> anyhow::Result<Outcome> {
     let usage = |message: &str| -> anyhow::Error { BadUsage(message.into()).into() };
     if args.out.is_none() && args.to != Target::Sidecar {
-        return Err(usage("--out says where it goes"));
+        return Err(usage("--out is missing"));
     }
     if args.images.is_empty() && args.to != Target::Coco {
         return Err(usage("--images says where the pictures are"));

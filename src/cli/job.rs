@@ -22,8 +22,8 @@ use crate::stages::job::{self, MergeSettings, PlanSettings, embedding_settings_o
 /// What `--help` of `plan` says below the flags.
 const PLAN_HELP: &str = "\
   clipcap plan photos/ --model models/clipcap --job /shared/job
-  clipcap caption --job /shared/job --shard 3         # on any machine, in any order, killed and given again as often as you like
-  clipcap caption --job /shared/job --next=all        # or: whatever is left, until nothing is
+  clipcap caption --job /shared/job --shard 3         # on any machine, in any order; run it again if it was killed
+  clipcap caption --job /shared/job --next=all        # or: until no shard is left
   clipcap job status /shared/job
   clipcap merge /shared/job --out captions.parquet
 
@@ -31,55 +31,55 @@ Embeddings likewise: clipcap plan photos/ --model models/clipcap --embeddings --
 
 A Slurm array (SLURM_ARRAY_TASK_ID) or a Kubernetes indexed Job (JOB_COMPLETION_INDEX) needs no --shard. docs/engines.md has launchers.";
 
-/// Cut the files under some folders into shards for many workers.
+/// Cut the files under folders into shards for many workers.
 ///
-/// The job folder must be one that all workers see, and so must the inputs and the model under the paths given here. However many workers
-/// there are, in whatever order, however often killed: `merge` writes the bytes that one `caption` over everything would have written.
+/// The job folder must be one that all workers see, and so must the inputs and the model under the paths given here. Whatever the number
+/// of workers, their order and how often they were killed, `merge` writes the bytes that one `caption` over everything would have written.
 #[derive(clap::Args)]
 #[command(after_long_help = PLAN_HELP)]
 pub struct PlanArgs {
     /// Folders of images, image files, or tars (also as a pattern: set-{000..099}.tar), each of which is a shard; or Parquet files with a column of images, or one dataset that stores its images; here or as URLs (s3://BUCKET/PREFIX, gs://, az://, https://)
     #[arg(value_name = "PATH", required_unless_present = "urls")]
     inputs: Vec<PathBuf>,
-    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside PATH or in its place
+    /// A file of URLs, one per line (s3://, gs://, az://, https://), in addition to PATH or instead of it
     #[arg(long, value_name = "FILE")]
     urls: Option<PathBuf>,
     /// Model bundle (from `model import`, `model init` or `train`)
     #[arg(long, value_name = "BUNDLE")]
     model: PathBuf,
-    /// Folder of the job, which all workers share
+    /// Folder of the job, shared by all workers
     #[arg(long, value_name = "JOB")]
     job: PathBuf,
-    /// Plan for `embed` in place of `caption`: flags of decoding do not apply
+    /// Plan for `embed` instead of `caption`; decoding flags do not apply
     #[arg(long, help_heading = "Embeddings")]
     embeddings: bool,
     /// Element type: float32 or float16
     #[arg(long, default_value = "float32", requires = "embeddings", help_heading = "Embeddings")]
     dtype: FloatType,
-    /// Scale embeddings to length 1, for a mapper that was trained on such ones
+    /// Scale embeddings to length 1, for a mapper that was trained on unit-length embeddings
     #[arg(long, alias = "normalize_prefix", requires = "embeddings", help_heading = "Embeddings")]
     normalize: bool,
-    /// Files of a shard; a number of thousands keeps the batches of a single run
+    /// Files per shard; a multiple of 1000 keeps the batches of a single run
     #[arg(long, value_name = "N", alias = "shard_size", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     shard_size: u64,
     #[command(flatten)]
     decoding: DecodingArgs,
     #[command(flatten)]
     scoring: ScoringArgs,
-    /// Device of workers that are not told another one: auto, cpu, openvino, cuda or cuda:N
+    /// Device of workers that are not given --device: auto, cpu, openvino, cuda or cuda:N
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     device: Device,
-    /// Arithmetic of the models: fp32, bf16, fp16 or int8
+    /// Precision of the models: fp32, bf16, fp16 or int8
     #[arg(long, default_value = "fp32", help_heading = "Compute")]
     precision: Precision,
-    /// Images encoded together by workers that are not told another number
+    /// Images to encode at once, for workers that are not given --batch-size
     #[arg(long, value_name = "N", alias = "batch_size", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]
     files: FileArgs,
-    /// Discard the job that is there, with all its results
+    /// Discard an existing job with all its results
     #[arg(long)]
     overwrite: bool,
 }
@@ -153,7 +153,7 @@ pub fn plan(mut args: PlanArgs, context: &Context) -> anyhow::Result<Outcome> {
     Ok(planned.outcome)
 }
 
-/// Make one caption table (or one folder of embeddings) of a job's finished shards.
+/// Make one caption table (or one folder of embeddings) from a job's finished shards.
 ///
 /// The table and its errors have the bytes that one `caption` (or `embed`) over everything would have written. Every shard's files are compared with what
 /// its worker recorded, and found = captioned + failed + skipped is checked shard by shard.
@@ -164,32 +164,32 @@ pub struct MergeArgs {
     /// Folder of the job
     #[arg(value_name = "JOB")]
     job: PathBuf,
-    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts. Of embeddings: a folder. A URL (s3://BUCKET/t.parquet) gets it when it is complete
+    /// Table to write: .parquet, .csv, .jsonl or .tsv; a folder gets numbered Parquet parts. Embeddings go to a folder. A URL (s3://BUCKET/t.parquet) is uploaded once complete
     #[arg(long, value_name = "TABLE|EMBEDDINGS")]
     out: PathBuf,
-    /// Of embeddings: parquet (part-00000.parquet ...) or npy (clip-retrieval's img_emb/ and metadata/)
+    /// For embeddings: parquet (part-00000.parquet ...) or npy (clip-retrieval's img_emb/ and metadata/)
     #[arg(long, default_value = "parquet")]
     format: Layout,
     /// Leave out shards that are not finished
     #[arg(long, alias = "allow_missing")]
     allow_missing: bool,
-    /// Put results of several devices, ONNX Runtimes or CPU types into one table
+    /// Merge results of different devices, ONNX Runtime versions or CPU types
     #[arg(long, alias = "allow_mixed")]
     allow_mixed: bool,
-    /// Overwrite what is there, whatever made it
+    /// Overwrite the output, whatever made it
     #[arg(long)]
     overwrite: bool,
-    /// Let the rows of images go that this job has no captions of. Without this, a merge is refused that would drop more than a tenth of the
-    /// rows of the table that is there
+    /// Drop the rows of images that this job has no captions of. Without this flag, a merge that would drop more than a tenth of the existing
+    /// rows is refused
     #[arg(long)]
     prune: bool,
-    /// In a .csv or .tsv, put an apostrophe before cells that a spreadsheet would run (they begin with =, +, -, @, a tab or a return)
+    /// In a .csv or .tsv, put an apostrophe before cells that a spreadsheet would run as formulas (those that start with =, +, -, @, a tab or a return)
     #[arg(long, alias = "quote_formulas")]
     quote_formulas: bool,
-    /// Begin a .csv or .tsv with a byte order mark: Excel shows Chinese only then
+    /// Start a .csv or .tsv with a byte order mark, which Excel needs to show Chinese
     #[arg(long)]
     bom: bool,
-    /// Exit with 1 where more than this share of the images failed
+    /// Exit with status 1 if more than this share of the images failed
     #[arg(long, value_name = "SHARE", alias = "max_error_rate", default_value_t = 1.0, value_parser = share)]
     max_error_rate: f64,
 }
@@ -234,7 +234,7 @@ pub struct JobArgs {
 
 #[derive(clap::Subcommand)]
 enum JobCommand {
-    /// Show how far a job is, who works on it, and how long the rest takes
+    /// Show a job's progress, its workers, and the time left
     Status {
         /// Folder of the job
         #[arg(value_name = "JOB")]

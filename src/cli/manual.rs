@@ -25,7 +25,7 @@ pub struct CompletionsArgs {
 
 #[derive(clap::Args)]
 pub struct ManArgs {
-    /// Write clipcap.1 and a page a command (clipcap-caption.1 ...) into this folder, such as ~/.local/share/man/man1
+    /// Write clipcap.1 and one page per command (clipcap-caption.1 ...) into this folder, such as ~/.local/share/man/man1
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

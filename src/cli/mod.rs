@@ -94,7 +94,7 @@ struct Global {
     /// Print errors only
     #[arg(long, global = true, help_heading = "Output")]
     quiet: bool,
-    /// Print a machine-readable summary on stdout; of an error, {"error", "exit_status"}
+    /// Print a machine-readable summary on stdout (for an error: {"error", "exit_status"})
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Print more, such as which nodes run on which provider
@@ -105,13 +105,13 @@ struct Global {
 /// Where models run. Flattened into the commands that run one.
 #[derive(Args, Clone)]
 pub struct ComputeArgs {
-    /// Where to compute: auto, cpu, openvino, cuda, cuda:N or cuda:N,M (auto: CUDA if it is usable, else the CPU; several cards: caption, embed)
+    /// Device: auto, cpu, openvino, cuda, cuda:N or cuda:N,M (auto: CUDA if usable, else CPU; several cards: caption and embed only)
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     pub device: Device,
     /// Precision of the models: fp32, bf16, fp16 or int8; refused if the device lacks it
     #[arg(long, default_value = "fp32", help_heading = "Compute")]
     pub precision: Precision,
-    /// Threads to compute with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, help_heading = "Compute", value_parser = threads)]
     pub threads: Option<usize>,
 }
@@ -140,13 +140,13 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Write a caption table for every image under a folder
     Caption(Box<caption::CaptionArgs>),
-    /// Cut the files under some folders into shards, for many workers
+    /// Cut the files under folders into shards for many workers
     Plan(Box<job::PlanArgs>),
-    /// Make one caption table of a job's finished shards
+    /// Make one caption table from a job's finished shards
     Merge(job::MergeArgs),
-    /// Show how far a job of many workers is
+    /// Show the progress of a job of many workers
     Job(job::JobArgs),
-    /// Write captions and pictures as webdataset, imagefolder, Parquet, sidecar files, COCO results or for kohya
+    /// Export captions and pictures as webdataset, imagefolder, Parquet, sidecar files, COCO results or for kohya
     Export(export::ExportArgs),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
@@ -162,7 +162,7 @@ enum Command {
     Run(run::RunArgs),
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
-    /// Print the manual page, or write one a command into a folder
+    /// Print the manual page, or write one per command into a folder
     Man(manual::ManArgs),
 }
 

@@ -19,17 +19,17 @@ pub struct ModelArgs {
 
 #[derive(Subcommand)]
 enum ModelCommand {
-    /// Make a bundle of published weights: a CLIP, a decoder (GPT2, Qwen, Llama) and a ClipCap checkpoint
+    /// Make a bundle from published weights: a CLIP, a decoder (GPT2, Qwen, Llama) and a ClipCap checkpoint
     Import(ImportArgs),
     /// Make a bundle with a new mapper, for training
     Init(InitArgs),
-    /// Say what a bundle holds and where it came from
+    /// Show what a bundle holds and where it came from
     Inspect(InspectArgs),
     /// Write a bundle's CLIP or decoder as a Hugging Face folder, its mapper as a folder, or mapper and decoder as one checkpoint
     Export(ExportArgs),
     /// Fetch a published CLIP or decoder from Hugging Face's hub (or a mirror)
     Get(GetArgs),
-    /// Add 8-bit weights for `--precision int8`; the float ones stay
+    /// Add 8-bit weights for `--precision int8`; the float weights stay
     Quantize(QuantizeArgs),
 }
 
@@ -46,10 +46,10 @@ HF_ENDPOINT (a mirror), HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HTTPS_P
 #[derive(Args)]
 #[command(after_long_help = GET_HELP)]
 struct GetArgs {
-    /// ORG/NAME as the hub has it, or a short name of --list; several joined by +
+    /// ORG/NAME on the hub, or a short name from --list; join several with +
     #[arg(value_name = "NAME", required_unless_present = "list")]
     name: Option<String>,
-    /// Show the short names, and what each is
+    /// List the short names and what they stand for
     #[arg(long, conflicts_with = "name")]
     list: bool,
     /// A branch, a tag or a commit (a commit always gives the same bytes)
@@ -76,7 +76,7 @@ struct ImportArgs {
     /// ClipCap-Chinese's or the original ClipCap's checkpoint (.pt)
     #[arg(long, value_name = "FILE.pt", alias = "model_path")]
     checkpoint: PathBuf,
-    /// config.json of the BERT inside a BERT mapper; ignored where the checkpoint holds another mapper
+    /// config.json of a BERT mapper's BERT; ignored if the checkpoint holds another mapper
     #[arg(long, value_name = "FILE", alias = "bert_config")]
     bert_config: Option<PathBuf>,
     /// The mapper was trained on embeddings of unit length
@@ -84,10 +84,10 @@ struct ImportArgs {
     normalize_prefix: bool,
     #[command(flatten)]
     words: WordsArgs,
-    /// Folder to make
+    /// Folder to write
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
-    /// Replace a bundle that is there
+    /// Replace an existing bundle
     #[arg(long)]
     overwrite: bool,
 }
@@ -95,11 +95,11 @@ struct ImportArgs {
 /// What a bundle records of its captions.
 #[derive(Args)]
 struct WordsArgs {
-    /// Token that ends a caption: text, which stays in it, or a special token by name (default: `.` for the original ClipCap, else [SEP] or
+    /// Stop token: text, which stays in the caption, or the name of a special token (default: `.` for the original ClipCap, else [SEP] or
     /// the decoder's end of text)
     #[arg(long, value_name = "TOKEN", alias = "stop_token")]
     stop_token: Option<String>,
-    /// Text behind the image's prefix that every caption goes on from
+    /// Prompt: text after the image's prefix that every caption continues
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
 }
@@ -138,21 +138,21 @@ struct InitArgs {
     /// config.json of the mapper's BERT (default: like bert-base, as wide as GPT2 and as deep, 12 layers at most)
     #[arg(long, value_name = "FILE", alias = "bert_config")]
     bert_config: Option<PathBuf>,
-    /// The mapper is to be trained on embeddings of unit length
+    /// The mapper will be trained on embeddings of unit length
     #[arg(long, alias = "normalize_prefix")]
     normalize_prefix: bool,
     #[command(flatten)]
     words: WordsArgs,
-    /// Make random weights where a folder holds a configuration and no weights
+    /// Make random weights if a folder holds a configuration and no weights
     #[arg(long)]
     random: bool,
     /// Seed of random weights: the same seed makes the same bytes on every machine
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Folder to make
+    /// Folder to write
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
-    /// Replace a bundle that is there
+    /// Replace an existing bundle
     #[arg(long)]
     overwrite: bool,
 }
@@ -170,17 +170,17 @@ struct InspectArgs {
 struct QuantizeArgs {
     /// The bundle
     bundle: PathBuf,
-    /// Images, a dataset that stores its images, or embeddings to take static scales from (up to 512 are looked at): faster, and what OpenVINO
-    /// needs; embeddings calibrate the mapper and GPT2 only. Without it, each row of the activations gets a scale as it comes
+    /// Calibrate static scales on images, a dataset that stores its images, or embeddings (512 at most): faster, and needed by OpenVINO;
+    /// embeddings calibrate the mapper and GPT2 only. Without it, each row of the activations gets its scale at run time
     #[arg(long, value_name = "IMAGES|DATASET|EMBEDDINGS")]
     calibrate: Option<PathBuf>,
-    /// Threads to calibrate with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, value_name = "N", value_parser = super::threads)]
     threads: Option<usize>,
-    /// Folder to make; the float weights stay in it
+    /// Folder to write; it keeps the float weights
     #[arg(long, value_name = "BUNDLE")]
     out: PathBuf,
-    /// Replace a bundle that is there
+    /// Replace an existing bundle
     #[arg(long)]
     overwrite: bool,
 }
@@ -200,13 +200,13 @@ enum PartArg {
 struct ExportArgs {
     /// The bundle
     bundle: PathBuf,
-    /// Which part; --clip and --gpt2 of `model init` and `model import` take such folders, --checkpoint the file in a checkpoint's
+    /// Part to write; --clip and --gpt2 of `model init` and `model import` take such folders, --checkpoint the file of a checkpoint
     #[arg(long, value_enum)]
     part: PartArg,
-    /// Store float16 in place of float32
+    /// Store float16 instead of float32
     #[arg(long)]
     half: bool,
-    /// Folder to make
+    /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

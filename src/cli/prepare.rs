@@ -23,7 +23,7 @@ use crate::stages::score::ScorerModel;
 /// What `--help` says below the flags.
 const EXAMPLES: &str = "\
 Examples:
-  clipcap prepare flickr30k --dry-run                   # what lies in the folder, and what would be taken of it
+  clipcap prepare flickr30k --dry-run                   # what is in the folder, and what would be used
   clipcap prepare flickr30k -o dataset
   clipcap prepare --captions train.txt val.txt test.txt --images photos/ -o dataset
   clipcap prepare --captions captions.csv --encoding gbk --images photos/ -o dataset
@@ -32,45 +32,45 @@ Examples:
 /// Read caption files and a folder of images into a dataset: captions.parquet, images.parquet and duplicates.parquet. Under .clipcap/ beside
 /// it lie OUT.manifest.json and, where lines were bad, OUT.errors.parquet.
 ///
-/// Caption files are read in any of these layouts, told by their content: flickr-cn (ID#lang#k words, also with word:tag), tsv
+/// Caption files are read in any of these layouts, detected by content: flickr-cn (ID#lang#k words, also with word:tag), tsv
 /// (image_id<TAB>caption<TAB>caption...), coco-cn (ID#k<TAB>caption), karpathy and coco JSON, csv with a header, jsonl (also metadata.jsonl), map
-/// (JSON from id to captions), parquet. A list in a cell, as JSON or Python writes it, is several captions. Where a row has both an id and a file
-/// name, the file name decides which image it is. A bad line goes to the errors table with its file, line and reason, and never stops the run; so
-/// does a name that no image file is (missing_image), or that two files or two names could be (image_conflict).
+/// (JSON from id to captions), parquet. A list in a cell, as JSON or Python writes it, is several captions. If a row has both an id and a file
+/// name, the file name decides which image it is. Bad lines go to the errors table with their file, line and reason and never stop the run; so
+/// do names without an image file (missing_image) and names that could be several files (image_conflict).
 ///
-/// With --scorer, captions.parquet has the column clip_score, and captions below --min-clip-score are in below_min_clip_score.parquet. A run that is
-/// stopped goes on from the scores it has.
+/// With --scorer, captions.parquet has the column clip_score, and captions below --min-clip-score are in below_min_clip_score.parquet. An
+/// interrupted run resumes from the scores it has.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("source").args(["folder", "captions", "images"]).required(true).multiple(true))]
 pub struct PrepareArgs {
-    /// A folder with captions and images: what lies in it is found out and told (Flickr30k-CN, COCO-CN, Karpathy, COCO, imagefolder, kohya's
-    /// sidecars, webdataset's tars, tables of text). Without a folder, --captions and --images say where things are
+    /// A folder with captions and images; its layout is detected and reported (Flickr30k-CN, COCO-CN, Karpathy, COCO, imagefolder, kohya's
+    /// sidecars, webdataset's tars, text tables). Without it, give --captions and --images
     #[arg(value_name = "FOLDER", conflicts_with_all = ["captions", "images"])]
     folder: Option<PathBuf>,
-    /// Say what was found in FOLDER and what would be taken of it, and write nothing
+    /// Show what is in FOLDER and what would be used; write nothing
     #[arg(long, alias = "dry_run", requires = "folder")]
     dry_run: bool,
-    /// Of captions in several languages in FOLDER take these: zh, en, ja, ko, or all (default: zh)
+    /// Language to use if FOLDER has captions in several: zh, en, ja, ko, or all (default: zh)
     #[arg(long, value_name = "LANGUAGE", requires = "folder")]
     language: Option<String>,
-    /// Folders of images, or webdataset's tars (set-{000..099}.tar), which stay packed: image_paths are TAR/MEMBER. Without any, captions are
-    /// prepared alone and images are not looked for. Reads headers only; damaged pixels are reported later, by `embed` or `caption`
+    /// Folders of images, or webdataset's tars (set-{000..099}.tar), which stay packed: image_paths are TAR/MEMBER. Without it, captions are
+    /// prepared without images. Reads headers only; damaged pixels are reported later, by `embed` or `caption`
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// A file of URLs, one a line (s3://, gs://, az://, https://), beside --images or in their place
+    /// A file of URLs, one per line (s3://, gs://, az://, https://), in addition to --images or instead of it
     #[arg(long, value_name = "FILE")]
     urls: Option<PathBuf>,
     /// Caption files, in any order (default: the .txt and .json in the tars given as --images)
     #[arg(long, value_name = "FILE", num_args = 1..)]
     captions: Vec<PathBuf>,
-    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map, parquet or webdataset (default: told by content)
+    /// Layout of the caption files: flickr-cn, tsv, coco-cn, karpathy, coco, csv, jsonl, map, parquet or webdataset (default: detected)
     #[arg(long)]
     format: Option<Format>,
-    /// Columns of a csv (or fields of a jsonl) file, where their names do not tell: image=A,caption=B[,caption=C][,split=D]
+    /// Columns of a csv (or fields of a jsonl) file, if their names are not recognized: image=A,caption=B[,caption=C][,split=D]
     #[arg(long, value_name = "image=A,caption=B")]
     columns: Option<Columns>,
-    /// Who wrote the captions: human, machine or unknown (default: as marks in the files and their names say)
+    /// Who wrote the captions: human, machine or unknown (default: as the files and their names say)
     #[arg(long)]
     translation: Option<Translation>,
     /// The encoding of caption files that are not UTF-8: gbk, gb18030, big5, utf-16 and so on
@@ -83,49 +83,49 @@ pub struct PrepareArgs {
     /// none (default: as the files say)
     #[arg(long, value_name = "SHARES|none")]
     splits: Option<String>,
-    /// An official list of a split's images, one a line: train=FILE
+    /// An official list of a split's images, one per line: train=FILE
     #[arg(long, value_name = "NAME=FILE")]
     split_list: Vec<String>,
     /// Seed of the shares
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Store the images' bytes too, in images-00000.parquet and so on
+    /// Store the images' bytes too, in images-00000.parquet ...
     #[arg(long)]
     with_images: bool,
     /// Compare images by a perceptual hash and list pairs that differ in at most N of its 64 bits
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "3",
           value_parser = clap::value_parser!(u32).range(0..=16))]
     near_duplicates: Option<u32>,
-    /// Add columns that mark captions deserving a look: length, repetition, Latin words, no Chinese, duplicates
+    /// Add columns that mark suspicious captions: length, repetition, Latin words, no Chinese, duplicates
     #[arg(long)]
     lint: bool,
-    /// Leave out the images in this list, and their captions: an image_id or image_path a line, or what a report exports (those marked n)
+    /// Leave out the images in this list, and their captions: one image_id or image_path per line, or the list that a report exports (those marked n)
     #[arg(long, value_name = "LIST")]
     drop: Option<PathBuf>,
-    /// Score captions against their pictures with this bundle or CLIP folder, which needs a text tower: adds the column clip_score
+    /// Score captions against their images with this bundle or CLIP folder with a text tower: adds the column clip_score
     #[arg(long, value_name = "CLIP|BUNDLE", help_heading = "Scoring")]
     scorer: Option<PathBuf>,
-    /// Put captions with a clip_score below X into a table of their own, below_min_clip_score.parquet: those of missing pictures stay
+    /// Move captions with a clip_score below X to below_min_clip_score.parquet; captions of missing images stay
     #[arg(long, value_name = "X", requires = "scorer", help_heading = "Scoring", value_parser = super::caption::min_score)]
     min_clip_score: Option<f64>,
-    /// Where the scorer computes: auto, cpu, openvino, cuda or cuda:N
+    /// Device of the scorer: auto, cpu, openvino, cuda or cuda:N
     #[arg(long, default_value = "auto", help_heading = "Scoring")]
     device: Device,
     #[command(flatten)]
     files: super::caption::FileArgs,
-    /// Images above this many pixels fail
+    /// Fail images with more pixels than this
     #[arg(long, default_value_t = Limits::default().max_pixels)]
     max_pixels: u64,
-    /// Image files above this many bytes fail
+    /// Fail image files with more bytes than this
     #[arg(long, default_value_t = Limits::default().max_bytes)]
     max_bytes: u64,
-    /// Exit with 1 where more than this share of lines and images is bad
+    /// Exit with status 1 if more than this share of lines and images is bad
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = super::caption::share)]
     max_error_rate: f64,
     /// Overwrite the output, even if other settings made it or the folder holds other files
     #[arg(long)]
     overwrite: bool,
-    /// Threads to work with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The dataset's folder

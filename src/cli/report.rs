@@ -14,18 +14,18 @@ use crate::stages::run::Scope;
 
 /// What `--help` says below the flags.
 const MORE_HELP: &str = "\
-The page needs no network and nothing beside it: pictures are in it as small JPEGs. Search, filters and sorting work in the page, and the \
-keyboard too (press ? in it). Where one page would be larger than --page-mb, FILE.2.html ... and FILE.worst.html lie beside FILE.html.
+The page needs no network and no other file: pictures are embedded as small JPEGs. Search, filter and sort in the page, with the \
+keyboard too (press ?). If one page would be larger than --page-mb, FILE.2.html ... and FILE.worst.html are written beside FILE.html.
 
-Read are caption tables (a folder, .parquet, .csv, .tsv, .jsonl), and what evaluate reads besides; failures and settings come from the errors \
-table and the manifest beside a table. Images are looked for in the folders of --images; one that is missing or broken has a placeholder, and \
+Inputs are caption tables (a folder, .parquet, .csv, .tsv, .jsonl) and what evaluate reads; failures and settings come from the errors \
+table and the manifest beside a table. Images are searched in the folders of --images; a missing or broken image gets a placeholder, and \
 the exit status is 3.
 
   clipcap report captions.parquet --images photos --out report.html
   clipcap report before.parquet after.parquet --labels before,after --references dataset --images photos --out report.html
 
-The worst come first: empty captions, loops, then the lowest score (CIDEr where there are references, else the log-probability a token). A \
-caption that stands under many images is told at the top. The keys y and n mark captions as good or bad; the browser keeps the marks, and \
+The worst come first: empty captions, loops, then the lowest score (CIDEr where there are references, else the log-probability per token). A \
+caption that many images share is shown at the top. The keys y and n mark captions as good or bad; the browser keeps the marks, and \
 \"Export marks\" writes them as a list:
 
   clipcap caption photos --model better --only report.marks.tsv --out again.parquet
@@ -37,13 +37,13 @@ pub struct ReportArgs {
     /// A caption table, or several (8 at most) to be shown side by side
     #[arg(value_name = "TABLE", required = true, num_args = 1..=report::MOST_TABLES)]
     tables: Vec<PathBuf>,
-    /// What people wrote, to be shown and to score with: a dataset, a table, or COCO annotations
+    /// References to show and score with: a dataset, a table, or COCO annotations
     #[arg(long, value_name = "DATASET|TABLE|JSON")]
     references: Option<PathBuf>,
     /// Where the images are: folders, or one dataset that stores them (default: the references, where they store images)
     #[arg(long, value_name = "DIR|DATASET", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// What the tables are called in the page (default: their file names)
+    /// Names of the tables in the page (default: their file names)
     #[arg(long, value_name = "NAME,NAME", value_delimiter = ',')]
     labels: Vec<String>,
     /// Score and count by Han characters and Latin words, or by words as jieba cuts them
@@ -62,16 +62,16 @@ pub struct ReportArgs {
     /// JPEG quality of the thumbnails
     #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u8).range(1..=100))]
     quality: u8,
-    /// No page is larger than so many megabytes
+    /// Maximum size of a page in megabytes
     #[arg(long, value_name = "MB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=2048))]
     page_mb: u64,
-    /// Show so many images, evenly spread over the table, and the worst of all (default: every one)
+    /// Show N images, evenly spread over the table, and the worst ones (default: all)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_images: Option<u64>,
-    /// Replace a file that is no report
+    /// Replace an existing file even if it is not a report
     #[arg(long)]
     overwrite: bool,
-    /// Threads to work with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The page to write

@@ -8,7 +8,7 @@ use crate::pipeline::spec::SpecError;
 use crate::stages::Outcome;
 use crate::stages::run::{self, Contract, Executor, RunSettings};
 
-/// Stages are sections of the file, in their order; a section's keys are the flags of its command.
+/// Stages are the sections of the file, in order; a section's keys are the flags of its command.
 #[derive(clap::Args)]
 pub struct RunArgs {
     /// The pipeline, such as pipelines/flickr30k.toml
@@ -17,7 +17,7 @@ pub struct RunArgs {
     /// Override a key: stage.key=value (repeatable)
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     overrides: Vec<String>,
-    /// Begin with this stage
+    /// Start with this stage
     #[arg(long, value_name = "STAGE")]
     from: Option<String>,
     /// End after this stage
@@ -26,10 +26,10 @@ pub struct RunArgs {
     /// Run this stage even if nothing changed (repeatable)
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
-    /// Say what would run and why, every input that is missing, and the time and disk space that it needs; exit status 1 where inputs are missing
+    /// Show what would run and why, missing inputs, and the time and disk space needed; exit with status 1 if inputs are missing
     #[arg(long)]
     dry_run: bool,
-    /// Hash every input and output again and report what no longer matches
+    /// Hash all inputs and outputs again and report what no longer matches
     #[arg(long, conflicts_with_all = ["dry_run", "force", "from", "until"])]
     verify: bool,
 }

@@ -4,10 +4,10 @@ use super::{BadUsage, Context};
 use crate::stages::Outcome;
 use crate::stages::scenes::{self, CheckSettings, ScenesSettings};
 
-/// Render a small set of captioned scenes to try everything on; or, with --check, say how many captions of scenes are right.
+/// Render a small set of captioned scenes to try everything on; or, with --check, count how many captions of scenes are right.
 #[derive(clap::Args)]
 pub struct ScenesArgs {
-    /// Folder to make: images/ and captions/ (with --check: a JSON file, which may be left out)
+    /// Folder to write: images/ and captions/ (with --check: an optional JSON file)
     #[arg(long, value_name = "DIR", required_unless_present = "check")]
     out: Option<PathBuf>,
     /// Pictures to render
@@ -22,7 +22,7 @@ pub struct ScenesArgs {
     /// Compare the captions of this table with the scenes they are of: colour, shape, position, size, background, count
     #[arg(long, value_name = "TABLE", conflicts_with_all = ["num_images"])]
     check: Option<PathBuf>,
-    /// Check only scenes of this split: train, val or test (combinations that no training has)
+    /// Check only scenes of this split: train, val or test (combinations that the training split does not have)
     #[arg(long, value_name = "S", requires = "check")]
     split: Option<String>,
 }

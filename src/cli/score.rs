@@ -8,10 +8,10 @@ use crate::stages::score::{self, PairOptions, ScoreSettings, Source};
 
 /// Score how well captions fit their images, with a CLIP that reads text.
 ///
-/// A column clip_score is added: the cosine between a caption's and its image's embedding (float32). The scorer is a bundle or a published CLIP
+/// Adds the column clip_score: the cosine between a caption's and its image's embedding (float32). The scorer is a bundle or a published CLIP
 /// with its text tower and tokenizer: Hugging Face's CLIP and Chinese-CLIP folders, or open_clip's with vocab.json and merges.txt beside. A row
-/// whose image is missing or cannot be read has no score, and is told in .clipcap/OUT.errors.parquet; a blank caption has none either. Captions longer
-/// than the text tower reads are scored by their beginnings, as CLIP's own tokenizer cuts them, and counted.
+/// whose image is missing or cannot be read gets no score and is listed in .clipcap/OUT.errors.parquet; a blank caption gets none either. Captions
+/// longer than the text tower reads are counted and scored by their beginnings, as CLIP's own tokenizer cuts them.
 ///
 ///   clipcap score captions.parquet --images photos --scorer chinese-clip-vit-base-patch16 --out scored.parquet
 #[derive(clap::Args)]
@@ -23,22 +23,22 @@ pub struct ScoreArgs {
     /// Folders of the images (or image files)
     #[arg(long, value_name = "DIR", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// What `embed` made with a bundle of the same CLIP, in place of the images
+    /// Embeddings that `embed` made with a bundle of the same CLIP, instead of the images
     #[arg(long, value_name = "EMBEDDINGS")]
     embeddings: Option<PathBuf>,
-    /// Bundle or CLIP folder that scores
+    /// Scorer: a bundle or a CLIP folder with a text tower
     #[arg(long, value_name = "CLIP|BUNDLE")]
     scorer: PathBuf,
     /// Table to write: .parquet, .csv or .jsonl
     #[arg(long, value_name = "TABLE")]
     out: PathBuf,
-    /// Begin a .csv with a byte order mark: Excel shows Chinese only then
+    /// Start a .csv with a byte order mark, which Excel needs to show Chinese
     #[arg(long)]
     bom: bool,
-    /// Replace a table that is there
+    /// Replace an existing table
     #[arg(long)]
     overwrite: bool,
-    /// Layout of a caption file (default: told by its content)
+    /// Layout of a caption file (default: detected)
     #[arg(long, value_name = "FORMAT", help_heading = "Captions")]
     format: Option<Format>,
     /// Columns of a caption file: image=A,caption=B
@@ -46,7 +46,7 @@ pub struct ScoreArgs {
     columns: Option<Columns>,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Images encoded together (default: 32; on CUDA 256, for each card)
+    /// Images to encode at once (default: 32; on CUDA 256 per card)
     #[arg(long, value_name = "N", help_heading = "Compute", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch_size: Option<u32>,
     #[command(flatten)]

@@ -40,10 +40,10 @@ pub struct ShowArgs {
     /// Maximum number of rows to print
     #[arg(long, value_name = "N", default_value_t = 20)]
     rows: usize,
-    /// Cut nothing: by default long cells are as wide as the terminal has room for (whole where the output is piped)
+    /// Do not cut long cells (default: cut at the terminal's width; never when piped)
     #[arg(long)]
     full: bool,
-    /// Show each row's picture, in a terminal that can (kitty, ghostty, iTerm2, WezTerm, Konsole, foot and others); a name forces how
+    /// Show each row's picture in a terminal that supports it (kitty, ghostty, iTerm2, WezTerm, Konsole, foot and others); a name forces the protocol
     #[arg(long, value_enum, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "auto", conflicts_with = "count")]
     pictures: Option<How>,
     /// Folders of the pictures (default: the table's own)
@@ -67,7 +67,7 @@ impl How {
             Self::Iterm => Ok(Protocol::Iterm),
             Self::Sixel => Ok(Protocol::Sixel),
             Self::Auto => known().ok_or_else(|| {
-                let why = if is_terminal { "this terminal is not known to show pictures" } else { "stdout is no terminal" };
+                let why = if is_terminal { "this terminal is not known to show pictures" } else { "stdout is not a terminal" };
                 BadUsage(format!(
                     "{why}: --pictures=kitty, iterm or sixel writes them all the same (or look at them with `clipcap report`)"
                 ))

@@ -13,8 +13,8 @@ use crate::stages::stats::{self, StatsSettings, TokenizerSource, Unit};
 
 /// How long captions are (in characters, words and a model's tokens), by split and source, and what they are made of.
 ///
-/// Writes Parquet tables (lengths, words with their frequencies, captions that stand more than once, what the splits share: captions, and pictures
-/// where `prepare` has compared them), words.csv for spreadsheets, table.tex for a paper (booktabs), stats.json, histograms as PNG and SVG, and
+/// Writes Parquet tables (lengths, words with their frequencies, repeated captions, and what the splits share: captions, and images if
+/// `prepare` compared them), words.csv for spreadsheets, table.tex for a paper (booktabs), stats.json, histograms as PNG and SVG, and
 /// index.html, which needs nothing else.
 #[derive(clap::Args)]
 pub struct StatsArgs {
@@ -33,19 +33,19 @@ pub struct StatsArgs {
     /// Count tokens as WordPiece makes them with this vocab.txt (lower case)
     #[arg(long, value_name = "FILE")]
     vocab: Option<PathBuf>,
-    /// How many captions would be cut at these lengths, [SEP] included
+    /// Count the captions that would be cut at these lengths, [SEP] included
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "20,32,40,64,100")]
     max_len: Vec<u64>,
-    /// Bins of the histograms, at most: each holds equally many whole numbers, one where there are no more lengths than bins
+    /// Maximum number of histogram bins; each covers equally many whole numbers
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     bins: u32,
-    /// Entries of each list of the most frequent
+    /// Length of the lists of most frequent entries
     #[arg(long, default_value_t = 50)]
     top: usize,
     /// Overwrite the output, even if other settings made it or the folder holds other files
     #[arg(long)]
     overwrite: bool,
-    /// Threads to work with (default: every core)
+    /// Threads (default: every core)
     #[arg(long, value_parser = super::threads)]
     threads: Option<usize>,
     /// The folder for tables, pictures and page

@@ -25,7 +25,7 @@ Examples:
 /// Train a mapper, and GPT2 with --finetune-gpt2, on a dataset and its embeddings; or a CLIP or a GPT2 from scratch (--objective).
 ///
 /// The run's folder holds config.toml, artifacts/ (the graphs), checkpoints/step-N/, best/ and last/ (bundles that `clipcap caption`
-/// takes), tensorboard/, metrics.parquet, curve.svg, samples.jsonl and index.html (curves, and captions beside what people wrote). The same command again goes on from the last checkpoint.
+/// takes), tensorboard/, metrics.parquet, curve.svg, samples.jsonl and index.html (curves, and captions beside what people wrote). Run the same command again to resume from the last checkpoint.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct TrainArgs {
@@ -44,25 +44,24 @@ pub struct TrainArgs {
     /// The run's folder
     #[arg(long, value_name = "RUN", aliases = ["output_path", "out_dir"])]
     out: PathBuf,
-    /// What is learned: caption (the mapper, from embeddings), scst (the same from a trained model, by the CIDEr of captions that it samples),
-    /// contrastive (CLIP, from images and captions) or language-model (GPT2, from
-    /// captions alone)
+    /// What to train: caption (the mapper, from embeddings), scst (the same, rewarding a trained model's samples by their CIDEr),
+    /// contrastive (CLIP, from images and captions) or language-model (GPT2, from captions alone)
     #[arg(long, default_value_t = Objective::Caption)]
     objective: Objective,
     /// Train GPT2 too; without it, only the mapper learns
     #[arg(long, alias = "finetune_gpt2")]
     finetune_gpt2: bool,
-    /// Train adapters of this rank (LoRA) in the decoder, which stays as it is otherwise. best/ and last/ have them merged into the decoder's
-    /// weights, and beside them alone in adapter/, as PEFT lays them out
+    /// Train LoRA adapters of this rank in the decoder, which is frozen. best/ and last/ have them merged into the decoder's weights, and
+    /// on their own in adapter/, in PEFT's layout
     #[arg(long, value_name = "R", alias = "lora_rank", help_heading = "Adapters")]
     lora_rank: Option<usize>,
-    /// What adapters are multiplied by, times R (default: twice R)
+    /// LoRA alpha: adapters are scaled by A / R (default: 2R)
     #[arg(long, value_name = "A", alias = "lora_alpha", requires = "lora_rank", help_heading = "Adapters")]
     lora_alpha: Option<f64>,
-    /// Which products get adapters, by the ends of their names, or all-linear (default: c_attn in GPT2; q_proj and v_proj elsewhere)
+    /// Layers that get adapters, by the end of their names, or all-linear (default: c_attn in GPT2; q_proj and v_proj elsewhere)
     #[arg(long, value_name = "NAMES", alias = "lora_targets", requires = "lora_rank", value_delimiter = ',', num_args = 1.., help_heading = "Adapters")]
     lora_targets: Vec<String>,
-    /// Keep only the inputs of layers and compute the rest again in the backward pass: less memory, about a fifth more time
+    /// Gradient checkpointing: keep only the inputs of layers and recompute the rest; less memory, about a fifth more time
     #[arg(long, help_heading = "Recipe")]
     recompute: bool,
     /// Write the graphs and the initial checkpoint to RUN/artifacts and stop
@@ -96,7 +95,7 @@ pub struct TrainArgs {
     /// Weight decay of AdamW, on every parameter
     #[arg(long, default_value_t = AdamW::default().weight_decay, help_heading = "Recipe")]
     weight_decay: f64,
-    /// No weight decay on layer norms and biases
+    /// Exclude layer norms and biases from weight decay
     #[arg(long, help_heading = "Recipe")]
     no_decay_norm_bias: bool,
     /// AdamW beta1
@@ -117,11 +116,11 @@ pub struct TrainArgs {
     /// Label smoothing
     #[arg(long, default_value_t = 0.0, help_heading = "Recipe")]
     label_smoothing: f32,
-    /// Scale embeddings to unit length (always, where the model was trained so)
+    /// Scale embeddings to unit length (always done if the model was trained that way)
     #[arg(long, alias = "normalize_prefix", help_heading = "Recipe")]
     normalize_prefix: bool,
-    /// Text behind the image's prefix that every caption goes on from; it is not learned, and the bundles record it (default: the model's;
-    /// \"\" for none)
+    /// Prompt: text after the image's prefix that every caption continues; it is not learned, and the bundles record it (default: the
+    /// model's; \"\" for none)
     #[arg(long, value_name = "TEXT", help_heading = "Recipe")]
     prompt: Option<String>,
     /// Maximum sequence length, prefix included; longer captions are cut (default: 100, or what the decoder allows)
@@ -130,25 +129,25 @@ pub struct TrainArgs {
     /// Count padding up to --max-len in the loss, as the original does
     #[arg(long, help_heading = "Recipe")]
     loss_on_padding: bool,
-    /// Captions of the same image per row, one after another (language-model objective)
+    /// Captions of one image per row, concatenated (language-model objective)
     #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Recipe")]
     captions_per_row: usize,
-    /// Captions to sample of each image with --objective scst: a batch has --batch-size of them. Each is rewarded by its CIDEr-D (by characters;
-    /// document frequencies of the training references) less the mean of the image's others. Dropout is 0 unless --dropout is given
+    /// Captions to sample per image with --objective scst; a batch has --batch-size of them. The reward is the CIDEr-D (by characters; document
+    /// frequencies of the training references) minus the mean of the image's other samples. Dropout is 0 unless --dropout is given
     #[arg(long, default_value_t = train::DEFAULT_SAMPLES, value_name = "K", help_heading = "Recipe")]
     samples: usize,
     /// Seed of shuffling, dropout, sampling and the held-out images
     #[arg(long, default_value_t = 0, help_heading = "Recipe")]
     seed: u64,
 
-    /// Captions held out for the dev loss, whole images at a time, where the dataset has no dev split (default: 1000, or one in twenty)
+    /// Captions to hold out for the dev loss, by whole images, if the dataset has no dev split (default: 1000, or one in twenty)
     #[arg(long, value_name = "N", alias = "dev_size", help_heading = "Evaluation")]
     dev_size: Option<u64>,
     /// Steps between evaluations (default: one after each pass)
     #[arg(long, value_name = "N", aliases = ["eval-step", "eval_step"], help_heading = "Evaluation")]
     eval_steps: Option<u64>,
-    /// Which evaluation is the best: that of the lowest dev loss, or of the highest CIDEr of the dev images that are captioned (default: loss;
-    /// with --objective scst cider)
+    /// What decides which evaluation is best: the lowest dev loss, or the highest CIDEr of the captioned dev images (default: loss; cider
+    /// with --objective scst)
     #[arg(long, value_name = "loss|cider", alias = "best_by", value_parser = best_by, help_heading = "Evaluation")]
     best_by: Option<BestBy>,
     /// Dev images to caption greedily and score with CIDEr at each evaluation, the first ones (0: none)

@@ -16,7 +16,7 @@ pub(super) struct ShardArgs {
     /// The job's shard to work on, from 0, or a range such as 0-9 (default: SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX)
     #[arg(long, value_name = "K|K-L", requires = "job", help_heading = "Job")]
     pub shard: Option<Shards>,
-    /// Take a shard that nobody works on, or whose worker died; --next=all: until there is none
+    /// Take a shard that nobody works on, or whose worker died (--next=all: until none is left)
     #[arg(long, value_name = "all", requires = "job", conflicts_with = "shard", num_args = 0..=1, require_equals = true, default_missing_value = "one", value_parser = ["one", "all"], help_heading = "Job")]
     pub next: Option<String>,
 }
@@ -126,7 +126,7 @@ fn shards(args: &ShardArgs, plan: &Plan) -> anyhow::Result<Shards> {
         (Some(shards), ..) => ("--shard", shards.clone()),
         (.., Some((name, value))) => {
             let number: u64 =
-                value.parse().map_err(|_| BadUsage(format!("{name}={value} is no number of a shard: give --shard")))?;
+                value.parse().map_err(|_| BadUsage(format!("{name}={value} is not a shard number: give --shard")))?;
             (name, Shards::Range(number, number))
         }
         _ => return Err(BadUsage("which shard? Give --shard K (or a range K-L), or --next".into()).into()),

@@ -11,7 +11,7 @@ use super::naming::{composed, spellings};
 pub enum ListError {
     #[error("cannot read the list {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: no image in it; a list has an image_id or image_path a line, or is what a report exports (where mark is n)", path.display())]
+    #[error("{}: no image in it; a list has one image_id or image_path per line, or is what a report exports (those marked n)", path.display())]
     Empty { path: PathBuf },
 }
 

@@ -187,7 +187,7 @@ impl Settings {
         }
         match &self.strategy {
             Strategy::Greedy if self.num_captions > 1 => bad(format!(
-                "greedy decoding has one caption an image, and --num-captions is {}: add --top-p 0.9 (or another sampling flag) or --num-beams",
+                "greedy decoding gives one caption per image, and --num-captions is {}: add --top-p 0.9 (or another sampling flag) or --num-beams",
                 self.num_captions
             )),
             Strategy::Greedy => Ok(()),

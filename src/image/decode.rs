@@ -239,9 +239,7 @@ fn recognise(bytes: &[u8], limits: &Limits) -> Result<Format, Failure> {
         return unsupported(match (foreign::camera_raw(bytes), foreign::name(bytes)) {
             (Some(kind), _) => format!("camera raw ({kind}) is not read: develop it first"),
             (None, Some(name)) => format!("the content is {name}, which is not read"),
-            (None, None) => {
-                "the content is none of JPEG, PNG, GIF, WebP, BMP, TIFF and JPEG XL, whatever the name says".to_owned()
-            }
+            (None, None) => "the content is not JPEG, PNG, GIF, WebP, BMP, TIFF or JPEG XL".to_owned(),
         });
     };
     if let Some((width, height)) = png::cgbi(bytes).filter(|_| format == Format::Png) {

@@ -2,7 +2,9 @@
 //!
 //! B images or captions, T positions, C width.
 
-use super::config::Activation;
+use std::path::Path;
+
+use super::config::{Activation, ConfigError, check_epsilon, check_heads, check_sizes};
 use super::layers::{Style, activation, attention_with, encoder_attention, join_heads, layer_norm, linear, split_heads};
 use super::tensors::{Init, List, inverse_root};
 use crate::onnx::{Graph, Value};
@@ -46,6 +48,16 @@ impl Block {
         let x = g.add(x, attended);
         let normed = layer_norm(g, style, "layer_norm2", x, width, epsilon);
         g.add(x, feed_forward(g, style, hidden_act, normed, width, inner))
+    }
+
+    /// Checks that sizes are positive, bounded and fit each other; `section` is where `path` has them, such as `vision_config`.
+    pub fn validate(&self, path: &Path, section: &str, layers: usize) -> Result<(), ConfigError> {
+        let name = |key: &str| format!("{section}.{key}");
+        let [width, heads] = ["hidden_size", "num_attention_heads"].map(name);
+        let (inner, depth) = (name("intermediate_size"), name("num_hidden_layers"));
+        check_sizes(path, &[(&width, self.width), (&inner, self.inner), (&depth, layers), (&heads, self.heads)])?;
+        check_heads(path, (&width, self.width), (&heads, self.heads))?;
+        check_epsilon(path, (&name("layer_norm_eps"), self.epsilon))
     }
 
     /// `layers` layers under `scope`.N.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::reporter::Reporter;
@@ -137,18 +138,11 @@ fn is_at_work(holder: &str) -> bool {
 }
 
 /// Whether the open file is what its path names now: a holder that finished may have removed it.
-#[cfg(unix)]
 fn is_still_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(named)) => ours.ino() == named.ino() && ours.dev() == named.dev(),
         _ => false,
     }
-}
-
-#[cfg(not(unix))]
-fn is_still_at(_: &File, path: &Path) -> bool {
-    path.exists()
 }
 
 #[cfg(test)]
@@ -190,7 +184,6 @@ mod tests {
         assert!(!has_no_locks(&io::Error::from_raw_os_error(13)));
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_lock_file_removed_by_its_holder_is_not_taken_for_the_lock() {
         let folder = tempfile::tempdir().unwrap();

@@ -22,7 +22,7 @@ pub(super) fn check(library: &Path) -> Result<(), String> {
     others.sort();
     others.iter().filter(|path| *path != library).try_for_each(|path| {
         let name = path.file_name().unwrap_or_default().display();
-        check_one(path).map_err(|problem| format!("{name} beside it is of no use: {problem}"))
+        check_one(path).map_err(|problem| format!("{name} beside it cannot be used: {problem}"))
     })
 }
 
@@ -49,7 +49,7 @@ fn needed_bytes(file: &mut File) -> io::Result<u64> {
     let number =
         |from: usize, size: usize| header[from..from + size].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
     if !header.starts_with(b"\x7FELF\x02\x01") {
-        return Err(io::Error::other("it is no shared library of 64 bits (its first bytes are others)"));
+        return Err(io::Error::other("it is not a 64-bit shared library"));
     }
     let (segments, sections) = (number(32, 8), number(40, 8));
     let (segment_bytes, num_segments) = (number(54, 2), number(56, 2));

@@ -310,7 +310,7 @@ fn ready(device: Device, numbers: &[u32], precision: Precision) -> Result<Ready,
     for number in numbers {
         let Some(card) = all.iter().find(|card| card.number == *number) else {
             let there: Vec<String> = all.iter().map(ToString::to_string).collect();
-            return Err(refused(format!("there is no card of number {number}, but {}", there.join(", "))));
+            return Err(refused(format!("there is no card {number}; found: {}", there.join(", "))));
         };
         if let Some(refusal) = card.refusal(precision, library::is_chosen()) {
             return Err(refused(refusal));

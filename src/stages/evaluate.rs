@@ -177,7 +177,7 @@ pub fn run(settings: &Settings, judge: Option<&mut ClipScorer>, reporter: &dyn R
 fn read(path: &Path, reading: Reading, reporter: &dyn Reporter) -> Result<CaptionSet> {
     let set = captions::read(path, reading, reporter).with_context(|| format!("cannot read the {}", reading.role.name()))?;
     if set.num_missing > 0 {
-        reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
+        reporter.warn(&format!("{}: left out {} rows without a caption", path.display(), set.num_missing));
     }
     Ok(set)
 }

@@ -313,7 +313,7 @@ pub fn describe(bundle: &Bundle, verified: bool) -> String {
         text += &format!("captions end with {stop:?}\n");
     }
     if let Some(prompt) = bundle.prompt() {
-        text += &format!("captions go on from {prompt:?}\n");
+        text += &format!("captions continue {prompt:?}\n");
     }
     if let Some(int8) = &manifest.int8 {
         text += &format!("int8     {} bytes, {}\n", grouped(int8.bytes), &int8.fingerprint[..12.min(int8.fingerprint.len())]);

@@ -190,7 +190,7 @@ fn build(
                     Some(scores) => Some(scores),
                     None => {
                         known.flush()?;
-                        reporter.note(&format!("{} scores are kept: the same command goes on", known.len()));
+                        reporter.note(&format!("{} scores are kept: run the same command to resume", known.len()));
                         return Ok((Outcome::Interrupted, Summary::default()));
                     }
                 },
@@ -352,7 +352,7 @@ impl ListFiles {
             read.sha256.push(crate::files::sha256_hex(text.as_bytes()));
             for line in text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()) {
                 if let Err(other) = read.lists.add(line, split) {
-                    bail!("{}: the image {line} is in the list of {other} too: an image has one split", path.display());
+                    bail!("{}: the image {line} is also in the list of {other}: an image has one split", path.display());
                 }
             }
         }

@@ -169,7 +169,7 @@ fn read(path: &Path, role: Role, settings: &ReportSettings, reporter: &dyn Repor
     let set = read(path, reading, reporter).with_context(|| format!("cannot read the {}", role.name()))?;
     warn_of_dropped(role.name(), set.images.iter().flat_map(|image| &image.captions), settings.letters, reporter);
     if set.num_missing > 0 {
-        reporter.warn(&format!("{}: {} rows without a caption are left out", path.display(), set.num_missing));
+        reporter.warn(&format!("{}: left out {} rows without a caption", path.display(), set.num_missing));
     }
     Ok(set)
 }

@@ -81,7 +81,7 @@ fn scenes_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         name.starts_with("scene-") && name.ends_with(".jpg") && path.is_file()
     };
     if let Some(other) = paths.iter().find(|path| !is_scene(path)) {
-        anyhow::bail!("{} is no scene: choose another folder", other.display());
+        anyhow::bail!("{} is not a scene: choose another folder", other.display());
     }
     Ok(paths)
 }
@@ -133,7 +133,7 @@ pub fn check(settings: &CheckSettings, reporter: &dyn Reporter) -> anyhow::Resul
     let mut verdicts: Vec<Verdict> = vec![];
     for image in &set.images {
         let Some(number) = number(&image.id) else {
-            anyhow::bail!("{}: {} is no scene's name, such as {}", settings.captions.display(), image.id, name(0));
+            anyhow::bail!("{}: {} is not the name of a scene, such as {}", settings.captions.display(), image.id, name(0));
         };
         let scene = Scene::new(settings.seed, number);
         let wanted = settings.split.as_deref().is_none_or(|split| split == scene.split.name());

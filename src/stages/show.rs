@@ -324,6 +324,6 @@ mod tests {
         assert!(fault(folder.path()).contains("clipcap model inspect"));
         let json = folder.path().join("a.json");
         std::fs::write(&json, "{}").unwrap();
-        assert!(fault(&json).contains("is no table"));
+        assert!(fault(&json).contains("is not a table"));
     }
 }

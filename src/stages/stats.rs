@@ -41,7 +41,7 @@ pub struct StatsSettings {
     pub max_lengths: Vec<u64>,
     /// Bins of the histograms, at most.
     pub bins: usize,
-    /// Entries of each list of the most frequent.
+    /// Length of the lists of most frequent entries.
     pub top: usize,
     pub overwrite: bool,
     pub out: PathBuf,

@@ -110,7 +110,7 @@ pub(super) fn closing(
         next.extend(look.next);
     } else {
         text += &format!("kept     {}\n", output.work_folder().display());
-        text += "next     the same command again goes on from here\n";
+        text += "next     run the same command to resume\n";
     }
     let rate = counts.computed as f64 / timings.wall_s.max(1e-9);
     let results_rate = results.map(|results| (results, counts.computed_weight as f64 / timings.wall_s.max(1e-9)));

@@ -36,7 +36,7 @@ impl ClipTokenizer {
     pub fn new(vocabulary: &str, merges: &str, origin: &Path) -> Result<Self, TextError> {
         let invalid = |problem: String| TextError::Invalid { path: origin.into(), problem };
         let vocabulary: BTreeMap<String, u32> =
-            serde_json::from_str(vocabulary).map_err(|error| invalid(format!("vocab.json is no vocabulary: {error}")))?;
+            serde_json::from_str(vocabulary).map_err(|error| invalid(format!("vocab.json is not a vocabulary: {error}")))?;
         let special = |piece: &str| {
             vocabulary
                 .get(piece)

@@ -9,7 +9,7 @@ pub enum TextError {
     TooLarge { path: PathBuf, bytes: u64, limit: u64 },
     #[error("{}: more than {limit} entries: is this the right file?", path.display())]
     TooManyEntries { path: PathBuf, limit: usize },
-    #[error("{}, line {line}: not UTF-8 text: a vocabulary has one piece a line, in UTF-8", path.display())]
+    #[error("{}, line {line}: not UTF-8 text: a vocabulary has one piece per line, in UTF-8", path.display())]
     NotUtf8 { path: PathBuf, line: usize },
     #[error("{}, line {line}: {bytes} bytes are too many for a piece (at most {limit}): is this the right file?", path.display())]
     LineTooLong { path: PathBuf, line: usize, bytes: usize, limit: usize },

@@ -20,7 +20,7 @@ pub enum TrainingError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The backend is not to be used any more; checkpoints are as they were.
-    #[error("the {what} of step {step} is {value}, which is not a number to go on from")]
+    #[error("the {what} of step {step} is {value}, which is not a finite number")]
     NotFinite { what: &'static str, step: u64, value: f64 },
     #[error("{0}")]
     Unsupported(String),

@@ -224,7 +224,7 @@ fn two_cards_share_the_work_and_the_output_is_in_order() {
     assert!(names.len() == 80 && names.is_sorted(), "{names:?}");
     let said = machine.says("train --dataset $dataset --embeddings $embeddings --model $mlp --device cuda:0,1 --out $run", 2);
     assert!(said.contains("caption and embed"), "{said}");
-    assert!(machine.says("doctor --device cuda:1,2", 1).contains("no card of number 2"));
+    assert!(machine.says("doctor --device cuda:1,2", 1).contains("no card 2"));
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn keys_lead_from_image_to_image() {
     fs::write(&page, html.replace("Content-Security-Policy", "X-Nothing").replace("</body>", script)).unwrap();
     let dom = opened(&chromium, &page, "");
     let said = dom.split_once("data-said=\"").expect("the keys were pressed").1.split('"').next().unwrap();
-    // The worst come first: an empty caption, then by log-probability a token.
+    // The worst come first: an empty caption, then by log-probability per token.
     assert!(said.starts_with("gone.j c.png d.jpg c.png gone.j gone.j"), "{said}");
     assert!(said.ends_with("#view=failures #reverse=1 a&quot;b true"), "{said}");
     assert!(said.contains("card large Search Search BODY"), "{said}");

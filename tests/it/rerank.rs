@@ -270,8 +270,8 @@ fn what_cannot_be_scored_is_told() {
         (&["--keep", "2"][..], "--rerank"),
         (&["--rerank", "--keep", "0"], "0 is not in 1..=100000"),
         (&["--min-clip-score", "0.2"], "--rerank"),
-        (&["--rerank", "--min-clip-score", "7"], "no cosine"),
-        (&["--rerank", "--min-clip-score", "NaN"], "no cosine"),
+        (&["--rerank", "--min-clip-score", "7"], "not a cosine"),
+        (&["--rerank", "--min-clip-score", "NaN"], "not a cosine"),
     ] {
         let message = told(flags, 2);
         assert!(message.contains(word), "{flags:?}: {message}");

@@ -33,7 +33,7 @@ pub(in crate::cli) struct DecodingArgs {
     /// Maximum tokens per caption, counting [SEP] (default: 67, or what the model has positions for)
     #[arg(long, value_name = "N", aliases = ["max_new_tokens", "max_len", "max-len"], help_heading = "Decoding")]
     max_new_tokens: Option<usize>,
-    /// Make tokens that the caption already has less likely (default: 1, no change)
+    /// Repetition penalty: above 1 makes tokens that the caption already has less likely (default: 1)
     #[arg(long, value_name = "X", alias = "repetition_penalty", help_heading = "Decoding")]
     repetition_penalty: Option<f64>,
     /// Never repeat N tokens in a row within a caption (default: 0, allowed)
@@ -45,25 +45,25 @@ pub(in crate::cli) struct DecodingArgs {
     /// Distinct captions per image; resample up to N times, then write fewer
     #[arg(long, help_heading = "Decoding")]
     distinct: bool,
-    /// End captions with this token: text, which stays in them, or a special token by name (default: as the bundle records)
+    /// Stop token: text, which stays in the caption, or the name of a special token (default: the bundle's)
     #[arg(long, value_name = "TOKEN", alias = "stop_token", help_heading = "Decoding")]
     stop_token: Option<String>,
-    /// Text behind the image's prefix that captions go on from (default: the bundle's; \"\" for none)
+    /// Prompt: text after the image's prefix that captions continue (default: the bundle's; \"\" for none)
     #[arg(long, value_name = "TEXT", help_heading = "Decoding")]
     prompt: Option<String>,
-    /// Write captions in simplified or traditional characters (default: as the model says them)
+    /// Convert captions to simplified or traditional characters (default: leave them)
     #[arg(long, value_enum, value_name = "SCRIPT", help_heading = "Clean-up")]
     script: Option<ScriptArg>,
-    /// Replace what a regular expression matches: 'PATTERN=TEXT', with $1 for a group; may be given several times
+    /// Replace what a regular expression matches: 'PATTERN=TEXT', with $1 for a group (repeatable)
     #[arg(long, value_name = "PATTERN=TEXT", help_heading = "Clean-up")]
     replace: Vec<String>,
-    /// Punctuation: none (removed), no-end (removed at the end), wide (Chinese marks) or ascii (default: as the model says it)
+    /// Punctuation: none (removed), no-end (removed at the end), wide (Chinese marks) or ascii (default: leave it)
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Clean-up")]
     punctuation: Option<PunctuationArg>,
-    /// Leave out captions with any of these words; an image that keeps none fails as `filtered`
+    /// Drop captions with any of these words; an image left without captions fails as `filtered`
     #[arg(long, value_name = "WORDS", alias = "banned_words", value_delimiter = ',', help_heading = "Clean-up")]
     banned_words: Vec<String>,
-    /// Leave out captions with none of these words; an image that keeps none fails as `filtered`
+    /// Drop captions with none of these words; an image left without captions fails as `filtered`
     #[arg(long, value_name = "WORDS", alias = "required_words", value_delimiter = ',', help_heading = "Clean-up")]
     required_words: Vec<String>,
     /// Seed of sampling; the same image and seed give the same captions in any folder

@@ -11,23 +11,23 @@ use crate::pipeline::ImageReading;
 /// How image files are read.
 #[derive(clap::Args)]
 pub(in crate::cli) struct ImageArgs {
-    /// Column of the images' bytes, where the inputs are Parquet files (bytes, or Hugging Face's struct<bytes, path>)
+    /// Column with the image bytes in Parquet inputs (bytes, or Hugging Face's struct<bytes, path>)
     #[arg(long, value_name = "COLUMN", alias = "image_column", default_value = "image", help_heading = "Images")]
     pub image_column: String,
     /// Ignore EXIF orientation
     #[arg(long, alias = "no_exif_rotate", help_heading = "Images")]
     pub no_exif_rotate: bool,
-    /// Decode every pixel of large JPEGs, which are otherwise read at a half, quarter or eighth of their size where that is at least
-    /// twice what the model sees (slower; numbers differ in the fourth decimal)
+    /// Decode large JPEGs in full. By default they are decoded at 1/2, 1/4 or 1/8 size if that is at least twice the model's input size
+    /// (full decoding is slower; embeddings differ in the fourth decimal)
     #[arg(long, alias = "full_decode", help_heading = "Images")]
     pub full_decode: bool,
-    /// Fail damaged images too, of which a part of the picture is left (otherwise marked in the column "damaged")
+    /// Fail damaged images that can be decoded in part (default: use them and mark them in the column "damaged")
     #[arg(long, alias = "fail_damaged", help_heading = "Images")]
     pub fail_damaged: bool,
-    /// Images above this many pixels fail
+    /// Fail images with more pixels than this
     #[arg(long, value_name = "N", alias = "max_pixels", default_value_t = Limits::default().max_pixels, help_heading = "Images")]
     pub max_pixels: u64,
-    /// Image files above this many bytes fail
+    /// Fail image files with more bytes than this
     #[arg(long, value_name = "N", alias = "max_bytes", default_value_t = Limits::default().max_bytes, help_heading = "Images")]
     pub max_bytes: u64,
 }
@@ -46,13 +46,13 @@ impl ImageArgs {
 /// Which files of a folder are looked at.
 #[derive(clap::Args)]
 pub(in crate::cli) struct FileArgs {
-    /// Take hidden files and folders too (names that begin with a dot, and @eaDir)
+    /// Include hidden files and folders (names that start with a dot, and @eaDir)
     #[arg(long, help_heading = "Files")]
     pub hidden: bool,
-    /// Take only files that match this pattern, written as in .gitignore, such as '*.jpg' (may be given several times)
+    /// Include only files that match this .gitignore-style pattern, such as '*.jpg' (repeatable)
     #[arg(long, value_name = "GLOB", help_heading = "Files")]
     pub include: Vec<String>,
-    /// Leave out files and folders that match this pattern, such as 'thumbs/' or '*_small.*' (may be given several times)
+    /// Exclude files and folders that match this pattern, such as 'thumbs/' or '*_small.*' (repeatable)
     #[arg(long, value_name = "GLOB", help_heading = "Files")]
     pub exclude: Vec<String>,
 }

@@ -6,14 +6,14 @@ pub(in crate::cli) struct ResumeArgs {
     /// Overwrite the output and start over (if interrupted, the same command resumes)
     #[arg(long, help_heading = "Running")]
     pub overwrite: bool,
-    /// Keep the work folder after success, so that a rerun need not read unchanged files
+    /// Keep the work folder after success, so that a rerun skips unchanged files without reading them
     #[arg(long, alias = "keep_work", help_heading = "Running")]
     pub keep_work: bool,
-    /// Let the results of images go that are not found any more. Without this, a run is refused that takes its images from other folders
-    /// than the output did, or that would drop more than a tenth of what is there
+    /// Drop the results of images that are no longer found. Without this flag, a run that reads other folders than before, or that would
+    /// drop more than a tenth of the results, is refused
     #[arg(long, help_heading = "Running")]
     pub prune: bool,
-    /// With --overwrite: refuse what --prune is for (a pipeline overwrites by itself)
+    /// With --overwrite: still refuse what --prune allows (a pipeline overwrites by itself)
     #[arg(long, hide = true, requires = "overwrite")]
     pub guarded: bool,
     /// Retry images that failed before an interruption (a finished run's failures are always retried)
@@ -33,5 +33,5 @@ impl ResumeArgs {
 
 /// A number from 0 to 1.
 pub(in crate::cli) fn share(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| format!("{text:?} is no share: use 0 to 1"))
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| format!("{text:?} is not a share: use 0 to 1"))
 }

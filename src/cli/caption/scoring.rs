@@ -12,18 +12,18 @@ use crate::stages::score::ScorerModel;
 /// What scores captions, and how they are chosen by it.
 #[derive(clap::Args)]
 pub(in crate::cli) struct ScoringArgs {
-    /// Score captions in the same pass and rank them, the best fit to the image first: adds the columns clip_score (cosine) and rank (from 1;
-    /// equal scores in order of caption_index)
+    /// Score captions in the same pass and rank them, best fit to the image first: adds the columns clip_score (cosine) and rank (from 1;
+    /// ties in order of caption_index)
     #[arg(long, help_heading = "Scoring")]
     rerank: bool,
-    /// What scores: a bundle or a CLIP folder with a text tower (default: the model's own CLIP); without --rerank only the column clip_score is
+    /// Scorer: a bundle or a CLIP folder with a text tower (default: the model's own CLIP); without --rerank only the column clip_score is
     /// added
     #[arg(long, value_name = "CLIP|BUNDLE", help_heading = "Scoring")]
     pub scorer: Option<PathBuf>,
-    /// Write only the K best captions of an image
+    /// Keep the K best captions per image
     #[arg(long, value_name = "K", help_heading = "Scoring", requires = "rerank", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     keep: Option<u32>,
-    /// Leave out captions with a clip_score below X (-1 to 1), or with none; an image that keeps none fails as `filtered`
+    /// Drop captions with a clip_score below X (-1 to 1), or without one; an image left without captions fails as `filtered`
     #[arg(long, value_name = "X", alias = "min_clip_score", help_heading = "Scoring", value_parser = min_score)]
     min_clip_score: Option<f64>,
 }
@@ -76,5 +76,5 @@ pub(super) fn open_scorer(other: Option<&Path>, own: &Path) -> anyhow::Result<Ar
 /// A cosine.
 pub(in crate::cli) fn min_score(text: &str) -> Result<f64, String> {
     let score = text.parse::<f64>().ok().filter(|score| (-1.0..=1.0).contains(score));
-    score.ok_or_else(|| format!("{text:?} is no cosine: use -1 to 1, such as 0.2"))
+    score.ok_or_else(|| format!("{text:?} is not a cosine: use -1 to 1, such as 0.2"))
 }

@@ -219,7 +219,7 @@ impl Batch {
         let caption = self.span_from(before);
         if take.trusted && (raw.contains('\u{fffd}') || id.contains('\u{fffd}')) {
             self.text.truncate(before);
-            return Err(Bad::new(Reason::InvalidUtf8, "some bytes are no text in the encoding given"));
+            return Err(Bad::new(Reason::InvalidUtf8, "some bytes are not valid in the given encoding"));
         }
         if caption.len == 0 && !take.empty {
             return Err(Bad::new(Reason::EmptyCaption, "no caption behind the image's id"));

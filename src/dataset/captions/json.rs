@@ -235,7 +235,7 @@ pub fn push_member(batch: &mut Batch, line: u64, id: &str, value: &Value, layout
     };
     if captions.is_empty() || captions.iter().all(String::is_empty) && !layout.take.empty {
         let is_text = matches!(value, Value::Null | Value::String(_) | Value::Array(_));
-        let message = format!("{id}: a caption or a list of captions is wanted");
+        let message = format!("{id}: expected a caption or a list of captions");
         return Err(if is_text { empty(value) } else { Bad::new(Reason::BadRecord, message) });
     }
     push_captions(batch, line, captions.len(), |at, batch| {

@@ -166,7 +166,7 @@ fn hash_at(text: &str, end: usize) -> Result<Fields<'_>, Bad> {
     let Some((rest, number)) = key.rsplit_once('#') else {
         return Err(bad(Reason::NoSeparator, "no # in the key before the caption"));
     };
-    let number = parse_number(number).ok_or_else(|| bad(Reason::BadId, "the caption's number behind the last # is no number"))?;
+    let number = parse_number(number).ok_or_else(|| bad(Reason::BadId, "the text after the last # is not a caption number"))?;
     let (image, mark) = match rest.rsplit_once('#') {
         Some((image, mark)) if is_mark(mark) => (image, mark),
         _ => (rest, ""),

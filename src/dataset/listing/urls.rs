@@ -40,7 +40,7 @@ pub(super) fn check(file: &Path) -> Result<(), ListingError> {
     if has_any {
         Ok(())
     } else {
-        Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it has no URL, and one a line is wanted")))
+        Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it has no URL (one per line is expected)")))
     }
 }
 

@@ -149,7 +149,7 @@ impl Tar {
             self.pass_over()?;
             let Some(block) = self.header()? else { return Ok(None) };
             let kind = block[156];
-            let bytes = number(&block[124..136]).ok_or(TarError::Corrupt("a member's size is no number"))?;
+            let bytes = number(&block[124..136]).ok_or(TarError::Corrupt("a member's size is not a number"))?;
             match kind {
                 b'L' => extra.name = Some(until_nul(&self.extra(bytes)?).to_vec()),
                 b'K' => drop(self.extra(bytes)?),

@@ -105,7 +105,7 @@ fn judged(bytes: &[u8], frame: &Frame, report: &Report, rgb_bytes: usize) -> Res
         Coverage::Coarse => Ok(Some(Failure::new(Reason::Truncated, "progressive JPEG whose finest detail is missing"))),
         Coverage::Full if end.is_none() && report.arithmetic => Err(ends_early()),
         Coverage::Full if holds_data(bytes.get(report.skipped.clone()).unwrap_or_default()) => {
-            let message = "the JPEG goes on behind its last pixel: data is damaged, or the size is not the picture's";
+            let message = "the JPEG has data after its last pixel: it is damaged, or its size is wrong";
             Ok(Some(Failure::new(Reason::Corrupt, message)))
         }
         Coverage::Full => Ok(None),
@@ -137,7 +137,7 @@ fn refused(error: &LibraryError, frame: &Frame, has_end: bool) -> Failure {
         LibraryError::TooMuchWork => (Reason::TooLarge, "JPEG with more scans than its picture could need".to_owned()),
         LibraryError::TooMuchMemory => (Reason::TooLarge, "JPEG that takes more memory than its picture could need".to_owned()),
         LibraryError::Unsupported(text) | LibraryError::Broken(text) if frame.lossless => {
-            (Reason::UnsupportedFormat, format!("lossless JPEG, which is read only where it is plain RGB or grey: {text}"))
+            (Reason::UnsupportedFormat, format!("lossless JPEG, which is supported only for plain RGB or grey: {text}"))
         }
         LibraryError::Unsupported(text) => (Reason::UnsupportedFormat, format!("JPEG of a kind that is not read: {text}")),
         LibraryError::Broken(_) if !has_end => return ends_early(),

@@ -140,7 +140,7 @@ fn run(bits: &mut Bits<'_>, is_black: bool) -> Result<u32, Failure> {
 
 fn broken(bits: &Bits<'_>) -> Failure {
     // The longest code has 13 bits.
-    if bits.at + 13 >= bits.bytes.len() * 8 { truncated() } else { corrupt("fax data that is no code") }
+    if bits.at + 13 >= bits.bytes.len() * 8 { truncated() } else { corrupt("invalid fax code") }
 }
 
 /// A line in one dimension: the places where the colour changes, white first, the width last.

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::spelling::{check_spelling, keys_of};
-use super::{Activation, BertConfig, ConfigError, check, check_epsilon, check_heads, check_sizes, read_json};
+use super::{Activation, BertConfig, ConfigError, check, check_sizes, read_json};
+use crate::models::clip::text_block;
 use crate::models::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
 
 /// An image tower of any family, and a text tower where the source has one that is understood.
@@ -257,23 +258,9 @@ impl ClipConfig {
             None => Ok(()),
             Some(TextConfig::Bert(text)) => text.validate(path),
             Some(TextConfig::Clip(text)) => {
-                check_sizes(
-                    path,
-                    &[
-                        ("text_config.vocab_size", text.vocab_size),
-                        ("text_config.hidden_size", text.hidden_size),
-                        ("text_config.intermediate_size", text.intermediate_size),
-                        ("text_config.num_hidden_layers", text.num_hidden_layers),
-                        ("text_config.num_attention_heads", text.num_attention_heads),
-                        ("text_config.max_position_embeddings", text.max_position_embeddings),
-                    ],
-                )?;
-                check_epsilon(path, ("text_config.layer_norm_eps", text.layer_norm_eps))?;
-                check_heads(
-                    path,
-                    ("text_config.hidden_size", text.hidden_size),
-                    ("text_config.num_attention_heads", text.num_attention_heads),
-                )
+                let positions = ("text_config.max_position_embeddings", text.max_position_embeddings);
+                check_sizes(path, &[("text_config.vocab_size", text.vocab_size), positions])?;
+                text_block(text).validate(path, "text_config", text.num_hidden_layers)
             }
         }
     }

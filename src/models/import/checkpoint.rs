@@ -34,7 +34,7 @@ impl CheckpointSource {
             let holds = if some.is_empty() { "no tensors at all".into() } else { format!("{} ...", some.join(", ")) };
             return Err(ImportError::unusable(
                 path,
-                format!("no clip_project.* tensors, so this is no ClipCap checkpoint; it holds {holds}"),
+                format!("no clip_project.* tensors, so this is not a ClipCap checkpoint; it holds {holds}"),
             ));
         };
         // Plain names count before copies of them (averaged weights, for instance).

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::block::{Attention, Product};
-use super::config::{ConfigError, PreprocessorConfig};
+use super::config::{ConfigError, PreprocessorConfig, check, check_sizes};
 use super::layers::Style;
 use super::tensors::List;
 use crate::onnx::{Graph, Value};
@@ -55,6 +55,15 @@ pub trait ImageTower {
     fn preprocessor(&self) -> PreprocessorConfig {
         PreprocessorConfig::for_image_size(self.image_size())
     }
+}
+
+/// Checks that images of `image_size` can be cut into patches.
+fn check_patches(path: &Path, channels: usize, image_size: usize, patch_size: usize) -> Result<(), ConfigError> {
+    check_sizes(path, &[("vision_config.image_size", image_size), ("vision_config.patch_size", patch_size)])?;
+    check(path, channels == 3, || format!("num_channels is {channels}; images have 3"))?;
+    check(path, patch_size <= image_size && image_size <= 1 << 14, || {
+        format!("image_size {image_size} and patch_size {patch_size} do not fit")
+    })
 }
 
 /// An image tower of any family.

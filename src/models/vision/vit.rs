@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ImageTower;
+use super::{ImageTower, check_patches};
 use crate::models::block::{Attention, Block, Product};
-use crate::models::config::{Activation, ConfigError, check, check_epsilon, check_heads, check_probabilities, check_sizes};
+use crate::models::config::{Activation, ConfigError, check_probabilities};
 use crate::models::layers::{Style, layer_norm, linear, parameter, patch_embedding};
 use crate::models::tensors::{Init, List, inverse_root};
 use crate::onnx::{Graph, Value};
@@ -140,27 +140,8 @@ impl ImageTower for ClipVisionConfig {
     }
 
     fn validate(&self, path: &Path) -> Result<(), ConfigError> {
-        check_sizes(
-            path,
-            &[
-                ("vision_config.hidden_size", self.hidden_size),
-                ("vision_config.intermediate_size", self.intermediate_size),
-                ("vision_config.num_hidden_layers", self.num_hidden_layers),
-                ("vision_config.num_attention_heads", self.num_attention_heads),
-                ("vision_config.image_size", self.image_size),
-                ("vision_config.patch_size", self.patch_size),
-            ],
-        )?;
-        check_heads(
-            path,
-            ("vision_config.hidden_size", self.hidden_size),
-            ("vision_config.num_attention_heads", self.num_attention_heads),
-        )?;
-        check_epsilon(path, ("vision_config.layer_norm_eps", self.layer_norm_eps))?;
-        check(path, self.num_channels == 3, || format!("num_channels is {}; images have 3", self.num_channels))?;
-        check(path, self.patch_size <= self.image_size && self.image_size <= 1 << 14, || {
-            format!("image_size {} and patch_size {} do not fit", self.image_size, self.patch_size)
-        })?;
+        self.block().validate(path, "vision_config", self.num_hidden_layers)?;
+        check_patches(path, self.num_channels, self.image_size, self.patch_size)?;
         check_probabilities(path, &[("vision_config.attention_dropout", self.attention_dropout)])
     }
 }

@@ -105,7 +105,7 @@ impl DatasetFiles {
     /// No dataset, or one that names no files; a gzipped tar, whose members cannot be read one by one.
     pub fn open(dataset: &Path, roots: &[PathBuf], max_bytes: u64) -> Result<Self> {
         let table = dataset.join("images.parquet");
-        let info = parquet_info(&table, None).with_context(|| format!("{} is no dataset", dataset.display()))?;
+        let info = parquet_info(&table, None).with_context(|| format!("{} is not a dataset", dataset.display()))?;
         let names_files = |batch: RecordBatch| {
             table::column::<StringArray>(&batch, "image_path", &table).map(|paths| paths.null_count() < paths.len())
         };

@@ -28,7 +28,7 @@ pub struct Digest {
     captions: u64,
     empty: u64,
     loops: u64,
-    /// Lowest score, or where there is none lowest log-probability a token, first.
+    /// Lowest score, or where there is none lowest log-probability per token, first.
     worst: Vec<Worst>,
     repeated: Repeated,
 }

@@ -75,7 +75,7 @@ pub(in crate::stages) fn images(
             let result = Ok(Captions { texts: captions, damaged });
             Ok((image_id, Record { image_path, stat: None, sha256: Some(sha256), result }))
         });
-        Some(record.with_context(|| format!("{}: cannot go on from this table; --overwrite makes it anew", path.display())))
+        Some(record.with_context(|| format!("{}: cannot resume from this table; --overwrite replaces it", path.display())))
     }))
 }
 

@@ -293,7 +293,7 @@ pub fn dry_run<C: Captioner>(
         reporter.warn(&format!("{gone} of the table's {finished} images are not found: their rows would be dropped{refused}"));
     }
     if survey.images + survey.known + survey.num_failed() == 0 {
-        bail!("no image found ({} files that are no images)", survey.skipped);
+        bail!("no image found ({} files that are not images)", survey.skipped);
     }
     let (decode, pass) = preparations(settings, model);
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };

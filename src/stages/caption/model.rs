@@ -203,7 +203,7 @@ impl ClipCap {
     fn prefixes(&mut self, embeddings: &[f32], num_images: usize) -> Result<Vec<f32>> {
         let embedding_dim = embeddings.len() / num_images.max(1);
         if embedding_dim == 0 || embedding_dim * num_images != embeddings.len() {
-            bail!("{} numbers are no embeddings of {num_images} images", embeddings.len());
+            bail!("{} numbers are not the embeddings of {num_images} images", embeddings.len());
         }
         let mut prefixes = Vec::new();
         for embeddings in embeddings.chunks(self.batch_size.max(1) * embedding_dim) {

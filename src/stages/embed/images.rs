@@ -68,7 +68,7 @@ fn batches(path: &Path, columns: &[&str], rows: usize) -> Result<ParquetRecordBa
 /// The bytes of the image in a row.
 fn stored_bytes(path: &Path, row: usize) -> Result<Option<Vec<u8>>> {
     let Some(batch) = batches(path, &["image.bytes"], 1)?.nth(row).transpose()? else { return Ok(None) };
-    let images = batch.column(0).as_struct_opt().context("the column image is no struct")?;
+    let images = batch.column(0).as_struct_opt().context("the column image is not a struct")?;
     let bytes = images.column_by_name("bytes").and_then(|bytes| bytes.as_binary_opt::<i32>());
     Ok(bytes.map(|bytes| bytes.value(0).to_vec()))
 }

@@ -354,7 +354,8 @@ fn records(folder: &Path) -> Result<impl Iterator<Item = Result<Record<Embedding
     let embeddings = Embeddings::open(folder)?;
     let folder = folder.to_path_buf();
     Ok(embeddings.entries().map(move |entry| {
-        let entry = entry.with_context(|| format!("{}: cannot go on from this; --overwrite makes it anew", folder.display()))?;
+        let entry = entry
+            .with_context(|| format!("{}: cannot resume from these embeddings; --overwrite replaces them", folder.display()))?;
         let Content::Embedding { values, sha256, damaged } = entry.content else {
             bail!("{}: no embedding", entry.image_path);
         };

@@ -53,7 +53,7 @@ impl FromStr for Target {
             "sidecar" => Self::Sidecar,
             "coco" => Self::Coco,
             "kohya" => Self::Kohya,
-            _ => return Err(format!("{text:?} is no layout: use webdataset, imagefolder, parquet, sidecar, coco or kohya")),
+            _ => return Err(format!("{text:?} is not a layout: use webdataset, imagefolder, parquet, sidecar, coco or kohya")),
         })
     }
 }
@@ -129,7 +129,7 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
     if settings.target == Target::Sidecar {
         return sidecar::write(settings, &items, reporter, interrupt);
     }
-    let out = settings.out.as_deref().context("--out says where it goes")?;
+    let out = settings.out.as_deref().context("--out is missing")?;
     if settings.target == Target::Coco {
         return coco(out, &items, settings.overwrite);
     }

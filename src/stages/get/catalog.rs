@@ -86,7 +86,7 @@ pub fn names(given: &str) -> Result<Vec<(String, Option<Kind>)>> {
             None if is_hub_name(word) => found.push((word.to_string(), None)),
             None => {
                 let names: Vec<&str> = CATALOG.iter().map(|entry| entry.name).collect();
-                bail!("{word:?} is no name of a model: write ORG/NAME as the hub does, or one of {}", names.join(", "));
+                bail!("no model is called {word:?}: write ORG/NAME as on the hub, or one of {}", names.join(", "));
             }
         }
     }

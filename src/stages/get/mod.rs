@@ -176,7 +176,7 @@ fn summary(settings: &GetSettings, outcome: Outcome, all: &[Download]) -> (Strin
         text += &format!("  folder   {}\n", download.folder.display());
     }
     if outcome == Outcome::Interrupted {
-        text += "interrupted: the same command goes on where it was\n";
+        text += "interrupted: run the same command to resume\n";
     }
     let next = if outcome == Outcome::Complete { next(settings, all) } else { Vec::new() };
     text += &next_lines(&next);

@@ -28,7 +28,7 @@ impl FromStr for Shards {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no shard: use a number from 0, or a range such as 0-9");
+        let wrong = || format!("{text:?} is not a shard: use a number from 0, or a range such as 0-9");
         let (from, to) = text.split_once('-').unwrap_or((text, text));
         let (from, to) = (from.parse().map_err(|_| wrong())?, to.parse().map_err(|_| wrong())?);
         if from <= to { Ok(Self::Range(from, to)) } else { Err(wrong()) }
@@ -52,7 +52,7 @@ impl ShardEnd {
         match self {
             Self::WasDone(shard) => format!("shard {shard}: finished before"),
             Self::Interrupted(shard) => {
-                format!("shard {shard}: interrupted; what is done is kept, and the same command goes on from there")
+                format!("shard {shard}: interrupted; results are kept: run the same command to resume")
             }
             Self::Done(record) => {
                 let Counts { succeeded, failed, skipped, .. } = record.counts;

@@ -130,7 +130,7 @@
     add('cider', 'CIDEr', image => first(image, table, CIDER));
     add('rouge', 'ROUGE-L', image => first(image, table, ROUGE));
     add('logprob', 'log-probability', image => first(image, table, LOGPROB));
-    add('logprob-token', 'log-probability a token', image => perToken(image, table));
+    add('logprob-token', 'log-probability per token', image => perToken(image, table));
     add('length', `length in ${facts.unit}`, image => first(image, table, LENGTH));
   });
   if (facts.scored) {

@@ -79,7 +79,7 @@ impl Measure {
         match self {
             Self::ClipScore => "CLIP score",
             Self::Cider => "CIDEr",
-            Self::Logprob => "log-probability a token",
+            Self::Logprob => "log-probability per token",
         }
     }
 
@@ -144,7 +144,7 @@ impl Names {
                 bail!("{} is a folder: choose another --out", path.display());
             }
             if !is_ours(path) {
-                bail!("{} exists and is no report: choose another --out, or give --overwrite to replace it", path.display());
+                bail!("{} exists and is not a report: choose another --out, or give --overwrite to replace it", path.display());
             }
         }
         Ok(())

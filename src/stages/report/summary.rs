@@ -48,8 +48,8 @@ fn figures(data: &ReportData, at: usize) -> Vec<(&'static str, Option<String>)> 
         ("captions", Some(thousands(measured.num_captions as u64))),
         ("different first captions", Some(percent(findings.different()))),
         ("empty captions", Some(thousands(findings.num_empty as u64))),
-        (if data.measured.level == Level::Char { "characters a caption" } else { "words a caption" }, mean),
-        ("log-probability a token", findings.logprob_per_token.map(|mean| format!("{mean:.3}"))),
+        (if data.measured.level == Level::Char { "characters per caption" } else { "words per caption" }, mean),
+        ("log-probability per token", findings.logprob_per_token.map(|mean| format!("{mean:.3}"))),
         ("repeat a 4-gram", Some(percent(measured.diversity.repeated_4gram_rate))),
         ("distinct bigrams", Some(percent(measured.diversity.distinct_2))),
     ];
@@ -62,7 +62,7 @@ fn figures(data: &ReportData, at: usize) -> Vec<(&'static str, Option<String>)> 
 
 fn facts(data: &ReportData) -> Vec<(&'static str, String)> {
     // Three scores say enough at a glance.
-    let hidden = ["BLEU-1", "BLEU-2", "BLEU-3", "distinct bigrams", "empty captions", "log-probability a token"];
+    let hidden = ["BLEU-1", "BLEU-2", "BLEU-3", "distinct bigrams", "empty captions", "log-probability per token"];
     let shown = |name: &str| !hidden.contains(&name);
     figures(data, 0).into_iter().filter_map(|(name, value)| Some((name, value?))).filter(|(name, _)| shown(name)).collect()
 }
@@ -74,7 +74,7 @@ fn versus(data: &ReportData) -> String {
         let (measured, findings) = (&data.measured.tables[at], &data.findings[at]);
         let (value, name) = match (&measured.summary, findings.logprob_per_token) {
             (Some(summary), _) => (format!("{:.4}", summary.cider), "CIDEr"),
-            (None, Some(mean)) => (format!("{mean:.3}"), "log-probability a token"),
+            (None, Some(mean)) => (format!("{mean:.3}"), "log-probability per token"),
             (None, None) => (percent(findings.different()), "different captions"),
         };
         let comparison = at.checked_sub(1).and_then(|later| data.measured.comparisons[later].as_ref());
@@ -157,7 +157,7 @@ fn panels(data: &ReportData) -> Vec<(String, String)> {
     let alone = tables.len() == 1;
     let marks = all.figures().filter(|_| alone).map(|f| [("median", f.median), ("p95", f.p95)]);
     let marks = marks.as_ref().map_or(&[][..], |marks| &marks[..]);
-    let chart = histograms(&lengths, &format!("{unit} in a caption"), "captions", marks);
+    let chart = histograms(&lengths, &format!("{unit} per caption"), "captions", marks);
     let mut panels = vec![(format!("Length in {unit}"), chart)];
     let top = tables.iter().flat_map(|table| &table.ciders).copied().fold(0.0, f64::max);
     if tables.iter().any(|table| !table.ciders.is_empty()) {

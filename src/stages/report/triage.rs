@@ -22,7 +22,7 @@ pub struct Findings {
     /// Captions that were ended because they looped, and because they were too long.
     pub num_looping: usize,
     pub num_cut: usize,
-    /// Mean over the captions of their log-probability a token, where that is known.
+    /// Mean over the captions of their log-probability per token, where that is known.
     pub logprob_per_token: Option<f64>,
 }
 

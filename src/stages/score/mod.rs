@@ -126,7 +126,7 @@ pub fn run(settings: &ScoreSettings, runtime: &Runtime, reporter: &dyn Reporter,
                 _ if captions.is_null(row) => None,
                 None => {
                     let text = match &settings.source {
-                        Source::Images(_) => "no image under --images is called so",
+                        Source::Images(_) => "no image under --images has that name",
                         Source::Embeddings(_) => "no embedding is called so",
                     };
                     failures.entry(name.into()).or_insert_with(|| failure(Reason::Vanished, text));
@@ -186,7 +186,7 @@ impl ScoreReport {
         let failed: u64 = self.failed.values().sum();
         let mut text = format!("{} pairs: {} scored", self.pairs, self.scores.len());
         if self.outcome == Outcome::Interrupted {
-            text = "interrupted: nothing was written (what `embed` makes is kept when it is stopped: score --embeddings goes on from that)".into();
+            text = "interrupted: nothing was written (`embed` can be resumed: give its output with --embeddings)".into();
         }
         if failed > 0 {
             let reasons: Vec<String> =

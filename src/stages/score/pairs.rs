@@ -103,7 +103,7 @@ impl Pairs {
             }
         }
         if rows.is_empty() {
-            bail!("{}: no pair of an image and a caption is in it", path.display());
+            bail!("{}: it has no row with an image and a caption", path.display());
         }
         rows.sort_by_key(|(line, ..)| *line);
         let text = |name: &str| Field::new(name, DataType::Utf8, false);
@@ -132,6 +132,6 @@ fn parts_of(folder: &Path) -> Result<Vec<PathBuf>> {
 /// A column as text; other writers keep it as large strings, views or dictionaries, and ids may be numbers.
 pub fn text_column(batch: &RecordBatch, name: &str) -> Result<StringArray> {
     let column: &ArrayRef = batch.column_by_name(name).with_context(|| format!("no column {name}"))?;
-    let text = cast(column, &DataType::Utf8).with_context(|| format!("the column {name} is no text"))?;
+    let text = cast(column, &DataType::Utf8).with_context(|| format!("the column {name} is not text"))?;
     Ok(text.as_any().downcast_ref::<StringArray>().context("text was asked for")?.clone())
 }

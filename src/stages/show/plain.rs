@@ -181,7 +181,7 @@ fn objects(path: &Path) -> Result<impl Iterator<Item = Result<Map<String, Value>
     let lines =
         BufReader::new(file).lines().zip(1u64..).filter(|(line, _)| line.as_ref().map_or(true, |line| !line.trim().is_empty()));
     Ok(lines.map(move |(line, number)| {
-        let context = || format!("{}: line {number} is no JSON object", path.display());
+        let context = || format!("{}: line {number} is not a JSON object", path.display());
         serde_json::from_str(line.with_context(context)?.trim_start_matches('\u{feff}')).with_context(context)
     }))
 }

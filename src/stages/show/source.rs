@@ -53,7 +53,7 @@ impl OpenTable {
         }
         match extension.as_str() {
             "npy" => bail!("{shown} holds vectors and no names: show the folder that it lies in, or its metadata"),
-            "json" => bail!("{shown} is no table: a table is .parquet, .csv, .tsv, .jsonl or a folder of ours"),
+            "json" => bail!("{shown} is not a table: use .parquet, .csv, .tsv, .jsonl or a folder that clipcap wrote"),
             "pt" | "safetensors" | "bin" => {
                 bail!("{shown} holds weights: `clipcap model inspect BUNDLE` says what a bundle holds")
             }

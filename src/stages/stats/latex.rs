@@ -8,7 +8,7 @@ use crate::html::chart::thousands;
 pub fn render(statistics: &Statistics) -> String {
     let units: Vec<Unit> = statistics.lengths.units().collect();
     let mut out = format!("% \\usepackage{{booktabs}}\n\\begin{{tabular}}{{l{}}}\n\\toprule\n", "r".repeat(2 + units.len()));
-    let heads = units.iter().map(|unit| format!(" & {} a caption", capital(unit.plural())));
+    let heads = units.iter().map(|unit| format!(" & {} per caption", capital(unit.plural())));
     out += &format!("Split & Images & Captions{} \\\\\n\\midrule\n", heads.collect::<String>());
     let row = |name: &str, images: u64, captions: u64, group: &Group| {
         let length = |unit: &Unit| {

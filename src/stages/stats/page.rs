@@ -18,9 +18,9 @@ pub fn render(statistics: &Statistics) -> String {
     for unit in lengths.units() {
         if let Some(figures) = lengths.all(unit).and_then(|d| d.figures()) {
             let name = match unit {
-                Unit::Char => "characters a caption (mean)",
-                Unit::Word => "words a caption (mean)",
-                Unit::Token => "tokens a caption (mean)",
+                Unit::Char => "characters per caption (mean)",
+                Unit::Word => "words per caption (mean)",
+                Unit::Token => "tokens per caption (mean)",
             };
             facts.push((name, number(figures.mean)));
         }
@@ -56,7 +56,7 @@ fn histograms(statistics: &Statistics) -> Vec<(String, String)> {
         let bins: Vec<Bin> = all.bars(statistics.bins).into_iter().map(bin).collect();
         let marks = all.figures().map(|f| [("median", f.median), ("p95", f.p95)]);
         let chart =
-            histogram(&bins, &format!("{} in a caption", unit.plural()), "captions", marks.as_ref().map_or(&[], |m| &m[..]));
+            histogram(&bins, &format!("{} per caption", unit.plural()), "captions", marks.as_ref().map_or(&[], |m| &m[..]));
         panels.push((format!("Length in {}", unit.plural()), chart));
     }
     panels.extend(by_split(statistics));
@@ -80,7 +80,7 @@ fn by_split(statistics: &Statistics) -> Option<(String, String)> {
             Series { name: split.into(), bins: bins.map(bin).collect() }
         })
         .collect();
-    let chart = chart::histograms(&series, &format!("{} in a caption", unit.plural()), "of 1,000 captions", &[]);
+    let chart = chart::histograms(&series, &format!("{} per caption", unit.plural()), "of 1,000 captions", &[]);
     Some((format!("Length in {} by split", unit.plural()), chart))
 }
 

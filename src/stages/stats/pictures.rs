@@ -35,9 +35,9 @@ pub fn draw(statistics: &Statistics) -> Result<Vec<(String, Vec<u8>)>> {
         let Some(all) = statistics.lengths.all(unit) else { continue };
         let title = format!("Caption length in {}, {} captions", unit.plural(), thousands(all.count()));
         let x = match unit {
-            Unit::Char => "characters in a caption",
-            Unit::Word => "words in a caption",
-            Unit::Token => "tokens in a caption",
+            Unit::Char => "characters per caption",
+            Unit::Word => "words per caption",
+            Unit::Token => "tokens per caption",
         };
         put(unit.plural(), &Chart::Histogram { bins: all.bars(statistics.bins), title, x, y: "captions" })?;
     }
@@ -53,7 +53,7 @@ pub fn draw(statistics: &Statistics) -> Result<Vec<(String, Vec<u8>)>> {
     }
     let per_image = &statistics.lengths.per_image;
     if per_image.count() > 0 {
-        let title = format!("Captions an image, {} images", thousands(per_image.count()));
+        let title = format!("Captions per image, {} images", thousands(per_image.count()));
         put("captions_per_image", &Chart::Histogram { bins: per_image.bars(100), title, x: "captions", y: "images" })?;
     }
     if let Some((n, top)) = statistics.phrases.openings.last()
@@ -209,7 +209,7 @@ fn curves_of<DB: DrawingBackend>(
         .light_line_style(TRANSPARENT)
         .bold_line_style(SOFT.stroke_width(scale))
         .axis_style(INK.stroke_width(scale))
-        .x_desc(format!("{x} in a caption"))
+        .x_desc(format!("{x} per caption"))
         .y_desc("% of the split's captions")
         .axis_desc_style(font(16, scale))
         .label_style(font(14, scale))

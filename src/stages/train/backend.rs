@@ -78,7 +78,7 @@ pub fn restore<'c>(
             }
             Err(error) => {
                 let folder = path.parent().unwrap_or(path).display();
-                return Err(error).with_context(|| format!("no checkpoint can be gone on from; remove {folder} to begin anew"));
+                return Err(error).with_context(|| format!("no checkpoint can be resumed; remove {folder} to start over"));
             }
         }
     }

@@ -102,7 +102,7 @@ impl Curves {
         chart
             .configure_mesh()
             .x_desc("optimizer steps")
-            .y_desc("loss a token (nats)")
+            .y_desc("loss per token (nats)")
             .label_style(font(14))
             .axis_desc_style(font(15))
             .axis_style(INK)

@@ -99,7 +99,7 @@ impl RunFolder {
             checkpoints.clear();
         } else if !differences.is_empty() && !checkpoints.is_empty() {
             bail!(
-                "{} holds a run of other settings ({}): go on with those, choose another --out, or begin anew with --overwrite",
+                "{} holds a run with other settings ({}): repeat those, choose another --out, or start over with --overwrite",
                 self.path.display(),
                 differences.join("; ")
             );

@@ -114,7 +114,7 @@ pub fn max_len(recipe: &Recipe, bundle: &Bundle) -> Result<Result<usize, String>
 /// A folder that holds files and is no run stays untouched.
 fn refuse_foreign(out: &Path) -> Result<()> {
     if out.is_file() {
-        bail!("{} is a file, and a run is a folder: choose another --out", out.display());
+        bail!("{} is a file, and --out must be a folder: choose another --out", out.display());
     }
     let names: Vec<_> = match fs::read_dir(out) {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect(),
@@ -125,5 +125,5 @@ fn refuse_foreign(out: &Path) -> Result<()> {
     if names.is_empty() || names.iter().any(|name| ours.iter().any(|ours| name == ours)) {
         return Ok(());
     }
-    bail!("{} holds files and no training run: choose another --out", out.display());
+    bail!("{} has files that are not a training run: choose another --out", out.display());
 }

@@ -44,7 +44,7 @@ fn curves(rows: &[Metrics]) -> Vec<(String, String)> {
     let is_scst = rows.iter().any(|row| row.reward.is_some());
     // The surrogate's value says nothing: its gradient is what counts.
     let train = if is_scst { vec![] } else { points(|row| row.train_loss) };
-    panel("Loss", "loss a token (nats)", vec![line("train", train), line("dev", points(|row| row.dev_loss))]);
+    panel("Loss", "loss per token (nats)", vec![line("train", train), line("dev", points(|row| row.dev_loss))]);
     panel("CIDEr of greedy captions of dev images", "CIDEr", vec![line("dev", points(|row| row.dev_cider))]);
     let reward = vec![line("mean of the samples", points(|row| row.reward)), line("spread", points(|row| row.reward_spread))];
     panel("Reward: CIDEr of sampled captions of training images", "CIDEr", reward);

@@ -68,7 +68,7 @@ const REFERENCES: usize = 2;
 const STEPS_TO_ESTIMATE: u64 = 10;
 
 /// Said where a file cannot be written, as on a full disk.
-const INTACT: &str = "could not save; the last checkpoint is intact, and the same command goes on from it";
+const INTACT: &str = "could not save; the last checkpoint is intact: run the same command to resume";
 
 /// Caption lengths that batches are padded to where graphs have fixed shapes: each costs a compilation and its memory.
 const NUM_BUCKETS: usize = 3;
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
         let mut state = RunState::new(settings.seed, config.fingerprint());
         if let Some(path) = backend::restore(backend.as_mut(), &mut state, checkpoints, reporter)? {
             if state.fingerprint != config.fingerprint() {
-                bail!("{}: a checkpoint of other settings; begin anew with --overwrite", path.display());
+                bail!("{}: a checkpoint with other settings; start over with --overwrite", path.display());
             }
             reporter.note(&format!("Resuming from step {}", state.step));
         }
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
         if self.state.finished {
             let best = self.folder.best();
             if !best.is_dir() {
-                bail!("the run is finished, and its {} is gone: --overwrite trains anew", best.display());
+                bail!("the run is finished, and its {} is missing: --overwrite trains again", best.display());
             }
             // A disk that failed at the end may have kept older ones.
             checkpoint::prune(&self.folder.checkpoints(), self.config.upkeep.keep)?;
@@ -208,7 +208,7 @@ impl<'a> Run<'a> {
             self.end()?;
         } else {
             self.save()?;
-            self.reporter.note(&format!("stopped after step {}; the same command goes on from there", self.state.step));
+            self.reporter.note(&format!("stopped after step {}: run the same command to resume", self.state.step));
         }
         Ok((outcome, self.summary()))
     }

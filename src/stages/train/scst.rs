@@ -79,7 +79,7 @@ impl References {
         rows.dedup();
         let texts = dataset.captions_of(&corpus.image_ids(&rows)?)?;
         if let Some(at) = texts.iter().position(Vec::is_empty) {
-            bail!("an image of row {} has no caption in the dataset to be compared with", rows[at]);
+            bail!("the image in row {} has no reference captions in the dataset", rows[at]);
         }
         let mut interner = Interner::default();
         let tokens = tokenize(Level::Char, Letters::default(), &texts, |texts: &Vec<String>| texts.as_slice(), &mut interner);

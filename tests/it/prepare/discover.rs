@@ -145,5 +145,5 @@ fn what_cannot_be_taken_says_why() {
     assert!(said(&empty).contains("no captions found in it"));
     fs::write(empty.join("c.tsv"), "7.png\t一只狗\n").unwrap();
     let told = said(&empty);
-    assert!(told.contains("names no image that is here") && told.contains("--captions"), "{told}");
+    assert!(told.contains("names no image in the folder") && told.contains("--captions"), "{told}");
 }

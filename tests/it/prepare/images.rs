@@ -153,7 +153,7 @@ fn a_list_of_images_is_left_out_with_their_captions() {
     let mut command = clipcap();
     command.arg("prepare").arg("--captions").arg(&captions).arg("--out").arg(folder.path("new")).arg("--drop").arg(&list);
     let said = String::from_utf8(run(&mut command, 1).stderr).unwrap();
-    assert!(said.contains("no image in it; a list has an image_id or image_path a line"), "{said}");
+    assert!(said.contains("no image in it; a list has one image_id or image_path per line"), "{said}");
 }
 
 /// Every way in which a file says that it lies on its side: the dataset has its upright size.

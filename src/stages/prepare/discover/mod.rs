@@ -218,7 +218,7 @@ impl Discovery {
             if look.file.rows == 0 {
                 look.file.left = Some(look.first_fault.clone().unwrap_or_else(|| "no captions".into()));
             } else if has_images && look.file.found == 0 {
-                look.file.left = Some("names no image that is here".into());
+                look.file.left = Some("names no image in the folder".into());
             }
         }
         for look in looks.iter_mut().filter(|look| look.is_list && look.file.left.is_some()) {
