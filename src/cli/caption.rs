@@ -9,15 +9,13 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::models::Bundle;
 use crate::models::import::resolve;
-use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
-use crate::pipeline::sources::StoredImages;
+use crate::pipeline::sources::{Source, StoredImages};
+use crate::pipeline::{Reporter, RunSettings};
 use crate::remote;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
-use crate::stages::caption::{
-    self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, Source, SplitOf, Style, TableFormat,
-};
+use crate::stages::caption::{self, CaptionScorer, CaptionSettings, ClipCap, ModelInfo, Scoring, SplitOf, Style, TableFormat};
 use crate::stages::elsewhere::RemoteOutput;
 use crate::stages::fleet::Fleet;
 use crate::stages::run::Scope;
@@ -268,34 +266,23 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     }
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = context.runtime(device, precision, threads)?;
-    let wanted = args.files.wanted(matches!(source, Source::Paths(_)))?;
-    let remote_source = matches!(&source, Source::Paths(paths) if remote::any(paths));
+    let flags = RunFlags { files: &args.files, images: &args.images, resume: &args.resume, batch_size: args.batch_size };
     let settings = CaptionSettings {
-        source,
-        wanted,
-        out,
+        run: flags.settings(source, out, &runtime)?,
         format,
         style: Style { quotes_formulas: args.quote_formulas, bom: args.bom, to_stdout, ..Style::default() },
         decoding,
         wording,
         scoring: scored.as_ref().map(|(_, scoring)| scoring.clone()),
-        reading: args.images.reading(),
-        threads: reading_threads(&runtime, remote_source),
-        batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
-        overwrite: args.resume.overwrite,
-        keep_work: args.resume.keep_work,
-        retry_failed: args.resume.retry_failed,
-        prune: args.resume.may_drop(),
         only: args.only,
         split: args.dataset.zip(args.split).map(|(dataset, name)| SplitOf { dataset, name }),
-        max_error_rate: args.resume.max_error_rate,
     };
     note_runtime(&runtime, &context.terminal);
     if runtime.device() == Device::OpenVino {
         context.terminal.note("the decoder runs on the CPU provider, in fp32");
     }
     let mut model = caption::info(&bundle, &runtime)?;
-    scored_too(&mut model, scored.as_ref(), matches!(settings.source, Source::Embeddings(_)))?;
+    scored_too(&mut model, scored.as_ref(), matches!(settings.run.source, Source::Embeddings(_)))?;
     let load = || load(&bundle, &runtime, &settings, &model, scored.as_ref(), context);
     if args.dry_run {
         let (text, json) = caption::dry_run(&settings, &model, load, &context.terminal)?;
@@ -312,6 +299,37 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     let (text, json) = report.summary();
     end(elsewhere.as_ref(), report.report.complete, &text, json, context)?;
     Ok(report.outcome)
+}
+
+/// Flags that `caption` and `embed` share.
+pub(super) struct RunFlags<'a> {
+    pub files: &'a FileArgs,
+    pub images: &'a ImageArgs,
+    pub resume: &'a ResumeArgs,
+    pub batch_size: Option<u32>,
+}
+
+impl RunFlags<'_> {
+    /// What they say of a run.
+    ///
+    /// # Errors
+    /// Patterns that choose among the files of folders where there are none.
+    pub fn settings(&self, source: Source, out: PathBuf, runtime: &Runtime) -> Result<RunSettings, BadUsage> {
+        let is_remote = matches!(&source, Source::Paths(paths) if remote::any(paths));
+        Ok(RunSettings {
+            wanted: self.files.wanted(matches!(source, Source::Paths(_)))?,
+            source,
+            out,
+            reading: self.images.reading(),
+            threads: reading_threads(runtime, is_remote),
+            batch_size: self.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
+            overwrite: self.resume.overwrite,
+            keep_work: self.resume.keep_work,
+            retry_failed: self.resume.retry_failed,
+            prune: self.resume.may_drop(),
+            max_error_rate: self.resume.max_error_rate,
+        })
+    }
 }
 
 /// What the model must know of a scorer before both are loaded.
@@ -331,9 +349,9 @@ fn load(
     scored: Option<&Chosen>,
     context: &Context,
 ) -> anyhow::Result<Fleet<ClipCap>> {
-    let takes_embeddings = matches!(settings.source, Source::Embeddings(_));
+    let takes_embeddings = matches!(settings.run.source, Source::Embeddings(_));
     let on_card = |runtime: &Runtime| {
-        let CaptionSettings { decoding, wording, batch_size, .. } = settings;
+        let CaptionSettings { decoding, wording, run: RunSettings { batch_size, .. }, .. } = settings;
         let loaded = caption::load(bundle, runtime, decoding, wording, *batch_size, takes_embeddings)?;
         let scorer = |(scorer, scoring): &Chosen| CaptionScorer::load(scorer, scoring, model, runtime, *batch_size);
         anyhow::Ok(loaded.scored(scored.map(scorer).transpose()?))

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::caption::{
-    FileArgs, ImageArgs, ResumeArgs, default_batch_size, end, note_runtime, open_bundle, parquet_source, reading_threads,
+    FileArgs, ImageArgs, ResumeArgs, RunFlags, end, note_runtime, open_bundle, parquet_source, reading_threads,
 };
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
@@ -12,12 +12,12 @@ use crate::models::{Bundle, ClipEncoder};
 use crate::pipeline::Reporter;
 use crate::pipeline::jobfolder::JobFolder;
 use crate::pipeline::npy::FloatType;
-use crate::pipeline::sources::StoredImages;
+use crate::pipeline::sources::{Source, StoredImages};
 use crate::remote;
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
 use crate::stages::elsewhere::RemoteOutput;
-use crate::stages::embed::{self, EmbedSettings, Layout, Source};
+use crate::stages::embed::{self, EmbedSettings, Layout};
 use crate::stages::fleet::Fleet;
 use crate::stages::run::Scope;
 
@@ -117,7 +117,7 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
     let worker = work.worker();
     let settings = worker.embed_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
     let model = embed::info(&bundle, &runtime)?;
-    let load = || load(&bundle, &runtime, settings.batch_size, context);
+    let load = || load(&bundle, &runtime, settings.run.batch_size, context);
     work.end(&worker.embed(&work.shards, &settings, &model, load)?)
 }
 
@@ -153,28 +153,17 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     }
     let ComputeArgs { device, precision, threads } = args.compute;
     let runtime = context.runtime(device, precision, threads)?;
-    let wanted = args.files.wanted(matches!(source, Source::Images(_)))?;
-    let remote_source = matches!(&source, Source::Images(roots) if remote::any(roots));
+    let flags = RunFlags { files: &args.files, images: &args.image, resume: &args.resume, batch_size: args.batch_size };
     let settings = EmbedSettings {
-        source,
-        wanted,
-        out,
+        run: flags.settings(source, out, &runtime)?,
         layout: args.format,
         dtype: args.dtype,
         normalize: args.normalize,
         save_images: args.save_images,
-        reading: args.image.reading(),
-        threads: reading_threads(&runtime, remote_source),
-        batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
-        overwrite: args.resume.overwrite,
-        keep_work: args.resume.keep_work,
-        retry_failed: args.resume.retry_failed,
-        prune: args.resume.may_drop(),
-        max_error_rate: args.resume.max_error_rate,
     };
     note_runtime(&runtime, &context.terminal);
     let model = embed::info(&bundle, &runtime)?;
-    let load = || load(&bundle, &runtime, settings.batch_size, context);
+    let load = || load(&bundle, &runtime, settings.run.batch_size, context);
     elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();
@@ -187,7 +176,7 @@ fn source(args: &EmbedArgs) -> anyhow::Result<Source> {
     match (&args.dataset, &images[..]) {
         (None, images) => Ok(match parquet_source(images, &args.image.image_column)? {
             Some(files) => Source::Parquet(files, args.image.image_column.clone()),
-            None => Source::Images(images.to_vec()),
+            None => Source::Paths(images.to_vec()),
         }),
         (Some(dataset), []) if StoredImages::is_dataset(dataset) || dataset.join("captions.parquet").is_file() => {
             Ok(Source::Dataset(dataset.clone()))

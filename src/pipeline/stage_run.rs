@@ -17,8 +17,10 @@ use super::output::{Existing, Output, WouldDrop, check_replaceable, check_roots,
 use super::record::{Failure, Record, Value};
 use super::reporter::{Interrupt, Reporter};
 use super::roots::Roots;
+use super::run_settings::RunSettings;
 use super::settings::Settings;
 use super::shard;
+use super::sources::Source;
 use super::stream::{Chosen, Counter, Only, Options, Stream};
 use super::timing::Timings;
 use super::workfolder::{WorkFolder, run_of};
@@ -35,28 +37,17 @@ pub struct StageRun<'a> {
     pub output: Output,
     /// The manifest's `KIND/MAJOR`, such as `captions/1`.
     pub format: &'static str,
+    /// What results depend on.
     pub settings: Settings,
-    /// Where the images come from.
-    pub roots: Roots,
-    /// Recorded in the manifest, and of no influence on results: batch size, threads.
-    pub recorded: Json,
+    pub run: &'a RunSettings,
     /// What a successful image is called in the counts, such as `captioned`.
     pub done: &'static str,
     /// What progress is called, such as `captioning`, and the unit of its second rate.
     pub label: &'static str,
     pub unit: Option<&'static str>,
-    pub reading_threads: usize,
     /// See [`Options`].
     pub shares_cores: bool,
-    pub prefetch_images: usize,
     pub window_images: usize,
-    pub overwrite: bool,
-    pub keep_work: bool,
-    pub retry_failed: bool,
-    /// Nothing but skipped files is no error: others have the images.
-    pub may_be_empty: bool,
-    /// Results of images that are no longer found may go, however many they are.
-    pub prune: bool,
     /// Only these images are computed, whether they have a result or not; the others keep what the output has of them, which other settings
     /// may have made.
     pub only: Option<Chosen<'a>>,
@@ -155,11 +146,11 @@ impl StageRun<'_> {
         I: Fn(&Output) -> Result<R>,
         R: Iterator<Item = Result<Record<V>>>,
     {
-        let mut work = WorkFolder::open(&self.output, &self.settings, &self.roots, self.overwrite, self.prune)?;
+        let mut work = WorkFolder::open(&self.output, &self.settings, &self.run.roots(), self.run.overwrite, self.run.prune)?;
         work.tell(self.reporter);
         self.output.adopt()?;
         match self.run_in(&mut work, parts) {
-            Ok(report) if report.complete && self.keep_work => work.keep().map(|()| report),
+            Ok(report) if report.complete && self.run.keep_work => work.keep().map(|()| report),
             Ok(report) if report.complete => work.remove().map(|()| report),
             Ok(report) => Ok(report),
             // Nothing was computed that would be worth going on from.
@@ -184,10 +175,10 @@ impl StageRun<'_> {
         let existing = self.existing(work)?;
         let is_finished = matches!(existing, Existing::Finished(_));
         // What is replaced may be anything, and damaged: what cannot be read of it is not counted.
-        let is_replaced = self.overwrite || work.ledger.overwrite;
+        let is_replaced = self.run.overwrite || work.ledger.overwrite;
         let is_there = is_finished || is_replaced && matches!(self.output.existing(self.format), Ok(Existing::Finished(_)));
-        if is_there && !self.prune {
-            check_roots(&self.output, self.output.path(), self.output.roots().as_ref(), &self.roots)?;
+        if is_there && !self.run.prune {
+            check_roots(&self.output, self.output.path(), self.output.roots().as_ref(), &self.run.roots())?;
         }
         if !work.ledger.imported {
             if is_finished && !work.ledger.overwrite {
@@ -213,11 +204,11 @@ impl StageRun<'_> {
         let errors = ErrorsTable::new(staging.join(bookkeeping::ERRORS));
         let sink = OutputAndErrors { output: (parts.make_sink)(&staging)?, errors, check: ResultCheck::new(&earlier) };
         let options = Options {
-            reading_threads: self.reading_threads,
+            reading_threads: self.run.threads,
             shares_cores: self.shares_cores,
-            prefetch_images: self.prefetch_images,
+            prefetch_images: self.run.batch_size * 2 + self.run.threads,
             window_images: self.window_images,
-            retry_failed: self.retry_failed,
+            retry_failed: self.run.retry_failed,
             label: self.label,
             unit: self.unit,
             reporter: self.reporter,
@@ -229,7 +220,9 @@ impl StageRun<'_> {
         let Some(sink) = finished.sink else {
             return Ok(Report { counts, total, lost: Lost::default(), timings, complete: false });
         };
-        if counts.succeeded - counts.kept + counts.failed == 0 && !self.may_be_empty {
+        // Of a job's shard, others have the images.
+        let may_be_empty = matches!(self.run.source, Source::Planned(..));
+        if counts.succeeded - counts.kept + counts.failed == 0 && !may_be_empty {
             let mut more = match counts.unlisted {
                 0 => String::new(),
                 folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
@@ -240,7 +233,7 @@ impl StageRun<'_> {
             bail!("no image found ({} files that are not images were skipped{more})", counts.skipped);
         }
         let lost = sink.check.lost();
-        if earlier.is_much(lost.dropped) && !self.prune {
+        if earlier.is_much(lost.dropped) && !self.run.prune {
             return Err(self.would_drop(lost.dropped, &earlier, &index, &sink.check).into());
         }
         let (output, errors, check) = (sink.output, sink.errors, sink.check);
@@ -256,8 +249,8 @@ impl StageRun<'_> {
             self.done,
             &counts,
             recorded_lost,
-            &self.roots,
-            self.recorded.clone(),
+            &self.run.roots(),
+            self.run.recorded(),
         )?;
         write_json(&staging.join(bookkeeping::MANIFEST), &manifest).context("cannot write the manifest")?;
         work.ledger.placing = true;
@@ -334,7 +327,7 @@ impl StageRun<'_> {
 
     /// Refuses a list that leaves out many of the earlier results, before anything is read. What it cannot see yet is seen at the end.
     fn look_ahead(&self, earlier: &EarlierResults, index: &Index, expected: Expected) -> Result<()> {
-        if self.prune || earlier.is_empty() {
+        if self.run.prune || earlier.is_empty() {
             return Ok(());
         }
         let mut check = ResultCheck::new(earlier);
@@ -371,7 +364,7 @@ impl StageRun<'_> {
 
     fn existing(&self, work: &WorkFolder) -> Result<Existing> {
         self.output.check_kind()?;
-        if self.overwrite || work.ledger.overwrite {
+        if self.run.overwrite || work.ledger.overwrite {
             return Ok(Existing::Nothing);
         }
         let existing = self.output.existing(self.format)?;

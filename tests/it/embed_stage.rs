@@ -10,11 +10,11 @@ use clipcap::files::sha256_file;
 use clipcap::image::Preprocess;
 use clipcap::models::ImageEncoder;
 use clipcap::pipeline::npy::FloatType;
-use clipcap::pipeline::sources::{Embeddings, StoredImages};
-use clipcap::pipeline::{Content, ImageReading, Interrupt, Silent};
+use clipcap::pipeline::sources::{Embeddings, Source, StoredImages};
+use clipcap::pipeline::{Content, Interrupt, RunSettings, Silent};
 use clipcap::runtime::RuntimeError;
 use clipcap::stages::Outcome;
-use clipcap::stages::embed::{EmbedReport, EmbedSettings, EncoderInfo, Layout, Source, run};
+use clipcap::stages::embed::{EmbedReport, EmbedSettings, EncoderInfo, Layout, run};
 use clipcap::table;
 use serde_json::json;
 
@@ -50,22 +50,17 @@ impl ImageEncoder for Fake {
 
 fn settings(images: &Path, out: &Path) -> EmbedSettings {
     EmbedSettings {
-        source: Source::Images(vec![images.into()]),
-        wanted: clipcap::dataset::wanted::Wanted::default(),
-        out: out.into(),
+        run: RunSettings::new(Source::Paths(vec![images.into()]), out, 2, 7),
         layout: Layout::Parquet,
         dtype: FloatType::F32,
         normalize: false,
         save_images: false,
-        reading: ImageReading::default(),
-        threads: 2,
-        batch_size: 7,
-        overwrite: false,
-        keep_work: false,
-        retry_failed: false,
-        prune: false,
-        max_error_rate: 1.0,
     }
+}
+
+fn from(source: Source, out: &Path) -> EmbedSettings {
+    let settings = settings(Path::new("unused"), out);
+    EmbedSettings { run: RunSettings { source, ..settings.run }, ..settings }
 }
 
 fn embed(settings: &EmbedSettings) -> (EmbedReport, usize) {
@@ -152,7 +147,7 @@ fn a_datasets_path_that_leads_out_of_its_folder_fails() {
     let mut sink = table::ParquetSink::create(&dataset.join("images.parquet"), rows.schema(), "images/1").unwrap();
     sink.write(&rows).unwrap();
     sink.finish().unwrap();
-    let one = EmbedSettings { source: Source::DatasetFiles(dataset.clone(), vec![images.clone()]), ..settings(&images, &out) };
+    let one = from(Source::DatasetFiles(dataset.clone(), vec![images.clone()]), &out);
     let (report, encoded) = embed(&one);
     assert_eq!((encoded, report.report.counts.failed, report.report.counts.skipped), (1, 2, 0));
     let errors = table::open(&beside(&out, "errors.parquet"), None).unwrap().next().unwrap().unwrap();
@@ -216,7 +211,7 @@ fn saved_images_can_be_read_in_place_of_files() {
         let Content::Bytes(bytes) = entry.content else { panic!("no bytes") };
         assert_eq!(&bytes[..], fs::read(images.join(&entry.image_path)).unwrap());
     }
-    embed(&EmbedSettings { source: Source::Dataset(out.clone()), ..settings(&images, &again) });
+    embed(&from(Source::Dataset(out.clone()), &again));
     assert_eq!(fs::read(out.join("part-00000.parquet")).unwrap(), fs::read(again.join("part-00000.parquet")).unwrap());
 }
 
@@ -236,7 +231,7 @@ fn a_datasets_list_finds_its_files() {
     sink.finish().unwrap();
     let out = folder.path().join("out");
     let source = Source::DatasetFiles(dataset, vec![images.clone()]);
-    let (report, encoded) = embed(&EmbedSettings { source, ..settings(&images, &out) });
+    let (report, encoded) = embed(&from(source, &out));
     let counts = report.report.counts;
     assert_eq!((encoded, counts.failed, counts.skipped), (2, 1, 0), "a path that climbs out of the folder is not followed");
     let all = batches(&out.join("part-00000.parquet"));

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CaptionArgs, default_batch_size, note_runtime, open_bundle, within_positions};
+use super::{CaptionArgs, RunFlags, note_runtime, open_bundle, within_positions};
 use crate::cli::{BadUsage, ComputeArgs, Context};
 use crate::generation;
 use crate::pipeline::Reporter;
+use crate::pipeline::sources::Source;
 use crate::stages::Outcome;
-use crate::stages::caption::{self, CaptionSettings, Source, Style, TableFormat};
+use crate::stages::caption::{self, CaptionSettings, Style, TableFormat};
 
 /// Captions what comes in, and says how much on stderr: stdout is the stream's.
 ///
@@ -24,36 +25,27 @@ pub(super) fn run(model: &Path, args: &CaptionArgs, context: &Context) -> anyhow
     }
     let ComputeArgs { device, precision, threads } = args.compute.clone();
     let runtime = context.runtime(device, precision, threads)?;
+    let run = RunFlags { files: &args.files, images: &args.images, resume: &args.resume, batch_size: args.batch_size };
     let settings = CaptionSettings {
-        source: Source::Paths(Vec::new()),
-        wanted: args.files.wanted(false)?,
-        out: PathBuf::new(),
+        run: run.settings(Source::Paths(Vec::new()), PathBuf::new(), &runtime)?,
         format: TableFormat::Parquet,
         style: Style::default(),
         decoding,
         wording,
         scoring: None,
-        reading: args.images.reading(),
-        threads: runtime.threads(),
-        batch_size: args.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
-        overwrite: false,
-        keep_work: false,
-        retry_failed: false,
-        prune: false,
         only: None,
         split: None,
-        max_error_rate: args.resume.max_error_rate,
     };
     context.terminal.take_stdout();
     note_runtime(&runtime, &context.terminal);
     let model = caption::info(&bundle, &runtime)?;
-    let load = || caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.batch_size, false);
+    let load = || caption::load(&bundle, &runtime, &settings.decoding, &settings.wording, settings.run.batch_size, false);
     let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
     let piped = caption::pipe(&settings, &model, load, input, output, &context.interrupt)?;
     context.terminal.note(&format!("{} images captioned, {} failed", piped.captioned, piped.failed));
     Ok(match piped {
         piped if !piped.complete => Outcome::Interrupted,
-        piped if piped.failed as f64 > settings.max_error_rate * (piped.failed + piped.captioned) as f64 => {
+        piped if piped.failed as f64 > settings.run.max_error_rate * (piped.failed + piped.captioned) as f64 => {
             Outcome::TooManyFailed
         }
         piped if piped.failed > 0 => Outcome::SomeFailed,

@@ -18,6 +18,7 @@ mod embeddings;
 mod folder;
 mod located;
 mod planned;
+mod source;
 mod tar;
 
 pub use dataset::{DatasetFiles, StoredImages};
@@ -26,6 +27,7 @@ pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 pub use located::{Located, Place};
 pub use planned::PlannedFiles;
+pub use source::{Entries, Listed, Source};
 pub use tar::Members;
 
 /// How many files are found and wanted in what holds several; a gzipped tar is unpacked for it. None for a tar elsewhere, which would have to

@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::dataset::chosen::ImageList;
-use crate::dataset::wanted::{LeftOut, Wanted};
+use crate::dataset::wanted::LeftOut;
 use crate::generation;
 use crate::image::Preprocess;
 use crate::models::Bundle;
-use crate::pipeline::sources::{Embeddings, Folder, PlannedFiles, StoredImages, known_total};
+use crate::pipeline::sources::{Embeddings, Entries, Listed, Source};
 use crate::pipeline::{
-    Content, Counter, Decode, Entry, Existing, Expected, ImageReading, Index, Interrupt, MOST_WINDOW_IMAGES, Names, Output,
-    PassEmbeddings, Prepare, Report, Reporter, Roots, Settings, ShardReader, StageParts, StageRun, WINDOW_IMAGES, WorkFolder,
-    check_replaceable, check_roots, errors_in, survey,
+    Content, Decode, Entry, Existing, Index, Interrupt, MOST_WINDOW_IMAGES, Names, Output, PassEmbeddings, Prepare, Report,
+    Reporter, RunSettings, Settings, ShardReader, StageParts, StageRun, WINDOW_IMAGES, WorkFolder, check_replaceable,
+    check_roots, errors_in, survey,
 };
 use crate::stages::Outcome;
 use crate::stages::summary::{self, Look, Words};
@@ -47,28 +47,10 @@ use model::Engine;
 use split::SplitImages;
 use tables::{FORMAT, TableSink};
 
-/// What is captioned.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// Folders and files.
-    Paths(Vec<PathBuf>),
-    /// A dataset that stores its images.
-    Dataset(PathBuf),
-    /// Parquet files with a column of images.
-    Parquet(Vec<PathBuf>, String),
-    /// An embeddings folder, a Parquet file of one, or a `.npy` file.
-    Embeddings(PathBuf),
-    /// One shard of a job: its listing, and how many files that holds.
-    Planned(PathBuf, u64),
-}
-
 /// A caption run.
 #[derive(Debug, Clone)]
 pub struct CaptionSettings {
-    pub source: Source,
-    /// Of folders, which files.
-    pub wanted: Wanted,
-    pub out: PathBuf,
+    pub run: RunSettings,
     pub format: TableFormat,
     /// How the rows are written.
     pub style: Style,
@@ -76,22 +58,10 @@ pub struct CaptionSettings {
     pub wording: Wording,
     /// Captions are scored, and perhaps ranked and chosen.
     pub scoring: Option<Scoring>,
-    pub reading: ImageReading,
-    /// Threads that read and decode images.
-    pub threads: usize,
-    /// Images that are encoded together; rows that decode together.
-    pub batch_size: usize,
-    pub overwrite: bool,
-    pub keep_work: bool,
-    pub retry_failed: bool,
-    /// Rows of images that are no longer found may go, however many they are.
-    pub prune: bool,
     /// A list of the images that are captioned, whether they have captions or not; the others keep the rows they have.
     pub only: Option<PathBuf>,
     /// Images that are not of this split are not looked at.
     pub split: Option<SplitOf>,
-    /// Failed images as a share of all: beyond it the run ends with exit status 1.
-    pub max_error_rate: f64,
 }
 
 /// How captions begin and end, where it is not as the bundle says.
@@ -196,7 +166,7 @@ pub fn run<C: Captioner>(
 ) -> Result<CaptionReport> {
     let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
-    let listed = Listed::open(settings, model, &output)?;
+    let listed = open(settings, model, &output)?;
     let only = settings.only.as_deref().map(ImageList::read).transpose()?;
     let chosen = |entry: &Entry| only.as_ref().is_some_and(|only| only.has([&*entry.image_path, &entry.image_id]));
     let mut fingerprinted = fingerprinted(settings, model, &listed)?;
@@ -207,20 +177,12 @@ pub fn run<C: Captioner>(
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted,
-        roots: settings.roots(),
-        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
+        run: &settings.run,
         done: WORDS.done,
         label: "captioning",
         unit: Some("captions/s"),
-        reading_threads: settings.threads,
         shares_cores: model.shares_cores,
-        prefetch_images: settings.batch_size * 2 + settings.threads,
         window_images: window_images(&settings.decoding, model.shares_cores),
-        overwrite: settings.overwrite,
-        keep_work: settings.keep_work,
-        retry_failed: settings.retry_failed,
-        may_be_empty: matches!(settings.source, Source::Planned(..)),
-        prune: settings.prune,
         only: only.is_some().then_some(&chosen),
         reporter,
         interrupt,
@@ -240,7 +202,7 @@ pub fn run<C: Captioner>(
     let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
     let (entries, expected) = (of_split(listed.entries(), split.as_ref()), listed.expected());
     let report = stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names })?;
-    let outcome = Outcome::of(&report, settings.max_error_rate);
+    let outcome = Outcome::of(&report, settings.run.max_error_rate);
     if let (Some(list), Some(path)) = (&only, &settings.only)
         && report.complete
     {
@@ -254,7 +216,7 @@ pub fn run<C: Captioner>(
         left_out: listed.left_out(),
         is_temporary: false,
         digest,
-        folders: settings.folders(),
+        folders: settings.run.source.folders(),
     })
 }
 
@@ -267,15 +229,15 @@ pub fn dry_run<C: Captioner>(
 ) -> Result<(String, Json)> {
     let output = settings.output();
     let takes_embeddings = settings.takes_embeddings();
-    let listed = Listed::open(settings, model, &output)?;
+    let listed = open(settings, model, &output)?;
     let fingerprinted = fingerprinted(settings, model, &listed)?;
     let shards = WorkFolder::peek(&output.work_folder(), &fingerprinted)?;
     let index = Index::load(shards, |_, _| (), |path, error| reporter.warn(&format!("{}: {error}", path.display())));
     let mut reader = ShardReader::<Captions>::default();
-    let finished = if settings.overwrite { HashSet::new() } else { finished_images(settings, &output, &fingerprinted)? };
+    let finished = if settings.run.overwrite { HashSet::new() } else { finished_images(settings, &output, &fingerprinted)? };
     let (mut gone, mut unlisted) = (finished.clone(), Vec::new());
     let is_known = |entry: &Entry| {
-        Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.retry_failed, &mut reader)?.is_some())
+        Ok(finished.contains(&entry.image_path) || index.standing(entry, settings.run.retry_failed, &mut reader)?.is_some())
     };
     let split = settings.split.as_ref().map(SplitImages::read).transpose()?;
     let entries = of_split(listed.entries(), split.as_ref()).inspect(|entry| match entry {
@@ -283,12 +245,13 @@ pub fn dry_run<C: Captioner>(
         Ok(entry) => drop(gone.remove(&entry.image_path)),
         Err(_) => {}
     });
-    let sample = settings.batch_size.min(16);
-    let survey = survey(entries, &settings.reading.limits, settings.threads, sample, is_known, &|m| reporter.warn(m))?;
+    let sample = settings.run.batch_size.min(16);
+    let survey = survey(entries, &settings.run.reading.limits, settings.run.threads, sample, is_known, &|m| reporter.warn(m))?;
     listed.left_out().note().iter().for_each(|note| reporter.note(note));
     gone.retain(|path| !unlisted.iter().any(|folder| folder == "./" || path.starts_with(folder)));
     if !gone.is_empty() {
-        let refused = if gone.len() * 10 > finished.len() && !settings.prune { " (refused unless --prune is given)" } else { "" };
+        let refused =
+            if gone.len() * 10 > finished.len() && !settings.run.prune { " (refused unless --prune is given)" } else { "" };
         let (gone, finished) = (gone.len(), finished.len());
         reporter.warn(&format!("{gone} of the table's {finished} images are not found: their rows would be dropped{refused}"));
     }
@@ -299,7 +262,7 @@ pub fn dry_run<C: Captioner>(
     let prepare: &dyn Prepare = if takes_embeddings { &pass } else { &decode };
     let each = match survey.images {
         0 => None,
-        _ => summary::seconds_per_image(&survey, prepare, &mut Engine::new(load()?, takes_embeddings), settings.threads)?,
+        _ => summary::seconds_per_image(&survey, prepare, &mut Engine::new(load()?, takes_embeddings), settings.run.threads)?,
     };
     Ok(summary::before(&WORDS, &survey, each))
 }
@@ -308,8 +271,8 @@ pub fn dry_run<C: Captioner>(
 fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &Settings) -> Result<HashSet<String>> {
     let existing = output.existing(FORMAT)?;
     check_replaceable(output, &existing, fingerprinted)?;
-    if !settings.prune {
-        check_roots(output, output.path(), output.roots().as_ref(), &settings.roots())?;
+    if !settings.run.prune {
+        check_roots(output, output.path(), output.roots().as_ref(), &settings.run.roots())?;
     }
     match existing {
         Existing::Finished(_) if settings.format == TableFormat::Tsv => {
@@ -333,34 +296,13 @@ pub(in crate::stages) fn output_of(out: &Path, format: TableFormat) -> Output {
 
 impl CaptionSettings {
     fn output(&self) -> Output {
-        output_of(&self.out, self.format)
-    }
-
-    fn roots(&self) -> Roots {
-        match &self.source {
-            Source::Paths(roots) => Roots::of_files(roots, &self.out),
-            Source::Parquet(files, _) => Roots::of(files.clone(), &self.out),
-            Source::Dataset(path) | Source::Embeddings(path) => Roots::of([path.clone()], &self.out),
-            // A job's plan says where its images are.
-            Source::Planned(..) => Roots::default(),
-        }
-    }
-
-    /// What a report's `--images` takes.
-    fn folders(&self) -> Vec<PathBuf> {
-        match &self.source {
-            Source::Paths(paths) => paths.iter().filter(|path| path.is_dir()).cloned().collect(),
-            _ => Vec::new(),
-        }
+        output_of(&self.run.out, self.format)
     }
 
     fn takes_embeddings(&self) -> bool {
-        matches!(self.source, Source::Embeddings(_))
+        matches!(self.run.source, Source::Embeddings(_))
     }
 }
-
-/// What is listed, in list order.
-type Entries<'a> = Box<dyn Iterator<Item = Result<Entry>> + Send + 'a>;
 
 fn of_split<'a>(entries: Entries<'a>, split: Option<&'a SplitImages>) -> Entries<'a> {
     match split {
@@ -369,80 +311,24 @@ fn of_split<'a>(entries: Entries<'a>, split: Option<&'a SplitImages>) -> Entries
     }
 }
 
-/// An opened source.
-enum Listed {
-    Files(Folder),
-    Planned(PlannedFiles, u64),
-    Stored(StoredImages),
-    Embedded(Embeddings),
-}
-
-impl Listed {
-    fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Self> {
-        Ok(match &settings.source {
-            Source::Paths(roots) => {
-                Self::Files(Folder::new(roots, &output.own_paths(), settings.reading.limits.max_bytes, &settings.wanted)?)
-            }
-            Source::Planned(listing, found) => {
-                Self::Planned(PlannedFiles::open(listing.clone(), settings.reading.limits.max_bytes, &settings.wanted)?, *found)
-            }
-            Source::Dataset(path) => Self::Stored(StoredImages::open(path)?),
-            Source::Parquet(files, column) => Self::Stored(StoredImages::in_files(files, column)?),
-            Source::Embeddings(path) => {
-                let embeddings = Embeddings::open(path)?;
-                check_embeddings(path, &embeddings, model)?;
-                Self::Embedded(embeddings)
-            }
-        })
+/// Opens the source; embeddings are the model's.
+fn open(settings: &CaptionSettings, model: &ModelInfo, output: &Output) -> Result<Listed> {
+    let listed = settings.run.open(output)?;
+    if let (Listed::Embedded(embeddings), Source::Embeddings(path)) = (&listed, &settings.run.source) {
+        check_embeddings(path, embeddings, model)?;
     }
-
-    fn entries(&self) -> Entries<'_> {
-        match self {
-            Self::Files(folder) => Box::new(folder.entries()),
-            Self::Planned(files, _) => match files.entries() {
-                Ok(entries) => Box::new(entries),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            },
-            Self::Stored(images) => Box::new(images.entries()),
-            Self::Embedded(embeddings) => embeddings.entries(),
-        }
-    }
-
-    fn left_out(&self) -> LeftOut {
-        match self {
-            Self::Files(folder) => folder.left_out(),
-            _ => LeftOut::default(),
-        }
-    }
-
-    fn expected(&self) -> Expected<'_> {
-        match self {
-            Self::Files(folder) => folder.expected(),
-            Self::Stored(images) => Expected::Number(images.num_rows),
-            Self::Embedded(embeddings) => Expected::Number(embeddings.num_rows),
-            Self::Planned(_, found) => Expected::Number(*found),
-        }
-    }
-
-    fn counter(&self) -> Option<Counter<'_>> {
-        match self {
-            Self::Files(folder) => folder.counter(),
-            Self::Planned(_, found) => known_total(*found),
-            Self::Stored(images) => known_total(images.num_rows),
-            Self::Embedded(embeddings) => known_total(embeddings.num_rows),
-        }
-    }
+    Ok(listed)
 }
 
 fn preparations(settings: &CaptionSettings, model: &ModelInfo) -> (Decode, PassEmbeddings) {
-    let decode = Decode { preprocess: model.preprocess.clone(), also: model.also.clone(), reading: settings.reading };
+    let decode = Decode { preprocess: model.preprocess.clone(), also: model.also.clone(), reading: settings.run.reading };
     (decode, PassEmbeddings { embedding_dim: model.embedding_dim })
 }
 
 fn fingerprinted(settings: &CaptionSettings, model: &ModelInfo, listed: &Listed) -> Result<Settings> {
     let input = match listed {
         Listed::Embedded(embeddings) => json!({"embeddings": embeddings.identity()?}),
-        _ => json!({"images": settings.reading.settings(&model.preprocess)}),
+        _ => json!({"images": settings.run.reading.settings(&model.preprocess)}),
     };
     let mut fingerprinted =
         captioning(&model.identity, &settings.decoding, &settings.wording, settings.scoring.as_ref(), input).settings;

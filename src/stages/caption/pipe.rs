@@ -46,7 +46,7 @@ pub fn pipe<C: Captioner>(
     interrupt: &Interrupt,
 ) -> Result<Piped> {
     let mut captioner = load()?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(settings.threads).build().context("cannot start threads")?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(settings.run.threads).build().context("cannot start threads")?;
     let stream = StreamReader::try_new(BufReader::new(input), None).context("stdin: not an Arrow stream")?;
     let mut writer = StreamWriter::try_new(output, &schema()).context("stdout: cannot write")?;
     let mut piped = Piped { complete: true, ..Piped::default() };

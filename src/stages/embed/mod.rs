@@ -1,21 +1,19 @@
 //! `clipcap embed`: CLIP's embedding of every image under a folder or in a dataset.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
-use crate::dataset::wanted::{LeftOut, Wanted};
+use crate::dataset::wanted::LeftOut;
 use crate::image::{Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::npy::FloatType;
-use crate::pipeline::sources::{
-    DatasetFiles, ENCODER_KEY, Embeddings, Folder, PlannedFiles, SETTINGS_KEY, StoredImages, known_total,
-};
+use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 use crate::pipeline::{
-    Compute, Content, Decode, Expected, Failure, ImageReading, Input, Interrupt, MOST_WINDOW_IMAGES, Output, Record, Report,
-    Reporter, Roots, Settings, StageParts, StageRun, WINDOW_IMAGES,
+    Compute, Content, Decode, Failure, Input, Interrupt, MOST_WINDOW_IMAGES, Output, Record, Report, Reporter, RunSettings,
+    Settings, StageParts, StageRun, WINDOW_IMAGES,
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
@@ -30,21 +28,6 @@ mod value;
 pub use value::Embedding;
 
 use tables::{EmbeddingSink, FORMAT};
-
-/// What is embedded.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// Folders and files.
-    Images(Vec<PathBuf>),
-    /// A dataset that stores its images.
-    Dataset(PathBuf),
-    /// Parquet files with a column of images.
-    Parquet(Vec<PathBuf>, String),
-    /// A dataset's list of images, whose files are under these folders.
-    DatasetFiles(PathBuf, Vec<PathBuf>),
-    /// One shard of a job: its listing, and how many files that holds.
-    Planned(PathBuf, u64),
-}
 
 /// The files that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,26 +65,13 @@ impl Layout {
 /// An embedding run.
 #[derive(Debug, Clone)]
 pub struct EmbedSettings {
-    pub source: Source,
-    /// Of folders, which files.
-    pub wanted: Wanted,
-    /// A folder.
-    pub out: PathBuf,
+    /// Its output is a folder.
+    pub run: RunSettings,
     pub layout: Layout,
     pub dtype: FloatType,
     /// Embeddings are scaled to length 1.
     pub normalize: bool,
     pub save_images: bool,
-    pub reading: ImageReading,
-    /// Threads that read and decode images.
-    pub threads: usize,
-    pub batch_size: usize,
-    pub overwrite: bool,
-    pub keep_work: bool,
-    pub retry_failed: bool,
-    /// Rows of images that are no longer found may go, however many they are.
-    pub prune: bool,
-    pub max_error_rate: f64,
 }
 
 /// What the stage needs to know of a model before it is loaded.
@@ -170,30 +140,22 @@ pub fn run<E: ImageEncoder>(
     reporter: &dyn Reporter,
     interrupt: &Interrupt,
 ) -> Result<EmbedReport> {
-    let output = Output::folder(&settings.out);
+    let output = Output::folder(&settings.run.out);
     let stage = StageRun {
         output: output.clone(),
         format: FORMAT,
         settings: fingerprinted(settings, model),
-        roots: roots(settings),
-        recorded: json!({"batch_size": settings.batch_size, "threads": settings.threads, "files": settings.wanted}),
+        run: &settings.run,
         done: WORDS.done,
         label: "embedding",
         unit: None,
-        reading_threads: settings.threads,
         shares_cores: model.shares_cores,
-        prefetch_images: settings.batch_size * 2 + settings.threads,
         window_images: if model.shares_cores { WINDOW_IMAGES } else { MOST_WINDOW_IMAGES },
-        overwrite: settings.overwrite,
-        keep_work: settings.keep_work,
-        retry_failed: settings.retry_failed,
-        may_be_empty: matches!(settings.source, Source::Planned(..)),
-        prune: settings.prune,
         only: None,
         reporter,
         interrupt,
     };
-    let prepare = Decode::new(model.preprocess.clone(), settings.reading);
+    let prepare = Decode::new(model.preprocess.clone(), settings.run.reading);
     let normalize = settings.normalize;
     let make_compute = || Ok(Engine { encoder: load()?, normalize, embedding_dim: model.embedding_dim, embeddings: Vec::new() });
     let footer = vec![
@@ -206,58 +168,18 @@ pub fn run<E: ImageEncoder>(
         EmbeddingSink::create(folder, settings.layout, settings.dtype, model.embedding_dim, footer, images)
     };
     let import = |output: &Output| records(output.path());
-    let prepare = &prepare;
-    let mut left_out = LeftOut::default();
-    let report = match &settings.source {
-        Source::Images(roots) => {
-            let folder = Folder::new(roots, &output.own_paths(), settings.reading.limits.max_bytes, &settings.wanted)?;
-            let (entries, counter, expected) = (folder.entries(), folder.counter(), folder.expected());
-            let report =
-                stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?;
-            left_out = folder.left_out();
-            report
-        }
-        Source::Dataset(_) | Source::Parquet(..) => {
-            let images = match &settings.source {
-                Source::Parquet(files, column) => StoredImages::in_files(files, column)?,
-                Source::Dataset(path) => StoredImages::open(path)?,
-                _ => bail!("no stored images"),
-            };
-            let (counter, expected) = (known_total(images.num_rows), Expected::Number(images.num_rows));
-            let entries = images.entries();
-            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
-        }
-        Source::Planned(listing, found) => {
-            let files = PlannedFiles::open(listing.clone(), settings.reading.limits.max_bytes, &settings.wanted)?;
-            let (counter, expected) = (known_total(*found), Expected::Number(*found));
-            let entries = files.entries()?;
-            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
-        }
-        Source::DatasetFiles(path, roots) => {
-            let files = DatasetFiles::open(path, roots, settings.reading.limits.max_bytes)?;
-            let (counter, expected) = (known_total(files.num_rows), Expected::Number(files.num_rows));
-            let entries = files.entries()?;
-            stage.run(StageParts { entries, counter, expected, prepare, make_compute, make_sink, import, names: None })?
-        }
-    };
-    let outcome = Outcome::of(&report, settings.max_error_rate);
-    Ok(EmbedReport { outcome, report, output, left_out })
-}
-
-fn roots(settings: &EmbedSettings) -> Roots {
-    match &settings.source {
-        Source::Images(roots) | Source::DatasetFiles(_, roots) => Roots::of_files(roots, &settings.out),
-        Source::Parquet(files, _) => Roots::of(files.clone(), &settings.out),
-        Source::Dataset(path) => Roots::of([path.clone()], &settings.out),
-        // A job's plan says where its images are.
-        Source::Planned(..) => Roots::default(),
-    }
+    let listed = settings.run.open(&output)?;
+    let (entries, counter, expected) = (listed.entries(), listed.counter(), listed.expected());
+    let parts = StageParts { entries, counter, expected, prepare: &prepare, make_compute, make_sink, import, names: None };
+    let report = stage.run(parts)?;
+    let outcome = Outcome::of(&report, settings.run.max_error_rate);
+    Ok(EmbedReport { outcome, report, output, left_out: listed.left_out() })
 }
 
 fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
     let EmbedSettings { layout, dtype, normalize, save_images, .. } = *settings;
     let output = written(layout, dtype, normalize, save_images, model.embedding_dim);
-    embedding(&model.identity, settings.reading.settings(&model.preprocess), output)
+    embedding(&model.identity, settings.run.reading.settings(&model.preprocess), output)
 }
 
 /// The fingerprint of the same run in another layout.
@@ -291,8 +213,8 @@ pub(in crate::stages) fn written(
 fn numbers_made_with(settings: &EmbedSettings, model: &EncoderInfo) -> String {
     let numbers = json!({
         "model": model.identity,
-        "exif_rotate": settings.reading.exif_rotate,
-        "full_decode": settings.reading.full_decode,
+        "exif_rotate": settings.run.reading.exif_rotate,
+        "full_decode": settings.run.reading.full_decode,
         "preprocessing": model.preprocess.settings(),
         "dtype": settings.dtype.name(),
         "normalized": settings.normalize,

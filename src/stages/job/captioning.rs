@@ -1,6 +1,6 @@
 //! A worker that captions.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -8,8 +8,9 @@ use serde_json::json;
 use super::worker::{Computed, LazyModel, Task};
 use super::{ShardEnd, Shards, Worker, settings_of};
 use crate::generation;
-use crate::pipeline::{Interrupt, Reporter};
-use crate::stages::caption::{self, CaptionSettings, Captioner, ModelInfo, Source, Style, TableFormat, Wording};
+use crate::pipeline::sources::Source;
+use crate::pipeline::{Interrupt, Reporter, RunSettings};
+use crate::stages::caption::{self, CaptionSettings, Captioner, ModelInfo, Style, TableFormat, Wording};
 
 impl Worker<'_> {
     /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
@@ -24,25 +25,14 @@ impl Worker<'_> {
         let wording: Wording = serde_json::from_value(wording).with_context(context)?;
         let scoring = settings.get("scoring").cloned().map(serde_json::from_value).transpose().with_context(context)?;
         Ok(CaptionSettings {
-            source: Source::Planned(Default::default(), 0),
-            // Of files the plan has chosen; members of tars are chosen when they are read.
-            wanted: self.plan.wanted.clone(),
-            out: Default::default(),
+            run: self.run_settings(threads, batch_size)?,
             format: TableFormat::Parquet,
             style: Style::default(),
             decoding,
             wording,
             scoring,
-            reading: self.reading()?,
-            threads,
-            batch_size,
-            overwrite: false,
-            keep_work: false,
-            retry_failed: false,
-            prune: true,
             only: None,
             split: None,
-            max_error_rate: 1.0,
         })
     }
 
@@ -58,7 +48,7 @@ impl Worker<'_> {
         load: impl FnOnce() -> Result<C>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-        let images = settings.reading.settings(&model.preprocess);
+        let images = settings.run.reading.settings(&model.preprocess);
         let ours = settings_of(
             &model.identity["fingerprint"],
             precision,
@@ -81,15 +71,14 @@ struct Captioning<'a, C, L> {
 impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
     fn shard(
         &mut self,
-        listing: PathBuf,
-        found: u64,
+        source: Source,
         folder: &Path,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
         let Self { settings, model, once } = self;
-        let settings =
-            CaptionSettings { source: Source::Planned(listing, found), out: folder.join("captions.parquet"), ..settings.clone() };
+        let run = RunSettings { source, out: folder.join("captions.parquet"), ..settings.run.clone() };
+        let settings = CaptionSettings { run, ..settings.clone() };
         let report = caption::run(&settings, model, || once.get(), reporter, interrupt)?;
         let table = report.output.path().to_path_buf();
         let computed = Computed {

@@ -1,6 +1,6 @@
 //! A worker that embeds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value as Json, json};
@@ -9,8 +9,9 @@ use super::worker::{Computed, LazyModel, Task};
 use super::{ShardEnd, Shards, Worker};
 use crate::models::ImageEncoder;
 use crate::pipeline::npy::FloatType;
-use crate::pipeline::{Interrupt, Reporter, Settings};
-use crate::stages::embed::{self, EmbedSettings, EncoderInfo, Layout, Source};
+use crate::pipeline::sources::Source;
+use crate::pipeline::{Interrupt, Reporter, RunSettings, Settings};
+use crate::stages::embed::{self, EmbedSettings, EncoderInfo, Layout};
 
 /// What an embedding job's results depend on, but for the device, its runtime and the CPU's type.
 pub fn embedding_settings_of(
@@ -35,22 +36,11 @@ impl Worker<'_> {
         let output = &self.plan.settings.settings["output"];
         let dtype = output["dtype"].as_str().and_then(|name| name.parse().ok()).with_context(context)?;
         Ok(EmbedSettings {
-            source: Source::Planned(Default::default(), 0),
-            // Of files the plan has chosen; members of tars are chosen when they are read.
-            wanted: self.plan.wanted.clone(),
-            out: Default::default(),
+            run: self.run_settings(threads, batch_size)?,
             layout: Layout::OneFile,
             dtype,
             normalize: output["normalized"].as_bool().with_context(context)?,
             save_images: false,
-            reading: self.reading()?,
-            threads,
-            batch_size,
-            overwrite: false,
-            keep_work: false,
-            retry_failed: false,
-            prune: true,
-            max_error_rate: 1.0,
         })
     }
 
@@ -66,7 +56,7 @@ impl Worker<'_> {
         load: impl FnOnce() -> Result<E>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
-        let (images, dim) = (settings.reading.settings(&model.preprocess), model.embedding_dim);
+        let (images, dim) = (settings.run.reading.settings(&model.preprocess), model.embedding_dim);
         let fingerprint = &model.identity["fingerprint"];
         self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
         self.work(shards, &mut Embedding { settings, model, once: LazyModel::new(load) })
@@ -82,15 +72,14 @@ struct Embedding<'a, E, L> {
 impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
     fn shard(
         &mut self,
-        listing: PathBuf,
-        found: u64,
+        source: Source,
         folder: &Path,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
         let Self { settings, model, once } = self;
-        let settings =
-            EmbedSettings { source: Source::Planned(listing, found), out: folder.join("embeddings"), ..settings.clone() };
+        let run = RunSettings { source, out: folder.join("embeddings"), ..settings.run.clone() };
+        let settings = EmbedSettings { run, ..settings.clone() };
         let report = embed::run(&settings, model, || once.get(), reporter, interrupt)?;
         let table = report.output.path().join("part-00000.parquet");
         let npy_fingerprint = Some(embed::fingerprint_as(&settings, model, Layout::Npy));

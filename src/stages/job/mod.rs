@@ -11,8 +11,8 @@ use crate::dataset::listing::{Entry, Kind, Listing};
 use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::{hex, sha256_file};
 use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
-use crate::pipeline::sources::{StoredImages, count_in};
-use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, Settings, Tick, WorkLock};
+use crate::pipeline::sources::{Source, StoredImages, count_in};
+use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, RunSettings, Settings, Tick, WorkLock};
 use crate::remote;
 use crate::stages::caption::{Scoring, Wording, captioning};
 use crate::{generation, stages::Outcome};
@@ -82,10 +82,16 @@ impl Worker<'_> {
         format!("{}: the plan's settings cannot be read: plan the job again", self.job.root().display())
     }
 
-    /// How the plan says that images are read.
-    fn reading(&self) -> Result<ImageReading> {
+    /// What a run of this plan is told, but for its source and its place. `threads` and `batch_size` change no result.
+    fn run_settings(&self, threads: usize, batch_size: usize) -> Result<RunSettings> {
         let images = &self.plan.settings.settings["input"]["images"];
-        ImageReading::from_settings(images).with_context(|| self.unreadable())
+        Ok(RunSettings {
+            // Of files the plan has chosen; members of tars are chosen when they are read.
+            wanted: self.plan.wanted.clone(),
+            reading: ImageReading::from_settings(images).with_context(|| self.unreadable())?,
+            prune: true,
+            ..RunSettings::new(Source::Planned(PathBuf::new(), 0), PathBuf::new(), threads, batch_size)
+        })
     }
 
     /// Refuses settings, the model's among them, that are not the plan's.

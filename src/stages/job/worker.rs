@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 use super::done_word;
 use crate::files::sha256_file;
 use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
+use crate::pipeline::sources::Source;
 use crate::pipeline::{Counts, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
 
 /// Which shards a worker takes.
@@ -79,11 +80,10 @@ impl ShardEnd {
 
 /// What a worker does with a shard.
 pub(super) trait Task {
-    /// Computes what a listing of `found` files holds, and leaves the results in `folder`. None where an interrupt came first.
+    /// Computes what a shard's listing holds, and leaves the results in `folder`. None where an interrupt came first.
     fn shard(
         &mut self,
-        listing: PathBuf,
-        found: u64,
+        source: Source,
         folder: &Path,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
@@ -211,7 +211,7 @@ impl Worker<'_> {
         }
         let start = Instant::now();
         let watching = Watching { reporter: self.reporter, claim: &claim };
-        let Some(computed) = task.shard(listing, planned.found, &attempt, &watching, self.interrupt)? else {
+        let Some(computed) = task.shard(Source::Planned(listing, planned.found), &attempt, &watching, self.interrupt)? else {
             return Ok(ShardEnd::Interrupted(shard));
         };
         let record = self.record(shard, &computed, start.elapsed())?;

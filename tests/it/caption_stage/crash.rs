@@ -9,9 +9,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clipcap::pipeline::{Reporter, Tick};
-use clipcap::stages::caption::CaptionSettings;
 
-use super::fake::{Fake, bytes, caption, caption_told, pictures, settings};
+use super::fake::{Fake, bytes, caption, caption_told, pictures, settings, with};
 
 /// Aborts at the n-th detail it is told.
 struct AbortAt {
@@ -38,7 +37,7 @@ fn child() {
     let get = |name: &str| std::env::var(name).unwrap();
     let left = AtomicUsize::new(get("CRASH_AT").parse().unwrap());
     // An update takes its images from another folder here than the table did.
-    let settings = CaptionSettings { prune: true, ..settings(Path::new(&get("CRASH_IMAGES")), Path::new(&get("CRASH_OUT"))) };
+    let settings = with(settings(Path::new(&get("CRASH_IMAGES")), Path::new(&get("CRASH_OUT"))), |run| run.prune = true);
     let fake = Fake { window_shows: true, ..Fake::new(4) };
     caption_told(&settings, &fake, &AbortAt { left }).unwrap();
 }
@@ -112,7 +111,7 @@ fn an_update_that_is_killed_at_any_write_ends_as_if_it_had_not_been() {
     super::fake::picture(&after.join("a/new.png"), 1000);
     let wanted = folder.path().join("wanted/out.parquet");
     caption(&settings(&before, &wanted), &Fake { window_shows: true, ..Fake::new(4) }).unwrap();
-    let update = CaptionSettings { prune: true, ..settings(&after, &wanted) };
+    let update = with(settings(&after, &wanted), |run| run.prune = true);
     caption(&update, &Fake { window_shows: true, ..Fake::new(4) }).unwrap();
     for at in 1.. {
         let out = folder.path().join(format!("{at}/out.parquet"));

@@ -9,10 +9,9 @@ use anyhow::Result;
 use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::Preprocess;
-use clipcap::pipeline::{ContentHash, Failure, ImageReading, Interrupt, Reporter, Silent};
-use clipcap::stages::caption::{
-    CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Source, Style, TableFormat, run,
-};
+use clipcap::pipeline::sources::Source;
+use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, RunSettings, Silent};
+use clipcap::stages::caption::{CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Style, TableFormat, run};
 use clipcap::table;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -100,23 +99,19 @@ pub fn settings(images: &Path, out: &Path) -> CaptionSettings {
     CaptionSettings {
         wording: Default::default(),
         scoring: None,
-        source: Source::Paths(vec![images.into()]),
-        wanted: clipcap::dataset::wanted::Wanted::default(),
-        out: out.into(),
+        run: RunSettings::new(Source::Paths(vec![images.into()]), out, 2, 4),
         format: TableFormat::of(out).unwrap(),
         style: Style::default(),
         decoding: Decoding::default(),
-        reading: ImageReading::default(),
-        threads: 2,
-        batch_size: 4,
-        overwrite: false,
-        keep_work: false,
-        retry_failed: false,
-        prune: false,
         only: None,
         split: None,
-        max_error_rate: 1.0,
     }
+}
+
+/// The same settings for a run that is another in some way.
+pub fn with(mut settings: CaptionSettings, change: impl FnOnce(&mut RunSettings)) -> CaptionSettings {
+    change(&mut settings.run);
+    settings
 }
 
 pub fn caption(settings: &CaptionSettings, fake: &Fake) -> Result<CaptionReport> {

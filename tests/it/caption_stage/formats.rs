@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use clipcap::pipeline::npy::{FloatType, write_header};
+use clipcap::pipeline::sources::Source;
 use clipcap::stages::Outcome;
-use clipcap::stages::caption::{CaptionSettings, Source, TableFormat};
+use clipcap::stages::caption::TableFormat;
 
-use super::fake::{Fake, bytes, caption, errors, picture, pictures, rows, settings};
+use super::fake::{Fake, bytes, caption, errors, picture, pictures, rows, settings, with};
 
 #[test]
 fn csv_tsv_json_lines_and_parts_say_the_same() {
@@ -89,7 +90,7 @@ fn embeddings_from_npy_keep_their_order() {
     let folder = tempfile::tempdir().unwrap();
     let (vectors, out) = (folder.path().join("v.npy"), folder.path().join("out.parquet"));
     npy(&vectors, 120);
-    let settings = CaptionSettings { source: Source::Embeddings(vectors.clone()), ..settings(folder.path(), &out) };
+    let settings = with(settings(folder.path(), &out), |run| run.source = Source::Embeddings(vectors.clone()));
     let fake = Fake::new(4);
     let report = caption(&settings, &fake).unwrap();
     assert_eq!((report.outcome, fake.num_captioned()), (Outcome::SomeFailed, 119));
@@ -135,7 +136,7 @@ fn images_that_a_dataset_stores_are_read_in_place_of_files() {
         sink.finish().unwrap();
     }
     let out = folder.path().join("out.parquet");
-    let stored = CaptionSettings { source: Source::Dataset(dataset), ..settings(&images, &out) };
+    let stored = with(settings(&images, &out), |run| run.source = Source::Dataset(dataset));
     caption(&stored, &Fake::new(4)).unwrap();
     let table = rows(&out);
     assert_eq!(table.iter().map(|row| &row[1..]).collect::<Vec<_>>(), wanted.iter().map(|row| &row[1..]).collect::<Vec<_>>());

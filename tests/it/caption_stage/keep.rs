@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use clipcap::pipeline::sources::Source;
 use clipcap::pipeline::{Interrupt, Lost, WouldDrop};
 use clipcap::stages::Outcome;
-use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source, TableFormat};
+use clipcap::stages::caption::{CaptionReport, CaptionSettings, TableFormat};
 
-use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings, with};
 use crate::common::beside;
 
 const FORMATS: [&str; 5] = ["out.parquet", "out.csv", "out.jsonl", "out.tsv", "out/"];
@@ -19,7 +20,7 @@ fn run(settings: &CaptionSettings) -> CaptionReport {
 
 /// The message of a run that is refused and changes nothing.
 fn refused(settings: &CaptionSettings) -> String {
-    let folder = settings.out.parent().unwrap();
+    let folder = settings.run.out.parent().unwrap();
     let before = bytes(folder);
     let error = caption(settings, &Fake::new(4)).unwrap_err();
     assert!(error.is::<WouldDrop>(), "{error:#}");
@@ -30,7 +31,7 @@ fn refused(settings: &CaptionSettings) -> String {
 }
 
 fn pruning(settings: &CaptionSettings) -> CaptionSettings {
-    CaptionSettings { prune: true, ..settings.clone() }
+    with(settings.clone(), |run| run.prune = true)
 }
 
 #[test]
@@ -45,7 +46,7 @@ fn another_folder_takes_no_tables_place_unasked() {
         assert!(message.contains("../a"), "{message}");
         // A folder more is no loss; the folder that is inside is.
         refused(&settings(&a.join("b"), &out));
-        let both = CaptionSettings { source: Source::Paths(vec![a.clone(), b.clone()]), ..settings(&a, &out) };
+        let both = with(settings(&a, &out), |run| run.source = Source::Paths(vec![a.clone(), b.clone()]));
         if name != "out.tsv" {
             let report = run(&both);
             assert_eq!((report.report.counts.succeeded, report.report.lost), (70, Lost { dropped: 0, renamed: 30 }), "{name}");
@@ -77,7 +78,7 @@ fn a_half_mounted_folder_is_refused_before_anything_is_computed() {
         assert!(caption(&settings, &fake).unwrap_err().is::<WouldDrop>());
         assert!(fake.num_captioned() == 0, "{name}");
         // Overwriting says that what is there may go; in a pipeline it does not.
-        let guarded = CaptionSettings { overwrite: true, ..settings.clone() };
+        let guarded = with(settings.clone(), |run| run.overwrite = true);
         refused(&guarded);
         let report = run(&pruning(&settings));
         assert_eq!((report.report.counts.succeeded, report.report.lost.dropped), (41, 20), "{name}");
@@ -148,7 +149,7 @@ fn a_kept_work_folder_counts_what_its_table_holds_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let (images, out) = (folder.path().join("images"), folder.path().join("tables/out.parquet"));
     pictures(&images, 60);
-    let settings = CaptionSettings { keep_work: true, ..settings(&images, &out) };
+    let settings = with(settings(&images, &out), |run| run.keep_work = true);
     run(&settings);
     fs::remove_dir_all(images.join("a")).unwrap();
     assert!(caption(&settings, &Fake::new(4)).unwrap_err().is::<WouldDrop>());
@@ -248,18 +249,21 @@ fn a_shorter_list_of_files_and_a_moved_project() {
     (0..20).for_each(|i| picture(&images.join(format!("{i:02}.png")), i));
     let list =
         |range: std::ops::Range<u32>, images: &Path| Source::Paths(range.map(|i| images.join(format!("{i:02}.png"))).collect());
-    let all = CaptionSettings { source: list(0..20, &images), ..settings(&images, &out) };
+    let all = with(settings(&images, &out), |run| run.source = list(0..20, &images));
     run(&all);
-    assert_eq!(run(&CaptionSettings { source: list(0..18, &images), ..all.clone() }).report.lost.dropped, 2);
-    refused(&CaptionSettings { source: list(0..10, &images), ..all.clone() });
+    assert_eq!(run(&with(all.clone(), |run| run.source = list(0..18, &images))).report.lost.dropped, 2);
+    refused(&with(all.clone(), |run| run.source = list(0..10, &images)));
     // The table and its images moved together are still the same.
     fs::rename(folder.path().join("project"), folder.path().join("moved")).unwrap();
     let (images, out) = (folder.path().join("moved/images"), folder.path().join("moved/tables/out.parquet"));
-    let moved = CaptionSettings { source: list(0..18, &images), out, format: TableFormat::Parquet, ..all };
+    let moved = with(CaptionSettings { format: TableFormat::Parquet, ..all }, |run| {
+        run.source = list(0..18, &images);
+        run.out = out;
+    });
     assert_eq!(computed(&moved), 0);
     // Its images moved alone are others.
     fs::rename(&images, folder.path().join("elsewhere")).unwrap();
-    let elsewhere = CaptionSettings { source: list(0..18, &folder.path().join("elsewhere")), ..moved };
+    let elsewhere = with(moved, |run| run.source = list(0..18, &folder.path().join("elsewhere")));
     refused(&elsewhere);
     let report = run(&pruning(&elsewhere));
     assert_eq!((report.report.counts.computed, report.report.lost), (0, Lost::default()));

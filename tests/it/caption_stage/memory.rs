@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use clipcap::pipeline::npy::{FloatType, write_header};
-use clipcap::stages::caption::{CaptionSettings, Source};
+use clipcap::pipeline::sources::Source;
 
-use super::fake::{Fake, caption, settings};
+use super::fake::{Fake, caption, settings, with};
 
 /// Not a test of its own: captions a `.npy` file of vectors twice, the second time from what is known, and prints its peak memory.
 #[test]
@@ -15,11 +15,7 @@ use super::fake::{Fake, caption, settings};
 fn child() {
     let vectors = std::env::var("MEMORY_VECTORS").unwrap();
     let out = Path::new(&vectors).with_extension("parquet");
-    let settings = CaptionSettings {
-        source: Source::Embeddings(vectors.clone().into()),
-        format: clipcap::stages::caption::TableFormat::Parquet,
-        ..settings(Path::new("unused"), &out)
-    };
+    let settings = with(settings(Path::new("unused"), &out), |run| run.source = Source::Embeddings(vectors.clone().into()));
     for _ in 0..2 {
         let fake = Fake::new(64);
         caption(&settings, &fake).unwrap();

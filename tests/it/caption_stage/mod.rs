@@ -12,12 +12,11 @@ mod tars;
 
 use std::fs::{self, File};
 
-use self::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use self::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings, with};
 use crate::common::beside;
 use clipcap::dataset::wanted::{LeftOut, Wanted};
 use clipcap::pipeline::{Interrupt, WorkLock};
 use clipcap::stages::Outcome;
-use clipcap::stages::caption::CaptionSettings;
 use serde_json::json;
 
 #[test]
@@ -96,7 +95,10 @@ fn batch_size_threads_and_place_change_no_byte_of_the_table() {
             fs::rename(&images, &moved).unwrap();
         }
         let out = folder.path().join(format!("{batch_size}/out.parquet"));
-        let settings = clipcap::stages::caption::CaptionSettings { batch_size, threads, ..settings(root, &out) };
+        let settings = with(settings(root, &out), |run| {
+            run.batch_size = batch_size;
+            run.threads = threads;
+        });
         let fake = Fake::new(batch_size);
         assert_eq!(caption(&settings, &fake).unwrap().outcome, Outcome::SomeFailed);
         assert!(fake.encoded.lock().unwrap().iter().all(|&size| size <= batch_size));
@@ -120,7 +122,7 @@ fn the_runs_own_files_are_not_found() {
         for hidden in [false, true] {
             let settings = settings(&images, &out);
             let report =
-                caption(&CaptionSettings { wanted: Wanted { hidden, ..Wanted::default() }, ..settings }, &Fake::new(4)).unwrap();
+                caption(&with(settings, |run| run.wanted = Wanted { hidden, ..Wanted::default() }), &Fake::new(4)).unwrap();
             let others = if out.ends_with("parts") { 1 } else { 0 };
             assert_eq!((report.report.counts.succeeded, report.report.counts.skipped), (3, others), "{}", out.display());
             assert_eq!(report.left_out, LeftOut::default());
@@ -196,7 +198,7 @@ fn too_many_failures_are_told_by_the_outcome() {
     fs::write(images.join("bad.jpg"), "bad").unwrap();
     let mut settings = settings(&images, &out);
     for (rate, outcome) in [(0.25, Outcome::SomeFailed), (0.24, Outcome::TooManyFailed), (0.0, Outcome::TooManyFailed)] {
-        settings.max_error_rate = rate;
+        settings.run.max_error_rate = rate;
         assert_eq!(caption(&settings, &Fake::new(4)).unwrap().outcome, outcome);
         assert_eq!(rows(&out).len(), 6);
     }

@@ -9,7 +9,7 @@ use clipcap::stages::Outcome;
 use clipcap::stages::caption::CaptionSettings;
 use serde_json::json;
 
-use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings, with};
 use crate::common::beside;
 
 /// One whose captions show that they are new.
@@ -35,7 +35,7 @@ fn a_new_table_has_the_listed_images_alone() {
         ["a/0001.png", "a/0001.png", "b/0006.png", "b/0006.png"]
     );
     fs::write(&list, "nowhere.png\n").unwrap();
-    let nothing = CaptionSettings { out: folder.path().join("none.parquet"), ..settings };
+    let nothing = with(settings, |run| run.out = folder.path().join("none.parquet"));
     assert!(caption(&nothing, &Fake::new(4)).unwrap_err().to_string().contains("no image found"));
 }
 
@@ -114,7 +114,7 @@ fn an_interrupted_choice_goes_on_and_a_tsv_is_refused() {
     let names: Vec<String> = (0..200).filter(|i| i % 3 == 1).map(|i| format!("a/{i:04}.png\n")).collect();
     fs::write(&list, names.concat()).unwrap();
     let fake = other(4);
-    let chosen = CaptionSettings { out: whole.join("out.parquet"), ..only(&plain, &list) };
+    let chosen = with(only(&plain, &list), |run| run.out = whole.join("out.parquet"));
     caption(&chosen, &fake).unwrap();
     let interrupt = Interrupt::default();
     let broken = Fake { interrupt_at: Some((4, interrupt)), ..other(4) };

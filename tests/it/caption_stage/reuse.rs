@@ -8,7 +8,7 @@ use clipcap::pipeline::Interrupt;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::CaptionSettings;
 
-use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings};
+use super::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings, with};
 
 /// How many images a run of these settings captions.
 fn computed(settings: &CaptionSettings) -> usize {
@@ -47,7 +47,7 @@ fn files_added_changed_renamed_and_removed() {
     assert_eq!((table[199][1].as_str(), table.len()), ("z.png", 200));
     // What is known stands beside what is new, in list order, as in a run from nothing.
     let fresh = folder.path().join("fresh.parquet");
-    assert_eq!(computed(&CaptionSettings { out: fresh.clone(), ..settings }), 100);
+    assert_eq!(computed(&with(settings, |run| run.out = fresh.clone())), 100);
     assert!(rows(&fresh) == table);
 }
 
@@ -93,7 +93,7 @@ fn unchanged_files_are_not_even_read_again_while_the_work_folder_is_there() {
     age(&images);
     // Times of change cannot be set back: wait until the files are old enough to be believed.
     std::thread::sleep(Duration::from_millis(2200));
-    let settings = CaptionSettings { keep_work: true, ..settings(&images, &out) };
+    let settings = with(settings(&images, &out), |run| run.keep_work = true);
     assert_eq!(computed(&settings), 100);
     let first = bytes(folder.path());
     // A file that may not be opened is only known from before. (Root opens everything: then this shows less.)
@@ -104,7 +104,7 @@ fn unchanged_files_are_not_even_read_again_while_the_work_folder_is_there() {
     assert_eq!(bytes(folder.path()).get("out.parquet"), first.get("out.parquet"));
     // Failures are remembered, too, until they are to be tried again.
     assert!(errors(&folder.path().join(".clipcap/out.errors.parquet")).contains_key("a/bad.png"));
-    let again = CaptionSettings { retry_failed: true, ..settings.clone() };
+    let again = with(settings.clone(), |run| run.retry_failed = true);
     assert!(reading(&again) > 0.0);
     fs::copy(&secret, &failed).unwrap();
     let fake = Fake::new(4);
@@ -115,7 +115,7 @@ fn unchanged_files_are_not_even_read_again_while_the_work_folder_is_there() {
     let file = fs::File::open(&secret).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
     assert_eq!(computed(&settings), 0);
-    assert_eq!(computed(&CaptionSettings { overwrite: true, ..settings }), 100);
+    assert_eq!(computed(&with(settings, |run| run.overwrite = true)), 100);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn what_other_settings_made_is_not_replaced_unasked() {
     let error = caption(&longer, &Fake::new(4)).unwrap_err().to_string();
     assert!(error.contains("--max-new-tokens 20 (was 67)") && error.contains("--overwrite"), "{error}");
     assert!(bytes(folder.path()) == first);
-    let longer = CaptionSettings { overwrite: true, ..longer };
+    let longer = with(longer, |run| run.overwrite = true);
     // Overwriting, interrupted and given again, goes on from where it was.
     let stopped = Fake { interrupt_at: Some((1, Interrupt::default())), ..Fake::new(4) };
     assert_eq!(caption(&longer, &stopped).unwrap().outcome, Outcome::Interrupted);
@@ -159,7 +159,7 @@ fn files_of_others_are_not_replaced_unasked() {
         assert!(error.contains("was not made by clipcap"), "{error}");
         assert!(!out.with_file_name(format!("{}.work", out.file_name().unwrap().to_string_lossy())).exists());
         if name != "out.csv" {
-            caption(&CaptionSettings { overwrite: true, ..settings }, &Fake::new(4)).unwrap();
+            caption(&with(settings, |run| run.overwrite = true), &Fake::new(4)).unwrap();
         }
     }
     assert_eq!(fs::read(folder.path().join("parts/mine.txt")).unwrap(), b"mine");
@@ -203,7 +203,10 @@ fn a_run_that_computed_nothing_leaves_nothing_in_the_way() {
     // A folder where a file is to be is refused before anything is computed, even with --overwrite.
     let inside = out.with_file_name("folder.csv");
     fs::create_dir(&inside).unwrap();
-    let blocked = CaptionSettings { out: inside, format: clipcap::stages::caption::TableFormat::Csv, overwrite: true, ..other };
+    let blocked = with(CaptionSettings { format: clipcap::stages::caption::TableFormat::Csv, ..other }, |run| {
+        run.out = inside;
+        run.overwrite = true;
+    });
     let fake = Fake::new(4);
     assert!(caption(&blocked, &fake).unwrap_err().to_string().contains("is a folder"));
     assert_eq!(fake.num_captioned(), 0);

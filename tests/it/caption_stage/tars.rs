@@ -8,18 +8,17 @@ use std::process::Command;
 use clipcap::dataset::tar::TarWriter;
 use clipcap::dataset::wanted::Wanted;
 use clipcap::files::sha256_hex;
-use clipcap::image::Limits;
-use clipcap::pipeline::ImageReading;
+use clipcap::pipeline::sources::Source;
 use clipcap::stages::Outcome;
-use clipcap::stages::caption::{CaptionReport, CaptionSettings, Source};
+use clipcap::stages::caption::CaptionReport;
 use serde_json::json;
 
-use super::fake::{Fake, caption, errors, manifest, picture, pictures, rows, settings};
+use super::fake::{Fake, caption, errors, manifest, picture, pictures, rows, settings, with};
 use super::jobs;
 use crate::common::beside;
 
 fn caption_paths(paths: &[PathBuf], out: &Path) -> anyhow::Result<CaptionReport> {
-    caption(&CaptionSettings { source: Source::Paths(paths.to_vec()), ..settings(Path::new("."), out) }, &Fake::new(4))
+    caption(&with(settings(Path::new("."), out), |run| run.source = Source::Paths(paths.to_vec())), &Fake::new(4))
 }
 
 /// Packs with the system's tar, in order of names.
@@ -149,11 +148,10 @@ fn hostile_members_are_accounted_for() {
     let fails = |bytes: &[u8], captioned: u64, reasons: &[(&str, &str)]| {
         fs::write(&hostile, bytes).unwrap();
         let out = folder.path().join(format!("{}-{}/out.parquet", bytes.len(), sha256_hex(bytes)));
-        let settings = CaptionSettings {
-            source: Source::Paths(vec![hostile.clone()]),
-            reading: ImageReading { limits: Limits { max_bytes: 1 << 20, ..Limits::default() }, ..ImageReading::default() },
-            ..settings(Path::new("."), &out)
-        };
+        let settings = with(settings(Path::new("."), &out), |run| {
+            run.source = Source::Paths(vec![hostile.clone()]);
+            run.reading.limits.max_bytes = 1 << 20;
+        });
         let report = caption(&settings, &Fake::new(4)).unwrap();
         let wanted = reasons.iter().map(|(name, reason)| (format!("hostile.tar/{name}"), (*reason).to_string())).collect();
         assert_eq!(
@@ -229,14 +227,14 @@ fn parquet_files_with_a_column_of_images_are_captioned_as_their_folder() {
     {
         let out = file.with_extension("captions.parquet");
         let source = Source::Parquet(vec![file.clone()], "picture".into());
-        let report = caption(&CaptionSettings { source, ..settings(&images, &out) }, &Fake::new(4)).unwrap();
+        let report = caption(&with(settings(&images, &out), |run| run.source = source), &Fake::new(4)).unwrap();
         assert_eq!(report.outcome, Outcome::Complete);
         let rows = rows(&out);
         assert_eq!(rows.iter().map(|row| row[4].clone()).collect::<Vec<_>>(), wanted);
         assert_eq!((rows[0][1].as_str(), rows[14][1].as_str()), (first, eighth));
     }
     let source = Source::Parquet(vec![plain], "image".into());
-    let error = caption(&CaptionSettings { source, ..settings(&images, &folder.path().join("none.parquet")) }, &Fake::new(4));
+    let error = caption(&with(settings(&images, &folder.path().join("none.parquet")), |run| run.source = source), &Fake::new(4));
     assert!(error.unwrap_err().to_string().contains("it has picture (--image-column"));
 }
 
@@ -252,13 +250,12 @@ fn hidden_and_unwanted_members_are_left_out() {
     let (tar, out) = (folder.path().join("set.tar"), folder.path().join("t.parquet"));
     pack(&images, &["--format=ustar"], &tar);
     let with = |wanted: Wanted, source: &Path| {
-        let settings = CaptionSettings {
-            source: Source::Paths(vec![source.into()]),
-            wanted,
-            overwrite: true,
-            prune: true,
-            ..settings(Path::new("."), &out)
-        };
+        let settings = with(settings(Path::new("."), &out), |run| {
+            run.source = Source::Paths(vec![source.into()]);
+            run.wanted = wanted;
+            run.overwrite = true;
+            run.prune = true;
+        });
         let report = caption(&settings, &Fake::new(4)).unwrap();
         (report.report.counts.found(), report.left_out)
     };
