@@ -6,16 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::common::{beside, clipcap, run, shared, tiny_bundle};
+use crate::common::{beside, cases, clipcap, run, tiny_bundle};
 
 /// Text columns of a Parquet table.
 fn columns(table: &Path, names: &[&str]) -> Vec<Vec<String>> {
     let rows = crate::common::columns(table, names);
     (0..names.len()).map(|at| rows.iter().map(|row| row[at].clone()).collect()).collect()
-}
-
-fn cases() -> Option<PathBuf> {
-    shared("cases/data")
 }
 
 /// Prepares captions, and gives what each image file (or image without one, by its id in brackets) is said to show.
@@ -56,7 +52,7 @@ fn evaluate(folder: &Path, args: &[&str]) -> Value {
 
 #[test]
 fn a_file_name_decides_which_picture_a_caption_is_of() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let two = data.join("two");
     for name in [
         "coco_zero.json",
@@ -80,7 +76,7 @@ fn a_file_name_decides_which_picture_a_caption_is_of() {
 
 #[test]
 fn no_file_has_two_names_and_no_name_two_files() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let two = data.join("two");
     let (said, out) = prepared(Some(&two), &data.join("cls.tsv"), &[], 3);
     assert_eq!((said.len(), said.keys().filter(|file| file.starts_with('[')).count()), (4, 4));
@@ -100,7 +96,7 @@ fn no_file_has_two_names_and_no_name_two_files() {
 
 #[test]
 fn a_list_in_a_cell_is_several_captions() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let lists = data.join("lists");
     for references in ["refs_rows.parquet", "refs_list.parquet", "refs_large_list.parquet", "refs_list.csv", "refs_jsonlist.csv"]
     {
@@ -136,7 +132,7 @@ fn a_list_in_a_cell_is_several_captions() {
 
 #[test]
 fn ids_of_any_length_and_shape() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let (said, _) = prepared(None, &data.join("ids/big_ids.jsonl"), &[], 0);
     is(&said, &[("[123456789012345678901]", &["一只狗"]), ("[123456789012345678902]", &["一只猫"])]);
     let folder = tempfile::tempdir().unwrap();
@@ -152,7 +148,7 @@ fn ids_of_any_length_and_shape() {
 
 #[test]
 fn other_encodings_are_told_and_read_on_request() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let text = data.join("text");
     let folder = tempfile::tempdir().unwrap();
     for name in ["gbk_two.tsv", "gbk.csv", "gbk.jsonl"] {
@@ -191,7 +187,7 @@ fn other_encodings_are_told_and_read_on_request() {
 
 #[test]
 fn names_meet_their_files_however_they_are_written() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let nfd = data.join("names_nfd");
     let (cafe, glass) = ("cafe\u{301}.png", "sub/\u{30ab}\u{3099}\u{30e9}\u{30b9}.png");
     is(
@@ -215,7 +211,7 @@ fn names_meet_their_files_however_they_are_written() {
 
 #[test]
 fn prepare_caption_and_evaluate_call_a_file_the_same() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let folder = tempfile::tempdir().unwrap();
     let bundle = tiny_bundle(folder.path());
     for (images, captions) in [("names", "names.tsv"), ("names_nfd", "nfd_path.tsv"), ("case", "case.tsv")] {
@@ -239,7 +235,7 @@ fn prepare_caption_and_evaluate_call_a_file_the_same() {
 
 #[test]
 fn a_file_name_decides_over_an_id_in_scores_too() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let folder = tempfile::tempdir().unwrap();
     fs::copy(data.join("eval_pred_files.jsonl"), folder.path().join("p.jsonl")).unwrap();
     let swapped = "image_id,file_name,caption\n1,2.png,两辆红色的车\n2,1.png,一只狗在跑\n";
@@ -254,7 +250,7 @@ fn a_file_name_decides_over_an_id_in_scores_too() {
 
 #[test]
 fn what_python_and_excel_write_is_read() {
-    let Some(data) = cases() else { return };
+    let data = cases("data");
     let text = data.join("text");
     let folder = tempfile::tempdir().unwrap();
     for (name, count) in [("nan.jsonl", 3), ("nan.json", 2), ("sep_line.csv", 2)] {

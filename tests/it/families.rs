@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clipcap::models::weights::SafetensorsFile;
 use serde_json::{Value, json};
 
-use crate::common::{clipcap, run, shared};
+use crate::common::{cases, clipcap, run, shared};
 
 fn init(clip: &Path, out: &Path) -> std::process::Command {
     let mut command = clipcap();
@@ -90,11 +90,11 @@ fn embeddings_of_every_family_are_pytorchs_in_float_and_near_in_8_bits() {
     }
 }
 
-/// `shared/cases` has open_clip models whose activation and heads are not OpenAI's.
+/// The fixtures have open_clip models whose activation and heads are not OpenAI's.
 #[test]
 fn open_clip_is_computed_as_its_configuration_says() {
     for case in ["openclip_gelu", "openclip_heads"] {
-        let Some(source) = shared(&format!("cases/{case}")) else { return };
+        let source = cases(case);
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
         let expected: Value = serde_json::from_slice(&fs::read(source.join("expected.json")).unwrap()).unwrap();
@@ -114,15 +114,15 @@ fn open_clip_is_computed_as_its_configuration_says() {
 }
 
 /// A copy of the small open_clip model with its configuration changed.
-fn open_clip_with(folder: &Path, name: &str, change: impl Fn(&mut Value)) -> Option<PathBuf> {
-    let source = shared("cases/openclip_gelu")?;
+fn open_clip_with(folder: &Path, name: &str, change: impl Fn(&mut Value)) -> PathBuf {
+    let source = cases("openclip_gelu");
     let copy = folder.join(name);
     fs::create_dir_all(&copy).unwrap();
     fs::copy(source.join("open_clip_model.safetensors"), copy.join("open_clip_model.safetensors")).unwrap();
     let mut config: Value = serde_json::from_slice(&fs::read(source.join("open_clip_config.json")).unwrap()).unwrap();
     change(&mut config);
     fs::write(copy.join("open_clip_config.json"), config.to_string()).unwrap();
-    Some(copy)
+    copy
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn what_open_clip_says_and_is_not_known_is_refused() {
         ("vision_cfg", "something_new", json!(7)),
     ] {
         let change = |config: &mut Value| config["model_cfg"][section][key] = value.clone();
-        let Some(copy) = open_clip_with(folder.path(), "refused", change) else { return };
+        let copy = open_clip_with(folder.path(), "refused", change);
         let message = refused(&copy);
         assert!(message.contains("open_clip_config.json"), "{key}: {message}");
         assert!(message.contains(key) || message.contains("timm"), "{key}: {message}");
@@ -152,7 +152,7 @@ fn what_open_clip_says_and_is_not_known_is_refused() {
     for (key, value) in
         [("resize_mode", json!("tile")), ("interpolation", json!("random")), ("mode", json!("L")), ("size", json!(9))]
     {
-        let copy = open_clip_with(folder.path(), "refused", |config| config["preprocess_cfg"][key] = value.clone()).unwrap();
+        let copy = open_clip_with(folder.path(), "refused", |config| config["preprocess_cfg"][key] = value.clone());
         assert!(refused(&copy).contains(key), "{key}");
     }
 }
@@ -160,8 +160,8 @@ fn what_open_clip_says_and_is_not_known_is_refused() {
 #[test]
 fn what_open_clip_says_without_effect_is_taken_and_what_it_says_counts() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(plain) = open_clip_with(folder.path(), "plain", |_| {}) else { return };
-    let photos = shared("cases/openclip_gelu/photos").unwrap();
+    let plain = open_clip_with(folder.path(), "plain", |_| {});
+    let photos = cases("openclip_gelu/photos");
     let embed = |clip: &Path| {
         let model = folder.path().join("model");
         run(&mut init(clip, &model), 0);
@@ -176,26 +176,26 @@ fn what_open_clip_says_without_effect_is_taken_and_what_it_says_counts() {
         config["preprocess_cfg"]["size"] = json!([8, 8]);
         config["preprocess_cfg"]["resize_mode"] = json!("shortest");
     });
-    assert_eq!(embed(&same.unwrap()), plain);
+    assert_eq!(embed(&same), plain);
     // A name that says QuickGELU counts where the file is silent, and not against it.
     let silent = |config: &mut Value| drop(config["model_cfg"].as_object_mut().unwrap().remove("quick_gelu"));
     let quick = |config: &mut Value| config["model_cfg"]["quick_gelu"] = json!(true);
-    let wanted = embed(&open_clip_with(folder.path(), "quick", quick).unwrap());
+    let wanted = embed(&open_clip_with(folder.path(), "quick", quick));
     assert_ne!(wanted, plain);
-    assert_eq!(embed(&open_clip_with(folder.path(), "ViT-B-32-quickgelu", silent).unwrap()), wanted);
-    assert_eq!(embed(&open_clip_with(folder.path(), "silent", silent).unwrap()), plain);
+    assert_eq!(embed(&open_clip_with(folder.path(), "ViT-B-32-quickgelu", silent)), wanted);
+    assert_eq!(embed(&open_clip_with(folder.path(), "silent", silent)), plain);
     let tagged = open_clip_with(folder.path(), "tagged", |config| {
         silent(config);
         config["pretrained_tag"] = json!("openai");
     });
-    assert_eq!(embed(&tagged.unwrap()), wanted);
+    assert_eq!(embed(&tagged), wanted);
     for (key, value) in [
         ("mean", json!([0.5, 0.5, 0.5])),
         ("std", json!([0.5, 0.5, 0.5])),
         ("interpolation", json!("bilinear")),
         ("resize_mode", json!("squash")),
     ] {
-        let other = open_clip_with(folder.path(), key, |config| config["preprocess_cfg"][key] = value.clone()).unwrap();
+        let other = open_clip_with(folder.path(), key, |config| config["preprocess_cfg"][key] = value.clone());
         let wide = folder.path().join("wide");
         fs::create_dir_all(&wide).unwrap();
         image::RgbImage::from_fn(31, 17, |x, y| image::Rgb([(x * 7) as u8, (y * 13) as u8, (x * y) as u8]))

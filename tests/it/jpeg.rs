@@ -9,7 +9,7 @@ use clipcap::image::{Decoded, Failure, Limits, Preprocess, Reason, decode, decod
 use clipcap::pipeline::{Content, Decode, Entry, ImageReading, Prepare, Prepared};
 use image::RgbImage;
 
-use crate::common::{columns, run, shared, tiny_bundle};
+use crate::common::{cases, columns, run, shared, tiny_bundle};
 
 fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap()
@@ -39,7 +39,7 @@ fn assert_pixels(folder: &Path, cases: &[(&str, Pixels)]) {
 /// Hashes of what Pillow 13.0 (libjpeg-turbo 3.2) gives: `exif_transpose(image).convert("RGB")`.
 #[test]
 fn odd_files_have_pillows_pixels_to_the_bit() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     assert_pixels(
         &folder,
         &[
@@ -106,7 +106,7 @@ fn photos_have_pillows_pixels_to_the_bit() {
 
 #[test]
 fn pictures_are_upright_however_they_say_so() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     let jpeg = (24, 40, "c578446d72e40866");
     let lossless = (24, 40, "9d8236bba57a6b1b");
     assert_pixels(
@@ -130,7 +130,7 @@ fn pictures_are_upright_however_they_say_so() {
 
 #[test]
 fn what_is_no_picture_has_the_right_reason() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     let cases = [
         ("jpeg_half_eoi.jpg", Reason::Truncated, "ends before"),
         ("jpeg_half_cut_control.jpg", Reason::Truncated, "ends before"),
@@ -150,7 +150,7 @@ fn what_is_no_picture_has_the_right_reason() {
 /// The pixels are Pillow's, and the damage is told.
 #[test]
 fn a_tail_of_zeros_is_told() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     let cases = [
         ("jpeg_zero_tail_30.jpg", (64, 64, "c3a537c3c8601341")),
         ("jpeg_zero_tail_50.jpg", (64, 64, "aa62508d3e8240c8")),
@@ -223,7 +223,7 @@ fn a_progressive_file_without_its_finest_scans_is_told() {
 /// Baseline files of one channel in its own scan after another: ended by an end marker before the last.
 #[test]
 fn a_channel_that_never_comes_is_missed() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     for name in ["jpeg_scans_420.jpg", "jpeg_scans_440.jpg", "jpeg_scans_cb_first_444.jpg", "jpeg_scans_y_cbcr_420.jpg"] {
         let bytes = fs::read(folder.join(name)).unwrap();
         for end in bytes.windows(2).enumerate().filter(|(_, pair)| pair == &[0xFF, 0xDA]).map(|(at, _)| at).skip(1) {
@@ -334,7 +334,7 @@ fn large_photos_are_decoded_smaller_and_look_the_same() {
 
 #[test]
 fn damage_fails_on_request() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     let prepared = |fail_damaged: bool, name: &str| {
         let preprocess = Preprocess::from_json("{}").unwrap();
         let decode = Decode::new(preprocess, ImageReading { fail_damaged, ..ImageReading::default() });
@@ -350,7 +350,7 @@ fn damage_fails_on_request() {
 /// From the file to both tables, through embeddings too, and into the settings.
 #[test]
 fn tables_tell_damaged_images() {
-    let Some(cases) = shared("cases/img") else { return };
+    let cases = cases("img");
     let folder = tempfile::tempdir().unwrap();
     let (images, bundle) = (folder.path().join("images"), tiny_bundle(folder.path()));
     fs::create_dir(&images).unwrap();
@@ -416,7 +416,7 @@ fn tables_tell_damaged_images() {
 /// Bytes changed anywhere, and many at once: pixels or a reason, and soon.
 #[test]
 fn mutated_jpegs_give_pixels_or_a_reason_soon() {
-    let Some(folder) = shared("cases/img") else { return };
+    let folder = cases("img");
     let mut files: Vec<Vec<u8>> = ["progressive_420.jpg", "restart.jpg", "cmyk.jpg"].map(fixture).into();
     for name in ["jpeg_arithmetic.jpg", "jpeg_scans_420.jpg", "jpeg_lossless.jpg", "jpeg_zero_tail_50.jpg"] {
         files.push(fs::read(folder.join(name)).unwrap());

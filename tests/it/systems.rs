@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use clipcap::pipeline::Output as Table;
 use image::RgbImage;
 
-use crate::common::shared;
+use crate::common::cases;
 
 fn clipcap() -> Command {
     Command::new(env!("CARGO_BIN_EXE_clipcap"))
@@ -36,7 +36,7 @@ fn prepare(root: &Path, out: &str) -> Command {
 
 /// Builds the shims that stand for such file systems; none where there is no C compiler.
 fn shims(folder: &Path) -> Option<std::path::PathBuf> {
-    let source = shared("cases/shims.c")?;
+    let source = cases("shims.c");
     let library = folder.join("shims.so");
     let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     built.is_ok_and(|status| status.success()).then_some(library)

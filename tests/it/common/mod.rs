@@ -58,6 +58,11 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// `tests/fixtures/cases/PATH`: small inputs after public reports of other people's troubles, made anew, and what is right for them.
+pub fn cases(path: &str) -> PathBuf {
+    checkout().join("tests/fixtures/cases").join(path)
+}
+
 /// What belongs to an output and is no data, such as its `errors.parquet` or `manifest.json`.
 pub fn beside(output: &Path, what: &str) -> PathBuf {
     let name = if output.is_dir() { output.file_name() } else { output.file_stem() };

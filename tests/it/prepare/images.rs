@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 
 use super::{Folder, batches, ints, texts};
-use crate::common::{clipcap, run, shared};
+use crate::common::{cases, clipcap, run};
 
 /// Ten images in two folders, one bad, one that is no image; captions for nine of them and for one that is missing.
 pub fn with_images(folder: &Folder) -> (PathBuf, PathBuf) {
@@ -159,7 +159,7 @@ fn a_list_of_images_is_left_out_with_their_captions() {
 /// Every way in which a file says that it lies on its side: the dataset has its upright size.
 #[test]
 fn sizes_are_upright() {
-    let Some(cases) = shared("cases/img") else { return };
+    let cases = cases("img");
     let folder = Folder::new();
     let turned = |name: &str| ["exif_", "raw_profile_", "xmp_only_"].iter().any(|begin| name.starts_with(begin));
     let mut lines = String::new();
