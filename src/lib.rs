@@ -16,25 +16,27 @@
 #[cfg(not(unix))]
 compile_error!("clipcap is written for Linux: file locks, inodes and signals are Unix's");
 
-pub mod autodiff;
-pub mod bookkeeping;
+pub(crate) mod autodiff;
+pub(crate) mod bookkeeping;
 pub mod cli;
 pub mod dataset;
 pub mod files;
 pub mod generation;
-pub mod html;
+pub(crate) mod html;
 pub mod image;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod models;
 pub mod onnx;
 pub mod pipeline;
-pub mod random;
-pub mod remote;
+pub(crate) mod random;
+// Without the feature its stand-in answers for everything, and much of it is not asked.
+#[cfg_attr(not(feature = "remote"), allow(dead_code, unused_imports))]
+pub(crate) mod remote;
 pub mod runtime;
 pub mod stages;
 pub mod table;
-pub mod terminal;
+pub(crate) mod terminal;
 #[cfg(test)]
 pub mod testing;
-pub mod text;
+pub(crate) mod text;
 pub mod training;

@@ -41,21 +41,24 @@ pub struct Rows {
     pub updates: Value,
 }
 
-/// The gradient of `loss` (one number) with respect to each of `wrt`, each of its value's shape and type; zeros where the loss does not
-/// depend on it. A path through an operator that has no gradient is a fault of the graph, unless it goes through
-/// [`Graph::detach`].
+/// Each of its value's shape and type; zeros where the loss does not depend on it.
+#[cfg(test)]
 pub fn gradients(g: &Graph, loss: Value, wrt: &[Value]) -> Vec<Value> {
     let parts = gradients_in_parts(g, loss, wrt, Spelling::Statistics);
     parts.into_iter().zip(wrt).map(|(gradient, &of)| gradient.whole(g, of)).collect()
 }
 
-/// As [`gradients`], with rows left for the caller to add.
+/// Of a graph whose blocks are not computed again.
+#[cfg(test)]
 pub fn gradients_in_parts(g: &Graph, loss: Value, wrt: &[Value], spelling: Spelling) -> Vec<Gradient> {
     gradients_recomputing(g, loss, wrt, spelling, &[])
 }
 
-/// As [`gradients_in_parts`]; what `blocks` (ranges of nodes) computed is computed again once a gradient has arrived behind them, so that of each
-/// block only its inputs are kept from the forward pass.
+/// The gradient of `loss` (one number) with respect to each of `wrt`; rows are left for the caller to add. A path through an operator that
+/// has no gradient is a fault of the graph, unless it goes through [`Graph::detach`].
+///
+/// What `blocks` (ranges of nodes) computed is computed again once a gradient has arrived behind them, so that of each block only its
+/// inputs are kept from the forward pass.
 pub fn gradients_recomputing(
     g: &Graph,
     loss: Value,

@@ -1,18 +1,18 @@
 //! Captions and images as one dataset: caption files, their text, splits, lint, and the tables they become.
 
-pub mod assemble;
+pub(crate) mod assemble;
 pub mod captions;
-pub mod chosen;
-pub mod distribution;
-pub mod duplicates;
-pub mod lint;
+pub(crate) mod chosen;
+pub(crate) mod distribution;
+pub(crate) mod duplicates;
+pub(crate) mod lint;
 pub mod listing;
-pub mod matching;
-pub mod naming;
-pub mod normalize;
+pub(crate) mod matching;
+pub(crate) mod naming;
+pub(crate) mod normalize;
 mod parallel;
-pub mod scenes;
-pub mod splits;
-pub mod tables;
+pub(crate) mod scenes;
+pub(crate) mod splits;
+pub(crate) mod tables;
 pub mod tar;
 pub mod wanted;

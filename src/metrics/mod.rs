@@ -14,10 +14,8 @@ mod resample;
 mod rouge;
 mod scorer;
 
-pub use bleu::BleuCounts;
 pub use clip::{CLIP_METRIC_NAMES, ClipScores};
-pub use diversity::{Diversity, Opening, repetition};
+pub use diversity::{Diversity, repetition};
 pub use intern::Interner;
-pub use resample::{Comparison, Corpus, Interval, bootstrap, compare};
-pub use rouge::rouge_l;
+pub use resample::{Comparison, Interval, bootstrap, compare};
 pub use scorer::{ImageScores, METRIC_NAMES, Scorer, Summary};

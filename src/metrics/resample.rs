@@ -113,7 +113,7 @@ fn draws(seed: u64, stream: u64) -> Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::BleuCounts;
+    use crate::metrics::bleu::BleuCounts;
 
     fn image(cider: f64) -> ImageScores {
         let correct = (cider * 4.0) as u64;

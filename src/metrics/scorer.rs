@@ -1,7 +1,5 @@
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
 use super::bleu::BleuCounts;
 use super::cider::{DocumentFrequencies, cider};
 use super::ngrams::NgramCounts;
@@ -73,12 +71,6 @@ impl<'a> Scorer<'a> {
         candidates.iter().map(|candidate| cider(&weights(candidate), &references)).collect()
     }
 
-    /// Scores every candidate of every image, `candidates[image][candidate]`, on all threads.
-    pub fn score_all(&self, candidates: &[Vec<Vec<u32>>]) -> Vec<Vec<ImageScores>> {
-        assert_eq!(candidates.len(), self.references.len(), "one list of candidates an image");
-        candidates.par_iter().enumerate().map(|(image, candidates)| self.score(image, candidates)).collect()
-    }
-
     /// Scores the candidates of one image.
     pub fn score(&self, image: usize, candidates: &[Vec<u32>]) -> Vec<ImageScores> {
         let references = &self.references[image];
@@ -98,6 +90,7 @@ impl<'a> Scorer<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rayon::prelude::*;
     use serde_json::Value;
 
     use super::*;
@@ -141,7 +134,7 @@ mod tests {
             candidates.push(vec![interner.ids(tokens(golden["predictions"][id].as_str().unwrap()))]);
             ids.push(id.clone());
         }
-        let scores: Vec<ImageScores> = Scorer::new(&references).score_all(&candidates).into_iter().flatten().collect();
+        let scores: Vec<ImageScores> = score_all(&Scorer::new(&references), &candidates).into_iter().flatten().collect();
         for (name, value) in METRIC_NAMES.iter().zip(Summary::of(&scores).values()) {
             let expected = golden["expected"][name].as_f64().unwrap();
             assert!((value - expected).abs() < 1e-9, "{name}: {value} and not {expected}");
@@ -153,6 +146,10 @@ mod tests {
         }
     }
 
+    fn score_all(scorer: &Scorer, candidates: &[Vec<Vec<u32>>]) -> Vec<Vec<ImageScores>> {
+        candidates.par_iter().enumerate().map(|(image, candidates)| scorer.score(image, candidates)).collect()
+    }
+
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let sequence = |seed: u32, len: u32| (0..len).map(|i| (seed * 31 + i * i) % 17).collect::<Vec<u32>>();
@@ -160,7 +157,7 @@ mod tests {
         let candidates: Vec<Vec<Vec<u32>>> = (0..300).map(|i| vec![sequence(i + 2, 10), sequence(i, 8)]).collect();
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| Scorer::new(&references).score_all(&candidates))
+            pool.install(|| score_all(&Scorer::new(&references), &candidates))
         };
         assert_eq!(run(1), run(4));
     }

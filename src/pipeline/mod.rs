@@ -1,10 +1,10 @@
 //! What stages share: the stream from list to output, work folders and what earlier runs left there, progress, timings.
 
-pub mod compute;
-pub mod content;
+pub(crate) mod compute;
+pub(crate) mod content;
 mod differences;
 mod earlier;
-pub mod entry;
+pub(crate) mod entry;
 mod errors;
 mod gate;
 mod index;
@@ -15,7 +15,7 @@ mod output;
 mod prepare;
 mod progress;
 mod record;
-pub mod reporter;
+pub(crate) mod reporter;
 mod roots;
 mod run_settings;
 mod settings;

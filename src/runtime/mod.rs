@@ -17,7 +17,7 @@ mod library;
 mod nvidia;
 mod placement;
 mod resident;
-pub mod selftest;
+pub(crate) mod selftest;
 mod session;
 
 pub use cards::{Card, cards};

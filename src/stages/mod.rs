@@ -1,27 +1,27 @@
 //! One file a command: a plain function from settings to an outcome.
 
 pub mod caption;
-pub mod doctor;
-pub mod elsewhere;
+pub(crate) mod doctor;
+pub(crate) mod elsewhere;
 pub mod embed;
-pub mod evaluate;
-pub mod export;
-pub mod fleet;
-pub mod get;
+pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod fleet;
+pub(crate) mod get;
 pub mod job;
 mod loading;
 mod memory;
-pub mod model;
-pub mod prepare;
-pub mod quantize;
-pub mod report;
-pub mod run;
-pub mod scenes;
-pub mod score;
-pub mod show;
-pub mod stats;
+pub(crate) mod model;
+pub(crate) mod prepare;
+pub(crate) mod quantize;
+pub(crate) mod report;
+pub(crate) mod run;
+pub(crate) mod scenes;
+pub(crate) mod score;
+pub(crate) mod show;
+pub(crate) mod stats;
 mod summary;
-pub mod train;
+pub(crate) mod train;
 
 /// How a stage ended, and with it the exit status of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub mod pictures;
 mod plain;
 mod source;
 
-pub use filter::{Filter, Test};
+pub use filter::Filter;
 
 /// What to show of a table.
 #[derive(Debug, Default)]
@@ -208,6 +208,7 @@ mod tests {
     use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
 
+    use super::filter::Test;
     use super::source::CHUNK_ROWS;
     use super::*;
     use crate::table::ParquetSink;

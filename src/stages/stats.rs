@@ -23,7 +23,7 @@ mod repeats;
 mod tables;
 mod vocabulary;
 
-pub use lengths::{Group, Unit};
+pub use lengths::Unit;
 
 const FORMAT: &str = "stats/1";
 

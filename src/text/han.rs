@@ -23,11 +23,6 @@ pub fn is_spaced_word(c: char) -> bool {
     c.is_alphanumeric() && !is_wide(c)
 }
 
-/// True where a text holds a Chinese ideograph.
-pub fn has_han(text: &str) -> bool {
-    text.chars().any(is_han)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +35,5 @@ mod tests {
         assert!(!"a1,. é가".chars().any(is_wide));
         assert!("a1éж가".chars().all(is_spaced_word));
         assert!(!"狗か１，, -".chars().any(is_spaced_word));
-        assert!(has_han("a狗") && !has_han("abc，"));
     }
 }

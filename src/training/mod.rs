@@ -4,25 +4,25 @@ pub mod artifacts;
 #[cfg(test)]
 mod artifacts_tests;
 pub mod batches;
-pub mod checkpoint;
+pub(crate) mod checkpoint;
 mod contrastive;
-pub mod corpus;
+pub(crate) mod corpus;
 pub mod dropout;
 pub mod host;
-pub mod lora;
+pub(crate) mod lora;
 mod loss;
 #[cfg(test)]
 mod loss_tests;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod objective;
 #[cfg(test)]
 mod objective_tests;
-pub mod optimizer;
-pub mod optimizer_graph;
-pub mod parameters;
-pub mod resident;
-pub mod schedule;
-pub mod tensorboard;
+pub(crate) mod optimizer;
+pub(crate) mod optimizer_graph;
+pub(crate) mod parameters;
+pub(crate) mod resident;
+pub(crate) mod schedule;
+pub(crate) mod tensorboard;
 pub mod trainer;
 
 #[cfg(test)]

@@ -17,12 +17,14 @@ mod mapper;
 mod preprocessor;
 mod spelling;
 
-pub use super::vision::{ClipVisionConfig, ResNetConfig, SiglipVisionConfig, VisionConfig};
+pub use super::vision::{ClipVisionConfig, ResNetConfig, VisionConfig};
 pub use bert::BertConfig;
 pub use clip::{ClipConfig, ClipTextConfig, TextConfig};
 pub use decoder::DecoderConfig;
 pub use gpt2::Gpt2Config;
-pub use llama::{LlamaConfig, RopeScaling};
+pub use llama::LlamaConfig;
+#[cfg(test)]
+pub use llama::RopeScaling;
 pub use mapper::{MapperConfig, MapperKind, TransformerConfig};
 pub use preprocessor::{PreprocessorConfig, Resize};
 

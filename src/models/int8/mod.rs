@@ -4,7 +4,7 @@ mod choose;
 mod observe;
 mod range;
 
-pub use choose::{Decision, Group, InFloat, PartDecisions, Rounded, decide};
+pub use choose::{Decision, InFloat, PartDecisions, Rounded, decide};
 pub use observe::{DecoderObserver, EncoderObserver, MapperObserver};
 pub use range::Range;
 

@@ -14,9 +14,9 @@ mod pairs;
 mod scorer;
 mod writer;
 
-pub use images::{Embedded, Finder, Images};
+pub use images::{Embedded, Images};
 pub use pairs::PairOptions;
-pub use scorer::{Scorer, ScorerModel, cosine, exact, fit, rounded};
+pub use scorer::{Scorer, ScorerModel, exact, fit, rounded};
 
 use images::failure;
 use pairs::{Pairs, text_column};

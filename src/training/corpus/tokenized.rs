@@ -33,7 +33,8 @@ pub struct Framing {
 }
 
 impl Framing {
-    /// A caption a row.
+    /// A caption per row.
+    #[cfg(test)]
     pub fn caption(max_tokens: usize) -> Self {
         Self { prompt: None, max_tokens, cls: false, always_sep: false, captions_per_row: 1 }
     }
