@@ -37,6 +37,7 @@ pub fn configs(tables: &[(&str, &str)]) -> String {
     text
 }
 
+/// What can be wrong with a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("{}: {source}", path.display())]
@@ -77,6 +78,7 @@ impl ParquetSink {
         Ok(Self { path: path.into(), writer })
     }
 
+    /// Adds rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
         self.writer.write(batch).map_err(|source| TableError::Write { path: self.path.clone(), source })
     }
@@ -86,6 +88,7 @@ impl ParquetSink {
         self.writer.flush().map_err(|source| TableError::Write { path: self.path.clone(), source })
     }
 
+    /// Ends the file.
     pub fn finish(self) -> Result<(), TableError> {
         let Self { path, writer } = self;
         let file = writer.into_inner().map_err(|source| TableError::Write { path: path.clone(), source })?;

@@ -33,6 +33,7 @@ pub struct Entry {
     pub kind: Kind,
 }
 
+/// What was found at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file, or a link to one.
@@ -62,6 +63,7 @@ impl Kind {
     }
 }
 
+/// Why nothing can be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
     #[error("no file or folder to list was given")]

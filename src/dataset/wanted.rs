@@ -22,6 +22,7 @@ pub struct Wanted {
     pub exclude: Vec<String>,
 }
 
+/// A pattern that is not one of .gitignore's.
 #[derive(Debug, thiserror::Error)]
 #[error("the pattern {pattern:?} is not understood ({message}): write it as in .gitignore, such as '*.jpg' or 'raw/**'")]
 pub struct PatternError {

@@ -3,6 +3,7 @@
 use super::SettingsError;
 use crate::runtime::RuntimeError;
 
+/// Why no captions can be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationError {
     #[error(transparent)]

@@ -70,6 +70,7 @@ impl Generator {
         Picked { count, temperature }
     }
 
+    /// How it decodes.
     pub fn settings(&self) -> &Settings {
         &self.rules.settings
     }

@@ -22,6 +22,7 @@ pub struct Settings {
     pub loop_guard: bool,
 }
 
+/// How the next tokens are chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Strategy {

@@ -29,6 +29,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
     pub const ALL: [Self; 10] = [
         Self::Empty,
         Self::Vanished,
@@ -42,6 +43,7 @@ impl Reason {
         Self::Unreachable,
     ];
 
+    /// The word in the errors table.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -68,6 +70,7 @@ impl fmt::Display for Reason {
 #[error(
     "unknown reason {0:?} (known: empty, vanished, permission_denied, unreadable, unsupported_format, truncated, too_large, corrupt, filtered, unreachable)"
 )]
+/// A word that is not in the list of reasons.
 pub struct UnknownReason(String);
 
 impl FromStr for Reason {
@@ -98,6 +101,7 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// With a sentence for people.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), content: None }
     }

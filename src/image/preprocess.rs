@@ -41,6 +41,7 @@ pub struct Normalize {
     pub std: [f32; 3],
 }
 
+/// What can be wrong with a preprocessor's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
     #[error("cannot read {}: {source}", path.display())]
@@ -164,6 +165,7 @@ impl Preprocess {
         })
     }
 
+    /// What the configuration says.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

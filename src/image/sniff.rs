@@ -18,6 +18,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// The name that messages have.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",

@@ -20,6 +20,7 @@ pub struct TokenEmbedding {
 }
 
 impl TokenEmbedding {
+    /// Opens the embedding in a bundle's weights.
     pub fn open(folder: &Path, config: &DecoderConfig) -> Result<Self, BuildError> {
         let path = folder.join(GPT2_WEIGHTS);
         let weights = SafetensorsFile::open(&path)?;

@@ -38,6 +38,7 @@ pub struct ClipEncoder {
 }
 
 impl ClipEncoder {
+    /// Loads the image encoder of a bundle for batches of up to `max_batch` images.
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig, max_batch: usize) -> Result<Self, LoadError> {
         let model = build(folder, GraphKind::ImageEncoder(config), style_for(runtime))?;
         let is_fixed = runtime.device() == Device::OpenVino;
@@ -141,6 +142,7 @@ pub struct PrefixMapper {
 }
 
 impl PrefixMapper {
+    /// Loads the mapper of a bundle for batches of up to `max_batch` images.
     pub fn load(runtime: &Runtime, folder: &Path, config: &MapperConfig, max_batch: usize) -> Result<Self, LoadError> {
         let model = build(folder, GraphKind::Mapper(config), style_for(runtime))?;
         let fixed = runtime.device() == Device::OpenVino;

@@ -7,7 +7,8 @@ use super::op::{Op, Reduction};
 
 macro_rules! unary {
     ($($method:ident $op:ident),*) => {
-        $(pub fn $method(&self, x: Value) -> Value {
+        $(/// The operator of this name, element by element.
+        pub fn $method(&self, x: Value) -> Value {
             self.apply(Op::$op, &[x])
         })*
     };
@@ -15,7 +16,8 @@ macro_rules! unary {
 
 macro_rules! binary {
     ($($method:ident $op:ident),*) => {
-        $(pub fn $method(&self, a: Value, b: Value) -> Value {
+        $(/// The operator of this name, element by element, with broadcasting.
+        pub fn $method(&self, a: Value, b: Value) -> Value {
             self.apply(Op::$op, &[a, b])
         })*
     };
@@ -25,6 +27,7 @@ impl Graph {
     binary! { add Add, sub Sub, mul Mul, div Div, max Max, equal Equal, less Less, greater Greater, matmul MatMul }
     unary! { neg Neg, abs Abs, exp Exp, log Log, sqrt Sqrt, reciprocal Reciprocal, tanh Tanh, sigmoid Sigmoid, relu Relu, erf Erf, cos Cos, sin Sin, round Round, identity Identity, detach Detach }
 
+    /// Where `condition` holds `a`, elsewhere `b`.
     pub fn select(&self, condition: Value, a: Value, b: Value) -> Value {
         self.apply(Op::Where, &[condition, a, b])
     }
@@ -34,6 +37,7 @@ impl Graph {
         self.apply(Op::Clip, &[x, low, high])
     }
 
+    /// GELU, by `tanh` or exactly.
     pub fn gelu(&self, x: Value, tanh: bool) -> Value {
         self.apply(Op::Gelu { tanh }, &[x])
     }
@@ -43,6 +47,7 @@ impl Graph {
         self.apply(Op::Softmax, &[x])
     }
 
+    /// The same numbers in another element type.
     pub fn cast(&self, x: Value, to: DType) -> Value {
         if self.dtype(x) == to { x } else { self.apply(Op::Cast { to }, &[x]) }
     }
@@ -52,10 +57,12 @@ impl Graph {
         self.apply_many(Op::Gemm { trans_a, trans_b, alpha: 1.0 }, &[Some(a), Some(b), c])[0]
     }
 
+    /// `alpha` times the product of matrices, each transposed where asked.
     pub fn fused_matmul(&self, a: Value, b: Value, trans_a: bool, trans_b: bool, alpha: f32) -> Value {
         self.apply(Op::FusedMatMul { trans_a, trans_b, alpha }, &[a, b])
     }
 
+    /// `x * sigmoid(alpha * x)`.
     pub fn quick_gelu(&self, x: Value, alpha: f32) -> Value {
         self.apply(Op::QuickGelu { alpha }, &[x])
     }
@@ -94,6 +101,7 @@ impl Graph {
         self.apply_many(Op::GroupQueryAttention { num_heads, kv_num_heads, scale }, &inputs)
     }
 
+    /// Convolution of [B, C, H, W] with [O, C, K, K].
     pub fn conv(&self, x: Value, kernel: Value, bias: Option<Value>, stride: i64) -> Value {
         self.conv_padded(x, kernel, bias, stride, 0)
     }
@@ -124,10 +132,12 @@ impl Graph {
         self.apply(op, &[x, axes])
     }
 
+    /// Sums over `axes`, which stay as 1 where `keep` says so.
     pub fn reduce_sum(&self, x: Value, axes: &[usize], keep: bool) -> Value {
         self.with_axes(Op::ReduceSum { axes: axes.to_vec(), keep }, x, axes)
     }
 
+    /// Means over `axes`, which stay as 1 where `keep` says so.
     pub fn reduce_mean(&self, x: Value, axes: &[usize], keep: bool) -> Value {
         if self.is_for_cuda() {
             let count = Dim::product(&axes.iter().map(|&axis| self.shape(x)[axis].clone()).collect::<Vec<_>>());
@@ -140,6 +150,7 @@ impl Graph {
         self.with_axes(Op::ReduceMean { axes: axes.to_vec(), keep }, x, axes)
     }
 
+    /// Maxima over `axes`, which stay as 1 where `keep` says so.
     pub fn reduce_max(&self, x: Value, axes: &[usize], keep: bool) -> Value {
         if let (true, &[axis]) = (self.is_for_cuda(), axes) {
             let (largest, _) = self.top_k(x, axis, 1);
@@ -156,10 +167,12 @@ impl Graph {
         (outputs[0], outputs[1])
     }
 
+    /// Dimensions in another order.
     pub fn transpose(&self, x: Value, perm: &[usize]) -> Value {
         self.apply(Op::Transpose { perm: perm.to_vec() }, &[x])
     }
 
+    /// The same elements in another shape.
     pub fn reshape(&self, x: Value, shape: &[Dim]) -> Value {
         let from = self.shape(x);
         if from == shape {
@@ -184,6 +197,7 @@ impl Graph {
         self.ints(&numbers.collect::<Vec<_>>())
     }
 
+    /// Repeated to a shape that it broadcasts to.
     pub fn expand(&self, x: Value, shape: &[Dim]) -> Value {
         if self.shape(x) == shape {
             return x;
@@ -192,10 +206,12 @@ impl Graph {
         self.apply(Op::Expand { shape: shape.to_vec() }, &[x, target])
     }
 
+    /// One behind the other along `axis`.
     pub fn concat(&self, parts: &[Value], axis: usize) -> Value {
         self.apply(Op::Concat { axis }, parts)
     }
 
+    /// Pieces of `sizes` along `axis`.
     pub fn split(&self, x: Value, axis: usize, sizes: &[i64]) -> Vec<Value> {
         let lengths = self.ints(sizes);
         self.apply_many(Op::Split { axis, sizes: sizes.to_vec() }, &[Some(x), Some(lengths)])
@@ -207,14 +223,17 @@ impl Graph {
         self.apply(Op::Slice { axis, start, end }, &inputs)
     }
 
+    /// Slices along `axis` by number.
     pub fn gather(&self, x: Value, indices: Value, axis: usize) -> Value {
         self.apply(Op::Gather { axis }, &[x, indices])
     }
 
+    /// Elements along `axis` by number, one for each of `indices`.
     pub fn gather_elements(&self, x: Value, indices: Value, axis: usize) -> Value {
         self.apply(Op::GatherElements { axis }, &[x, indices])
     }
 
+    /// `x` with `updates` written over or added to the elements that `indices` name along `axis`.
     pub fn scatter_elements(&self, x: Value, indices: Value, updates: Value, axis: usize, reduction: Reduction) -> Value {
         self.apply(Op::ScatterElements { axis, reduction }, &[x, indices, updates])
     }
@@ -235,6 +254,7 @@ impl Graph {
         self.constant(self.dtype(like), &[], bytes)
     }
 
+    /// Times a number.
     pub fn scale(&self, x: Value, factor: f32) -> Value {
         if factor == 1.0 { x } else { self.mul(x, self.scalar_like(x, factor)) }
     }

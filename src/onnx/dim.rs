@@ -35,6 +35,7 @@ impl Dim {
         self.0.iter().map(|(symbols, factor)| (symbols.as_slice(), *factor))
     }
 
+    /// The product of dimensions.
     pub fn product(dims: &[Dim]) -> Dim {
         dims.iter().fold(Dim::from(1), |a, b| a * b.clone())
     }

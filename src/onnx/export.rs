@@ -87,6 +87,7 @@ impl Model {
         }
     }
 
+    /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.proto.encode_to_vec()
     }
@@ -101,6 +102,7 @@ impl Model {
         self.proto.graph.iter().flat_map(|g| &g.input).filter_map(|v| v.name.as_deref()).collect()
     }
 
+    /// The outputs' names, in order.
     pub fn output_names(&self) -> Vec<&str> {
         self.proto.graph.iter().flat_map(|g| &g.output).filter_map(|v| v.name.as_deref()).collect()
     }

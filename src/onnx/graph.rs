@@ -106,6 +106,7 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// An empty graph without weights.
     pub fn new(name: &str) -> Self {
         Self::with_parameters(name, HashMap::new(), |_| ParameterMode::Reference)
     }
@@ -305,14 +306,17 @@ impl Graph {
         value
     }
 
+    /// A value's shape.
     pub fn shape(&self, value: Value) -> Shape {
         self.inner.borrow().types[value.0 as usize].shape.clone()
     }
 
+    /// A value's element type.
     pub fn dtype(&self, value: Value) -> DType {
         self.inner.borrow().types[value.0 as usize].dtype
     }
 
+    /// Where a value comes from.
     pub fn source(&self, value: Value) -> ValueSource {
         self.inner.borrow().sources[value.0 as usize].clone()
     }

@@ -54,6 +54,7 @@ pub struct Int8Names {
 }
 
 impl Int8Names {
+    /// The names for a weight of this name.
     pub fn of(weight: &str) -> Self {
         let name = |what: &str| format!("{weight}_{what}");
         Self {

@@ -25,6 +25,7 @@ pub fn concatenated(inputs: &[Input]) -> Vec<f32> {
 /// A result may depend (by rounding) on the other images of its window and on nothing else, which is why a run that was interrupted at
 /// any window ends with the same bytes.
 pub trait Compute {
+    /// An image's result.
     type Value: Value;
 
     /// Images that `encode` takes at once at most.

@@ -28,6 +28,7 @@ pub struct Lost {
 const TENTH: u64 = 10;
 
 impl EarlierResults {
+    /// From the keys of the images.
     pub fn of(images: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut images: Vec<_> = images.into_iter().collect();
         images.sort_unstable();
@@ -43,14 +44,17 @@ impl EarlierResults {
         (path_key(image_path), sha256.map_or(0, content_key))
     }
 
+    /// Number of images.
     pub fn len(&self) -> u64 {
         self.images.len() as u64
     }
 
+    /// Whether there were no results.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }
 
+    /// Whether this image has a result.
     pub fn contains(&self, image_path: &str) -> bool {
         self.position(image_path).is_some()
     }
@@ -74,6 +78,7 @@ pub struct ResultCheck<'a> {
 }
 
 impl<'a> ResultCheck<'a> {
+    /// Nothing is found yet.
     pub fn new(earlier: &'a EarlierResults) -> Self {
         Self { earlier, found: vec![false; earlier.images.len()], added: Vec::new() }
     }
@@ -92,6 +97,7 @@ impl<'a> ResultCheck<'a> {
         self.added.is_empty() && self.found.iter().all(|found| *found)
     }
 
+    /// Whether this image had a result and was not found.
     pub fn is_missing(&self, image_path: &str) -> bool {
         self.earlier.position(image_path).is_some_and(|at| !self.found[at])
     }
@@ -102,6 +108,7 @@ impl<'a> ResultCheck<'a> {
         gone.saturating_sub(self.added.len()) as u64
     }
 
+    /// What is left out, once everything was taken in.
     pub fn lost(&self) -> Lost {
         let mut added: HashMap<u64, u64> = HashMap::new();
         for content in self.added.iter().filter(|content| **content != 0) {

@@ -14,6 +14,7 @@ pub struct Entry {
     pub content: Content,
 }
 
+/// What there is of a listed thing.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// A regular file. `stat` is absent where the system would not say; then the file is read whatever was known of it.
@@ -35,6 +36,7 @@ pub enum Content {
 }
 
 impl Content {
+    /// What the file system says of the file, where it may be trusted.
     pub fn stat(&self) -> Option<Stat> {
         match self {
             Self::File { stat, .. } => *stat,

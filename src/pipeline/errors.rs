@@ -38,6 +38,7 @@ impl ErrorsTable {
         Ok(ParquetSink::create(path, table.schema, FORMAT)?.finish()?)
     }
 
+    /// Adds a row.
     pub fn add(&mut self, image_path: &str, failure: &Failure) -> Result<()> {
         self.rows.push([image_path.into(), failure.reason.clone(), failure.message.clone()]);
         if self.rows.len() >= ROWS_AT_ONCE { self.write() } else { Ok(()) }

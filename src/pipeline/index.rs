@@ -83,6 +83,7 @@ impl Index {
         self.by_path.0.len()
     }
 
+    /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

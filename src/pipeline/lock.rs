@@ -15,6 +15,7 @@ pub struct WorkLock {
     is_weak: bool,
 }
 
+/// Why a work folder cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("{}: another run is working here ({holder}): wait for it, stop it, or choose another --out", path.display())]

@@ -49,6 +49,7 @@ impl FromStr for FloatType {
     }
 }
 
+/// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NpyHeader {
     pub kind: FloatType,
@@ -57,6 +58,7 @@ pub struct NpyHeader {
     pub data_offset: u64,
 }
 
+/// Why a `.npy` file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum NpyError {
     #[error("{0}")]

@@ -84,10 +84,12 @@ impl Output {
         Self { path: url.into(), is_folder }
     }
 
+    /// The file or the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Whether it is a folder of parts.
     pub fn is_folder(&self) -> bool {
         self.is_folder
     }
@@ -122,6 +124,7 @@ impl Output {
         self.bookkeeping().adopt().with_context(context)
     }
 
+    /// The work folder beside it.
     pub fn work_folder(&self) -> PathBuf {
         WorkFolder::path_for(&self.path)
     }

@@ -72,6 +72,7 @@ pub trait Value: Clone + Send + Sync + 'static {
     /// The shard column's name.
     const COLUMN: &'static str;
 
+    /// The column's type.
     fn data_type() -> DataType;
 
     /// One element for each value; null for `None` (an image that failed).

@@ -36,6 +36,7 @@ pub trait Reporter: Send + Sync {
     fn warn(&self, message: &str);
     /// A detail, shown with `-v`.
     fn detail(&self, message: &str);
+    /// Shows progress.
     fn tick(&self, tick: &Tick);
 }
 
@@ -54,10 +55,12 @@ impl Reporter for Silent {
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
+    /// Asks the run to stop.
     pub fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
+    /// Whether the run is to stop.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

@@ -23,6 +23,7 @@ impl PartialEq for Settings {
 }
 
 impl Settings {
+    /// With their fingerprint.
     pub fn new(stage: &str, settings: Json) -> Self {
         let mut canonical = format!("{stage}\n");
         canonicalize(&settings, &mut canonical);

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
+/// What can be wrong with a pipeline file.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     #[error("{}: {source}", path.display())]

@@ -31,10 +31,12 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// Images that would fail.
     pub fn num_failed(&self) -> u64 {
         self.failed.values().sum()
     }
 
+    /// All files that were looked at.
     pub fn found(&self) -> u64 {
         self.images + self.known + self.skipped + self.num_failed()
     }

@@ -55,6 +55,7 @@ pub struct Timings {
 }
 
 impl Timings {
+    /// Of a run that took `wall`.
     pub fn of(watches: &Stopwatches, wall: Duration, reading_threads: usize) -> Self {
         let seconds = |watch: &Stopwatch| watch.total().as_secs_f64();
         Self {

@@ -184,6 +184,7 @@ impl WorkFolder {
         self.root.join("out")
     }
 
+    /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
     }

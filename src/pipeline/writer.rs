@@ -54,10 +54,12 @@ fn by_reason<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[u64; Reason::
 }
 
 impl Counts {
+    /// All files, whatever became of them.
     pub fn found(&self) -> u64 {
         self.succeeded + self.failed + self.skipped
     }
 
+    /// Images whose results are from before.
     pub fn reused(&self) -> u64 {
         self.succeeded - self.computed
     }

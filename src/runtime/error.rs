@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Device;
 
+/// What can go wrong with ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error("ONNX Runtime was not found for --device {device}: run {} in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", setup(*device), tried.join(", "))]

@@ -163,10 +163,12 @@ impl Runtime {
         self.device
     }
 
+    /// The precision that models compute in.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
+    /// Threads that models compute with.
     pub fn threads(&self) -> usize {
         self.threads
     }

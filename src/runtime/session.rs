@@ -94,10 +94,12 @@ impl Session {
         builder.commit_from_memory(model).map(|_| ()).map_err(ort)
     }
 
+    /// The inputs' names, in order.
     pub fn input_names(&self) -> Vec<&str> {
         self.inner.inputs().iter().map(|i| i.name()).collect()
     }
 
+    /// The outputs' names, in order.
     pub fn output_names(&self) -> Vec<&str> {
         self.inner.outputs().iter().map(|o| o.name()).collect()
     }
@@ -179,12 +181,14 @@ impl Outputs<'_> {
 }
 
 impl<'a> InPlace<'a> {
+    /// float32 values, updated in place.
     pub fn f32(name: &str, data: &'a mut [f32], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: the pointer is to as many elements as the shape says, and borrowed for 'a.
         unsafe { Self::raw_f32(name, data.as_mut_ptr(), shape) }
     }
 
+    /// int64 values, updated in place.
     pub fn i64(name: &str, data: &'a mut [i64], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: as above.
@@ -192,6 +196,7 @@ impl<'a> InPlace<'a> {
         Self::named(name, tensor.map(Erased::I64))
     }
 
+    /// int32 values, updated in place.
     pub fn i32(name: &str, data: &'a mut [i32], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: as above.

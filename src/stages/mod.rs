@@ -51,6 +51,7 @@ impl Outcome {
         }
     }
 
+    /// The program's exit status.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Complete => 0,

@@ -37,7 +37,9 @@ use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape
 
 /// File names inside an artifacts folder.
 pub const TRAINING_MODEL: &str = "training_model.onnx";
+/// File of the evaluation graph.
 pub const EVAL_MODEL: &str = "eval_model.onnx";
+/// File of the optimizer's graph.
 pub const OPTIMIZER_MODEL: &str = "optimizer_model.onnx";
 /// Weights that the graphs of an artifacts folder point into, relative to it. They are copied: to ONNX's checker a file of two names is an
 /// attack.
@@ -80,6 +82,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Dimensions by name, fixed when a session is made.
     pub fn symbolic() -> Self {
         Self { batch: "batch".into(), tokens: "tokens".into(), labels: "labels".into() }
     }

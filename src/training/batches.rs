@@ -24,6 +24,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
+    /// All captions, in an order that is a function of `seed` and `epoch`.
     pub fn shuffled(captions: &Captions, batch_size: usize, seed: u64, epoch: u64) -> Self {
         Self::shuffled_of(captions, (0..captions.len() as u32).collect(), batch_size, seed, epoch)
     }
@@ -57,6 +58,7 @@ impl Epoch {
         Self { order, batches }
     }
 
+    /// Number of batches.
     pub fn num_batches(&self) -> usize {
         self.batches.len()
     }

@@ -11,6 +11,7 @@ use super::schedule::Schedule;
 use crate::models::graphs::BuildError;
 use crate::runtime::RuntimeError;
 
+/// What can go wrong in training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     #[error(transparent)]
@@ -41,6 +42,7 @@ pub struct Update {
 
 /// Parameters, gradients and moments of a model, where they are computed with.
 pub trait Backend {
+    /// Where each parameter lies.
     fn layout(&self) -> &Layout;
 
     /// Computes the mean loss over a batch's labels and adds its gradient, times `weight`, to those of the step in hand.

@@ -25,6 +25,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The word in the errors table.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidUtf8 => "invalid_utf8",
@@ -51,6 +52,7 @@ pub struct Bad {
 }
 
 impl Bad {
+    /// With a sentence for people.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -65,6 +67,7 @@ pub struct Span {
 }
 
 impl Span {
+    /// Length of the text that it spans.
     pub fn num_bytes(self) -> usize {
         self.len as usize
     }
@@ -159,6 +162,7 @@ pub struct Batch {
 const MAX_ID_BYTES: usize = 1024;
 
 impl Batch {
+    /// The text of a span.
     pub fn get(&self, span: Span) -> &str {
         self.piece(&self.source, span)
     }

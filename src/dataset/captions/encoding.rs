@@ -10,6 +10,7 @@ use encoding_rs::{BIG5, Decoder, GB18030};
 pub struct Encoding(&'static encoding_rs::Encoding);
 
 impl Encoding {
+    /// What files are in unless something else is said.
     pub const UTF_8: Self = Self(encoding_rs::UTF_8);
 
     /// The name as the web has it.

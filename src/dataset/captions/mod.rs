@@ -57,6 +57,7 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every layout.
     pub const ALL: [Self; 10] = [
         Self::FlickrCn,
         Self::Tsv,
@@ -70,6 +71,7 @@ impl Format {
         Self::WebDataset,
     ];
 
+    /// The word that `--format` takes and reports write.
     pub fn name(self) -> &'static str {
         match self {
             Self::FlickrCn => "flickr-cn",
@@ -106,6 +108,7 @@ pub enum Translation {
 }
 
 impl Translation {
+    /// The word that tables have.
     pub fn name(self) -> &'static str {
         match self {
             Self::Human => "human",

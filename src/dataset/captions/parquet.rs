@@ -63,10 +63,12 @@ fn number(column: &Option<Int64Array>, at: usize) -> Option<i64> {
 }
 
 impl CaptionRows {
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.caption.len()
     }
 
+    /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.caption.is_empty()
     }
@@ -78,6 +80,7 @@ impl CaptionRows {
         Some(CaptionRow { caption, image, split: text(&self.split, at), source: text(&self.source, at) })
     }
 
+    /// The rows, in order.
     pub fn iter(&self) -> impl Iterator<Item = CaptionRow<'_>> {
         (0..self.len()).filter_map(|at| self.get(at))
     }

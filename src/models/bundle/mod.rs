@@ -169,22 +169,27 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// The bundle's folder.
     pub fn path(&self) -> &Path {
         &self.folder
     }
 
+    /// What `clipcap.json` says.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
+    /// The configurations of all parts.
     pub fn configs(&self) -> &Configs {
         &self.configs
     }
 
+    /// CLIP's configuration.
     pub fn clip_config(&self) -> &ClipConfig {
         &self.configs.clip
     }
 
+    /// The decoder's configuration.
     pub fn decoder_config(&self) -> &DecoderConfig {
         &self.configs.decoder
     }
@@ -204,14 +209,17 @@ impl Bundle {
         self.manifest.prompt.as_deref()
     }
 
+    /// The mapper's configuration.
     pub fn mapper_config(&self) -> &MapperConfig {
         &self.configs.mapper
     }
 
+    /// How images are prepared.
     pub fn preprocessor(&self) -> &PreprocessorConfig {
         &self.configs.preprocessor
     }
 
+    /// Which mapper it has.
     pub fn mapper_kind(&self) -> MapperKind {
         self.configs.mapper.kind
     }
@@ -226,6 +234,7 @@ impl Bundle {
         self.manifest.normalized
     }
 
+    /// The file that says how images are prepared.
     pub fn preprocessor_path(&self) -> PathBuf {
         self.folder.join("clip/preprocessor_config.json")
     }
@@ -261,14 +270,17 @@ impl Bundle {
         self.folder.join(part).join(WEIGHTS)
     }
 
+    /// The image encoder's graph.
     pub fn image_encoder_path(&self) -> PathBuf {
         self.folder.join("image_encoder.onnx")
     }
 
+    /// The mapper's graph.
     pub fn mapper_path(&self) -> PathBuf {
         self.folder.join("mapper.onnx")
     }
 
+    /// The decoder's graph.
     pub fn decoder_path(&self) -> PathBuf {
         self.folder.join("decoder.onnx")
     }

@@ -41,6 +41,7 @@ impl CacheFolder {
         Self { root: cache.join(format!("models--{}", name.replace('/', "--"))) }
     }
 
+    /// The folder of the cache.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -50,6 +51,7 @@ impl CacheFolder {
         self.root.join("blobs").join(hash)
     }
 
+    /// The folder of a commit's files.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.root.join("snapshots").join(commit)
     }

@@ -24,6 +24,7 @@ pub struct CheckpointSource {
 }
 
 impl CheckpointSource {
+    /// Opens a checkpoint and finds which one it is by its keys.
     pub fn open(path: &Path) -> Result<Self, ImportError> {
         let weights = WeightSource::open(path)?;
         // What training frameworks put in front of every name: `module.`, `model.`, `_orig_mod.`.
@@ -45,6 +46,7 @@ impl CheckpointSource {
         Ok(Self { weights, prefix })
     }
 
+    /// All of its tensors.
     pub fn weights(&self) -> &WeightSource {
         &self.weights
     }

@@ -200,6 +200,7 @@ impl ClipSource {
         match_part("this CLIP", weights.path().into(), &specs, catalog)
     }
 
+    /// Where it was found.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -100,6 +100,7 @@ impl DecoderSource {
         self
     }
 
+    /// Where it was found.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -116,6 +116,7 @@ impl SafetensorsFile {
         Ok(Self { file: Mutex::new(file), path, tensors, metadata })
     }
 
+    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -130,6 +131,7 @@ impl SafetensorsFile {
         &self.metadata
     }
 
+    /// The tensor of this name.
     pub fn get(&self, name: &str) -> Result<&TensorEntry, WeightsError> {
         self.tensors.get(name).ok_or_else(|| WeightsError::NoSuchTensor { path: self.path.clone(), name: name.into() })
     }

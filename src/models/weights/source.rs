@@ -106,6 +106,7 @@ impl WeightSource {
         &self.path
     }
 
+    /// What kind of file it is.
     pub fn format(&self) -> WeightFormat {
         self.format
     }
@@ -115,10 +116,12 @@ impl WeightSource {
         self.format == WeightFormat::Safetensors && self.files.len() == 1
     }
 
+    /// All tensors by name.
     pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
     }
 
+    /// The tensor of this name.
     pub fn get(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
         self.tensors.get(name).ok_or_else(|| WeightsError::NoSuchTensor { path: self.path.clone(), name: name.into() })
     }

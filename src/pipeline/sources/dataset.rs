@@ -52,6 +52,7 @@ impl StoredImages {
         folder.join("images.parquet").is_file() || folder.join("images-00000.parquet").is_file()
     }
 
+    /// Opens a dataset; refuses one that stores no images.
     pub fn open(folder: &Path) -> Result<Self> {
         let mut shards = Vec::new();
         for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
@@ -81,10 +82,12 @@ impl StoredImages {
         Ok(Self { shards, column: "image".into(), num_rows })
     }
 
+    /// The files.
     pub fn shards(&self) -> &[PathBuf] {
         &self.shards
     }
 
+    /// The images, in order.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
         self.shards.iter().flat_map(|shard| or_error(rows_of(shard, &self.column)))
     }

@@ -161,6 +161,7 @@ impl Embeddings {
         Ok(files::hex(&hasher.finalize()))
     }
 
+    /// The embeddings, in order.
     pub fn entries(&self) -> Entries {
         match &self.kind {
             Kind::Parts(parts) => Box::new(parts.clone().into_iter().flat_map(|part| or_error(read_part(&part)))),

@@ -37,6 +37,7 @@ impl Folder {
         self.listing.left_out().plus(self.members.left_out())
     }
 
+    /// What is found, in list order.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
         self.listing.iter().flat_map(|found| entries(found, self.max_bytes, &self.members))
     }

@@ -42,6 +42,7 @@ pub enum Scored {
 }
 
 impl Scored {
+    /// The columns that these settings add.
     pub fn by(scoring: Option<&Scoring>) -> Self {
         match scoring {
             None => Self::No,

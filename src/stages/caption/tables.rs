@@ -27,6 +27,7 @@ const ROW_GROUP_ROWS: usize = 1 << 16;
 /// Images of a part, where the output is a folder.
 const PART_IMAGES: u64 = 50_000;
 
+/// The kind of file that a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
     Parquet,
