@@ -1,6 +1,6 @@
 //! clipcap: image-caption datasets, CLIP embeddings, ClipCap training and caption tables on ONNX Runtime.
 //!
-//! The house has floors; a module imports only from floors below its own (`tests/house.rs` keeps it so):
+//! The house has floors; a module imports only from floors below its own (`tests/it/house.rs` keeps it so):
 //!
 //! ```text
 //! 6  cli, terminal                parse the command line; own stdout and stderr
