@@ -65,18 +65,25 @@ pip() {
   "$python" -m pip --disable-pip-version-check "$@"
 }
 
+# Whether the wheel of this pin is unpacked beside its stamp: is_there STAMP PIN
+is_there() {
+  [ -f "$1" ] && [ "$(cat "$1")" = "$2" ] && echo "$(dirname "$1"): ${2%% *} is there" >&2
+}
+
+# Downloads the wheel of a pin into a folder: fetch STAMP PIN FOLDER PIP_FLAGS...
+fetch() {
+  echo "$(dirname "$1"): fetching ${2%% *}" >&2
+  echo "$2" >"$work/requirements.txt"
+  pip download --quiet --no-deps --require-hashes --only-binary=:all: --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+    "${@:4}" -r "$work/requirements.txt" -d "$3"
+}
+
 for kind in "${want[@]}"; do
   pin=${package[$kind]}
   stamp="runtime/$kind/wheel.txt"
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$pin" ]; then
-    echo "runtime/$kind: ${pin%% *} is there" >&2
-    continue
-  fi
-  echo "runtime/$kind: fetching ${pin%% *}" >&2
-  echo "$pin" >"$work/requirements.txt"
+  if is_there "$stamp" "$pin"; then continue; fi
   # The library inside is the same whatever Python runs here, so one wheel (CPython 3.11's) is pinned.
-  pip download --quiet --no-deps --require-hashes --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 \
-    --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 -r "$work/requirements.txt" -d "$work/$kind"
+  fetch "$stamp" "$pin" "$work/$kind" --implementation cp --python-version 3.11 --abi cp311
   mkdir -p runtime
   rm -rf "runtime/$kind.part"
   "$python" - "$work/$kind" "runtime/$kind.part" <<'PY'
@@ -104,14 +111,8 @@ done
 for kind in "${nvidia[@]}"; do
   pin=${nvidia_package[$kind]}
   stamp="runtime/cuda/nvidia/$kind.txt"
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$pin" ]; then
-    echo "runtime/cuda/nvidia: ${pin%% *} is there" >&2
-    continue
-  fi
-  echo "runtime/cuda/nvidia: fetching ${pin%% *}" >&2
-  echo "$pin" >"$work/requirements.txt"
-  pip download --quiet --no-deps --require-hashes --only-binary=:all: --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
-    --platform manylinux2014_x86_64 -r "$work/requirements.txt" -d "$work/nvidia-$kind"
+  if is_there "$stamp" "$pin"; then continue; fi
+  fetch "$stamp" "$pin" "$work/nvidia-$kind" --platform manylinux2014_x86_64
   mkdir -p runtime/cuda/nvidia
   "$python" - "$work/nvidia-$kind" runtime/cuda/nvidia "$kind" <<'PY'
 import os, pathlib, shutil, sys, zipfile
