@@ -10,11 +10,14 @@
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph
 //! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
-//!    files, table, bookkeeping, random    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
+//!    files, table, bookkeeping, random, names    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
 //! ```
 
 #[cfg(not(unix))]
 compile_error!("clipcap is written for Linux: file locks, inodes and signals are Unix's");
+
+#[macro_use]
+pub(crate) mod names;
 
 pub(crate) mod autodiff;
 pub(crate) mod bookkeeping;

@@ -1,7 +1,6 @@
 //! NumPy's `.npy` files, as far as vectors need them: little-endian float32 and float16, C order.
 
 use std::io::{self, Read, Write};
-use std::str::FromStr;
 
 use crate::dataset::normalize::excerpt;
 
@@ -21,14 +20,6 @@ impl FloatType {
         }
     }
 
-    /// As `--dtype` and settings name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::F16 => "float16",
-        }
-    }
-
     fn descr(self) -> &'static str {
         match self {
             Self::F32 => "<f4",
@@ -37,17 +28,7 @@ impl FloatType {
     }
 }
 
-impl FromStr for FloatType {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "float32" => Ok(Self::F32),
-            "float16" => Ok(Self::F16),
-            _ => Err(format!("{text:?} is not an element type: use float32 or float16")),
-        }
-    }
-}
+named!(FloatType, "an element type", F32 = "float32", F16 = "float16");
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]

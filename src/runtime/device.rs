@@ -91,30 +91,7 @@ pub enum Precision {
     Int8,
 }
 
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "fp32" => Ok(Self::Fp32),
-            "bf16" => Ok(Self::Bf16),
-            "fp16" => Ok(Self::Fp16),
-            "int8" => Ok(Self::Int8),
-            _ => Err(format!("{text:?} is not a precision: use fp32, bf16, fp16 or int8")),
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-        })
-    }
-}
+named!(Precision, "a precision", Fp32 = "fp32", Bf16 = "bf16", Fp16 = "fp16", Int8 = "int8");
 
 #[cfg(test)]
 mod tests {

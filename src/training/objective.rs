@@ -32,27 +32,11 @@ impl Objective {
     }
 }
 
-impl std::str::FromStr for Objective {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "caption" => Ok(Self::Caption),
-            "scst" => Ok(Self::Scst),
-            "contrastive" => Ok(Self::Contrastive),
-            "language-model" => Ok(Self::LanguageModel),
-            _ => Err(format!("{text:?} is not an objective: use caption, scst, contrastive or language-model")),
-        }
-    }
-}
-
-impl std::fmt::Display for Objective {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Caption => "caption",
-            Self::Scst => "scst",
-            Self::Contrastive => "contrastive",
-            Self::LanguageModel => "language-model",
-        })
-    }
-}
+named!(
+    Objective,
+    "an objective",
+    Caption = "caption",
+    Scst = "scst",
+    Contrastive = "contrastive",
+    LanguageModel = "language-model",
+);

@@ -14,28 +14,7 @@ pub enum Decay {
     Cosine,
 }
 
-impl std::str::FromStr for Decay {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "linear" => Ok(Self::Linear),
-            "constant" => Ok(Self::Constant),
-            "cosine" => Ok(Self::Cosine),
-            _ => Err(format!("{text:?} is not a schedule: use linear, constant or cosine")),
-        }
-    }
-}
-
-impl std::fmt::Display for Decay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Linear => "linear",
-            Self::Constant => "constant",
-            Self::Cosine => "cosine",
-        })
-    }
-}
+named!(Decay, "a schedule", Linear = "linear", Constant = "constant", Cosine = "cosine");
 
 /// A learning rate for every step of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -56,46 +56,20 @@ pub enum Format {
     WebDataset,
 }
 
-impl Format {
-    /// Every layout.
-    pub const ALL: [Self; 10] = [
-        Self::FlickrCn,
-        Self::Tsv,
-        Self::CocoCn,
-        Self::Karpathy,
-        Self::Coco,
-        Self::Csv,
-        Self::Jsonl,
-        Self::Map,
-        Self::Parquet,
-        Self::WebDataset,
-    ];
-
-    /// The word that `--format` takes and reports write.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::FlickrCn => "flickr-cn",
-            Self::Tsv => "tsv",
-            Self::CocoCn => "coco-cn",
-            Self::Karpathy => "karpathy",
-            Self::Coco => "coco",
-            Self::Csv => "csv",
-            Self::Jsonl => "jsonl",
-            Self::Map => "map",
-            Self::Parquet => "parquet",
-            Self::WebDataset => "webdataset",
-        }
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = || Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|f| f.name() == text).ok_or_else(|| format!("no format {text}; there are: {}", names()))
-    }
-}
+named!(
+    Format,
+    "a layout",
+    FlickrCn = "flickr-cn",
+    Tsv = "tsv",
+    CocoCn = "coco-cn",
+    Karpathy = "karpathy",
+    Coco = "coco",
+    Csv = "csv",
+    Jsonl = "jsonl",
+    Map = "map",
+    Parquet = "parquet",
+    WebDataset = "webdataset",
+);
 
 /// Whether a caption was written (or translated) by a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize)]
@@ -108,15 +82,6 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// The word that tables have.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Human => "human",
-            Self::Machine => "machine",
-            Self::Unknown => "unknown",
-        }
-    }
-
     /// What the language mark of the Flickr8k-CN, Flickr30k-CN and COCO-CN files says: `zhm` translated by hand, `zhc` written by
     /// the crowd, `zhb` and `zhg` by the translators of Baidu and Google.
     fn of_mark(mark: &str) -> Self {
@@ -128,16 +93,7 @@ impl Translation {
     }
 }
 
-impl FromStr for Translation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Human, Self::Machine, Self::Unknown]
-            .into_iter()
-            .find(|t| t.name() == text)
-            .ok_or_else(|| format!("a translation is human, machine or unknown, not {text}"))
-    }
-}
+named!(Translation, "a kind of translation", Human = "human", Machine = "machine", Unknown = "unknown");
 
 /// `--columns image=A,caption=B[,split=C]`: which columns (or JSON fields) hold what. `caption` may come several times.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -183,7 +139,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        for format in Format::ALL {
+        for &format in Format::ALL {
             assert_eq!(format.name().parse(), Ok(format));
         }
         assert!("xml".parse::<Format>().unwrap_err().contains("flickr-cn"));

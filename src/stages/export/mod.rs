@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, StringArray};
@@ -42,21 +41,16 @@ pub enum Target {
     Kohya,
 }
 
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "webdataset" => Self::WebDataset,
-            "imagefolder" => Self::ImageFolder,
-            "parquet" => Self::Parquet,
-            "sidecar" => Self::Sidecar,
-            "coco" => Self::Coco,
-            "kohya" => Self::Kohya,
-            _ => return Err(format!("{text:?} is not a layout: use webdataset, imagefolder, parquet, sidecar, coco or kohya")),
-        })
-    }
-}
+named!(
+    Target,
+    "a layout",
+    WebDataset = "webdataset",
+    ImageFolder = "imagefolder",
+    Parquet = "parquet",
+    Sidecar = "sidecar",
+    Coco = "coco",
+    Kohya = "kohya",
+);
 
 /// What is exported, and how.
 #[derive(Debug, Clone)]
