@@ -24,7 +24,7 @@ use preflight::{Times, missing, needs, space};
 use record::{FORMAT, Record, adopt, earlier, output_at, output_hash, read_record, record_path};
 
 /// What of a pipeline is run.
-pub struct RunSettings {
+pub struct PipelineSettings {
     pub file: PathBuf,
     pub overrides: Vec<String>,
     pub from: Option<String>,
@@ -49,7 +49,11 @@ pub trait Executor {
     fn execute(&self, words: &[String]) -> anyhow::Result<Outcome>;
 }
 
-pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
+pub fn run(
+    settings: &PipelineSettings,
+    executor: &dyn Executor,
+    reporter: &dyn Reporter,
+) -> anyhow::Result<(Outcome, String, Value)> {
     let spec = Spec::read(&settings.file, &settings.overrides)?;
     for stage in &spec.stages {
         executor.contract(&stage.words()).with_context(|| format!("{}: [{}]", settings.file.display(), stage.name))?;
