@@ -8,6 +8,8 @@ use crate::pipeline::spec::SpecError;
 use crate::stages::Outcome;
 use crate::stages::run::{self, Contract, Executor, PipelineSettings};
 
+/// Run a pipeline of stages from a TOML file.
+///
 /// Stages are the sections of the file, in order; a section's keys are the flags of its command.
 #[derive(clap::Args)]
 pub struct RunArgs {
