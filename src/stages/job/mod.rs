@@ -139,7 +139,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
             );
             return Err(OtherSettings(message).into());
         }
-        lock.remove()?;
+        lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
         reporter.note("this job was planned before: its listing stands (--overwrite lists again)");
         return Ok(planned(Outcome::Complete, Some(there)));
     }
@@ -165,7 +165,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     if planner.counts.found == 0 && !planner.shards.iter().any(|shard| shard.is_uncounted) {
         let folders = planner.counts.unlisted_folders;
         job.clear()?;
-        lock.remove()?;
+        lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
         let _ = std::fs::remove_dir(&settings.job);
         match folders {
             0 => bail!("no file found in {}", names.join(" ")),
@@ -194,7 +194,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         shards: planner.shards,
     };
     job.save_plan(&plan)?;
-    lock.remove()?;
+    lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
     Ok(planned(Outcome::Complete, Some(plan)))
 }
 
