@@ -10,7 +10,7 @@
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph
 //! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
-//!    files, table, bookkeeping, random, names    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
+//!    files, table, bookkeeping, random, vector, names    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
 //! ```
 
 #[cfg(not(unix))]
@@ -43,3 +43,4 @@ pub(crate) mod terminal;
 pub mod testing;
 pub(crate) mod text;
 pub mod training;
+pub(crate) mod vector;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Decoder;
 use super::config::DecoderConfig;
-use super::decoders::{Sizes, architecture, cache_name, cached_head_dim};
+use super::decoders::{Sizes, architecture, cache_name, in_place_layout};
 use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
 use super::fed::FedWeights;
@@ -17,7 +17,7 @@ use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
 
 const MODEL: &str = "decoder";
 
-/// Keys or values of one layer: [rows, G, length, D'], D' the padded width of a head.
+/// Keys or values of one layer: [rows, G', length, D'] (see [`in_place_layout`]).
 type Cache = Vec<f32>;
 
 /// A decoder with its cache in our memory.
@@ -33,11 +33,13 @@ pub struct CachedDecoder {
     max_rows: usize,
     /// Positions a row has room for, prefix included.
     length: usize,
-    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, G, length, D].
+    /// Heads of a cache and the width of each.
+    layout: [usize; 2],
+    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, G', length, D'].
     caches: Vec<Cache>,
     /// Positions used by each row.
     used: Vec<usize>,
-    /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, G, P, D].
+    /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, G', P, D'].
     held: Vec<Cache>,
     num_held: usize,
     logits: Vec<f32>,
@@ -84,7 +86,8 @@ impl CachedDecoder {
         let session = Session::new(runtime, MODEL, &model.to_bytes(), folder, &[])?;
         // The last token is never fed, so it needs no room.
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
-        let elements = max_rows * length * sizes.n_kv_head * cached_head_dim(&sizes);
+        let layout = in_place_layout(&sizes, style_for(runtime));
+        let elements = max_rows * length * layout[0] * layout[1];
         check_room(elements * 2 * sizes.n_layer, max_rows)?;
         Ok(Self {
             session,
@@ -94,6 +97,7 @@ impl CachedDecoder {
             prefix_len,
             max_rows,
             length,
+            layout,
             caches: vec![vec![0.0; elements]; 2 * sizes.n_layer],
             used: vec![],
             held: vec![vec![]; 2 * sizes.n_layer],
@@ -122,7 +126,7 @@ impl CachedDecoder {
     fn forward(&mut self, target: Target, embeds: &mut [f32], sequence: usize, used: &[usize]) -> Result<(), RuntimeError> {
         let rows = used.len();
         let (b, s) = (rows as i64, sequence as i64);
-        let (h, d) = (self.sizes.n_kv_head as i64, cached_head_dim(&self.sizes) as i64);
+        let [h, d] = self.layout.map(|n| n as i64);
         let (caches, length) = match target {
             Target::Rows => (&mut self.caches, self.length as i64),
             Target::Held => (&mut self.held, self.prefix_len as i64),
@@ -204,7 +208,7 @@ impl Decoder for CachedDecoder {
                 wanted: wanted.map(|d| d as i64).to_vec(),
             });
         }
-        let elements = num_prefixes * self.prefix_len * self.sizes.n_kv_head * cached_head_dim(&self.sizes);
+        let elements = num_prefixes * self.prefix_len * self.layout[0] * self.layout[1];
         for cache in &mut self.held {
             cache.resize(elements, 0.0);
         }
@@ -220,7 +224,7 @@ impl Decoder for CachedDecoder {
             let message = format!("row {row} of {} from prefix {prefix} of {}", self.max_rows, self.num_held);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let (heads, d, p, length) = (self.sizes.n_kv_head, cached_head_dim(&self.sizes), self.prefix_len, self.length);
+        let ([heads, d], p, length) = (self.layout, self.prefix_len, self.length);
         for (cache, held) in self.caches.iter_mut().zip(&self.held) {
             for head in 0..heads {
                 let (to, from) = ((row * heads + head) * length * d, (prefix * heads + head) * p * d);
@@ -236,7 +240,7 @@ impl Decoder for CachedDecoder {
             let message = format!("rows {sources:?} out of {} (at most {})", self.used.len(), self.max_rows);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let (heads, d, length) = (self.sizes.n_kv_head, cached_head_dim(&self.sizes), self.length);
+        let ([heads, d], length) = (self.layout, self.length);
         let (stride, used) = (heads * length * d, &self.used);
         self.caches.par_iter_mut().for_each(|cache| {
             // A row that was overwritten before a later row reads it is kept aside first.

@@ -22,7 +22,8 @@ pub enum LoadError {
 pub fn style_for(runtime: &Runtime) -> Style {
     let fused = runtime.device() != Device::OpenVino;
     let cuda = matches!(runtime.device(), Device::Cuda(_));
-    Style { fused, dtype: runtime.dtype(), int8: runtime.precision() == Precision::Int8, cuda }
+    let int8 = runtime.precision() == Precision::Int8;
+    Style { fused, dtype: runtime.dtype(), int8, cuda, own: int8 && runtime.device() == Device::Cpu }
 }
 
 /// CLIP's image tower on a device.

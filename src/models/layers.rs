@@ -16,10 +16,12 @@ pub struct Style {
     pub int8: bool,
     /// For ONNX Runtime's CUDA provider (see [`Graph::spell_for_cuda`]).
     pub cuda: bool,
+    /// This program's own operators may be used ([`crate::runtime::operators`]).
+    pub own: bool,
 }
 
 impl Style {
-    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false, cuda: false };
+    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false, cuda: false, own: false };
 }
 
 /// A parameter in the element type of the style.
@@ -33,17 +35,21 @@ pub fn int8_names(weight: &str) -> (String, String) {
     (format!("{weight}_int8"), format!("{weight}_scales"))
 }
 
-/// `x [.., inputs]` times 8-bit weights [inputs, outputs] -> [.., outputs].
-fn int8_product(g: &Graph, x: Value, inputs: usize, outputs: usize) -> Value {
+/// `x [.., inputs]` times 8-bit weights [inputs, outputs], and the bias [outputs] -> [.., outputs].
+fn int8_product(g: &Graph, style: Style, x: Value, inputs: usize, outputs: usize, bias: Option<Value>) -> Value {
     let (data, scales) = int8_names("weight");
     let data = g.parameter(&data, &[inputs.into(), outputs.into()]);
     let scales = g.parameter(&scales, &[outputs.into()]);
     let mut shape = g.shape(x);
     let rows = Dim::product(&shape[..shape.len() - 1]);
-    let y = g.int8_product(g.reshape(x, &[rows, inputs.into()]), data, scales);
+    let flat = g.reshape(x, &[rows, inputs.into()]);
     shape.pop();
     shape.push(outputs.into());
-    g.reshape(y, &shape)
+    if style.own {
+        return g.reshape(g.int8_product_in_own(flat, data, scales, bias), &shape);
+    }
+    let y = g.reshape(g.int8_product(flat, data, scales), &shape);
+    bias.map_or(y, |bias| g.add(y, bias))
 }
 
 /// PyTorch's Linear: `x [.., inputs]`, weight [outputs, inputs], bias [outputs].
@@ -51,8 +57,7 @@ pub fn linear(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
     g.scope(name, || {
         let bias = bias.then(|| parameter(g, style, "bias", &[outputs]));
         if style.int8 {
-            let y = int8_product(g, x, inputs, outputs);
-            return bias.map_or(y, |bias| g.add(y, bias));
+            return int8_product(g, style, x, inputs, outputs, bias);
         }
         let weight = parameter(g, style, "weight", &[outputs, inputs]);
         let mut shape = g.shape(x);
@@ -85,7 +90,7 @@ pub fn conv1d(g: &Graph, style: Style, name: &str, x: Value, inputs: usize, outp
     g.scope(name, || {
         let bias = parameter(g, style, "bias", &[outputs]);
         if style.int8 {
-            return g.add(int8_product(g, x, inputs, outputs), bias);
+            return int8_product(g, style, x, inputs, outputs, Some(bias));
         }
         let weight = parameter(g, style, "weight", &[inputs, outputs]);
         let mut shape = g.shape(x);

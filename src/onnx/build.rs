@@ -83,6 +83,16 @@ impl Graph {
         self.mul(product, row_scales)
     }
 
+    /// The same in this program's own operators, with a bias [N] added where there is one.
+    pub fn int8_product_in_own(&self, x: Value, weight: Value, scales: Value, bias: Option<Value>) -> Value {
+        let rounded = self.apply_many(Op::QuantizeRows, &[Some(x)]);
+        let one = self.floats(&[1.0], &[]);
+        let middle = self.constant(DType::U8, &[], vec![128]);
+        let inputs = [rounded[0], weight, one, scales, middle];
+        let product = self.apply(Op::MatMulIntegerToFloat, &inputs);
+        self.apply_many(Op::ScaleRows, &[Some(product), Some(rounded[1]), bias])[0]
+    }
+
     /// Not causal; `q`, `k`, `v` [B, T, C] -> [B, T, C].
     pub fn multi_head_attention(&self, q: Value, k: Value, v: Value, num_heads: i64) -> Value {
         self.apply(Op::MultiHeadAttention { num_heads }, &[q, k, v])
@@ -99,6 +109,19 @@ impl Graph {
     ) -> Vec<Value> {
         let inputs = [query, key, value, cache[0], cache[1], lengths[0], lengths[1]].map(Some);
         self.apply_many(Op::GroupQueryAttention { num_heads, kv_num_heads, scale }, &inputs)
+    }
+
+    /// The same in this program's own operator: `inputs` are those of [`Op::CachedAttention`].
+    pub fn cached_attention(
+        &self,
+        [query, key, value]: [Value; 3],
+        cache: [Value; 2],
+        lengths: Value,
+        [num_heads, kv_num_heads]: [i64; 2],
+        scale: f32,
+    ) -> Vec<Value> {
+        let inputs = [query, key, value, cache[0], cache[1], lengths].map(Some);
+        self.apply_many(Op::CachedAttention { num_heads, kv_num_heads, scale }, &inputs)
     }
 
     /// Convolution of [B, C, H, W] with [O, C, K, K].

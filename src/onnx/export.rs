@@ -231,7 +231,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::ScatterElements { axis, reduction: Reduction::None } => vec![int("axis", *axis as i64)],
         Op::ScatterElements { axis, reduction: Reduction::Add } => vec![int("axis", *axis as i64), text("reduction", "add")],
         Op::MultiHeadAttention { num_heads } => vec![int("num_heads", *num_heads)],
-        Op::GroupQueryAttention { num_heads, kv_num_heads, scale } => {
+        Op::GroupQueryAttention { num_heads, kv_num_heads, scale } | Op::CachedAttention { num_heads, kv_num_heads, scale } => {
             vec![int("num_heads", *num_heads), int("kv_num_heads", *kv_num_heads), float("scale", *scale)]
         }
         Op::Add
@@ -261,6 +261,8 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Detach
         | Op::MatMul
         | Op::MatMulIntegerToFloat
+        | Op::QuantizeRows
+        | Op::ScaleRows
         | Op::Reshape { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }

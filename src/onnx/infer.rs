@@ -231,11 +231,24 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             same_dtype(q, v)?;
             Ok(vec![q.clone()])
         }
-        Op::GroupQueryAttention { .. } => {
+        Op::GroupQueryAttention { .. } | Op::CachedAttention { .. } => {
             let (query, key, value) = (input(0)?, input(3)?, input(4)?);
             same_dtype(query, input(1)?)?;
             same_dtype(query, input(2)?)?;
             Ok(vec![query.clone(), key.clone(), value.clone()])
+        }
+        Op::QuantizeRows => {
+            let x = input(0)?;
+            let [rows, _] = x.shape.as_slice() else { return Err("rows are of a matrix".into()) };
+            let scales = ValueType { dtype: DType::F32, shape: vec![rows.clone(), 1.into()] };
+            Ok(vec![ValueType { dtype: DType::U8, shape: x.shape.clone() }, scales])
+        }
+        Op::ScaleRows => {
+            let (x, scales) = (input(0)?, input(1)?);
+            if broadcast(&x.shape, &scales.shape)? != x.shape {
+                return Err(format!("scales {} for {}", shape_text(&scales.shape), shape_text(&x.shape)));
+            }
+            Ok(vec![x.clone()])
         }
     }
 }

@@ -156,6 +156,17 @@ pub enum Op {
         kv_num_heads: i64,
         scale: f32,
     },
+    // This program's own, for sessions on the CPU provider (`runtime::operators`)
+    /// x [M, K]; outputs 8-bit numbers around 128 and a scale for each row [M, 1]
+    QuantizeRows,
+    /// x [M, N], scales [M, 1] and, where there is one, a bias [N]
+    ScaleRows,
+    /// As [`Op::GroupQueryAttention`], without `total_sequence_length`
+    CachedAttention {
+        num_heads: i64,
+        kv_num_heads: i64,
+        scale: f32,
+    },
 }
 
 impl Op {
@@ -182,6 +193,7 @@ impl Op {
     /// (domain, operator name)
     pub fn name(&self) -> (&'static str, &'static str) {
         const MS: &str = "com.microsoft";
+        const OWN: &str = "clipcap";
         match self {
             Self::Add => ("", "Add"),
             Self::Sub => ("", "Sub"),
@@ -237,6 +249,9 @@ impl Op {
             Self::Range { .. } => ("", "Range"),
             Self::MultiHeadAttention { .. } => (MS, "MultiHeadAttention"),
             Self::GroupQueryAttention { .. } => (MS, "GroupQueryAttention"),
+            Self::QuantizeRows => (OWN, "QuantizeRows"),
+            Self::ScaleRows => (OWN, "ScaleRows"),
+            Self::CachedAttention { .. } => (OWN, "CachedAttention"),
         }
     }
 }

@@ -15,6 +15,7 @@ mod device;
 mod error;
 mod library;
 mod nvidia;
+mod operators;
 mod placement;
 mod resident;
 pub(crate) mod selftest;
@@ -251,7 +252,9 @@ impl Runtime {
         let refused =
             |e: ort::Error| RuntimeError::DeviceUnavailable { device: self.device, message: error::shortened(&e.to_string()) };
         match self.device {
-            Device::Cpu | Device::Auto => {}
+            Device::Cpu | Device::Auto => {
+                builder = builder.with_operators(operators::domain().map_err(ort)?).map_err(|e| ort(e.into()))?;
+            }
             Device::OpenVino => {
                 let hint = match self.precision {
                     Precision::Bf16 => "bf16",

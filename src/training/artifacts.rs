@@ -140,7 +140,7 @@ impl GraphOptions {
 
     fn style(&self) -> Style {
         let cuda = self.variant == Variant::Cuda;
-        Style { fused: cuda || self.variant == Variant::Cpu, dtype: self.dtype, int8: false, cuda }
+        Style { fused: cuda || self.variant == Variant::Cpu, dtype: self.dtype, int8: false, cuda, own: false }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, the ground first. Modules of one floor do not know each other; a module may use its own submodules.
 const FLOORS: &[&[&str]] = &[
-    &["files", "remote", "table", "bookkeeping", "random", "names"],
+    &["files", "remote", "table", "bookkeeping", "random", "vector", "names"],
     &["onnx", "runtime", "dataset", "image", "text", "metrics", "html"],
     &["autodiff"],
     &["models"],

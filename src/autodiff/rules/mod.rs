@@ -120,6 +120,9 @@ pub(super) fn apply(
         | Op::Range { .. }
         | Op::TopK { .. }
         | Op::MultiHeadAttention { .. }
-        | Op::GroupQueryAttention { .. } => Err(NotDifferentiable),
+        | Op::GroupQueryAttention { .. }
+        | Op::QuantizeRows
+        | Op::ScaleRows
+        | Op::CachedAttention { .. } => Err(NotDifferentiable),
     }
 }

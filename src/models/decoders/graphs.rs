@@ -39,8 +39,8 @@ pub fn decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     });
 }
 
-/// The decoder for ONNX Runtime's own attention over a cache that is updated in place: rows of any length side by side, nothing copied.
-/// `past_key_values.N.*` and `present.N.*` [batch, G, cache, D'] are the same memory; `seqlens_k` [batch] (int32) is each row's length after
+/// The decoder for attention over a cache that is updated in place: rows of any length side by side, nothing copied.
+/// `past_key_values.N.*` and `present.N.*` [batch, G', cache, D'] are the same memory (see [`in_place_layout`]); `seqlens_k` [batch] (int32) is each row's length after
 /// this run, minus one; `total_sequence_length` (int32) the greatest length.
 pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let sizes = family.sizes();
@@ -49,16 +49,24 @@ pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let positions = g.input("position_ids", DType::I64, &["batch".into(), sequence.clone()]);
     let lengths = g.input("seqlens_k", DType::I32, &["batch".into()]);
     let total = g.input("total_sequence_length", DType::I32, &[1.into()]);
-    let padded = Sizes { head_dim: cached_head_dim(&sizes), ..sizes };
-    let caches = cache_inputs(g, style, &padded, &"cache".into());
+    let [cached_heads, cached_dim] = in_place_layout(&sizes, style);
+    let caches = cache_inputs(g, style, &Sizes { n_kv_head: cached_heads, head_dim: cached_dim, ..sizes }, &"cache".into());
     let scale = (sizes.head_dim as f32).powf(-0.5);
     run(g, style, family, embeds, Positions::Given(positions), &sequence, None, &mut |layer, qkv| {
         let heads = [sizes.n_head as i64, sizes.n_kv_head as i64];
-        let qkv = qkv.map(|x| pad_heads(g, x, padded.head_dim));
-        let outputs = g.group_query_attention(qkv, caches[layer], [lengths, total], heads, scale);
+        let outputs = match style.own {
+            true => {
+                let qkv = qkv.map(|x| pad_heads(g, x, sizes.head_dim));
+                g.cached_attention(qkv, caches[layer], lengths, heads, scale)
+            }
+            false => {
+                let qkv = qkv.map(|x| pad_heads(g, x, cached_dim));
+                g.group_query_attention(qkv, caches[layer], [lengths, total], heads, scale)
+            }
+        };
         g.output(&cache_name("present", layer, "key"), outputs[1]);
         g.output(&cache_name("present", layer, "value"), outputs[2]);
-        unpad_heads(g, &sizes, outputs[0])
+        unpad_heads(g, &sizes, outputs[0], if style.own { sizes.head_dim } else { cached_dim })
     });
 }
 
@@ -187,9 +195,13 @@ pub fn head(g: &Graph, style: Style, family: &dyn Architecture, x: Value) -> Val
     linear(g, style, family.head(), x, sizes.n_embd, sizes.vocab_size, false)
 }
 
-/// Width of a head in a cache that is updated in place: that operator wants multiples of 8.
-pub fn cached_head_dim(sizes: &Sizes) -> usize {
-    sizes.head_dim.next_multiple_of(8)
+/// Heads of a cache that is updated in place and the width of each: ONNX Runtime's attention wants multiples of 8, and this program's has all heads
+/// of a position side by side.
+pub fn in_place_layout(sizes: &Sizes, style: Style) -> [usize; 2] {
+    match style.own {
+        true => [1, sizes.n_kv_head * sizes.head_dim],
+        false => [sizes.n_kv_head, sizes.head_dim.next_multiple_of(8)],
+    }
 }
 
 /// `inputs_embeds` [batch, S, C] through all layers, and `logits` [batch, V] at the last position as an output; `best` of them, where asked for.
@@ -264,8 +276,7 @@ fn pad_heads(g: &Graph, x: Value, padded: usize) -> Value {
 }
 
 /// [B, S, H D'] -> [B, S, H D].
-fn unpad_heads(g: &Graph, sizes: &Sizes, x: Value) -> Value {
-    let padded = cached_head_dim(sizes);
+fn unpad_heads(g: &Graph, sizes: &Sizes, x: Value, padded: usize) -> Value {
     if sizes.head_dim == padded {
         return x;
     }

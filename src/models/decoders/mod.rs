@@ -8,7 +8,7 @@ mod graphs;
 mod llama;
 
 pub use graphs::{
-    cache_name, cached_head_dim, decoder, in_place_decoder, pick_logits, pick_rows, states, static_prefill, static_step,
+    cache_name, decoder, in_place_decoder, in_place_layout, pick_logits, pick_rows, states, static_prefill, static_step,
 };
 
 use super::config::DecoderConfig;

@@ -1,0 +1,69 @@
+//! Operators of our own for sessions on the CPU provider: what ONNX Runtime has only as chains of operators that each go through memory, in one
+//! pass. Graphs that are saved have none of them.
+//!
+//! | operator | inputs | outputs |
+//! | --- | --- | --- |
+//! | `QuantizeRows` | x [M, K] | 8-bit numbers around 128 [M, K], a scale for each row [M, 1] |
+//! | `ScaleRows` | x [M, N], scales [M, 1], bias [N] (may be absent) | x times its row's scale, and the bias [M, N] |
+//! | `CachedAttention` | query [B, S, H D], key and value [B, S, G D], caches [B, 1, M, G D] updated in place, last position of each row [B] | attended [B, S, H D], the caches |
+//!
+//! A row's result depends on that row alone, and on no order of work: the same bytes from any batch and any number of threads.
+
+mod attention;
+mod rows;
+
+use std::sync::Arc;
+
+use ort::operator::{ComputeContext, OperatorDomain};
+use ort::value::ValueRef;
+
+/// Their domain in a graph.
+const DOMAIN: &str = "clipcap";
+
+/// All of them, to be registered with a session.
+pub(super) fn domain() -> ort::Result<Arc<OperatorDomain>> {
+    let domain = OperatorDomain::new(DOMAIN)?;
+    Ok(domain.add(rows::QuantizeRows)?.add(rows::ScaleRows)?.add(attention::CachedAttention)?.into())
+}
+
+/// An input that the operator cannot do without.
+fn input(context: &ComputeContext, number: usize) -> ort::Result<ValueRef<'_>> {
+    context.input(number)?.ok_or_else(|| ort::Error::new(format!("input {number} is missing")))
+}
+
+/// A shape's dimensions.
+fn sizes(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect()
+}
+
+/// Memory that threads write to in places that do not overlap.
+struct Shared<T>(*mut T);
+
+// SAFETY: a pointer alone; who writes through it says why nobody else is there.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Elements `start..start + length`.
+    ///
+    /// # Safety
+    /// They lie within the memory, and nobody else has any of them while the slice lives.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts do not overlap")]
+    unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
+    }
+
+    /// The same to read.
+    ///
+    /// # Safety
+    /// They lie within the memory, and nobody writes any of them while the slice lives.
+    unsafe fn seen(&self, start: usize, length: usize) -> &[T] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts(self.0.add(start), length) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
