@@ -16,7 +16,7 @@ pub struct Style {
     pub int8: bool,
     /// For ONNX Runtime's CUDA provider (see [`Graph::spell_for_cuda`]).
     pub cuda: bool,
-    /// This program's own operators may be used ([`crate::runtime::operators`]).
+    /// This program's own operators may be used (`runtime::operators`).
     pub own: bool,
 }
 

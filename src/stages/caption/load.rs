@@ -9,7 +9,7 @@ use super::model::ClipCap;
 use super::{ModelInfo, Wording};
 use crate::generation::{Generator, Settings, Strategy};
 use crate::image::Preprocess;
-use crate::models::{Bundle, ClipEncoder, ImageEncoder, PrefixMapper};
+use crate::models::{Bundle, ClipEncoder, ImageEncoder, LoadError, PrefixMapper};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
 use crate::stages::memory::check_card;
@@ -58,22 +58,34 @@ pub fn load(
     let tokens = special_tokens(bundle, &tokenizer);
     let texts = tokenizer.clone();
     let generator = Generator::new(decoding.clone(), tokens)?.comparing(move |ids| texts.decode(ids));
-    let encoder = match takes_embeddings {
-        true => None,
-        false => {
-            Some(Box::new(ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size)?) as Box<dyn ImageEncoder>)
-        }
-    };
-    let mapper = Box::new(PrefixMapper::load(runtime, bundle.path(), bundle.mapper_config(), batch_size)?);
     let beams = match decoding.strategy {
         Strategy::Beam { num_beams, .. } => num_beams,
         _ => 1,
     };
     let rows = rows_together(bundle, runtime, batch_size, prefix_len + decoding.max_new_tokens).max(beams);
-    let decoder = load_decoder(bundle, runtime, prefix_len, rows, decoding.max_new_tokens, generator.picked())?;
+    let encoder = || -> Result<_, LoadError> {
+        let load = || ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size);
+        (!takes_embeddings).then(load).transpose()
+    };
+    let picked = generator.picked();
+    let rest = || -> Result<_, LoadError> {
+        let mapper = PrefixMapper::load(runtime, bundle.path(), bundle.mapper_config(), batch_size)?;
+        Ok((mapper, load_decoder(bundle, runtime, prefix_len, rows, decoding.max_new_tokens, picked)?))
+    };
+    // ONNX Runtime prepares a model on one thread: on the host's cores two are prepared at once. A card's memory is taken in one order.
+    let (encoder, rest) = match runtime.device().is_cpu() {
+        true => std::thread::scope(|scope| {
+            let encoder = scope.spawn(encoder);
+            let rest = rest();
+            (encoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), rest)
+        }),
+        false => (encoder(), rest()),
+    };
+    let encoder = encoder?.map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>);
+    let (mapper, decoder) = rest?;
     Ok(ClipCap {
         encoder,
-        mapper,
+        mapper: Box::new(mapper),
         decoder,
         generator,
         tokenizer,
