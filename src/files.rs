@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 mod checked;
+pub mod sort;
 
 pub use checked::{Checked, read_checked_json, write_checked_json};
 

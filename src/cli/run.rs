@@ -6,10 +6,8 @@ use super::contract::contract;
 use super::{BadUsage, Cli, Context, dispatch};
 use crate::pipeline::spec::SpecError;
 use crate::stages::Outcome;
-use crate::stages::run::{self, Contract, Executor, PipelineSettings};
+use crate::stages::run::{self, Contract, Executor, RunSettings};
 
-/// Run a pipeline of stages from a TOML file.
-///
 /// Stages are the sections of the file, in order; a section's keys are the flags of its command.
 #[derive(clap::Args)]
 pub struct RunArgs {
@@ -65,7 +63,7 @@ impl Executor for CommandLine<'_> {
 
 pub fn run(args: RunArgs, context: &Context) -> anyhow::Result<Outcome> {
     let RunArgs { file, overrides, from, until, force, dry_run, verify } = args;
-    let settings = PipelineSettings { file, overrides, from, until, force, dry_run, verify };
+    let settings = RunSettings { file, overrides, from, until, force, dry_run, verify };
     let ran = run::run(&settings, &CommandLine(context), &context.terminal);
     let (outcome, text, json) = ran.map_err(|error| match error.downcast_ref::<SpecError>() {
         Some(fault) if fault.is_usage() => BadUsage(fault.to_string()).into(),

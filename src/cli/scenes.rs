@@ -4,9 +4,7 @@ use super::{BadUsage, Context};
 use crate::stages::Outcome;
 use crate::stages::scenes::{self, CheckSettings, ScenesSettings};
 
-/// Render a small world of captioned scenes to try everything on.
-///
-/// With --check, count how many captions of scenes are right.
+/// Render a small set of captioned scenes to try everything on; or, with --check, count how many captions of scenes are right.
 #[derive(clap::Args)]
 pub struct ScenesArgs {
     /// Folder to write: images/ and captions/ (with --check: an optional JSON file)

@@ -1,8 +1,8 @@
 //! The files under some folders, in an order that depends on their names alone, one after another.
 //!
-//! Memory holds the names of the folders on the way down, never those of the whole tree. Nothing is opened but folders.
+//! Memory holds the names of the folders on the way down, never those of the whole tree; of a folder of millions, a part of them. Nothing is
+//! opened but folders.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -16,10 +16,16 @@ use super::tar;
 use super::wanted::{Filter, LeftOut, PatternError, Wanted};
 use crate::remote;
 
+mod after;
 mod ahead;
+mod names;
 mod urls;
 
+use after::{Listed, Standing};
+use names::{Found, Gathered, MOST_NAMES, Names};
 use urls::Urls;
+
+pub use after::Position;
 
 /// Something found under a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct Entry {
     /// Its id in every table; see [`naming`](super::naming).
     pub image_id: String,
     pub kind: Kind,
+    /// Of an object elsewhere, as its listing says.
+    pub version: Option<remote::Version>,
 }
 
 /// What was found at a path.
@@ -92,6 +100,8 @@ pub struct Listing {
     excluded: HashMap<PathBuf, Vec<OsString>>,
     filter: Filter,
     left_out: Mutex<LeftOut>,
+    /// Names of a folder that are in memory.
+    most_names: usize,
 }
 
 #[derive(Clone)]
@@ -103,7 +113,7 @@ struct Root {
 }
 
 /// What a folder's listing says of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Type {
     File,
     Folder,
@@ -179,7 +189,8 @@ impl Listing {
         }
         let names: Vec<String> = named.iter().map(|root| image_path(&root.prefix)).collect();
         let ids = FolderIds::new(names.iter().map(String::as_str));
-        Ok(Self { roots: named, ids, excluded: by_folder(exclude), filter, left_out: Mutex::default() })
+        let (excluded, left_out) = (by_folder(exclude), Mutex::default());
+        Ok(Self { roots: named, ids, excluded, filter, left_out, most_names: MOST_NAMES })
     }
 
     /// What the latest walk that came to its end left out.
@@ -199,7 +210,23 @@ impl Listing {
             elsewhere: remote::Ahead::default(),
             here: ahead::Ahead::default(),
             left_out: LeftOut::default(),
+            listed: None,
+            has_links: false,
         }
+    }
+
+    /// Walks on behind an entry of an earlier walk; lists of URLs are walked from the beginning.
+    pub fn iter_from(&self, position: &Position) -> Walk<'_> {
+        let walk = self.iter();
+        match self.is_ordered() {
+            true => Walk { listed: Some(Listed::up_to(position)), left_out: position.left_out, ..walk },
+            false => walk,
+        }
+    }
+
+    /// Whether the order is that of names, so that a walk can go on behind one.
+    pub fn is_ordered(&self) -> bool {
+        self.roots.iter().all(|root| remote::listed_urls(&root.path).is_none())
     }
 
     /// How many entries are found: the walk without the rest of the work.
@@ -256,6 +283,10 @@ pub struct Walk<'a> {
     elsewhere: remote::Ahead,
     here: ahead::Ahead,
     left_out: LeftOut,
+    /// What an earlier walk has listed, until this one is behind it.
+    listed: Option<Listed>,
+    /// Folders were found that are links, or may be.
+    has_links: bool,
 }
 
 struct Folder {
@@ -266,8 +297,7 @@ struct Folder {
     within: PathBuf,
     /// Raw bytes of the relative path, with a `/` behind it unless it is empty.
     prefix: Vec<u8>,
-    /// Last first.
-    names: Vec<(OsString, Option<Type>)>,
+    names: Names,
     ids: FolderIds,
 }
 
@@ -284,17 +314,25 @@ impl Iterator for Walk<'_> {
             }
             let found = match self.open.last_mut() {
                 Some(folder) => match folder.names.pop() {
-                    None => {
+                    Ok(None) => {
                         self.open.pop();
                         continue;
                     }
-                    Some((name, kind)) => {
+                    Ok(Some(Found { name, kind, version })) => {
                         let relative = [&folder.prefix, name.as_bytes()].concat();
                         let path = folder.path.join(&name);
                         // Only a symbolic link leads elsewhere than where it lies.
                         let real = (kind == Some(Type::Folder)).then(|| folder.real.join(&name));
                         let place = Place { within: folder.within.join(&name), real };
-                        self.visit(path, relative, place, kind)
+                        let found = self.visit(path, relative, place, kind);
+                        found.map(|entry| Entry { version: version.map(|version| *version), ..entry })
+                    }
+                    // The names were put aside, and the disk lost them.
+                    Err(error) => {
+                        let relative = folder.prefix.strip_suffix(b"/").unwrap_or(&folder.prefix).to_vec();
+                        let lost = unreadable(folder.path.clone(), relative, &error);
+                        self.open.pop();
+                        Some(lost)
                     }
                 },
                 None => {
@@ -330,8 +368,32 @@ struct Place {
 }
 
 impl Walk<'_> {
+    /// What was left out so far.
+    pub fn left_out(&self) -> LeftOut {
+        self.left_out
+    }
+
+    /// Whether folders were found that are links: a walk that goes on later would not know that it was in them.
+    pub fn has_links(&self) -> bool {
+        self.has_links
+    }
+
+    /// Whether an earlier walk has listed this; the kind is None for a folder.
+    fn was_listed(&mut self, relative: &[u8], kind: Option<Kind>) -> bool {
+        let Some(listed) = &self.listed else { return false };
+        let standing = listed.standing(relative);
+        let was_listed = listed.has(standing, kind);
+        if standing == Standing::Behind {
+            self.listed = None;
+        }
+        was_listed
+    }
+
     /// An entry for a file; a folder is entered instead.
     fn visit(&mut self, path: PathBuf, relative: Vec<u8>, place: Place, known: Option<Type>) -> Option<Entry> {
+        if self.listed.as_ref().is_some_and(|listed| listed.standing(&relative) == Standing::Before) {
+            return None;
+        }
         // What the folder's listing says saves a call for plain files. A link is judged by what it leads to.
         let kind = if known == Some(Type::File) {
             Kind::File
@@ -349,23 +411,37 @@ impl Walk<'_> {
                 Err(_) => Kind::BrokenLink,
             }
         };
+        if self.was_listed(&relative, Some(kind)) {
+            return None;
+        }
         let image_path = image_path(&relative);
         let ids = self.open.last().map_or(&self.listing.ids, |folder| &folder.ids);
-        Some(Entry { image_id: ids.of(&image_path), image_path, path, kind })
+        Some(Entry { image_id: ids.of(&image_path), image_path, path, kind, version: None })
     }
 
-    fn enter(&mut self, path: PathBuf, mut prefix: Vec<u8>, place: Place) -> Option<Entry> {
+    fn enter(&mut self, path: PathBuf, relative: Vec<u8>, place: Place) -> Option<Entry> {
+        if self.was_listed(&relative, None) {
+            return None;
+        }
+        let is_listed_above = self.listed.as_ref().is_some_and(|listed| listed.standing(&relative) == Standing::Above);
+        let mut prefix = relative;
+        self.has_links |= place.real.is_none() && !place.within.as_os_str().is_empty();
         // A folder that cannot be resolved cannot be listed either, and that is told.
         let real = place.real.or_else(|| fs::canonicalize(&path).ok()).unwrap_or_else(|| path.clone());
         if !self.entered.insert(real.clone()) {
             return None;
         }
-        match self.names(&path, &real, &place.within) {
-            Ok(names) => {
+        let left_out = self.left_out;
+        let names = self.names(&path, &real, &place.within);
+        if is_listed_above {
+            // It was counted then.
+            self.left_out = left_out;
+        }
+        match names {
+            Ok((names, ids)) => {
                 if !prefix.is_empty() {
                     prefix.push(b'/');
                 }
-                let ids = ids_of(&names);
                 self.open.push(Folder { path, real, within: place.within, prefix, names, ids });
                 self.look_ahead();
                 None
@@ -377,63 +453,43 @@ impl Walk<'_> {
     /// Has the next folders listed while this one is worked on.
     fn look_ahead(&mut self) {
         for folder in self.open.iter().rev().take(2) {
-            let next = folder.names.iter().rev().filter(|(_, kind)| *kind == Some(Type::Folder));
-            let next = next.map(|(name, _)| folder.path.join(name));
+            let next = folder.names.next_folders().map(|name| folder.path.join(name));
             if remote::is_url(&folder.path) { self.elsewhere.ask(next) } else { self.here.ask(next) }
         }
     }
 
-    /// Everything in a folder that is not excluded and wanted, last first.
-    fn names(&mut self, folder: &Path, real: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<Type>)>> {
+    /// Everything in a folder that is not excluded and wanted, and the ids of its files.
+    fn names(&mut self, folder: &Path, real: &Path, within: &Path) -> io::Result<(Names, FolderIds)> {
+        let mut gathered = Gathered::new(self.listing.most_names);
+        let Self { listing, here, elsewhere, left_out, .. } = self;
+        let mut take = |found: Found, is_folder: &dyn Fn(&OsStr) -> bool| {
+            match listing.filter.leaves(&found.name, &within.join(&found.name), || is_folder(&found.name)) {
+                Some(left) => left_out.add(left),
+                None => gathered.add(found)?,
+            }
+            Ok(())
+        };
         if remote::is_url(folder) {
-            return self.names_elsewhere(folder, within);
+            elsewhere.each(folder, |remote::Name { name, is_folder, version }| {
+                let kind = Some(if is_folder { Type::Folder } else { Type::File });
+                take(Found { name: name.into(), kind, version: version.map(Box::new) }, &|_| is_folder)
+            })?;
+        } else {
+            let excluded = listing.excluded.get(real).map_or(&[][..], Vec::as_slice);
+            here.each(folder, |name, kind| match is_excluded(excluded, &name) {
+                true => Ok(()),
+                false => take(Found { name, kind, version: None }, &|name| {
+                    kind == Some(Type::Folder) || kind == Some(Type::Link) && folder.join(name).is_dir()
+                }),
+            })?;
         }
-        let excluded = self.listing.excluded.get(real).map_or(&[][..], Vec::as_slice);
-        let mut names = Vec::new();
-        for (name, kind) in self.here.names(folder)? {
-            if is_excluded(excluded, &name) {
-                continue;
-            }
-            let is_folder = || kind == Some(Type::Folder) || kind == Some(Type::Link) && folder.join(&name).is_dir();
-            match self.listing.filter.leaves(&name, &within.join(&name), is_folder) {
-                Some(left) => self.left_out.add(left),
-                None => names.push((name, kind)),
-            }
-        }
-        names.sort_unstable_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));
-        Ok(names)
-    }
-
-    /// The same of a bucket's prefix.
-    fn names_elsewhere(&mut self, folder: &Path, within: &Path) -> io::Result<Vec<(OsString, Option<Type>)>> {
-        let mut names = Vec::new();
-        for found in self.elsewhere.names(folder)? {
-            let name = OsString::from(found.name);
-            match self.listing.filter.leaves(&name, &within.join(&name), || found.is_folder) {
-                Some(left) => self.left_out.add(left),
-                None => names.push((name, Some(if found.is_folder { Type::Folder } else { Type::File }))),
-            }
-        }
-        names.sort_by(|(a, _), (b, _)| b.as_bytes().cmp(a.as_bytes()));
-        Ok(names)
+        gathered.finish()
     }
 }
 
 fn unreadable(path: PathBuf, relative: Vec<u8>, error: &io::Error) -> Entry {
     let image_path = if relative.is_empty() { "./".to_owned() } else { image_path(&relative) + "/" };
-    Entry { path, image_id: image_path.clone(), image_path, kind: Kind::UnreadableFolder(error.kind()) }
-}
-
-/// The ids of a folder's files; its folders have none.
-fn ids_of(names: &[(OsString, Option<Type>)]) -> FolderIds {
-    let files = names.iter().rev().filter(|(_, kind)| *kind != Some(Type::Folder));
-    let texts: Vec<Cow<str>> = files
-        .map(|(name, _)| match name.to_str() {
-            Some(text) if !text.contains(|c: char| c.is_control() || matches!(c, '\\' | '%')) => text.into(),
-            _ => image_path(name.as_bytes()).into(),
-        })
-        .collect();
-    FolderIds::new(texts.iter().map(|text| &**text))
+    Entry { path, image_id: image_path.clone(), image_path, kind: Kind::UnreadableFolder(error.kind()), version: None }
 }
 
 /// The text of a relative path: bytes that are not UTF-8, control characters, `\` and `%` are percent-encoded.
@@ -473,6 +529,53 @@ mod tests {
         assert_eq!(image_path(b"\xFF\xFEx\\y%41.gif"), "%FF%FEx%5Cy%2541.gif");
         assert_eq!(image_path("\u{85}\u{7f}".as_bytes()), "%C2%85%7F");
         assert_eq!(relative_path("%FF%FEx%5Cy%2541.gif").as_os_str().as_bytes(), b"\xFF\xFEx\\y%41.gif");
+    }
+
+    #[test]
+    fn folders_of_more_names_than_memory_is_to_hold_are_listed_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a.jpg", "a.png", "a.txt", "b/c.jpg", "b.jpg", "b/d.JPG", "b/c.txt", "b/c", "c-d.png", "c.d.png", "一.jpg"]
+        {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        let wanted = Wanted { exclude: vec!["c-d.png".into()], ..Wanted::default() };
+        let mut listing = Listing::new(&[root.path().into()], &[root.path().join("b/d.JPG")], &wanted).unwrap();
+        let all: Vec<Entry> = listing.iter().collect();
+        let left_out = listing.left_out();
+        assert_eq!(all.len(), 9);
+        listing.most_names = 2;
+        assert_eq!(listing.iter().collect::<Vec<Entry>>(), all);
+        assert_eq!(listing.left_out(), left_out);
+    }
+
+    #[test]
+    fn a_walk_goes_on_behind_any_entry() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["a/x.jpg", "a/b/y.jpg", "a!/z.jpg", "a.jpg", "c/.hidden", "c/d/e/f.jpg", "c/d/g.jpg", "z/.hidden", "z/1.jpg"]
+        {
+            let path = root.path().join("one").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        fs::create_dir(root.path().join("two")).unwrap();
+        fs::write(root.path().join("two/c.jpg"), "x").unwrap();
+        let both = [root.path().join("two"), root.path().join("one")];
+        for roots in [&both[1..], &both] {
+            let listing = Listing::new(roots, &[], &Wanted::default()).unwrap();
+            let all: Vec<Entry> = listing.iter().collect();
+            let left_out = listing.left_out();
+            assert_eq!((left_out.hidden, all.len()), (2, 6 + roots.len()));
+            let mut walk = listing.iter();
+            for (at, entry) in all.iter().enumerate() {
+                assert_eq!(walk.next().as_ref(), Some(entry));
+                assert!(!walk.has_links());
+                let position = Position::behind(entry, walk.left_out());
+                assert_eq!(listing.iter_from(&position).collect::<Vec<_>>(), all[at + 1..], "{position:?}");
+                assert_eq!(listing.left_out(), left_out, "{position:?}");
+            }
+        }
     }
 
     proptest! {

@@ -106,6 +106,12 @@ impl FolderIds {
     }
 }
 
+/// What a file's id may be, as far as that is decided by its name: files that share none of these with another decide nothing of each other's ids.
+pub fn keys(name: &str) -> Vec<Cow<'_, str>> {
+    let (stem, whole) = (image_id(name), composed(name));
+    if stem == whole { vec![whole] } else { vec![stem, whole] }
+}
+
 /// The ids of image_paths in listing order, where a whole list is at hand.
 pub fn ids_of<'a>(image_paths: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     let mut folders: HashMap<&str, Vec<&str>> = HashMap::default();

@@ -47,7 +47,7 @@ pub(super) enum Left {
 }
 
 /// How many files and folders were left out. What a folder holds is not counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     pub hidden: u64,
     pub by_pattern: u64,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Stat;
 use crate::bookkeeping;
 use crate::files::{self, Checked};
+use crate::remote;
 
 /// What a file looked like when it was hashed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,7 +74,11 @@ impl ContentHashes {
 
     /// One hash for a file, or for everything under a folder: names and contents, in the order of names. Work folders, locks, temporary
     /// files, a stage's own records and outputs are left out. What cannot be read counts as that: the stage will say so.
+    /// Of what is elsewhere, versions take the place of contents.
     pub fn of(&mut self, path: &Path) -> std::io::Result<String> {
+        if remote::is_url(path) {
+            return elsewhere(path);
+        }
         let metadata = path.metadata()?;
         let own = self.own.iter().filter_map(|own| Some(identity(&own.metadata().ok()?))).collect();
         let mut walk = Walk { own, found: vec![], entered: BTreeSet::new() };
@@ -106,6 +111,26 @@ impl ContentHashes {
         let _ = std::fs::remove_file(&self.old);
         Ok(())
     }
+}
+
+/// One hash for an object or for everything under a prefix: names and versions, in the order of names.
+fn elsewhere(url: &Path) -> std::io::Result<String> {
+    let line = |name: &Path, version: remote::Version| format!("{:x?}  {}\n", version.to_bytes(), name.display());
+    if remote::place(url)? == remote::Place::Object {
+        return Ok(files::sha256_hex(line(Path::new(""), remote::version(url)?).as_bytes()));
+    }
+    let (mut lines, mut folders) = (Vec::new(), vec![PathBuf::new()]);
+    while let Some(folder) = folders.pop() {
+        for name in remote::names(&url.join(&folder))? {
+            let within = folder.join(&name.name);
+            match name.version {
+                Some(version) => lines.push(line(&within, version)),
+                None => folders.push(within),
+            }
+        }
+    }
+    lines.sort_unstable_by(|a, b| a.split_once("  ").cmp(&b.split_once("  ")));
+    Ok(files::sha256_hex(lines.concat().as_bytes()))
 }
 
 /// A path as text; bytes that are not UTF-8 are percent-encoded, and with them the others beyond ASCII.

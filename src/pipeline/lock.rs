@@ -93,22 +93,6 @@ impl WorkLock {
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
-
-    /// Removes the folder and what is in it. The lock goes last: from then on the folder may be another run's, which keeps it.
-    pub fn remove_folder(self) -> io::Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new(".")).to_owned();
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                _ if entry.path() == self.path => {}
-                true => fs::remove_dir_all(entry.path())?,
-                false => fs::remove_file(entry.path())?,
-            }
-        }
-        self.remove()?;
-        let _ = fs::remove_dir(folder);
-        Ok(())
-    }
 }
 
 impl Drop for WorkLock {
@@ -178,35 +162,6 @@ mod tests {
         second.remove().unwrap();
         assert!(!work.join("lock").exists());
         assert!(WorkLock::acquire(&work).is_ok());
-    }
-
-    #[test]
-    fn a_folder_goes_with_its_lock_and_stays_with_the_next_holder() {
-        let folder = tempfile::tempdir().unwrap();
-        let work = folder.path().join("x.work");
-        let lock = WorkLock::acquire(&work).unwrap();
-        fs::create_dir(work.join("shards")).unwrap();
-        fs::write(work.join("shards/a"), "a").unwrap();
-        fs::write(work.join("ledger.json"), "{}").unwrap();
-        lock.remove_folder().unwrap();
-        assert!(!work.exists());
-        // Each finds the lock that it holds, however closely another's end goes before.
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        let lock = loop {
-                            match WorkLock::acquire(&work) {
-                                Ok(lock) => break lock,
-                                Err(LockError::Held { .. }) => std::thread::yield_now(),
-                                Err(error) => panic!("{error}"),
-                            }
-                        };
-                        lock.remove_folder().unwrap();
-                    }
-                });
-            }
-        });
     }
 
     #[test]

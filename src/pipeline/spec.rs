@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Value;
 
+use crate::remote;
+
 /// What can be wrong with a pipeline file.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -91,6 +93,13 @@ impl Spec {
                 return Err(section(&name, "a stage is a section".into()));
             };
             let stage = stage(&name, keys, &header.out, &stages).map_err(|message| section(&name, message))?;
+            if remote::is_url(&stage.out) {
+                let out = remote::shown(&stage.out);
+                return Err(section(
+                    &name,
+                    format!("{out}: what a pipeline makes has to be on this machine; its inputs may be URLs"),
+                ));
+            }
             if let Some(other) = stages.iter().find(|other| other.out == stage.out) {
                 let message =
                     format!("it writes to {}, and so does [{}]: give one of them another out", stage.out.display(), other.name);

@@ -11,8 +11,8 @@ use object_store::path::Path as Key;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
-use super::Fetched;
 use super::store::{Object, io_error, object, runtime, wait};
+use super::{Fetched, Version};
 
 /// Bytes of a part of a long object, and how many parts are on their way at once.
 const PART: u64 = 4 << 20;
@@ -23,7 +23,7 @@ const PARTS: usize = 4;
 /// # Errors
 /// It is not there, may not be read, or could not be reached after all tries ([`io::ErrorKind::HostUnreachable`]).
 pub fn read(url: &Path, most: u64) -> io::Result<Fetched> {
-    let Object { store, key } = object(url)?;
+    let Object { store, key, .. } = object(url)?;
     wait(async move {
         let answer = store.get(&key).await?;
         let bytes = answer.range.end - answer.range.start;
@@ -38,8 +38,8 @@ pub fn read(url: &Path, most: u64) -> io::Result<Fetched> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_range(url: &Path, range: Range<u64>) -> io::Result<Bytes> {
-    let Object { store, key } = object(url)?;
+pub(super) fn read_range(url: &Path, range: Range<u64>) -> io::Result<Bytes> {
+    let Object { store, key, .. } = object(url)?;
     wait(async move {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         store.get_opts(&key, options).await?.bytes().await
@@ -60,8 +60,17 @@ pub fn begins(url: &Path, bytes: u64) -> io::Result<Bytes> {
 /// # Errors
 /// As [`read`].
 pub fn size(url: &Path) -> io::Result<u64> {
-    let Object { store, key } = object(url)?;
+    let Object { store, key, .. } = object(url)?;
     wait(async move { Ok(store.head(&key).await?.size) })
+}
+
+/// What the server says of an object.
+///
+/// # Errors
+/// As [`read`].
+pub fn version(url: &Path) -> io::Result<Version> {
+    let Object { store, key, .. } = object(url)?;
+    wait(async move { Ok(Version::of(&store.head(&key).await?)) })
 }
 
 /// Reads an object from front to back, a few parts ahead, so that none of any size is in memory.
@@ -69,7 +78,7 @@ pub fn size(url: &Path) -> io::Result<u64> {
 /// # Errors
 /// As [`read`]; reading on fails where the object was changed meanwhile.
 pub fn reader(url: &Path) -> io::Result<impl Read + Send + use<>> {
-    let Object { store, key } = object(url)?;
+    let Object { store, key, .. } = object(url)?;
     let meta = wait(async { store.head(&key).await })?;
     Ok(Reader { store, key, tag: meta.e_tag, size: meta.size, next: 0, coming: VecDeque::new(), here: Bytes::new() })
 }

@@ -27,14 +27,14 @@ mod store;
 
 #[cfg(feature = "remote")]
 pub use {
-    fetch::{begins, read, read_range, reader, size},
+    fetch::{begins, read, reader, size, version},
     folder::{Ahead, names, place},
-    put::{put, put_if_absent, remove, upload},
+    put::{remove, upload},
     random::Random,
 };
 
 #[cfg(not(feature = "remote"))]
-pub use none::{Ahead, Random, begins, names, place, put, put_if_absent, read, read_range, reader, remove, size, upload};
+pub use none::{Ahead, Random, begins, names, place, read, reader, remove, size, upload, version};
 
 /// What came of reading a whole object.
 pub enum Fetched {
@@ -56,6 +56,39 @@ pub enum Place {
 pub struct Name {
     pub name: String,
     pub is_folder: bool,
+    /// Of an object.
+    pub version: Option<Version>,
+}
+
+/// What a server says of an object without handing it out. Two objects of one name and one version have one content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    pub bytes: u64,
+    /// When it was written, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// A hash of its entity tag, where it has one that stands for its bytes.
+    pub tag: Option<u64>,
+}
+
+impl Version {
+    /// Bytes of [`to_bytes`](Self::to_bytes).
+    pub const BYTES: usize = 25;
+
+    /// For a file of this process.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.modified_ns.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.tag.unwrap_or_default().to_le_bytes());
+        bytes[24] = u8::from(self.tag.is_some());
+        bytes
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) made.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let number = |from: usize| bytes[from..from + 8].iter().rev().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+        Self { bytes: number(0), modified_ns: number(8).cast_signed(), tag: (bytes[24] == 1).then(|| number(16)) }
+    }
 }
 
 /// What a path in a list of URLs begins with: `urls:FILE`.

@@ -1,27 +1,20 @@
 //! What a clipcap says that was built without the feature `remote`.
 
 use std::io::{self, Empty};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Fetched, Name, Place};
+use super::{Fetched, Name, Place, Version};
 
 fn absent<T>() -> io::Result<T> {
-    let message = "this clipcap was built without remote storage (cargo build --features remote)";
+    let message = "this clipcap was built without remote storage (the feature `remote`)";
     Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 
 /// # Errors
 /// Always, as everything here.
 pub fn read(_: &Path, _: u64) -> io::Result<Fetched> {
-    absent()
-}
-
-/// # Errors
-/// Always.
-pub fn read_range(_: &Path, _: Range<u64>) -> io::Result<Bytes> {
     absent()
 }
 
@@ -34,6 +27,12 @@ pub fn begins(_: &Path, _: u64) -> io::Result<Bytes> {
 /// # Errors
 /// Always.
 pub fn size(_: &Path) -> io::Result<u64> {
+    absent()
+}
+
+/// # Errors
+/// Always.
+pub fn version(_: &Path) -> io::Result<Version> {
     absent()
 }
 
@@ -52,18 +51,6 @@ pub fn place(_: &Path) -> io::Result<Place> {
 /// # Errors
 /// Always.
 pub fn names(_: &Path) -> io::Result<Vec<Name>> {
-    absent()
-}
-
-/// # Errors
-/// Always.
-pub fn put(_: &Path, _: Vec<u8>) -> io::Result<()> {
-    absent()
-}
-
-/// # Errors
-/// Always.
-pub fn put_if_absent(_: &Path, _: Vec<u8>) -> io::Result<bool> {
     absent()
 }
 
@@ -89,7 +76,7 @@ impl Ahead {
 
     /// # Errors
     /// Always.
-    pub fn names(&mut self, _: &Path) -> io::Result<Vec<Name>> {
+    pub fn each(&mut self, _: &Path, _: impl FnMut(Name) -> io::Result<()>) -> io::Result<()> {
         absent()
     }
 }

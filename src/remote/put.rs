@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
 use super::store::{Object, object, wait};
 
@@ -15,23 +15,9 @@ const PART: usize = 8 << 20;
 ///
 /// # Errors
 /// The server refuses, or cannot be reached.
-pub fn put(url: &Path, bytes: Vec<u8>) -> io::Result<()> {
-    let Object { store, key } = object(url)?;
+fn put(url: &Path, bytes: Vec<u8>) -> io::Result<()> {
+    let Object { store, key, .. } = object(url)?;
     wait(async move { store.put(&key, PutPayload::from(bytes)).await.map(drop) })
-}
-
-/// Writes an object where none of that name is. False: one is there, and it stays.
-///
-/// # Errors
-/// The server refuses (a kind of [`io::ErrorKind::Unsupported`] where it cannot do this), or cannot be reached.
-pub fn put_if_absent(url: &Path, bytes: Vec<u8>) -> io::Result<bool> {
-    let Object { store, key } = object(url)?;
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match wait(async move { store.put_opts(&key, PutPayload::from(bytes), options).await }) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Copies a file to an object, in parts where it is large. What fails on the way leaves no object.
@@ -45,7 +31,7 @@ pub fn upload(file: &Path, url: &Path) -> io::Result<()> {
         file.read_to_end(&mut bytes)?;
         return put(url, bytes);
     }
-    let Object { store, key } = object(url)?;
+    let Object { store, key, .. } = object(url)?;
     let mut upload = wait(async { store.put_multipart(&key).await })?;
     match parts(&mut file, upload.as_mut()) {
         Ok(()) => wait(async { upload.complete().await.map(drop) }),
@@ -72,7 +58,7 @@ fn parts(file: &mut File, upload: &mut dyn MultipartUpload) -> io::Result<()> {
 /// # Errors
 /// The server refuses, or cannot be reached.
 pub fn remove(url: &Path) -> io::Result<()> {
-    let Object { store, key } = object(url)?;
+    let Object { store, key, .. } = object(url)?;
     match wait(async move { store.delete(&key).await }) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -12,18 +13,24 @@ use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path as Key;
-use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectMeta, ObjectStore, RetryConfig};
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::{PATIENCE, is_web, tries, unreachable};
+use super::{PATIENCE, Version, is_web, tries, unreachable};
 
 /// An object's place: where, and under which key.
+#[derive(Clone)]
 pub(super) struct Object {
     pub store: Arc<dyn ObjectStore>,
+    pub paged: Paged,
     pub key: Key,
 }
+
+/// Where a listing can be asked for page by page.
+type Paged = Option<Arc<dyn PaginatedListStore>>;
 
 /// Requests run here while the threads that asked wait for them.
 static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
@@ -60,7 +67,7 @@ impl HttpConnector for Shared {
     }
 }
 
-type Stores = Mutex<HashMap<String, Arc<dyn ObjectStore>>>;
+type Stores = Mutex<HashMap<String, (Arc<dyn ObjectStore>, Paged)>>;
 
 /// The place that a URL names.
 pub(super) fn object(url: &Path) -> io::Result<Object> {
@@ -76,17 +83,17 @@ pub(super) fn object(url: &Path) -> io::Result<Object> {
         }
     };
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(store) = stores.get(&base) {
-        return Ok(Object { store: store.clone(), key });
+    if let Some((store, paged)) = stores.get(&base).cloned() {
+        return Ok(Object { store, paged, key });
     }
     // The runtime says which TLS is meant, before the client is made.
     runtime()?;
-    let store = open(scheme, &base).map_err(|error| io_error(&error))?;
+    let (store, paged) = open(scheme, &base).map_err(|error| io_error(&error))?;
     // A signed URL is used once.
     if !base.contains('?') {
-        stores.insert(base, store.clone());
+        stores.insert(base, (store.clone(), paged.clone()));
     }
-    Ok(Object { store, key })
+    Ok(Object { store, paged, key })
 }
 
 /// A web server's address with the query, which is part of every request, and the path.
@@ -99,7 +106,7 @@ fn web(text: &str) -> io::Result<(String, Key)> {
     Ok((url.to_string(), key))
 }
 
-fn open(scheme: &str, base: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn open(scheme: &str, base: &str) -> object_store::Result<(Arc<dyn ObjectStore>, Paged)> {
     let retry = RetryConfig {
         backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(8), base: 2.0 },
         max_retries: tries() - 1,
@@ -114,28 +121,41 @@ fn open(scheme: &str, base: &str) -> object_store::Result<Arc<dyn ObjectStore>> 
         "s3" | "s3a" => {
             let plain = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
             let builder = AmazonS3Builder::from_env().with_url(base).with_client_options(client.with_allow_http(plain));
-            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+            paged(builder.with_retry(retry).with_http_connector(Shared).build()?)
         }
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(base).with_client_options(client);
-            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+            paged(builder.with_retry(retry).with_http_connector(Shared).build()?)
         }
         "az" | "azure" | "abfs" => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(base).with_client_options(client);
-            Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?)
+            paged(builder.with_retry(retry).with_http_connector(Shared).build()?)
         }
         _ => {
             let client = client.with_allow_http(scheme == "http");
-            Arc::new(
-                HttpBuilder::new()
-                    .with_url(base)
-                    .with_client_options(client)
-                    .with_retry(retry)
-                    .with_http_connector(Shared)
-                    .build()?,
-            )
+            let builder = HttpBuilder::new().with_url(base).with_client_options(client);
+            (Arc::new(builder.with_retry(retry).with_http_connector(Shared).build()?), None)
         }
     })
+}
+
+impl Version {
+    pub(super) fn of(object: &ObjectMeta) -> Self {
+        // A weak tag is one of several contents that mean the same.
+        let tag = object.e_tag.as_deref().filter(|tag| !tag.starts_with("W/") && !tag.trim_matches('"').is_empty());
+        let hashed = |tag: &str| {
+            let mut hasher = DefaultHasher::new();
+            tag.hash(&mut hasher);
+            hasher.finish()
+        };
+        let modified_ns = object.last_modified.timestamp_nanos_opt().unwrap_or_default();
+        Self { bytes: object.size, modified_ns, tag: tag.map(hashed) }
+    }
+}
+
+fn paged<S: ObjectStore + PaginatedListStore>(store: S) -> (Arc<dyn ObjectStore>, Paged) {
+    let store = Arc::new(store);
+    (store.clone(), Some(store))
 }
 
 /// An error by its kind. The libraries' own words may hold URLs with signatures.

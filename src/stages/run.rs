@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use super::Outcome;
 use crate::bookkeeping;
+use crate::dataset::tar::expanded;
 use crate::files;
 use crate::pipeline::content::ContentHashes;
 use crate::pipeline::spec::{Spec, SpecError, StageSpec};
 use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop, duration};
+use crate::remote;
 
 mod contract;
 mod preflight;
@@ -24,7 +26,7 @@ use preflight::{Times, missing, needs, space};
 use record::{FORMAT, Record, adopt, earlier, output_at, output_hash, read_record, record_path};
 
 /// What of a pipeline is run.
-pub struct PipelineSettings {
+pub struct RunSettings {
     pub file: PathBuf,
     pub overrides: Vec<String>,
     pub from: Option<String>,
@@ -49,11 +51,7 @@ pub trait Executor {
     fn execute(&self, words: &[String]) -> anyhow::Result<Outcome>;
 }
 
-pub fn run(
-    settings: &PipelineSettings,
-    executor: &dyn Executor,
-    reporter: &dyn Reporter,
-) -> anyhow::Result<(Outcome, String, Value)> {
+pub fn run(settings: &RunSettings, executor: &dyn Executor, reporter: &dyn Reporter) -> anyhow::Result<(Outcome, String, Value)> {
     let spec = Spec::read(&settings.file, &settings.overrides)?;
     for stage in &spec.stages {
         executor.contract(&stage.words()).with_context(|| format!("{}: [{}]", settings.file.display(), stage.name))?;
@@ -179,7 +177,7 @@ fn reason_to_run(stage: &StageSpec, executor: &dyn Executor, hashes: &mut Conten
     if record.version != env!("CARGO_PKG_VERSION") {
         return Ok(Some(format!("made by clipcap {}", record.version)));
     }
-    if contract.effective(&record.words) != contract.effective(&stage.words()) {
+    if contract.effective(&record.words) != contract.effective(&shown_words(stage)) {
         return Ok(Some("settings changed".into()));
     }
     if let Some((input, _)) = inputs.iter().find(|(input, hash)| record.inputs.get(*input) != Some(hash)) {
@@ -222,7 +220,7 @@ fn execute(stage: &StageSpec, forced: bool, executor: &dyn Executor, hashes: &mu
             format: FORMAT.into(),
             stage: stage.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            words: stage.words(),
+            words: shown_words(stage),
             fingerprint,
             inputs,
             output: output_hash(stage, hashes)
@@ -242,15 +240,25 @@ fn fingerprint(
     hashes: &mut ContentHashes,
 ) -> anyhow::Result<(String, BTreeMap<String, String>)> {
     let mut inputs = BTreeMap::new();
-    for input in contract.inputs.iter().filter(|input| input.path.exists()) {
-        for file in input.files()? {
-            let hash = hashes.of(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            inputs.insert(file.to_string_lossy().into_owned(), hash);
+    for input in &contract.inputs {
+        let paths = expanded(&input.path).with_context(|| format!("cannot list {}", input.path.display()))?;
+        for path in paths.into_iter().filter(|path| remote::is_url(path) || path.exists()) {
+            for file in (Input { path, ..input.clone() }).files()? {
+                // What is behind a URL's `?` may be a secret.
+                let shown = remote::shown(&file);
+                let hash = hashes.of(&file).with_context(|| format!("cannot read {shown}"))?;
+                inputs.insert(shown, hash);
+            }
         }
     }
-    let words = stage.words();
+    let words = shown_words(stage);
     let whole = json!({"words": contract.effective(&words), "version": env!("CARGO_PKG_VERSION"), "inputs": inputs});
     Ok((files::sha256_hex(whole.to_string().as_bytes()), inputs))
+}
+
+/// The words of a stage's command line, without what may be secrets in URLs.
+fn shown_words(stage: &StageSpec) -> Vec<String> {
+    stage.words().iter().map(|word| remote::shown(Path::new(word))).collect()
 }
 
 /// Hashes every input and output again and says what no longer matches.

@@ -179,17 +179,26 @@ fn round_trips_through_every_layout_are_exact() {
     command.args(["prepare", "--quiet", "--with-images", "--images"]).arg(at("tars-2/train-000000.tar"));
     run(command.arg(at("tars-2/test-000000.tar")).arg("--out").arg(at("stored")), 0);
     assert_eq!((content(&at("stored")), hashes(&at("stored"))), (wanted.clone(), pictures.clone()));
-    // A gzipped tar is read too, but not one member at a time.
-    run(std::process::Command::new("gzip").arg("-k").arg(at("tars-2/train-000000.tar")), 0);
-    let gzipped = |out: &str, flags: &[&str], status: i32| {
+    // Gzipped tars are as good.
+    for name in ["train-000000", "test-000000"] {
+        run(std::process::Command::new("gzip").arg("-k").arg(at(&format!("tars-2/{name}.tar"))), 0);
+    }
+    let gzipped = [at("tars-2/train-000000.tar.gz"), at("tars-2/test-000000.tar.gz")];
+    for (out, flags) in [("gzipped", &[][..]), ("gzipped-stored", &["--with-images"])] {
         let mut command = clipcap();
-        command.args(["prepare", "--quiet", "--images"]).arg(at("tars-2/train-000000.tar.gz")).args(flags);
-        run(command.arg("--out").arg(at(out)), status)
-    };
-    gzipped("gzipped", &[], 0);
-    assert_eq!(content(&at("gzipped")).len(), 10);
-    let told = String::from_utf8(gzipped("gzipped-2", &["--with-images"], 1).stderr).unwrap();
-    assert!(told.contains("gunzip"), "{told}");
+        command.args(["prepare", "--quiet", "--images"]).args(&gzipped).args(flags).arg("--out").arg(at(out));
+        run(&mut command, 0);
+        assert_eq!((content(&at(out)), hashes(&at(out))), (wanted.clone(), pictures.clone()), "{out}");
+    }
+    let mut again = clipcap();
+    again.args(["export", "--quiet", "--to", "webdataset", "--out"]).arg(at("tars-3")).arg(at("gzipped"));
+    run(again.arg("--images").args(&gzipped), 0);
+    let mut command = clipcap();
+    command
+        .args(["prepare", "--quiet", "--images"])
+        .args(["train", "test"].map(|split| at(&format!("tars-3/{split}-000000.tar"))));
+    run(command.arg("--out").arg(at("from-gzipped")), 0);
+    assert_eq!((content(&at("from-gzipped")), hashes(&at("from-gzipped"))), (wanted.clone(), pictures.clone()));
 
     export(&dataset, &images, "imagefolder", Some(&at("hf")), &[], 0);
     let metadata = ["train", "test"].map(|split| at("hf").join(split).join("metadata.jsonl"));
@@ -220,6 +229,31 @@ fn round_trips_through_every_layout_are_exact() {
     let from_tars = at("from-tars");
     assert_eq!(embedded(&["--dataset", from_tars.to_str().unwrap(), "--images"], &tars, "e-1"), original);
     assert_eq!(embedded(&["--dataset", at("stored").to_str().unwrap()], &[], "e-2"), original);
+    assert_eq!(embedded(&["--dataset", at("gzipped").to_str().unwrap(), "--images"], &gzipped, "e-3"), original);
+}
+
+#[test]
+fn texts_beside_pictures_come_back_with_their_captions() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (dataset, images) = dataset(folder.path());
+    let rows = |dataset: &Path| {
+        let mut rows = columns(&dataset.join("captions.parquet"), &["image_id", "caption"]);
+        rows.sort();
+        rows
+    };
+    let wanted = rows(&dataset);
+    export(&dataset, &images, "sidecar", None, &[], 0);
+    let back = |photos: &Path, out: &str| {
+        run(clipcap().args(["prepare", "--quiet", "--splits", "none", "--out"]).arg(at(out)).arg(photos), 0);
+        (rows(&at(out)), columns(&at(out).join("images.parquet"), &["image_id", "sha256"]))
+    };
+    let pictures = columns(&dataset.join("images.parquet"), &["image_id", "sha256"]);
+    assert_eq!(back(&images, "from-sidecars"), (wanted.clone(), pictures.clone()));
+    // Kohya's tools take one caption.
+    export(&dataset, &images, "kohya", Some(&at("kohya")), &[], 0);
+    let firsts: Vec<_> = wanted.iter().filter(|row| row[1].starts_with('第')).cloned().collect();
+    assert_eq!((firsts.len(), back(&at("kohya/images"), "from-kohya")), (6, (firsts, pictures)));
 }
 
 #[test]

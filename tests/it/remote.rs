@@ -1,11 +1,13 @@
 //! Buckets in the place of folders: the same bytes, everything accounted for whatever the server does, and no secret in any output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
 
-use crate::common::s3::{Fault, S3, SECRET};
+use crate::common::proxy::{Proxy, S3Fs};
+use crate::common::s3::{Fault, S3, SECRET, environment};
 use crate::common::{beside, clipcap, columns, run, scenes, tiny_bundle};
 
 struct World {
@@ -32,6 +34,8 @@ impl World {
         fs::write(photos.join(".hidden.jpg"), "hidden").unwrap();
         let s3 = S3::start();
         s3.put_folder(&photos, "photos");
+        // What some tools make for a folder.
+        s3.put("photos/", Vec::new());
         Self { folder, s3, bundle, photos }
     }
 
@@ -41,7 +45,8 @@ impl World {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = clipcap();
-        command.args(words).args(["--quiet", "--model"]).arg(&self.bundle);
+        let (name, words) = words.split_first().unwrap();
+        command.arg(name).args(["--quiet", "--model"]).arg(&self.bundle).args(words);
         self.s3.environment(&mut command);
         command
     }
@@ -85,10 +90,36 @@ fn folder_tar_parquet_and_bucket_have_the_same_captions() {
     assert!(tables(&world.at("remote")) == wanted, "a bucket's captions are others than a folder's");
     let manifest = fs::read_to_string(beside(&world.at("remote/t.parquet"), "manifest.json")).unwrap();
     assert!(manifest.contains("s3://bucket/photos"), "{manifest}");
-    // Given again, nothing is computed.
-    let mut again = world.command(&["caption", "s3://bucket/photos", "--json", "--max-new-tokens", "4", "--out"]);
-    let told: serde_json::Value = serde_json::from_slice(&run(again.arg(world.at("remote/t.parquet")), 3).stdout).unwrap();
-    assert_eq!(told["computed"], 0, "{told}");
+    // Given again, nothing is computed, and no picture that has a caption is fetched: the listing has their tags.
+    let again = || {
+        let fetched = Arc::new(Mutex::new(BTreeSet::new()));
+        let into = fetched.clone();
+        world.s3.fail(move |_, method, key| {
+            if method == "GET" && key.contains("scene") {
+                into.lock().unwrap().insert(key.to_string());
+            }
+            Fault::None
+        });
+        let mut command = world.command(&["caption", "s3://bucket/photos", "--json", "--max-new-tokens", "4", "--out"]);
+        let output = run(command.arg(world.at("remote/t.parquet")), 3);
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let fetched = fetched.lock().unwrap().clone();
+        (told["computed"].as_u64().unwrap(), fetched)
+    };
+    assert_eq!(again(), (0, BTreeSet::new()));
+    // One that was replaced by another of its size is. So is one whose tag alone changed, and its caption stays.
+    let keys: Vec<String> = world.s3.keys().into_iter().filter(|key| key.contains("scene")).collect();
+    let mut other = world.s3.get(&keys[1]).unwrap();
+    let end = other.len() - 1;
+    other[end] ^= 1;
+    let before = world.s3.get(&keys[1]).unwrap();
+    world.s3.put(&keys[1], other);
+    let (_, fetched) = again();
+    assert_eq!(fetched, BTreeSet::from([keys[1].clone()]));
+    world.s3.put(&keys[1], before);
+    again();
+    assert!(tables(&world.at("remote")) == wanted);
+    world.s3.fail(|_, _, _| Fault::None);
 
     // Tars, plain and gzipped, of more than a part; and Parquet.
     fs::write(world.photos.join("filler.bin"), vec![7; 9 << 20]).unwrap();
@@ -319,4 +350,135 @@ fn outputs_in_a_bucket_are_complete_or_absent_and_gone_on_from() {
     }
     assert!(world.s3.get("e/part-00007.parquet").is_none() && world.s3.get(".clipcap/e.manifest.json").is_some());
     assert_eq!(world.s3.uploads(), 0);
+}
+
+#[test]
+fn a_server_of_others_on_a_bad_line_gives_the_same_bytes() {
+    let world = World::new(30);
+    let store = world.at("store");
+    fs::create_dir_all(&store).unwrap();
+    let Some(server) = S3Fs::start(&store) else { return };
+    fs::create_dir(store.join("bucket")).unwrap();
+    run(Command::new("cp").arg("-r").arg(&world.photos).arg(store.join("bucket/photos")), 0);
+    let mut filled = world.at("filled");
+    run(Command::new("cp").arg("-r").arg(&world.photos).arg(&filled), 0);
+    fs::write(filled.join("filler.bin"), vec![7; 9 << 20]).unwrap();
+    pack(&filled, &["-z"], &store.join("bucket/set.tar.gz"));
+    filled = world.at("set.tar.gz");
+    fs::copy(store.join("bucket/set.tar.gz"), &filled).unwrap();
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    world.caption(&[filled], "local-tar/t.parquet", 3);
+    // Every request is late, and each tenth meets worse.
+    let proxy = Proxy::start(server.port, |number| match number % 40 {
+        3 => Fault::Status(503),
+        13 => Fault::Cut,
+        23 => Fault::Drops(20),
+        33 => Fault::Status(500),
+        _ => Fault::Slow(10),
+    });
+    let there = |command: &mut Command| environment(proxy.port, command);
+    let caption = |input: &str, out: &str| {
+        let mut command = world.command(&["caption", "--json", "--max-new-tokens", "4", "--out", out, input]);
+        there(command.env("XDG_CACHE_HOME", world.at("cache")));
+        serde_json::from_slice::<serde_json::Value>(&run(&mut command, 3).stdout).unwrap()
+    };
+    let at = |name: &str| world.at(name).to_str().unwrap().to_string();
+    caption("s3://bucket/photos", &at("remote/t.parquet"));
+    assert!(tables(&world.at("remote")) == tables(&world.at("local")));
+    assert_eq!(caption("s3://bucket/photos", &at("remote/t.parquet"))["computed"], 0);
+    caption("s3://bucket/set.tar.gz", &at("remote-tar/t.parquet"));
+    assert!(tables(&world.at("remote-tar")) == tables(&world.at("local-tar")));
+    // A table there is complete, and is gone on from.
+    caption("s3://bucket/photos", "s3://bucket/out/t.parquet");
+    assert!(fs::read(store.join("bucket/out/t.parquet")).unwrap() == fs::read(world.at("local/t.parquet")).unwrap());
+    assert_eq!(caption("s3://bucket/photos", "s3://bucket/out/t.parquet")["computed"], 0);
+    // Files of several parts.
+    let mut embed = world.command(&["embed", "--save-images", "--out", "s3://bucket/e/", "--images"]);
+    there(embed.env("XDG_CACHE_HOME", world.at("cache")).arg("s3://bucket/photos"));
+    run(&mut embed, 3);
+    let mut here = world.command(&["embed", "--save-images", "--images"]);
+    run(here.arg(&world.photos).arg("--out").arg(world.at("e")), 3);
+    for name in ["part-00000.parquet", "images-00000.parquet"] {
+        assert!(fs::read(store.join("bucket/e").join(name)).unwrap() == fs::read(world.at("e").join(name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn a_dataset_of_gzipped_tars_in_a_bucket_is_embedded() {
+    let world = World::new(8);
+    let bare = world.at("bare");
+    fs::create_dir(&bare).unwrap();
+    for (number, key) in world.s3.keys().iter().filter(|key| key.contains("scene")).enumerate() {
+        let extension = key.rsplit('.').next().unwrap();
+        fs::write(bare.join(format!("{number}.{extension}")), world.s3.get(key).unwrap()).unwrap();
+        fs::write(bare.join(format!("{number}.txt")), format!("第{number}张图")).unwrap();
+    }
+    pack(&bare, &["-z"], &world.at("set.tar.gz"));
+    world.s3.put("set.tar.gz", fs::read(world.at("set.tar.gz")).unwrap());
+    let embedded = |tar: PathBuf, name: &str| {
+        let mut prepare = clipcap();
+        world.s3.environment(&mut prepare);
+        prepare
+            .args(["prepare", "--quiet", "--with-images", "--images"])
+            .arg(&tar)
+            .arg("--out")
+            .arg(world.at(&format!("d-{name}")));
+        run(&mut prepare, 0);
+        let mut command = world.command(&["embed", "--dataset"]);
+        command.arg(world.at(&format!("d-{name}"))).arg("--images").arg(tar).arg("--out").arg(world.at(&format!("e-{name}")));
+        run(&mut command, 0);
+        let files = |folder: String| tables(&world.at(&folder));
+        (files(format!("e-{name}")), files(format!("d-{name}")))
+    };
+    let here = embedded(world.at("set.tar.gz"), "here");
+    assert_eq!(columns(&world.at("e-here/part-00000.parquet"), &["image_id"]).len(), 8);
+    assert!(embedded("s3://bucket/set.tar.gz".into(), "there") == here);
+}
+
+#[test]
+fn a_pipeline_over_a_bucket_runs_again_where_the_bucket_changed() {
+    let world = World::new(6);
+    let file = world.at("pipeline.toml");
+    let port = world.s3.port;
+    let signed = format!("http://127.0.0.1:{port}/bucket/one.png?signature={SECRET}");
+    let picture = world.s3.keys().into_iter().find(|key| key.contains("scene")).unwrap();
+    world.s3.put("one.png", world.s3.get(&picture).unwrap());
+    let model = &world.bundle;
+    let text = |signed: &str, out: &str| {
+        format!(
+            "[pipeline]\nout = {:?}\n[all]\ncommand = \"caption\"\ninput = \"s3://bucket/photos\"\nmodel = {model:?}\nmax_new_tokens = 3\n{out}\n\
+             [one]\ncommand = \"caption\"\ninput = {signed:?}\nmodel = {model:?}\nmax_new_tokens = 3\nout = {:?}\n",
+            world.at("out"),
+            world.at("out/one.parquet"),
+        )
+    };
+    let out = format!("out = {:?}", world.at("out/all.parquet"));
+    let ran = |status: i32| -> Vec<String> {
+        let mut command = clipcap();
+        world.s3.environment(&mut command);
+        let output = run(command.args(["--json", "run"]).arg(&file), status);
+        let told = String::from_utf8(output.stdout).unwrap();
+        let told: serde_json::Value = serde_json::from_str(told.lines().last().unwrap_or("null")).unwrap_or_default();
+        let stages = told["stages"].as_array().cloned().unwrap_or_default();
+        stages.iter().filter(|stage| stage["ran"] == true).map(|stage| stage["stage"].as_str().unwrap().into()).collect()
+    };
+    fs::write(&file, text(&signed, &out)).unwrap();
+    assert_eq!(ran(3), ["all", "one"]);
+    assert_eq!(ran(3), [""; 0]);
+    // Another signature is no other input.
+    fs::write(&file, text(&signed.replace("signature=", "signature=X"), &out)).unwrap();
+    assert_eq!(ran(3), [""; 0]);
+    for folder in ["out", "out/.clipcap"] {
+        for entry in fs::read_dir(world.at(folder)).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            let bytes = fs::read(entry.path()).unwrap();
+            assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{:?}", entry.path());
+        }
+    }
+    world.s3.put("photos/a/more.png", world.s3.get("one.png").unwrap());
+    assert_eq!(ran(3), ["all"]);
+    // What is not there is told before anything runs, and nothing is made in a bucket.
+    fs::write(&file, text(&signed.replace("one.png", "two.png"), &out)).unwrap();
+    assert_eq!(ran(1), [""; 0]);
+    fs::write(&file, text(&signed, "out = \"s3://bucket/t.parquet\"")).unwrap();
+    assert_eq!(ran(1), [""; 0]);
 }

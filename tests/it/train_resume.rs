@@ -84,15 +84,6 @@ fn wait_for(path: &Path, child: &mut Child) {
     }
 }
 
-/// Starts a run and kills it once a checkpoint has appeared, and so many milliseconds have passed.
-fn kill_at(world: &World, name: &str, step: u32, more_ms: u64) {
-    let mut child = world.start(name);
-    wait_for(&world.out(name).join(format!("checkpoints/step-{step}")), &mut child);
-    std::thread::sleep(Duration::from_millis(more_ms));
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 fn compare(world: &World, name: &str) {
     let (wanted, found) = (lasting(&world.out("whole")), lasting(&world.out(name)));
     assert_eq!(wanted.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
@@ -111,8 +102,13 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
     run(&mut world.train("whole"), 0);
     assert_eq!(metric(&world.out("whole"), "train_loss").len(), 54);
     // Killed the moment a certain checkpoint appears, and at moments in between.
+    let out = world.out("killed");
     for (step, more_ms) in [(3, 0), (9, 7), (15, 19), (21, 3), (30, 40), (42, 11), (51, 1)] {
-        kill_at(&world, "killed", step, more_ms);
+        let mut child = world.start("killed");
+        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
+        std::thread::sleep(Duration::from_millis(more_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
     run(&mut world.train("killed"), 0);
     compare(&world, "killed");
@@ -134,7 +130,10 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
 /// Kills the run `killed` when some checkpoints appear, and lets it end.
 fn kill_and_end(world: &World) {
     for step in [3, 15, 30] {
-        kill_at(world, "killed", step, 0);
+        let mut child = world.start("killed");
+        wait_for(&world.out("killed").join(format!("checkpoints/step-{step}")), &mut child);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
     run(&mut world.train("killed"), 0);
 }
@@ -191,7 +190,11 @@ fn self_critical_runs_go_on_to_the_same_bytes_too() {
     run(&mut world.train("whole"), 0);
     let out = world.out("killed");
     for (step, more_ms) in [(2, 0), (6, 30), (12, 5)] {
-        kill_at(&world, "killed", step, more_ms);
+        let mut child = world.start("killed");
+        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
+        std::thread::sleep(Duration::from_millis(more_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
     run(&mut world.train("killed"), 0);
     compare(&world, "killed");
@@ -213,7 +216,10 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     let world = World::new();
     let out = world.out("full");
     // A limit on the size of files stands for the disk: the parameters' file does not fit.
-    kill_at(&world, "full", 6, 0);
+    let mut child = world.start("full");
+    wait_for(&out.join("checkpoints/step-6"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
     let before: Vec<_> = fs::read_dir(out.join("checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!before.is_empty());
     let mut shell = Command::new("sh");
@@ -238,7 +244,10 @@ fn a_damaged_checkpoint_gives_way_to_the_one_before() {
     let world = World::new();
     run(&mut world.train("whole"), 0);
     let out = world.out("damaged");
-    kill_at(&world, "damaged", 9, 0);
+    let mut child = world.start("damaged");
+    wait_for(&out.join("checkpoints/step-9"), &mut child);
+    child.kill().unwrap();
+    child.wait().unwrap();
     let mut steps: Vec<u64> = fs::read_dir(out.join("checkpoints"))
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok())

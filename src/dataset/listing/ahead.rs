@@ -15,8 +15,11 @@ use super::Type;
 const AHEAD: usize = 16;
 const THREADS: usize = 4;
 
-/// What a folder holds, in no order.
-pub(super) type Names = Vec<(OsString, Option<Type>)>;
+/// Names that are read ahead of a folder at most; one that holds more is read when its turn comes.
+const MOST_NAMES: usize = 1 << 18;
+
+/// What a folder holds, in no order. None where it is too much.
+type Names = Option<Vec<(OsString, Option<Type>)>>;
 
 /// A folder to read, and where what it holds is waited for.
 type Task = (PathBuf, Sender<io::Result<Names>>);
@@ -46,15 +49,21 @@ impl Ahead {
         }
     }
 
-    /// What a folder holds.
+    /// Hands out what a folder holds.
     ///
     /// # Errors
-    /// It cannot be listed.
-    pub fn names(&mut self, folder: &Path) -> io::Result<Names> {
-        match self.coming.remove(folder).map(|coming| coming.recv()) {
-            Some(Ok(names)) => names,
-            _ => names(folder),
+    /// It cannot be listed; what `each` says.
+    pub fn each(&mut self, folder: &Path, mut each: impl FnMut(OsString, Option<Type>) -> io::Result<()>) -> io::Result<()> {
+        if let Some(Ok(names)) = self.coming.remove(folder).map(|coming| coming.recv())
+            && let Some(names) = names?
+        {
+            return names.into_iter().try_for_each(|(name, kind)| each(name, kind));
         }
+        for item in fs::read_dir(folder)? {
+            let (name, kind) = read(&item?);
+            each(name, kind)?;
+        }
+        Ok(())
     }
 }
 
@@ -73,7 +82,17 @@ fn threads() -> Sender<Task> {
     send
 }
 
+fn read(item: &fs::DirEntry) -> (OsString, Option<Type>) {
+    (item.file_name(), item.file_type().ok().map(Type::of))
+}
+
 fn names(folder: &Path) -> io::Result<Names> {
-    let item = |item: io::Result<fs::DirEntry>| item.map(|item| (item.file_name(), item.file_type().ok().map(Type::of)));
-    fs::read_dir(folder)?.map(item).collect()
+    let mut names = Vec::new();
+    for item in fs::read_dir(folder)? {
+        if names.len() == MOST_NAMES {
+            return Ok(None);
+        }
+        names.push(read(&item?));
+    }
+    Ok(Some(names))
 }

@@ -72,7 +72,7 @@ impl Iterator for Urls {
             let key = digest[..8].iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
             let image_id = if is_named && self.taken.insert(key) { stem } else { image_path.clone() };
             let kind = if is_tar { Kind::Tar } else { Kind::File };
-            return Some(Entry { path, image_path, image_id, kind });
+            return Some(Entry { path, image_path, image_id, kind, version: None });
         }
     }
 }

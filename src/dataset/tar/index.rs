@@ -36,27 +36,39 @@ impl Extent {
     }
 }
 
-/// The files in a tar that is not compressed: 24 bytes each.
+/// The files in a tar: 24 bytes each.
 #[derive(Debug)]
 pub struct TarIndex {
     path: PathBuf,
+    /// What a tar that is gzipped or elsewhere unpacks to, in the system's folder for temporary files; it has no name and goes with this.
+    unpacked: Option<File>,
     /// A hash of each path in the tar, in its order; of equal paths the first comes first.
     members: Vec<(u64, Extent)>,
 }
 
 impl TarIndex {
-    /// Goes through a tar's headers.
+    /// Goes through a tar's headers. One that can only be read from front to back is unpacked for it.
     ///
     /// # Errors
-    /// A tar that is gzipped or elsewhere ([`io::ErrorKind::Unsupported`]) or cannot be read. Of one that is damaged, what is in front of the damage is known.
+    /// A tar that cannot be read, or a full disk. Of one that is damaged, what is in front of the damage is known.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut tar = Tar::open(path)?;
-        let mut members = Vec::new();
+        let mut unpacked = None;
         if !tar.is_plain() {
-            let message =
-                "a tar that is gzipped or elsewhere is only read from front to back: unpack it (gunzip FILE.tar.gz), or fetch it";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+            let mut copy = tempfile::tempfile()?;
+            match io::copy(&mut Tar::bytes(path)?, &mut copy) {
+                // A gzip stream that ends early or is damaged: what came of it is there.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+                    ) => {}
+                copied => drop(copied?),
+            }
+            tar = Tar::plain(copy.try_clone()?)?;
+            unpacked = Some(copy);
         }
+        let mut members = Vec::new();
         loop {
             match tar.next_member() {
                 Ok(Some(member)) if member.kind == MemberKind::File => {
@@ -70,12 +82,25 @@ impl TarIndex {
             }
         }
         members.sort_by_key(|(key, _)| *key);
-        Ok(Self { path: path.into(), members })
+        Ok(Self { path: path.into(), unpacked, members })
     }
 
     /// The tar itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether there is a copy of it that takes room.
+    pub fn is_unpacked(&self) -> bool {
+        self.unpacked.is_some()
+    }
+
+    /// Reads a member.
+    ///
+    /// # Errors
+    /// As [`Extent::read`].
+    pub fn read(&self, extent: Extent) -> io::Result<Vec<u8>> {
+        self.unpacked.as_ref().map_or_else(|| extent.read(&self.path), |file| extent.read_from(file))
     }
 
     /// Where the member with this path ([`inner_path`]) lies.
@@ -115,6 +140,17 @@ mod tests {
         assert_eq!((read(b"2.png").unwrap().len(), read(&long).unwrap()), (0, b"long".to_vec()));
         assert_eq!(read(b"3.png").unwrap(), b"third");
         assert!(read(b"4.png").is_none());
+        // The same, gzipped, and cut.
+        let gzipped = folder.path().join("a.tar.gz");
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &bytes).unwrap();
+        let compressed = encoder.finish().unwrap();
+        for end in [compressed.len(), compressed.len() - 9] {
+            std::fs::write(&gzipped, &compressed[..end]).unwrap();
+            let index = TarIndex::open(&gzipped).unwrap();
+            assert!(index.is_unpacked() && index.find(b"4.png").is_none());
+            assert_eq!(index.read(index.find(b"a/1.png").unwrap()).unwrap(), b"first");
+        }
         // A tar that was cut since.
         let third = index.find(b"3.png").unwrap();
         bytes.truncate(third.offset as usize + 2);

@@ -2,7 +2,7 @@
 //! than the member that was asked for.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
@@ -64,6 +64,10 @@ pub fn called_a_tar(path: &Path) -> bool {
     [".tar", ".tar.gz", ".tgz"].iter().any(|ending| name.len() > ending.len() && name.ends_with(ending))
 }
 
+fn is_gzipped(file: &mut impl BufRead) -> io::Result<bool> {
+    Ok(file.fill_buf()?.starts_with(&[0x1F, 0x8B]))
+}
+
 enum Input {
     /// Of a plain file, what is passed over is not read.
     Plain {
@@ -103,14 +107,37 @@ impl Tar {
         if remote::is_url(path) {
             return Self::streamed(remote::reader(path)?);
         }
-        let file = crate::files::open_regular(path)?;
-        let bytes = file.metadata()?.len();
-        let mut file = BufReader::with_capacity(1 << 18, file);
-        let input = match file.fill_buf()?.starts_with(&[0x1F, 0x8B]) {
-            true => Input::Stream { stream: Box::new(MultiGzDecoder::new(file)), is_gzipped: true },
-            false => Input::Plain { file, bytes, bytes_left: bytes },
-        };
+        let mut file = BufReader::with_capacity(1 << 18, crate::files::open_regular(path)?);
+        if !is_gzipped(&mut file)? {
+            // What was looked at is read again.
+            return Self::plain(file.into_inner());
+        }
+        let input = Input::Stream { stream: Box::new(MultiGzDecoder::new(file)), is_gzipped: true };
         Ok(Self { input, content: 0, padding: 0, has_ended: false })
+    }
+
+    /// A tar in a file that is not compressed, from its beginning.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn plain(mut file: File) -> io::Result<Self> {
+        file.rewind()?;
+        let bytes = file.metadata()?.len();
+        let input = Input::Plain { file: BufReader::with_capacity(1 << 18, file), bytes, bytes_left: bytes };
+        Ok(Self { input, content: 0, padding: 0, has_ended: false })
+    }
+
+    /// The bytes of a tar, unpacked.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is none.
+    pub fn bytes(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+        let source: Box<dyn Read + Send> = match remote::is_url(path) {
+            true => Box::new(remote::reader(path)?),
+            false => Box::new(crate::files::open_regular(path)?),
+        };
+        let mut source = BufReader::with_capacity(1 << 18, source);
+        Ok(if is_gzipped(&mut source)? { Box::new(MultiGzDecoder::new(source)) } else { Box::new(source) })
     }
 
     /// A tar that comes in from elsewhere, gzipped or not.
@@ -119,7 +146,7 @@ impl Tar {
     /// Its first bytes cannot be read.
     pub fn streamed(stream: impl Read + Send + 'static) -> io::Result<Self> {
         let mut stream = BufReader::with_capacity(1 << 18, stream);
-        let input = match stream.fill_buf()?.starts_with(&[0x1F, 0x8B]) {
+        let input = match is_gzipped(&mut stream)? {
             true => Input::Stream { stream: Box::new(MultiGzDecoder::new(stream)), is_gzipped: true },
             false => Input::Stream { stream: Box::new(stream), is_gzipped: false },
         };

@@ -63,7 +63,8 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
             let kind = kind_of(kinds.value(row))
                 .with_context(|| format!("{}: {:?} is not a kind of file", path.display(), kinds.value(row)))?;
             let file = PathBuf::from(OsString::from_vec(paths.value(row).to_vec()));
-            Ok(Entry { path: file, image_path: image_paths.value(row).into(), image_id: ids.value(row).into(), kind })
+            let (image_path, image_id) = (image_paths.value(row).into(), ids.value(row).into());
+            Ok(Entry { path: file, image_path, image_id, kind, version: None })
         })
         .collect()
 }
@@ -101,6 +102,7 @@ mod tests {
             image_path: crate::dataset::listing::image_path(name),
             image_id: format!("{kind:?}"),
             kind,
+            version: None,
         };
         let found = [
             named(b"\xFF\xFE.jpg", Kind::File),

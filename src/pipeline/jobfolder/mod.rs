@@ -4,6 +4,7 @@
 //! JOB/
 //!   plan.json                 what is to be done: settings, inputs, and how many shards; written last by `plan`
 //!   listing/00000.parquet     what was found, cut into shards
+//!   listing/stopped.json      how far `plan` is, while it lists
 //!   claims/00000-0001.json    who is at work on a shard, and how far; renewed while they are
 //!   work/00000.HOST/          a shard under way on a host; safe to delete, the price is time
 //!   results/00000-HASH.*      a finished shard's tables, named by their content
@@ -27,9 +28,11 @@ use crate::table::check_format;
 
 mod claims;
 mod listing;
+mod stopped;
 
 pub use claims::{Claim, ClaimRecord};
 pub use listing::{listed_in, write_listing};
+pub use stopped::Stopped;
 
 const PLAN_FORMAT: &str = "job/1";
 const RECORD_FORMAT: &str = "job-shard/1";
@@ -214,7 +217,8 @@ impl JobFolder {
     /// The disk refuses.
     pub fn save_plan(&self, plan: &Plan) -> Result<()> {
         let path = self.plan_path();
-        write_json(&path, plan).with_context(|| format!("cannot write {}", path.display()))
+        write_json(&path, plan).with_context(|| format!("cannot write {}", path.display()))?;
+        self.forget_stopped()
     }
 
     /// Removes whatever a job was here: the plan first, so that nothing is begun any more.

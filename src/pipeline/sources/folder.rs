@@ -101,6 +101,10 @@ fn entry(found: listing::Entry) -> Entry {
     let named = called_an_image(&found.path);
     let failed = |reason: Reason, message: &str| Failure { reason: reason.as_str().into(), message: message.into() };
     let content = match found.kind {
+        Kind::File if remote::is_url(&found.path) => {
+            let stat = found.version.and_then(|version| stat_of(version, SystemTime::now()));
+            Content::File { path: found.path, stat }
+        }
         Kind::File | Kind::Tar | Kind::Parquet => return file_entry(found.path, found.image_path, image_id),
         Kind::Special | Kind::BrokenLink if !named => Content::Other,
         Kind::Special => Content::Failed(failed(Reason::Unreadable, "not a regular file, so it is not opened")),
@@ -118,9 +122,37 @@ fn entry(found: listing::Entry) -> Entry {
     Entry { image_path: found.image_path, image_id, content }
 }
 
+/// What a server says of an object, in the place of what a file system says of a file. Without a tag it must have been there for a while.
+fn stat_of(version: remote::Version, now: SystemTime) -> Option<Stat> {
+    let remote::Version { bytes, modified_ns, tag } = version;
+    let stat = Stat { size_bytes: bytes, mtime_ns: modified_ns, ctime_ns: modified_ns, inode: 0 };
+    match tag {
+        Some(tag) => Some(Stat { ctime_ns: tag.cast_signed(), ..stat }),
+        None => Some(stat).filter(|stat| stat.is_settled(now)),
+    }
+}
+
 /// An entry for a file, with what the file system says of it.
 pub(super) fn file_entry(path: PathBuf, image_path: String, image_id: String) -> Entry {
     let now = SystemTime::now();
     let stat = fs::metadata(&path).ok().map(|metadata| Stat::of(&metadata)).filter(|stat| stat.is_settled(now));
     Entry { image_path, image_id, content: Content::File { path, stat } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn objects_are_known_by_their_tags_and_without_one_after_a_while() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let version = |seconds: i64, tag| remote::Version { bytes: 7, modified_ns: seconds * 1_000_000_000, tag };
+        assert!(stat_of(version(99, None), now).is_none());
+        assert!(stat_of(version(90, None), now).is_some());
+        let stat = stat_of(version(99, Some(u64::MAX)), now);
+        assert!(stat.is_some() && stat == stat_of(version(99, Some(u64::MAX)), now));
+        assert!(stat != stat_of(version(99, Some(1)), now) && stat != stat_of(version(98, Some(u64::MAX)), now));
+    }
 }

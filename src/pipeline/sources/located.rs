@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::dataset::listing::relative_path;
 use crate::dataset::tar::{Extent, Tar, TarIndex, called_a_tar, expanded};
@@ -17,10 +18,15 @@ use crate::image::{Failure, Limits, Reason, read};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     File(PathBuf),
-    /// A member of a tar. Of a gzipped one it is not known where it lies.
+    /// A member of a tar.
     Member {
         tar: PathBuf,
-        extent: Option<Extent>,
+        extent: Extent,
+    },
+    /// A member, by its path there, of a tar that has to be unpacked: it is gzipped, or elsewhere.
+    Packed {
+        tar: PathBuf,
+        inner: Vec<u8>,
     },
 }
 
@@ -30,35 +36,67 @@ impl Place {
     /// # Errors
     /// As [`read`].
     pub fn read(&self, limits: &Limits) -> Result<Vec<u8>, Failure> {
+        let (index, extent);
         match self {
-            Self::File(path) => read(path, limits),
-            Self::Member { extent: Some(extent), .. } if extent.bytes > limits.max_bytes => {
-                Err(Failure::new(Reason::TooLarge, format!("{} bytes, limit {}", extent.bytes, limits.max_bytes)))
+            Self::File(path) => return read(path, limits),
+            Self::Member { tar, extent: at } => (index, extent) = (MemberOf::File(tar), *at),
+            Self::Packed { tar, inner } => {
+                let unpacked = unpacked(tar).map_err(|error| Failure::from_io(&error))?;
+                extent = unpacked.find(inner).ok_or_else(no_such_member)?;
+                index = MemberOf::Unpacked(unpacked);
             }
-            Self::Member { tar, extent: Some(extent) } => extent.read(tar).map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => Failure::new(Reason::Truncated, error.to_string()),
-                _ => Failure::from_io(&error),
-            }),
-            Self::Member { extent: None, .. } => Err(Failure::new(
-                Reason::Unreadable,
-                "in a gzipped tar, which is only read from front to back: unpack it (gunzip)",
-            )),
         }
+        if extent.bytes > limits.max_bytes {
+            return Err(Failure::new(Reason::TooLarge, format!("{} bytes, limit {}", extent.bytes, limits.max_bytes)));
+        }
+        let bytes = match index {
+            MemberOf::File(tar) => extent.read(tar),
+            MemberOf::Unpacked(tar) => tar.read(extent),
+        };
+        bytes.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Failure::new(Reason::Truncated, error.to_string()),
+            _ => Failure::from_io(&error),
+        })
     }
 
     /// For messages: the file, or the tar that it is in.
     pub fn path(&self) -> &Path {
         match self {
-            Self::File(path) | Self::Member { tar: path, .. } => path,
+            Self::File(path) | Self::Member { tar: path, .. } | Self::Packed { tar: path, .. } => path,
         }
     }
+}
+
+enum MemberOf<'a> {
+    File(&'a Path),
+    Unpacked(Arc<TarIndex>),
+}
+
+fn no_such_member() -> Failure {
+    Failure::new(Reason::Vanished, "the tar has no such member any more")
+}
+
+/// A tar that is not to be read from the beginning for each member. The latest stay: lists of images name one tar after the other, on
+/// each thread.
+fn unpacked(tar: &Path) -> io::Result<Arc<TarIndex>> {
+    static UNPACKED: Mutex<Vec<Arc<TarIndex>>> = Mutex::new(Vec::new());
+    let mut unpacked = UNPACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(index) = unpacked.iter().find(|index| index.path() == tar) {
+        return Ok(index.clone());
+    }
+    let most = thread::available_parallelism().map_or(2, |threads| threads.get().max(2));
+    let surplus = (unpacked.len() + 1).saturating_sub(most);
+    unpacked.drain(..surplus);
+    let index = Arc::new(TarIndex::open(tar)?);
+    unpacked.push(index.clone());
+    Ok(index)
 }
 
 /// The roots that images were listed under: folders, files and tars.
 pub struct Located {
     roots: Vec<PathBuf>,
-    /// Of tars, once one of their members was asked for.
-    tars: Mutex<HashMap<PathBuf, Arc<TarIndex>>>,
+    /// Of tars, once one of their members was asked for; None for those that have to be unpacked.
+    tars: Mutex<HashMap<PathBuf, Option<Arc<TarIndex>>>>,
 }
 
 impl Located {
@@ -77,22 +115,6 @@ impl Located {
     /// The roots, with patterns expanded.
     pub fn roots(&self) -> &[PathBuf] {
         &self.roots
-    }
-
-    /// Refuses tars that are gzipped, before anything is asked of them.
-    ///
-    /// # Errors
-    /// The first such tar.
-    pub fn check(&self) -> Result<()> {
-        for root in self.roots.iter().filter(|root| called_a_tar(root) && root.is_file()) {
-            let tar = Tar::open(root).with_context(|| format!("cannot read {}", root.display()))?;
-            ensure!(
-                tar.is_plain(),
-                "{}: a gzipped tar is only read from front to back, and these images are asked for one by one: unpack it (gunzip)",
-                root.display()
-            );
-        }
-        Ok(())
     }
 
     /// Where an image_path leads. Several roots begin their image paths with their last part, as in every listing, and so do tars. A table is
@@ -121,18 +143,24 @@ impl Located {
     }
 
     fn member(&self, tar: &Path, inner: &Path) -> Result<Place, Failure> {
-        let known = self.tars.lock().unwrap_or_else(PoisonError::into_inner).get(tar).cloned();
-        let index = match known {
-            Some(index) => index,
+        let mut tars = self.tars.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match tars.get(tar) {
+            Some(index) => index.clone(),
             None => {
-                let index = Arc::new(TarIndex::open(tar).map_err(|error| Failure::from_io(&error))?);
-                self.tars.lock().unwrap_or_else(PoisonError::into_inner).insert(tar.into(), index.clone());
-                index
+                let read = || match Tar::open(tar)?.is_plain() {
+                    true => Ok(Some(Arc::new(TarIndex::open(tar)?))),
+                    false => Ok(None),
+                };
+                let index = read().map_err(|error| Failure::from_io(&error))?;
+                tars.entry(tar.into()).or_insert(index).clone()
             }
         };
-        match index.find(inner.as_os_str().as_bytes()) {
-            Some(extent) => Ok(Place::Member { tar: tar.into(), extent: Some(extent) }),
-            None => Err(Failure::new(Reason::Vanished, "the tar has no such member any more")),
+        drop(tars);
+        let inner = inner.as_os_str().as_bytes();
+        match index.map(|index| index.find(inner)) {
+            Some(Some(extent)) => Ok(Place::Member { tar: tar.into(), extent }),
+            Some(None) => Err(no_such_member()),
+            None => Ok(Place::Packed { tar: tar.into(), inner: inner.to_vec() }),
         }
     }
 }
@@ -150,18 +178,23 @@ mod tests {
         writer.add(b"a/1.png", b"one").unwrap();
         std::fs::write(at("set-0.tar"), writer.finish().unwrap()).unwrap();
         std::fs::write(at("set-1.tar.gz"), [0x1F, 0x8B]).unwrap();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, &std::fs::read(at("set-0.tar")).unwrap()).unwrap();
+        std::fs::write(at("set-2.tgz"), encoder.finish().unwrap()).unwrap();
         std::fs::create_dir(at("photos")).unwrap();
         let limits = Limits::default();
         let one = Located::new(&[at("photos")]).unwrap();
         assert_eq!(one.find("a/b.png").unwrap(), Place::File(at("photos/a/b.png")));
-        let all = Located::new(&[at("set-{0..0}.tar"), at("set-1.tar.gz"), at("photos")]).unwrap();
+        let all = Located::new(&[at("set-{0..0}.tar"), at("set-1.tar.gz"), at("set-2.tgz"), at("photos")]).unwrap();
         assert_eq!(all.find("photos/b.png").unwrap(), Place::File(at("photos/b.png")));
         assert_eq!(all.find("set-0.tar/a/1.png").unwrap().read(&limits).unwrap(), b"one");
         let reason = |path: &str| all.find(path).unwrap_err().reason;
         assert_eq!(reason("set-0.tar/a/2.png"), Reason::Vanished);
         assert_eq!(reason("elsewhere/2.png"), Reason::Unreadable);
         assert_eq!(reason("set-0.tar/../../etc/passwd"), Reason::Unreadable);
-        assert!(all.find("set-1.tar.gz/1.png").unwrap_err().message.contains("gunzip"));
+        assert!(all.find("set-1.tar.gz/1.png").unwrap().read(&limits).is_err());
+        assert_eq!(all.find("set-2.tgz/1.png").unwrap().read(&limits).unwrap_err().reason, Reason::Vanished);
+        assert_eq!(all.find("set-2.tgz/a/1.png").unwrap().read(&limits).unwrap(), b"one");
         let tar = Located::new(&[at("set-0.tar")]).unwrap();
         let small = Limits { max_bytes: 2, ..limits };
         assert_eq!(tar.find("set-0.tar/a/1.png").unwrap().read(&small).unwrap_err().reason, Reason::TooLarge);

@@ -128,7 +128,6 @@ pub fn run(settings: &ExportSettings, reporter: &dyn Reporter, interrupt: &Inter
         return coco(out, &items, settings.overwrite);
     }
     let located = Located::new(&settings.images)?;
-    located.check()?;
     let output = Output::folder(out);
     let staging = Staging::open(&output, FORMAT, settings.overwrite)?;
     let recorded = Settings::new("export", recorded(settings, &items));

@@ -56,7 +56,9 @@ fn beside(settings: &ExportSettings, located: &Located, item: &Item) -> Result<P
     match (&settings.out, place) {
         (Some(out), _) => Ok(out.join(relative_path(&item.image_path))),
         (None, Place::File(picture)) => Ok(picture),
-        (None, Place::Member { .. }) => Err("it is in a tar, where nothing can be added: give --out".into()),
+        (None, Place::Member { .. } | Place::Packed { .. }) => {
+            Err("it is in a tar, where nothing can be added: give --out".into())
+        }
     }
 }
 

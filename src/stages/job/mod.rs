@@ -3,26 +3,27 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rayon::prelude::*;
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
-use crate::dataset::listing::{Entry, Kind, Listing};
-use crate::dataset::wanted::{MemberFilter, Wanted};
-use crate::files::{hex, sha256_file};
-use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts, PlannedShard, write_listing};
-use crate::pipeline::sources::{Source, StoredImages, count_in};
-use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, RunSettings, Settings, Tick, WorkLock};
+use crate::dataset::listing::Listing;
+use crate::dataset::wanted::Wanted;
+use crate::files::hex;
+use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts};
+use crate::pipeline::sources::{Source, StoredImages};
+use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, RunSettings, Settings, WorkLock};
 use crate::remote;
 use crate::stages::caption::{Scoring, Wording, captioning};
 use crate::{generation, stages::Outcome};
 
 mod captioning;
+mod cut;
 mod embedding;
 mod merge;
 mod status;
 mod worker;
 
+use cut::{Cut, Cutting, NOTED_EVERY, tables};
 pub use embedding::embedding_settings_of;
 pub use merge::{MergeSettings, Merged, merge};
 pub use status::{ShardState, Status, status};
@@ -56,6 +57,8 @@ pub struct Planned {
     pub outcome: Outcome,
     pub plan: Option<Plan>,
     pub job: PathBuf,
+    /// After an interrupt: files that the same command will not list again.
+    pub listed: u64,
 }
 
 /// What a job's results depend on, but for the device, its runtime and the CPU's type.
@@ -117,7 +120,7 @@ impl Worker<'_> {
 pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interrupt) -> Result<Planned> {
     let job = JobFolder::new(&settings.job);
     job.check_place()?;
-    let planned = |outcome, plan| Planned { outcome, plan, job: settings.job.clone() };
+    let planned = |outcome, plan| Planned { outcome, plan, job: settings.job.clone(), listed: 0 };
     let lock = WorkLock::acquire(&settings.job)?;
     lock.tell(reporter);
     let inputs = settings.inputs.iter().map(|input| absolute(input)).collect::<Result<Vec<_>>>()?;
@@ -139,33 +142,37 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
             );
             return Err(OtherSettings(message).into());
         }
-        lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
+        lock.remove()?;
         reporter.note("this job was planned before: its listing stands (--overwrite lists again)");
         return Ok(planned(Outcome::Complete, Some(there)));
     }
-    job.clear()?;
     let members = settings.wanted.of_members()?;
-    let (shards, counts) = (Vec::new(), PlannedCounts::default());
-    let mut planner = ShardPlanner { job: &job, reporter, members: &members, shards, id: Sha256::new(), counts };
-    let is_whole = match &settings.column {
+    let (shard_size, noted_every) = (settings.shard_size, NOTED_EVERY);
+    let cutting = Cutting { job: &job, reporter, interrupt, members: &members, shard_size, noted_every };
+    let cut = match &settings.column {
         Some(column) => {
+            job.clear()?;
             StoredImages::in_files(&inputs, column)?;
-            planner.all(tables(&inputs, column), settings.shard_size, interrupt)?
+            cutting.all(tables(&inputs, column))?
         }
         None => {
             let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;
-            let is_whole = planner.all(listing.iter(), settings.shard_size, interrupt)?;
-            listing.left_out().plus(members.left_out()).note().iter().for_each(|note| reporter.note(note));
-            is_whole
+            let what = what_is_listed(settings, &names);
+            let cut = cutting.folders(&listing, what, settings.overwrite)?;
+            if let Cut::Whole(_) = cut {
+                listing.left_out().plus(members.left_out()).note().iter().for_each(|note| reporter.note(note));
+            }
+            cut
         }
     };
-    if !is_whole {
-        return Ok(planned(Outcome::Interrupted, None));
-    }
-    if planner.counts.found == 0 && !planner.shards.iter().any(|shard| shard.is_uncounted) {
-        let folders = planner.counts.unlisted_folders;
+    let cut = match cut {
+        Cut::Whole(cut) => cut,
+        Cut::Interrupted(listed) => return Ok(Planned { listed, ..planned(Outcome::Interrupted, None) }),
+    };
+    if cut.counts.found == 0 && !cut.shards.iter().any(|shard| shard.is_uncounted) {
+        let folders = cut.counts.unlisted_folders;
         job.clear()?;
-        lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
+        lock.remove()?;
         let _ = std::fs::remove_dir(&settings.job);
         match folders {
             0 => bail!("no file found in {}", names.join(" ")),
@@ -175,14 +182,14 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
             ),
         }
     }
-    let mut id = planner.id;
+    let mut id = cut.id();
     id.update(settings.settings.fingerprint.as_bytes());
     let plan = Plan {
         format: Plan::format(),
         id: hex(&id.finalize()),
-        num_shards: planner.shards.len() as u64,
+        num_shards: cut.shards.len() as u64,
         shard_size: settings.shard_size,
-        counts: planner.counts,
+        counts: cut.counts,
         settings: settings.settings.clone(),
         inputs: names,
         wanted: settings.wanted.clone(),
@@ -191,93 +198,16 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         device: settings.device.clone(),
         precision: settings.precision.clone(),
         batch_size: settings.batch_size,
-        shards: planner.shards,
+        shards: cut.shards,
     };
     job.save_plan(&plan)?;
-    lock.remove().with_context(|| format!("cannot write to {}", settings.job.display()))?;
+    lock.remove()?;
     Ok(planned(Outcome::Complete, Some(plan)))
 }
 
-/// Parquet files as a listing has them.
-fn tables<'a>(files: &'a [PathBuf], column: &'a str) -> impl Iterator<Item = Entry> + 'a {
-    files.iter().map(move |path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Entry { path: path.clone(), image_path: name, image_id: column.into(), kind: Kind::Parquet }
-    })
-}
-
-/// Tars that are counted at once, on every core.
-const COUNTED_AT_ONCE: usize = 64;
-
-/// A listing being cut.
-struct ShardPlanner<'a> {
-    job: &'a JobFolder,
-    reporter: &'a dyn Reporter,
-    members: &'a MemberFilter,
-    shards: Vec<PlannedShard>,
-    id: Sha256,
-    counts: PlannedCounts,
-}
-
-impl ShardPlanner<'_> {
-    /// Cuts everything that is listed. False after an interrupt.
-    fn all(&mut self, entries: impl Iterator<Item = Entry>, shard_size: u64, interrupt: &Interrupt) -> Result<bool> {
-        let (mut shard, mut whole) = (Vec::new(), Vec::new());
-        for entry in entries {
-            if interrupt.is_set() {
-                return Ok(false);
-            }
-            // Each tar is a shard, and so is each table: they are read from front to back.
-            if entry.kind.is_many() {
-                self.shard(&mut shard)?;
-                whole.push(entry);
-                if whole.len() == COUNTED_AT_ONCE {
-                    self.whole(&mut whole)?;
-                }
-                continue;
-            }
-            self.whole(&mut whole)?;
-            shard.push(entry);
-            if shard.len() as u64 == shard_size {
-                self.shard(&mut shard)?;
-            }
-        }
-        self.whole(&mut whole)?;
-        self.shard(&mut shard)?;
-        Ok(true)
-    }
-
-    /// Makes a shard of each of these.
-    fn whole(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
-        let counts: Vec<Option<u64>> = entries.par_iter().map(|entry| count_in(entry, self.members)).collect::<Result<_, _>>()?;
-        for (entry, found) in entries.drain(..).zip(counts) {
-            self.put(&[entry], found.unwrap_or_default(), found.is_none())?;
-        }
-        Ok(())
-    }
-
-    /// Makes a shard of these.
-    fn shard(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let found = entries.iter().filter(|entry| entry.kind.is_found()).count();
-        self.counts.unlisted_folders += (entries.len() - found) as u64;
-        self.put(entries, found as u64, false)?;
-        entries.clear();
-        Ok(())
-    }
-
-    fn put(&mut self, entries: &[Entry], found: u64, is_uncounted: bool) -> Result<()> {
-        let path = self.job.listing(self.shards.len() as u64);
-        write_listing(&path, entries)?;
-        self.counts.found += found;
-        let sha256 = sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        self.id.update(sha256.as_bytes());
-        self.shards.push(PlannedShard { found, is_uncounted, sha256 });
-        self.reporter.tick(&Tick { label: "listing", done: self.counts.found, ..Tick::default() });
-        Ok(())
-    }
+/// All that decides a listing and how it is cut.
+fn what_is_listed(settings: &PlanSettings, names: &[String]) -> Json {
+    json!({"inputs": names, "wanted": settings.wanted, "shard_size": settings.shard_size})
 }
 
 /// A path that means the same in every worker's folder.
@@ -296,10 +226,12 @@ impl Planned {
     pub fn summary(&self) -> (String, Json) {
         let job = self.job.display();
         let Some(plan) = &self.plan else {
-            return (
-                "interrupted: nothing is planned; give the command again\n".into(),
-                json!({"command": "plan", "complete": false}),
-            );
+            let listed = self.listed;
+            let told = match listed {
+                0 => "interrupted: nothing is planned; give the command again\n".into(),
+                _ => format!("interrupted: {listed} files are listed; give the command again to go on\n"),
+            };
+            return (told, json!({"command": "plan", "complete": false, "listed": listed}));
         };
         let PlannedCounts { found, unlisted_folders } = plan.counts;
         let last = plan.num_shards.saturating_sub(1);

@@ -185,7 +185,8 @@ impl Worker<'_> {
             let attempt = self.job.attempt(shard);
             // Somebody may be at it again.
             if let Ok(lock) = WorkLock::acquire(&attempt) {
-                let _ = lock.remove_folder();
+                let _ = lock.remove();
+                let _ = fs::remove_dir_all(&attempt);
             }
         }
     }
@@ -195,7 +196,8 @@ impl Worker<'_> {
         let Some(lock) = self.lock(shard, &attempt)? else { return Ok(ShardEnd::Interrupted(shard)) };
         // Another worker may have finished it while this one waited.
         if !self.again && self.job.record(self.plan, shard)?.is_some() {
-            give_back(lock, &attempt)?;
+            lock.remove()?;
+            let _ = fs::remove_dir_all(&attempt);
             return Ok(ShardEnd::WasDone(shard));
         }
         let listing = self.job.listing(shard);
@@ -216,7 +218,8 @@ impl Worker<'_> {
         let end = self.put(record)?;
         drop(claim);
         self.job.clear_claims(shard);
-        give_back(lock, &attempt)?;
+        lock.remove()?;
+        let _ = fs::remove_dir_all(&attempt);
         Ok(end)
     }
 
@@ -302,11 +305,6 @@ impl Worker<'_> {
         }
         Ok(())
     }
-}
-
-/// Removes a finished shard's folder. Another worker may lock it the moment after.
-fn give_back(lock: WorkLock, attempt: &Path) -> Result<()> {
-    lock.remove_folder().with_context(|| format!("cannot remove {}", attempt.display()))
 }
 
 /// Tells the claim how far the shard is.

@@ -1,12 +1,13 @@
 //! What is in the folders and tars: every image file read once, hashed, and its header understood.
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::dataset::listing::{Entry, Kind, Listing};
+use crate::dataset::listing::{Entry, Kind, Listing, relative_path};
 use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::sha256_hex;
 use crate::image::{self, Content, Failure, Limits, Reason};
@@ -78,13 +79,19 @@ fn in_tar<'a>(
     reporter: &'a dyn Reporter,
     interrupt: &'a Interrupt,
 ) -> impl Iterator<Item = Found> + use<'a> {
-    let tar = entry.path.clone();
+    let (tar, name) = (entry.path.clone(), format!("{}/", entry.image_path));
     let mut members = Members::open(&tar, &entry.image_path, limits.max_bytes, filter);
     std::iter::from_fn(move || {
         loop {
             let member = members.next().filter(|_| !interrupt.is_set())?;
-            let place = Place::Member { tar: tar.clone(), extent: members.extent() };
             let pipeline::Entry { image_path, image_id, content } = member;
+            let place = match members.extent() {
+                Some(extent) => Place::Member { tar: tar.clone(), extent },
+                None => {
+                    let inner = image_path.strip_prefix(&name).unwrap_or(&image_path);
+                    Place::Packed { tar: tar.clone(), inner: relative_path(inner).into_os_string().into_vec() }
+                }
+            };
             let found = Found { place, image_path, image_id, content: None, size: None, failure: None };
             match content {
                 pipeline::Content::Bytes(bytes) => return Some(with_bytes(found, &bytes, limits)),
@@ -111,7 +118,7 @@ pub fn fingerprint(found: &[Found]) -> String {
 }
 
 fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
-    let Entry { path, image_path, image_id, kind } = entry;
+    let Entry { path, image_path, image_id, kind, version: _ } = entry;
     let called = image::called_an_image(&path);
     let found = |content| {
         let place = Place::File(path.clone());

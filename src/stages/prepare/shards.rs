@@ -73,7 +73,6 @@ fn read_again(row: &ImageRow, place: &Place, limits: &Limits) -> Result<Vec<u8>>
     let path = place.path();
     let bytes = match place.read(limits) {
         Ok(bytes) => bytes,
-        Err(failure) if matches!(place, Place::Member { extent: None, .. }) => bail!("{}: {}", path.display(), failure.message),
         Err(failure) => bail!("{}: {} since it was listed: run prepare again", path.display(), failure.reason.as_str()),
     };
     if row.sha256 != Some(sha256_hex(&bytes).as_str()) {

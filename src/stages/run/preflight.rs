@@ -12,6 +12,7 @@ use crate::dataset::tar::expanded;
 use crate::models::import::{clip_preset, decoder_preset, resolve};
 use crate::pipeline::duration;
 use crate::pipeline::spec::StageSpec;
+use crate::remote;
 
 /// Inputs that are not there, each with the stages and flags that want it.
 #[derive(Debug, Default, PartialEq)]
@@ -39,7 +40,11 @@ fn makes(stage: &StageSpec, path: &Path, stages: &[StageSpec]) -> bool {
 }
 
 fn is_there(path: &Path) -> bool {
-    let is_several = |path: &Path| expanded(path).is_ok_and(|files| files.iter().all(|file| file.exists()));
+    // Elsewhere, the first of a pattern stands for all: each costs a request.
+    let is_elsewhere =
+        |files: &[PathBuf]| files.first().is_some_and(|first| remote::is_url(first) && remote::place(first).is_ok());
+    let is_several =
+        |path: &Path| expanded(path).is_ok_and(|files| is_elsewhere(&files) || files.iter().all(|file| file.exists()));
     path.exists()
         || clip_preset(path).is_some()
         || decoder_preset(path).is_some()
@@ -55,12 +60,12 @@ impl Missing {
 
     /// A line an input.
     pub fn to_text(&self) -> String {
-        let line = |(path, wants): (&PathBuf, &Vec<String>)| format!("missing  {}   {}\n", path.display(), wants.join(", "));
+        let line = |(path, wants): (&PathBuf, &Vec<String>)| format!("missing  {}   {}\n", remote::shown(path), wants.join(", "));
         self.0.iter().map(line).collect()
     }
 
     pub fn to_json(&self) -> Json {
-        self.0.iter().map(|(path, wants)| json!({"path": path, "wanted_by": wants})).collect()
+        self.0.iter().map(|(path, wants)| json!({"path": remote::shown(path), "wanted_by": wants})).collect()
     }
 }
 

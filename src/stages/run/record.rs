@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Executor, fingerprint};
+use super::{Executor, fingerprint, shown_words};
 use crate::bookkeeping;
 use crate::files;
 use crate::pipeline::Output;
@@ -65,7 +65,7 @@ pub(super) fn earlier<'a>(spec: &'a Spec, executor: &dyn Executor, hashes: &mut 
         let contract = executor.contract(&stage.words())?;
         let mut is_same = |path: &String, hash: &String| hashes.of(Path::new(path)).is_ok_and(|now| now == *hash);
         let holds = record.version == env!("CARGO_PKG_VERSION")
-            && contract.effective(&record.words) == contract.effective(&stage.words())
+            && contract.effective(&record.words) == contract.effective(&shown_words(stage))
             && record.inputs.iter().all(|(path, hash)| is_same(path, hash))
             && {
                 // A folder had everything inside.

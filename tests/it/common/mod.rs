@@ -1,5 +1,7 @@
 //! What the tests that drive the binary share.
 
+#[cfg(feature = "remote")]
+pub mod proxy;
 pub mod report;
 #[cfg(feature = "remote")]
 pub mod s3;

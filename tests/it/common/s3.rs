@@ -17,7 +17,10 @@ pub enum Fault {
     Status(u16),
     /// Half of the answer, and the connection is gone.
     Cut,
+    /// Late by so many milliseconds.
     Slow(u64),
+    /// A tenth of the answer after each so many milliseconds.
+    Drops(u64),
 }
 
 /// From a request's number, its method and its key (`KEY@START` for a range) to what it meets.
@@ -101,14 +104,18 @@ impl S3 {
 
     /// The environment in which `s3://bucket` is this server.
     pub fn environment(&self, command: &mut Command) {
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.to_lowercase().ends_with("_proxy"))
-        {
-            command.env_remove(name);
-        }
-        command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)).env("AWS_ALLOW_HTTP", "true");
-        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
-        command.env("CLIPCAP_REMOTE_TRIES", "6");
+        environment(self.port, command);
     }
+}
+
+/// The environment in which `s3://` is the server at a port of this machine.
+pub fn environment(port: u16, command: &mut Command) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_") || name.to_lowercase().ends_with("_proxy")) {
+        command.env_remove(name);
+    }
+    command.env("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")).env("AWS_ALLOW_HTTP", "true");
+    command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
+    command.env("CLIPCAP_REMOTE_TRIES", "6");
 }
 
 fn serve(stream: TcpStream, bucket: &Mutex<Bucket>, faults: &Mutex<Faults>, requests: &AtomicU64) {
@@ -214,6 +221,16 @@ fn handle(request: &Request, bucket: &mut Bucket) -> Vec<u8> {
             bucket.objects.insert(request.key.clone(), whole);
             answer(200, &[], text.as_bytes())
         }
+        "POST" if query("delete").is_some() => {
+            let text = String::from_utf8(request.body.clone()).unwrap();
+            let keys = text.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap());
+            let mut deleted = String::from("<DeleteResult>");
+            for key in keys {
+                bucket.objects.remove(&key.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"));
+                deleted += &format!("<Deleted><Key>{key}</Key></Deleted>");
+            }
+            answer(200, &[], (deleted + "</DeleteResult>").as_bytes())
+        }
         "DELETE" => {
             match query("uploadId") {
                 Some(id) => drop(bucket.uploads.remove(id)),
@@ -259,12 +276,12 @@ const PAGE: usize = 7;
 fn list(request: &Request, bucket: &Bucket) -> Vec<u8> {
     let query = |name: &str| request.query.get(name).cloned().unwrap_or_default();
     let (prefix, delimiter, after) = (query("prefix"), query("delimiter"), query("continuation-token"));
-    let mut found: Vec<(String, Option<usize>)> = Vec::new();
+    let mut found: Vec<(String, Option<(usize, String)>)> = Vec::new();
     for (key, bytes) in bucket.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
         let rest = &key[prefix.len()..];
         let item = match rest.find('/').filter(|_| delimiter == "/") {
             Some(slash) => (format!("{prefix}{}", &rest[..=slash]), None),
-            None => (key.clone(), Some(bytes.len())),
+            None => (key.clone(), Some((bytes.len(), tag(bytes)))),
         };
         if found.last() != Some(&item) && item.0 > after {
             found.push(item);
@@ -279,8 +296,8 @@ fn list(request: &Request, bucket: &Bucket) -> Vec<u8> {
     }
     for (name, size) in &found {
         text += &match size {
-            Some(size) => format!(
-                "<Contents><Key>{}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>\"x\"</ETag><Size>{size}</Size></Contents>",
+            Some((size, tag)) => format!(
+                "<Contents><Key>{}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>{tag}</ETag><Size>{size}</Size></Contents>",
                 escaped(name)
             ),
             None => format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escaped(name)),
