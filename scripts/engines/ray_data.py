@@ -5,7 +5,10 @@
 The dataset's rows have `id` and `bytes`; `clipcap caption --stdin arrow --stdout arrow` gives back a row for each caption and a row with `reason` and
 `message` for each image that failed, so that nothing is dropped. Use the class below in a pipeline of your own:
 
-    dataset.map_batches(Captioner, fn_constructor_kwargs={"command": [...]}, batch_format="pyarrow", concurrency=2, num_cpus=1)
+    dataset.map_batches(Captioner, fn_constructor_kwargs={"command": [...]}, batch_format="pyarrow",
+                        compute=ray.data.ActorPoolStrategy(size=2), num_cpus=1)
+
+(A module that workers cannot import is told to Ray by `ray.cloudpickle.register_pickle_by_value(module)`.)
 """
 
 import argparse
@@ -66,17 +69,18 @@ def main() -> None:
     ray.init(address=args.address)
     command = [args.clipcap, "caption", "--quiet", "--model", args.model, "--stdin", "arrow", "--stdout", "arrow"]
     command += ["--threads", str(max(1, int(args.cpus)))]
-    images = ray.data.read_binary_files(args.photos, include_paths=True).rename_columns({"path": "id"})
+    # Reading and writing wait more than they work: with a core each they might find none beside the workers.
+    images = ray.data.read_binary_files(args.photos, include_paths=True, num_cpus=0.1).rename_columns({"path": "id"})
     captions = images.map_batches(
         Captioner,
         fn_constructor_kwargs={"command": command},
         batch_format="pyarrow",
         batch_size=64,
-        concurrency=args.workers,
+        compute=ray.data.ActorPoolStrategy(size=args.workers),
         num_cpus=args.cpus,
         num_gpus=args.gpus,
     )
-    captions.write_parquet(args.out)
+    captions.write_parquet(args.out, ray_remote_args={"num_cpus": 0.1})
 
 
 if __name__ == "__main__":
