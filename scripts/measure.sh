@@ -10,8 +10,8 @@
 #   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
 #   scripts/measure.sh rerank               the demo's CIDEr and right captions, one sample beside five re-ranked; wrong captions found by score
 #   scripts/measure.sh models [NAME...]     full-size random models of every family: first result, rate and peak memory, beside PyTorch
-#   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: cargo install s3s-fs --features binary)
-#   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge
+#   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: scripts/setup.sh --s3)
+#   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge; a plan of 10,000,000 files of one folder
 #   scripts/measure.sh ray                  two Ray nodes beside one process, and a node killed in the middle (PYTHON with ray[data])
 #   scripts/measure.sh cuda-paper           CUDA without a card: every graph over the stand-in for CUDA's libraries, and scripts/check_cuda.sh on it
 #   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
@@ -129,6 +129,7 @@ PY
     ;;
   s3)
     work=$(mktemp -d) port=8014 slow=8015
+    PATH=${XDG_CACHE_HOME:-$HOME/.cache}/clipcap-ci/tools/bin:$PATH
     trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
     mkdir -p "$work/store/bucket"
     "$clipcap" scenes --out "$work/scenes" --num-images "${PICTURES:-2000}" --quiet
@@ -139,30 +140,58 @@ PY
     export AWS_ENDPOINT=http://127.0.0.1:$slow AWS_ALLOW_HTTP=true AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1
     for _ in $(seq "$repeats"); do
       echo "folder  $(closing "$clipcap" embed --images "$work/scenes/images" --model "$(tiny)" --out "$work/e" --overwrite)"
-      echo "s3      $(closing "$clipcap" embed --images s3://bucket/photos --model "$(tiny)" --out "$work/s" --overwrite)"
+      echo "s3      $(closing "$clipcap" embed --images s3://bucket/photos/ --model "$(tiny)" --out "$work/s" --overwrite)"
       cmp "$work/e/part-00000.parquet" "$work/s/part-00000.parquet"
     done
     ;;
   million)
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    # The pictures of the first tar differ; those of each other tar are one, so that what is measured there is everything but the model.
     python3 - "$work" "${PICTURES:-1000000}" <<'PY'
-import base64, io, sys, tarfile
+import io, struct, sys, tarfile, zlib
 
 folder, pictures, each = sys.argv[1], int(sys.argv[2]), 10_000
-png = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(number: int) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    pixel = zlib.compress(bytes([0, number >> 16 & 255, number >> 8 & 255, number & 255]))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+
+
 for shard in range((pictures + each - 1) // each):
     with tarfile.open(f"{folder}/set-{shard:06}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for number in range(shard * each, min(pictures, (shard + 1) * each)):
+            picture = png(number if shard == 0 else shard * each)
             member = tarfile.TarInfo(f"{number:09}.png")
-            member.size = len(png)
-            tar.addfile(member, io.BytesIO(png))
+            member.size = len(picture)
+            tar.addfile(member, io.BytesIO(picture))
 PY
     measured() { /usr/bin/env time -f "$1: %e s, %U s of CPU, %M KB" "${@:2}"; }
     measured plan "$clipcap" plan "$work"/set-*.tar --model "$(tiny)" --max-new-tokens 8 --job "$work/job" --quiet
     measured "one shard" "$clipcap" caption --job "$work/job" --shard 0 --quiet
     measured "all shards" "$clipcap" caption --job "$work/job" --next=all --quiet
     measured merge "$clipcap" merge "$work/job" --out "$work/t.parquet" --quiet
+    # Names are what a listing is about: 10,000,000 of them, hard links to a few files.
+    python3 - "$work/flat" "${NAMES:-10000000}" <<'PY'
+import os, sys
+
+folder, names = sys.argv[1], int(sys.argv[2])
+os.makedirs(folder)
+for number in range(names):
+    name = f"{folder}/{number:08}.png"
+    if number % 60_000 == 0:
+        source = name
+        open(source, "wb").close()
+    else:
+        os.link(source, name)
+PY
+    measured "plan of one folder" "$clipcap" plan "$work/flat" --model "$(tiny)" --max-new-tokens 8 --job "$work/flat-job" --quiet
     ;;
   ray)
     "${python:?set PYTHON to a Python with ray[data]}" scripts/check_ray.py --clipcap "$clipcap" --model "$(tiny)" --pictures "${PICTURES:-10000}" --shard-size 500

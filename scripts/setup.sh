@@ -4,13 +4,14 @@
 #   scripts/setup.sh               runtime/cpu
 #   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
 #   scripts/setup.sh --chromium    Debian's Chromium too, for the tests that open reports in a browser
+#   scripts/setup.sh --s3          s3s-fs too, a server that speaks S3, for the tests of buckets (built once, in ~/.cache/clipcap-ci/tools)
 #   scripts/setup.sh --cuda        runtime/cuda too (a download of 256 MB), and NVIDIA's own libraries in runtime/cuda/nvidia (500 MB more)
 #   scripts/setup.sh --cuda-only   runtime/cuda without NVIDIA's libraries: they are on this machine already, or there is no card
 #   scripts/setup.sh --cudnn       cuDNN too, which ResNet image encoders need on CUDA and nothing else does
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-want=(cpu) chromium= nvidia=()
+want=(cpu) chromium= s3= nvidia=()
 for argument in "$@"; do
   case "$argument" in
     --openvino) want+=(openvino) ;;
@@ -18,7 +19,8 @@ for argument in "$@"; do
     --cuda-only) want+=(cuda) ;;
     --cudnn) want+=(cuda) nvidia+=(cuda-runtime cublas curand cudnn) ;;
     --chromium) chromium=yes ;;
-    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda, --cuda-only, --cudnn, --chromium)" >&2; exit 2 ;;
+    --s3) s3=yes ;;
+    *) echo "setup.sh: unknown argument $argument (known: --openvino, --cuda, --cuda-only, --cudnn, --chromium, --s3)" >&2; exit 2 ;;
   esac
 done
 
@@ -132,3 +134,9 @@ PY
   echo "$pin" >"$stamp"
   rm -rf "$work/nvidia-$kind"
 done
+
+tools="${XDG_CACHE_HOME:-$HOME/.cache}/clipcap-ci/tools"
+if [ -n "$s3" ] && [ ! -x "$tools/bin/s3s-fs" ]; then
+  echo "building s3s-fs" >&2
+  cargo install --locked --quiet --root "$tools" --features binary s3s-fs@0.14.1
+fi

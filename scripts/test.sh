@@ -2,7 +2,7 @@
 # Sets up, then format, lints, the tables in other programs, and every test. Ends with the test runner's own summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-scripts/setup.sh --openvino --chromium
+scripts/setup.sh --openvino --chromium --s3
 export CLIPCAP_RUNTIME="$PWD/runtime"
 cargo fmt --check
 # One profile for everything, so that dependencies compile once.
