@@ -75,6 +75,37 @@ fn a_file_name_decides_which_picture_a_caption_is_of() {
 }
 
 #[test]
+fn an_id_of_no_listed_image_is_no_files_name() {
+    let two = cases("data/two");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("captions.json");
+    let said = |images: Value, status: i32| {
+        let annotations = json!([{"image_id": 1, "caption": "一号图的描述"}, {"image_id": 2, "caption": "二号图的描述"}]);
+        fs::write(&path, json!({"annotations": annotations, "images": images}).to_string()).unwrap();
+        let (said, out) = prepared(Some(&two), &path, &[], status);
+        (said, if status == 0 { Vec::new() } else { errors(&out) })
+    };
+    // Whatever a tool calls the member.
+    for name in ["file_name", "filename", "path", "coco_url"] {
+        let (found, _) = said(json!([{"id": 1, name: "http://images/2.png"}, {"id": 2, name: "http://images/1.png"}]), 0);
+        is(&found, &[("1.png", &["二号图的描述"]), ("2.png", &["一号图的描述"])]);
+    }
+    // An image that is not listed, or whose file is said in a way that is not known.
+    for rest in [json!({"id": 3, "file_name": "3.png"}), json!({"id": 2, "uri": "x/1.png"})] {
+        let (found, told) = said(json!([{"id": 1, "file_name": "1.png"}, rest]), 3);
+        is(&found, &[("1.png", &["一号图的描述"])]);
+        assert!(told.iter().any(|(reason, text)| reason == "missing_image" && text.contains("image_id 2")), "{told:?}");
+    }
+    // Files for scores alone have ids and nothing else.
+    let (found, _) = said(json!([{"id": 1}, {"id": 2}]), 3);
+    is(&found, &[("1.png", &["一号图的描述"]), ("2.png", &["二号图的描述"])]);
+    let (found, told) =
+        said(json!([{"id": 1, "file_name": "1.png"}, {"id": 1, "file_name": "2.png"}, {"id": 2, "file_name": "2.png"}]), 3);
+    is(&found, &[("2.png", &["二号图的描述"])]);
+    assert!(told.iter().any(|(reason, text)| reason == "image_conflict" && text.contains("both 1.png and 2.png")), "{told:?}");
+}
+
+#[test]
 fn no_file_has_two_names_and_no_name_two_files() {
     let data = cases("data");
     let two = data.join("two");

@@ -243,7 +243,15 @@ impl Batch {
 
     /// Makes bad lines of the rows whose text is none.
     pub fn reject(&mut self, why: impl Fn(&str) -> Option<Bad>) {
-        let found: Vec<Option<Bad>> = self.rows.iter().map(|row| why(self.get(row.raw))).collect();
+        self.reject_rows(|batch, row| why(batch.get(row.raw)));
+    }
+
+    /// Rows that are no captions after all, by whatever stands in them.
+    pub fn reject_rows(&mut self, why: impl Fn(&Self, &Row) -> Option<Bad>) {
+        let found: Vec<Option<Bad>> = self.rows.iter().map(|row| why(self, row)).collect();
+        if found.iter().all(Option::is_none) {
+            return;
+        }
         let mut kept = found.iter().map(Option::is_none);
         self.details.retain(|_| kept.next().unwrap_or(true));
         let lines: Vec<u64> = self.rows.iter().map(|row| row.line).collect();

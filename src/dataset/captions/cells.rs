@@ -1,15 +1,17 @@
 //! What cells of text hold: several captions (a list as JSON, Python or numpy writes it), or a text that no spreadsheet is to run.
 
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
+
+use super::json::sentence;
 
 /// A cell without the apostrophe that keeps a spreadsheet from running it.
 pub fn plain(cell: &str) -> &str {
     cell.strip_prefix('\'').filter(|text| text.starts_with(['=', '+', '-', '@', '\t', '\r'])).unwrap_or(cell)
 }
 
-/// The captions of a cell that is a list of texts; None where it is one caption.
+/// The captions of a cell that is a list of texts, or of objects that hold one; None where it is one caption.
 pub fn captions(cell: &str) -> Option<Vec<String>> {
-    let cell = cell.trim();
+    let cell = without_call(cell.trim());
     let is_list = match (cell.as_bytes().first()?, cell.as_bytes().last()?) {
         (b'[', b']') | (b'(', b')') => cell.len() >= 2,
         _ => false,
@@ -18,10 +20,87 @@ pub fn captions(cell: &str) -> Option<Vec<String>> {
         return None;
     }
     let inner = &cell[1..cell.len() - 1];
-    python(inner).or_else(|| match serde_json::from_str(cell) {
-        Ok(Value::Array(values)) => values.iter().map(|value| Some(value.as_str()?.to_string())).collect(),
+    python(inner).or_else(|| match serde_json::from_str(cell).ok().or_else(|| whole_literal(cell)) {
+        Some(Value::Array(values)) if !values.is_empty() && values.iter().all(Value::is_object) => {
+            // An object without a text is a caption without any, which is told.
+            Some(values.iter().map(|value| sentence(value).unwrap_or_default()).collect())
+        }
+        Some(Value::Array(values)) => values.iter().map(|value| Some(value.as_str()?.to_string())).collect(),
         _ => None,
     })
+}
+
+/// The list in `array(['a', 'b'], dtype=object)`, as numpy's arrays show themselves.
+fn without_call(cell: &str) -> &str {
+    let Some(inner) = ["array(", "np.array("].iter().find_map(|name| cell.strip_prefix(name)) else { return cell };
+    let Some(end) = inner.rfind(']').filter(|_| inner.starts_with('[')) else { return cell };
+    let rest = inner[end + 1..].trim_start();
+    let is_call = rest == ")" || rest.strip_prefix(',').is_some_and(|rest| rest.trim_start().starts_with("dtype="));
+    if is_call && rest.ends_with(')') { &inner[..=end] } else { cell }
+}
+
+/// A list or an object as Python writes it, whole.
+fn whole_literal(text: &str) -> Option<Value> {
+    let (value, rest) = literal(text, 0)?;
+    rest.trim_start().is_empty().then_some(value)
+}
+
+/// Deeper nesting than that of sentences with their tokens is none of ours.
+const MAX_DEPTH: usize = 8;
+
+/// One value as Python writes it, and what follows.
+fn literal(text: &str, depth: usize) -> Option<(Value, &str)> {
+    let text = text.trim_start();
+    let first = text.chars().next().filter(|_| depth < MAX_DEPTH)?;
+    match first {
+        '\'' | '"' => quoted(&text[1..], first).map(|(text, rest)| (Value::String(text), rest)),
+        '[' | '(' => {
+            let close = if first == '[' { ']' } else { ')' };
+            let mut values = Vec::new();
+            let rest = members(&text[1..], close, |text| {
+                let (value, rest) = literal(text, depth + 1)?;
+                values.push(value);
+                Some(rest)
+            })?;
+            Some((Value::Array(values), rest))
+        }
+        '{' => {
+            let mut object = Map::new();
+            let rest = members(&text[1..], '}', |text| {
+                let (key, rest) = literal(text, depth + 1)?;
+                let (value, rest) = literal(rest.trim_start().strip_prefix(':')?, depth + 1)?;
+                object.insert(key.as_str().map_or_else(|| key.to_string(), str::to_string), value);
+                Some(rest)
+            })?;
+            Some((Value::Object(object), rest))
+        }
+        _ => {
+            let end = text.find([',', ']', ')', '}', ':']).unwrap_or(text.len());
+            let word = text[..end].trim_end();
+            let value = match word {
+                "None" | "nan" => Value::Null,
+                "True" | "False" => (word == "True").into(),
+                _ => Value::Number(word.parse::<Number>().ok()?),
+            };
+            Some((value, &text[end..]))
+        }
+    }
+}
+
+/// Members between commas up to `close`, and what follows it.
+fn members<'a>(text: &'a str, close: char, mut member: impl FnMut(&'a str) -> Option<&'a str>) -> Option<&'a str> {
+    let mut rest = text.trim_start();
+    loop {
+        if let Some(rest) = rest.strip_prefix(close) {
+            return Some(rest);
+        }
+        rest = member(rest)?.trim_start();
+        match rest.strip_prefix(',') {
+            Some(after) => rest = after.trim_start(),
+            None if rest.starts_with(close) => {}
+            None => return None,
+        }
+    }
 }
 
 /// The quoted texts of `'a', "b"` or of numpy's `'a' 'b'`; None where anything else stands between them.
@@ -100,11 +179,31 @@ mod tests {
             ("[\"\\ud83d\\ude00\\/\"]", &["😀/"]),
             ("['a', 'b',]", &["a", "b"]),
             ("[]", &[]),
+            ("array(['一只狗', '狗跑'], dtype=object)", &["一只狗", "狗跑"]),
+            ("array(['一只狗',\n       '狗跑'], dtype='<U5')", &["一只狗", "狗跑"]),
+            ("[{'raw': '一只狗', 'sentid': 3, 'tokens': ['一', '只']}, {'raw': \"it's\", 'x': None}]", &["一只狗", "it's"]),
+            ("[{\"caption\": \"一只狗\"}, {\"text\": \"狗跑\"}]", &["一只狗", "狗跑"]),
+            ("[{'id': 1, 'ok': True}]", &[""]),
         ] {
             assert_eq!(captions(cell).unwrap(), expected, "{cell}");
         }
-        for caption in ["一只狗", "[一只狗]", "(一只狗)", "['a'b']", "[\"a\", 3]", "[", "['a", "a ['b']", "", "['a';'b']"]
-        {
+        for caption in [
+            "array",
+            "array(['a'] b)",
+            "[{狗}]",
+            "[{'a'}]",
+            "[1, 2]",
+            "一只狗",
+            "[一只狗]",
+            "(一只狗)",
+            "['a'b']",
+            "[\"a\", 3]",
+            "[",
+            "['a",
+            "a ['b']",
+            "",
+            "['a';'b']",
+        ] {
             assert_eq!(captions(caption), None, "{caption}");
         }
     }

@@ -93,7 +93,12 @@ impl Chosen {
                 (None, Some(at), _) => (Some(at), Some(at)),
                 (None, None, Some(at)) => (Some(at), None),
                 _ if !needs_image => (None, None),
-                _ => return Err(format!("which column names the image? Say --columns image=A,caption=B; {}", list())),
+                _ => {
+                    return Err(format!(
+                        "which column names the image? Say --columns image=A,caption=B (to `prepare` or `score`); {}",
+                        list()
+                    ));
+                }
             },
         };
         // A name that several columns have is that of several captions.
@@ -101,7 +106,12 @@ impl Chosen {
         let captions = match &columns.captions[..] {
             [] => match known(&CAPTION_NAMES) {
                 Some(at) => all(&names[at]),
-                None => return Err(format!("which column is the caption? Say --columns image=A,caption=B; {}", list())),
+                None => {
+                    return Err(format!(
+                        "which column is the caption? Say --columns image=A,caption=B (to `prepare` or `score`); {}",
+                        list()
+                    ));
+                }
             },
             wanted => {
                 wanted.iter().try_for_each(|name| named(name).map(drop))?;

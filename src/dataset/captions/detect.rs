@@ -67,7 +67,9 @@ fn of_json(head: &[u8], texts: &[&str], objects: usize, extension: &str) -> Form
     let of_images = has("images") && (has("sentences") || has("annotations") || has("file_name") || has("filename"));
     let is_lines = matches!(extension, "jsonl" | "ndjson");
     if of_images || has("annotations") && has("image_id") && !is_lines {
-        return if has("sentences") || has("sentids") || has("filename") { Format::Karpathy } else { Format::Coco };
+        // Karpathy's images hold their sentences; COCO's are named by an id, whatever else a tool calls their files.
+        let holds_sentences = has("sentences") || has("sentids") || has("filename") && !has("annotations") && !has("id");
+        return if holds_sentences { Format::Karpathy } else { Format::Coco };
     }
     let starts_array = texts.first().is_some_and(|text| text.starts_with('['));
     if is_lines || texts.iter().take(20).any(|text| is_row(text)) {
@@ -132,6 +134,7 @@ mod tests {
         assert_eq!(of("{bad\n{\"image_id\": 1, \"caption\": \"狗\"}\n{\"image_id\": 2, \"caption\": \"狗\"}\n"), Format::Jsonl);
         assert_eq!(of(r#"{"images": [{"sentids": [0], "filename": "1.jpg", "sentences": [{"raw": "a"}]}]}"#), Format::Karpathy);
         assert_eq!(of(r#"{"info": {}, "images": [{"file_name": "a", "id": 1}], "annotations": []}"#), Format::Coco);
+        assert_eq!(of(r#"{"images": [{"filename": "a", "id": 1}], "annotations": []}"#), Format::Coco);
         assert_eq!(of("[\n {\"image_id\": 1,\n \"caption\": \"a\"}]"), Format::Coco);
     }
 

@@ -1,7 +1,7 @@
 //! Layouts in JSON: one object a line (`jsonl`), Karpathy's `dataset_*.json` and COCO's `captions_*.json`.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -11,6 +11,7 @@ use super::elements::{Element, MAX_ELEMENT_BYTES};
 use super::lines::lines;
 use super::text::checked;
 use super::{Columns, Format, Translation, cells};
+use crate::dataset::naming::without_extension;
 use crate::dataset::normalize::excerpt;
 
 /// What parsing objects needs to know.
@@ -270,10 +271,13 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
+/// What an object in a list of captions calls its text.
+const SENTENCE_NAMES: [&str; 4] = ["raw", "caption", "text", "sentence"];
+
 /// The raw sentence of Karpathy's files, or its tokens where that is all there is.
-fn sentence(value: &Value) -> Option<String> {
+pub fn sentence(value: &Value) -> Option<String> {
     let object = value.as_object()?;
-    if let Some(raw) = object.get("raw").or_else(|| object.get("caption")).and_then(Value::as_str) {
+    if let Some(raw) = first(object, &SENTENCE_NAMES).and_then(Value::as_str) {
         return Some(raw.to_string());
     }
     let tokens = object.get("tokens")?.as_array()?;
@@ -333,22 +337,70 @@ fn push_karpathy(batch: &mut Batch, line: u64, object: &Map<String, Value>, layo
     })
 }
 
-/// The `images` of a COCO document: id to (file name, split).
-pub fn coco_images(elements: &[Element], take: Take, files: &mut HashMap<String, (String, String)>) -> Vec<(u64, Bad)> {
-    let mut bad = Vec::new();
-    for element in elements {
-        let entry = whole(element, take).and_then(|object| {
-            let id = object.get("id").and_then(text).ok_or_else(|| missing(&object, "id"))?;
-            let file = object.get("file_name").and_then(text).ok_or_else(|| missing(&object, "file_name"))?;
-            let split = object.get("split").and_then(text).unwrap_or_default();
-            Ok((id, (file, split)))
-        });
-        match entry {
-            Ok((id, entry)) => drop(files.insert(id, entry)),
-            Err(error) => bad.push((element.line, placed(error, element))),
+/// The `images` of a COCO document.
+#[derive(Debug, Default)]
+pub struct CocoImages {
+    /// Id to (file name, split).
+    pub files: HashMap<String, (String, String)>,
+    /// Ids that several files have, with a second one.
+    doubted: HashMap<String, String>,
+    /// Ids without a file's name, as files for scores alone have them: the id is all there is.
+    bare: HashSet<String>,
+    /// There are some, so an id that is none of them names no image.
+    listed: bool,
+}
+
+impl CocoImages {
+    /// Takes elements of the array; gives those that are bad.
+    pub fn add(&mut self, elements: &[Element], layout: &ObjectLayout) -> Vec<(u64, Bad)> {
+        self.listed |= !elements.is_empty();
+        let mut bad = Vec::new();
+        for element in elements {
+            let entry = whole(element, layout.take).and_then(|object| {
+                let id = object.get("id").and_then(text).ok_or_else(|| missing(&object, "id"))?;
+                let Some(file) = coco_file(&object, layout.columns) else {
+                    let is_file = |value: &Value| value.as_str().is_some_and(|text| without_extension(text) != text);
+                    if !object.values().any(is_file) {
+                        self.bare.insert(id);
+                    }
+                    return Err(missing(&object, "file_name"));
+                };
+                let split = object.get("split").and_then(text).unwrap_or_default();
+                Ok((id, (file, split)))
+            });
+            match entry {
+                Ok((id, entry)) => match self.files.get(&id) {
+                    Some((file, _)) if *file != entry.0 => drop(self.doubted.insert(id, entry.0)),
+                    _ => drop(self.files.insert(id, entry)),
+                },
+                Err(error) => bad.push((element.line, placed(error, element))),
+            }
+        }
+        bad
+    }
+
+    /// Why an annotation with this image_id is of no image: else the id would be taken for a file's name.
+    pub fn refusal(&self, id: &str) -> Option<Bad> {
+        let shown = |text: &str| excerpt(text.as_bytes(), 60);
+        match (self.files.get(id), self.doubted.get(id)) {
+            (Some((file, _)), Some(other)) => {
+                let message =
+                    format!("image_id {} is both {} and {} in this file's images", shown(id), shown(file), shown(other));
+                Some(Bad::new(Reason::ImageConflict, message))
+            }
+            (None, _) if self.listed && !self.bare.contains(id) => {
+                Some(Bad::new(Reason::MissingImage, format!("image_id {} is none of this file's images", shown(id))))
+            }
+            _ => None,
         }
     }
-    bad
+}
+
+/// What a COCO image calls its file, also where a tool has renamed the member.
+fn coco_file(object: &Map<String, Value>, columns: &Columns) -> Option<String> {
+    let own = columns.image.as_deref();
+    let names = own.into_iter().chain(["file_name"]).chain(FILE_NAMES).chain(["coco_url"]);
+    names.filter_map(|name| object.get(name).and_then(text)).find(|file| !file.is_empty())
 }
 
 #[cfg(test)]
@@ -415,14 +467,21 @@ mod tests {
         let coco = [element("annotations", r#"{"image_id": 391895, "id": 770337, "caption": "一个人"}"#)];
         let batch = parse_elements(&coco, Format::Coco, &layout(&columns));
         assert_eq!(batch.get(batch.rows[0].image), "391895");
-        let mut files = HashMap::new();
-        let bad = coco_images(
-            &[element("images", r#"{"id": 391895, "file_name": "C_391895.jpg"}"#), element("images", "{}")],
-            Take::default(),
-            &mut files,
+        let mut images = CocoImages::default();
+        assert!(images.refusal("391895").is_none());
+        let elements = [r#"{"id": 391895, "file_name": "C_391895.jpg"}"#, "{}", r#"{"id": 1, "coco_url": "http://x/1.jpg"}"#];
+        let bad = images.add(&elements.map(|text| element("images", text)), &layout(&columns));
+        assert_eq!((images.files["391895"].0.as_str(), images.files["1"].0.as_str()), ("C_391895.jpg", "http://x/1.jpg"));
+        assert!(bad.len() == 1 && bad[0].1.message.starts_with("element 7 of images: "), "{bad:?}");
+        images.add(&[element("images", r#"{"id": 1, "path": "2.jpg"}"#)], &layout(&columns));
+        assert_eq!(images.refusal("1").map(|bad| bad.reason), Some(Reason::ImageConflict));
+        images.add(
+            &[element("images", r#"{"id": 3, "width": 7}"#), element("images", r#"{"id": 4, "uri": "x/1.jpg"}"#)],
+            &layout(&columns),
         );
-        assert_eq!((files["391895"].0.as_str(), bad.len()), ("C_391895.jpg", 1));
-        assert!(bad[0].1.message.starts_with("element 7 of images: "), "{:?}", bad[0]);
+        let refused = |id: &str| images.refusal(id).map(|bad| bad.reason);
+        assert_eq!([refused("2"), refused("3"), refused("4")], [Some(Reason::MissingImage), None, Some(Reason::MissingImage)]);
+        assert!(images.refusal("391895").is_none());
     }
 
     #[test]

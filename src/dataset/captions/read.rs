@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::batch::{Bad, Batch, Take};
+use super::batch::{Bad, Batch, Row, Take};
 use super::detect::{detect, is_tagged};
 use super::elements::{Element, Scanner};
 use super::encoding::{self, Decoded, Encoding};
@@ -423,6 +423,7 @@ impl FileReader<'_> {
         let mut scanner = Scanner::new();
         let mut pending: Vec<Element> = Vec::new();
         let mut images: Vec<Element> = Vec::new();
+        let mut coco = json::CocoImages::default();
         let mut image_bad = Batch::default();
         let mut ended = false;
         self.parse_runs(
@@ -438,7 +439,7 @@ impl FileReader<'_> {
                         _ => {}
                     });
                     if images.len() >= ELEMENTS_A_RUN {
-                        image_bad.bad.extend(json::coco_images(&std::mem::take(&mut images), layout.take, coco_files));
+                        image_bad.bad.extend(coco.add(&std::mem::take(&mut images), layout));
                     }
                 }
                 let rest = pending.split_off(pending.len().min(ELEMENTS_A_RUN));
@@ -447,7 +448,12 @@ impl FileReader<'_> {
             },
             |run| json::parse_elements(&run, format, layout),
         )?;
-        image_bad.bad.extend(json::coco_images(&images, layout.take, coco_files));
+        image_bad.bad.extend(coco.add(&images, layout));
+        if layout.columns.image.is_none() {
+            let refusal = |batch: &Batch, row: &Row| row.file.is_none().then(|| coco.refusal(batch.get(row.image)))?;
+            self.batches.par_iter_mut().for_each(|batch| batch.reject_rows(refusal));
+        }
+        *coco_files = coco.files;
         if !scanner.is_complete() {
             let message = "the JSON document ends before it is complete: what stands here is lost";
             image_bad.bad.push((scanner.line(), Bad::new(Reason::BadJson, message)));
