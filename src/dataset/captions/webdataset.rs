@@ -179,7 +179,7 @@ impl Reader<'_> {
         self.sample(sample);
         if let Some(error) = error {
             self.batch.lines += 1;
-            let bad = Bad::new(Reason::BadRecord, format!("{error}; what follows in this tar is missing"));
+            let bad = Bad::new(Reason::BadRecord, error.consequence());
             self.batch.bad.push((self.batch.lines, bad));
         }
         self.batches.push(std::mem::take(&mut self.batch));

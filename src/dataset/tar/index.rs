@@ -77,7 +77,7 @@ impl TarIndex {
                     }
                 }
                 Ok(Some(_)) => {}
-                Ok(None) | Err(TarError::Truncated | TarError::GzipTruncated | TarError::Corrupt(_)) => break,
+                Ok(None) | Err(TarError::Truncated | TarError::GzipTruncated | TarError::Unended | TarError::Corrupt(_)) => break,
                 Err(TarError::Io(error)) => return Err(error),
             }
         }

@@ -51,10 +51,23 @@ pub enum TarError {
     Truncated,
     #[error("its gzip stream ends early")]
     GzipTruncated,
+    /// Between two members: no tool leaves a tar so.
+    #[error("it lacks the empty blocks that end a tar: it may have been cut here")]
+    Unended,
     #[error("{0}")]
     Corrupt(&'static str),
     #[error("{0}")]
     Io(io::Error),
+}
+
+impl TarError {
+    /// What it means for the rest of the tar.
+    pub fn consequence(&self) -> String {
+        match self {
+            Self::Unended => self.to_string(),
+            _ => format!("{self}; what follows in this tar is missing"),
+        }
+    }
 }
 
 /// Whether a file is a tar by its name: `.tar`, `.tar.gz` or `.tgz`.
@@ -271,9 +284,9 @@ impl Tar {
         Ok(())
     }
 
-    /// The next block that is a header. Two empty blocks, or the end of the file, end a tar.
+    /// The next block that is a header. Two empty blocks, or one and the end of the file, end a tar.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
-        for _ in 0..2 {
+        for nth in 0..2 {
             if self.has_ended {
                 return Ok(None);
             }
@@ -281,7 +294,7 @@ impl Tar {
             match self.read_some(BLOCK as u64, &mut read) {
                 Err(TarError::Truncated) if read.iter().all(|byte| *byte == 0) => {
                     self.has_ended = true;
-                    return Ok(None);
+                    return if nth == 0 && read.is_empty() { Err(TarError::Unended) } else { Ok(None) };
                 }
                 read => read?,
             }
@@ -295,7 +308,18 @@ impl Tar {
             }
         }
         self.has_ended = true;
+        self.close()?;
         Ok(None)
+    }
+
+    /// Reads on to where gzip says whether its content is what was packed. A tar's filling is short; what is longer is another's.
+    fn close(&mut self) -> Result<(), TarError> {
+        match &mut self.input {
+            Input::Stream { stream, is_gzipped: true } => {
+                io::copy(&mut stream.by_ref().take(1 << 20), &mut io::sink()).map(drop).map_err(|error| tar_error(error, true))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The content of a header that speaks of the next member.

@@ -50,7 +50,7 @@ impl Members {
             Ok(tar) => members.tar = Some(tar),
             Err(error) => {
                 let failure = crate::image::Failure::from_io(&error);
-                members.end(failure.reason, &failure.message);
+                members.end(failure.reason, format!("{}; what follows in this tar is missing", failure.message));
             }
         }
         members
@@ -75,9 +75,8 @@ impl Members {
     }
 
     /// Nothing behind this place can be read: told as a folder is that cannot be listed.
-    fn end(&mut self, reason: Reason, message: &str) {
+    fn end(&mut self, reason: Reason, message: String) {
         self.tar = None;
-        let message = format!("{message}; what follows in this tar is missing");
         self.last = Some(Entry {
             image_path: format!("{}/", self.name),
             image_id: format!("{}/", self.name),
@@ -87,11 +86,11 @@ impl Members {
 
     fn broken(&mut self, error: &TarError) {
         match error {
-            TarError::Truncated | TarError::GzipTruncated => self.end(Reason::Truncated, &error.to_string()),
-            TarError::Corrupt(_) => self.end(Reason::Corrupt, &error.to_string()),
+            TarError::Truncated | TarError::GzipTruncated | TarError::Unended => self.end(Reason::Truncated, error.consequence()),
+            TarError::Corrupt(_) => self.end(Reason::Corrupt, error.consequence()),
             TarError::Io(error) => {
                 let failure = crate::image::Failure::from_io(error);
-                self.end(failure.reason, &failure.message);
+                self.end(failure.reason, format!("{}; what follows in this tar is missing", failure.message));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -99,6 +100,50 @@ fn a_pattern_of_tars_is_a_list_and_a_job_over_them_is_the_single_run() {
     assert!(missing.to_string().contains("set-003.tar"), "{missing}");
 }
 
+/// Cut where a member ends, a tar looks whole but for the empty blocks at its end.
+#[test]
+fn a_tar_without_its_end_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    picture(&folder.path().join("good.png"), 1);
+    let good = fs::read(folder.path().join("good.png")).unwrap();
+    let mut writer = TarWriter::new(Vec::new());
+    ["a.png", "b.png"].iter().for_each(|name| writer.add(name.as_bytes(), &good).unwrap());
+    let whole = writer.finish().unwrap();
+    let gzipped = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let members = whole.len() - 1024;
+    let mut damaged = gzipped(&whole);
+    let sum = damaged.len() - 8;
+    damaged[sum] ^= 1;
+    let tars: [(&str, Vec<u8>, u64, Option<&str>); 8] = [
+        ("whole.tar", whole.clone(), 2, None),
+        ("one_block.tar", whole[..members + 512].to_vec(), 2, None),
+        ("cut.tar", whole[..members].to_vec(), 2, Some("truncated")),
+        ("half.tar", whole[..members / 2].to_vec(), 1, Some("truncated")),
+        ("empty.tar", Vec::new(), 0, Some("truncated")),
+        ("whole.tar.gz", gzipped(&whole), 2, None),
+        ("cut.tar.gz", gzipped(&whole[..members]), 2, Some("truncated")),
+        ("damaged.tar.gz", damaged, 2, Some("corrupt")),
+    ];
+    for (name, bytes, captioned, told) in tars {
+        let root = folder.path().join(format!("of {name}"));
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join(name), bytes).unwrap();
+        // Something is captioned in any case.
+        fs::write(root.join("good.png"), &good).unwrap();
+        let out = root.join("out.parquet");
+        let report = caption_paths(&[root.join(name), root.join("good.png")], &out).unwrap();
+        assert_eq!(report.report.counts.succeeded, captioned + 1, "{name}");
+        match told {
+            None => assert!(!beside(&out, "errors.parquet").exists(), "{name}"),
+            Some(reason) => assert_eq!(errors(&beside(&out, "errors.parquet"))[&format!("{name}/")], reason),
+        }
+    }
+}
+
 #[test]
 fn hostile_members_are_accounted_for() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,6 +155,7 @@ fn hostile_members_are_accounted_for() {
         writer.add(name.as_bytes(), &good).unwrap();
     }
     let mut tar = writer.finish().unwrap();
+    // What follows is more of it, without the blocks that end a tar.
     tar.truncate(tar.len() - 1024);
     // Links, a sparse file and a pipe from the system's tar.
     let odd = folder.path().join("odd");
@@ -161,7 +207,7 @@ fn hostile_members_are_accounted_for() {
     };
     fails(&two[..second + 512 + 40], 1, &[("second.png", "truncated"), ("", "truncated")]);
     fails(&two[..second + 100], 1, &[("", "truncated")]);
-    fails(&two[..second], 1, &[]);
+    fails(&two[..second], 1, &[("", "truncated")]);
     let mut damaged = two.clone();
     damaged[second + 3] ^= 1;
     fails(&damaged, 1, &[("", "corrupt")]);
