@@ -304,12 +304,15 @@ fn ran_out(error: &ImageError) -> bool {
     false
 }
 
-/// Drops alpha and low bytes, and repeats grey.
+/// Drops alpha and low bytes, and repeats grey. Grey of 16 bits that never goes beyond a byte is taken as bytes, as Pillow takes it.
 fn rgb(image: DynamicImage) -> RgbImage {
     let (width, height) = (image.width(), image.height());
     let high = |channel: u16| (channel >> 8) as u8;
     let data: Vec<u8> = match image {
         DynamicImage::ImageRgb8(image) => return image,
+        DynamicImage::ImageLuma16(image) if image.iter().all(|&grey| grey < 256) => {
+            image.iter().flat_map(|&grey| [grey as u8; 3]).collect()
+        }
         DynamicImage::ImageLuma16(image) => image.iter().flat_map(|&grey| [high(grey); 3]).collect(),
         DynamicImage::ImageLumaA16(image) => image.chunks_exact(2).flat_map(|pixel| [high(pixel[0]); 3]).collect(),
         DynamicImage::ImageRgb16(image) => image.iter().map(|&channel| high(channel)).collect(),

@@ -83,6 +83,21 @@ fn alpha_is_dropped_and_of_16_bits_the_high_byte_stays() {
 
 /// Cut anywhere, a file is truncated; one that lacks only what stands behind its pixels is whole.
 #[test]
+fn grey_of_16_bits_that_holds_bytes_is_taken_as_bytes() {
+    let rows = |values: [u16; 4]| image::ImageBuffer::<image::Luma<u16>, _>::from_raw(2, 2, values.to_vec()).unwrap();
+    for format in [ImageFormat::Png, ImageFormat::Tiff] {
+        let greys = |values| {
+            let decoded = decoded(&written(rows(values), format)).unwrap();
+            decoded.pixels().map(|pixel| pixel.0[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(greys([0, 7, 200, 255]), [0, 7, 200, 255], "{format:?}");
+        // One number beyond a byte, and they are of 16 bits.
+        assert_eq!(greys([0, 7, 255, 256]), [0, 0, 0, 1], "{format:?}");
+        assert_eq!(greys([0; 4]), [0; 4], "{format:?}");
+    }
+}
+
+#[test]
 fn a_file_cut_anywhere_is_truncated() {
     for (name, bytes) in fixtures() {
         let whole = decoded(&bytes).unwrap_or_else(|failure| panic!("{name}: {failure}"));

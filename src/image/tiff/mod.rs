@@ -15,6 +15,7 @@ use image::RgbImage;
 
 use self::directory::File;
 use self::layout::{Compression, Layout, chunk_data};
+use self::samples::{Colour, Depth, Scale};
 use super::decode::{Header, Limits};
 use super::failure::{Failure, Reason};
 use super::sniff::Format;
@@ -85,15 +86,28 @@ pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), Failure> {
 /// # Errors
 /// As [`size`]'s, and too large.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, Failure> {
-    let layout = open(bytes)?;
+    let mut layout = open(bytes)?;
     let header = Header::plain(Format::Tiff, (layout.width, layout.height));
     let mut rgb = vec![0; limits.rgb_bytes(&header)?];
-    for down in 0..layout.chunks.down {
-        for across in 0..layout.chunks.across {
-            chunk(&layout, across, down, &mut rgb)?;
+    chunks(&layout, &mut rgb)?;
+    if let (Colour::Grey { white_is_zero }, Depth::Bits(9..)) = (&layout.colour, layout.depth) {
+        // The highest bits are empty: the numbers are those of a byte, or the picture is black either way.
+        let black = if *white_is_zero { 255 } else { 0 };
+        if rgb.iter().all(|&value| value == black) {
+            layout.scale = Scale::LowGrey;
+            chunks(&layout, &mut rgb)?;
         }
     }
     Ok(RgbImage::from_raw(layout.width, layout.height, rgb).expect("three bytes were made for each pixel"))
+}
+
+fn chunks(layout: &Layout<'_>, rgb: &mut [u8]) -> Result<(), Failure> {
+    for down in 0..layout.chunks.down {
+        for across in 0..layout.chunks.across {
+            chunk(layout, across, down, rgb)?;
+        }
+    }
+    Ok(())
 }
 
 /// Decodes one strip or tile into its place.

@@ -31,6 +31,8 @@ pub(super) enum Scale {
     Index,
     /// Few bits fill the byte, of many the highest stay; floats, signed and 32-bit numbers are cut to 0 to 255.
     Grey,
+    /// Grey of more than 8 bits of which no sample needs more than 8: as they are.
+    LowGrey,
     /// As grey, but floats run from 0 to 1.
     Colour,
 }
@@ -40,6 +42,9 @@ pub(super) fn reduce(row: &[u8], depth: Depth, scale: Scale, out: &mut [u8]) {
     let cut = |value: f64| if scale == Scale::Colour { (value.clamp(0.0, 1.0) * 255.0).round() as u8 } else { value as u8 };
     match depth {
         Depth::Bits(8) => out.copy_from_slice(&row[..out.len()]),
+        Depth::Bits(16) if scale == Scale::LowGrey => {
+            out.iter_mut().zip(row.as_chunks::<2>().0).for_each(|(o, v)| *o = u16::from_le_bytes(*v).min(255) as u8);
+        }
         Depth::Bits(16) if scale != Scale::Index => out.iter_mut().zip(row.as_chunks::<2>().0).for_each(|(o, v)| *o = v[1]),
         Depth::Bits(bits) => packed(row, bits, scale, out),
         Depth::Signed16 => each(row, out, |v: [u8; 2]| i16::from_le_bytes(v).clamp(0, 255) as u8),
@@ -62,7 +67,7 @@ fn packed(row: &[u8], bits: u8, scale: Scale, out: &mut [u8]) {
         let window = byte(0) << 16 | byte(1) << 8 | byte(2);
         let value = window >> (24 - at % 8 - usize::from(bits)) & mask;
         *out = match scale {
-            Scale::Index => value.min(255) as u8,
+            Scale::Index | Scale::LowGrey => value.min(255) as u8,
             _ if bits > 8 => (value >> (bits - 8)) as u8,
             _ => (value * 255 / mask) as u8,
         };
