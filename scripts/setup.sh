@@ -5,7 +5,7 @@
 #   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
 #   scripts/setup.sh --chromium    Debian's Chromium too, for the tests that open reports in a browser
 #   scripts/setup.sh --s3          s3s-fs too, a server that speaks S3, for the tests of buckets (built once, in ~/.cache/clipcap-ci/tools)
-#   scripts/setup.sh --cuda        runtime/cuda too (a download of 256 MB), and NVIDIA's own libraries in runtime/cuda/nvidia (500 MB more)
+#   scripts/setup.sh --cuda        runtime/cuda too (a download of 256 MB, 313 MB on disk), and NVIDIA's own libraries in runtime/cuda/nvidia (483 MB more, 728 on disk)
 #   scripts/setup.sh --cuda-only   runtime/cuda without NVIDIA's libraries: they are on this machine already, or there is no card
 #   scripts/setup.sh --cudnn       cuDNN too, which ResNet image encoders need on CUDA and nothing else does
 set -euo pipefail

@@ -64,7 +64,7 @@ int curandGetVersion(int *version) { *version = 10400; return 0; }
 #endif
 
 #ifdef CUDART
-enum { MAX_CARDS = 16, OK = 0, NO_MEMORY = 2, INVALID = 1, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_KERNEL_IMAGE = 209 };
+enum { MAX_CARDS = 16, OK = 0, NO_MEMORY = 2, CAPTURING = 900, INVALID = 1, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_KERNEL_IMAGE = 209 };
 enum { HOST_TO_HOST, HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE, BY_ADDRESS };
 
 typedef struct Block { uintptr_t at; size_t bytes, mapped; int card, pinned; struct Block *next; } Block;
@@ -80,8 +80,17 @@ static long long up_bytes, down_bytes, pageable_bytes, inside_bytes, ups, downs,
 static long long card_launches[MAX_CARDS], largest_up, largest_down;
 static __thread int card;
 static __thread int last_error;
+// What a real stream refuses while it is recorded: allocations and waits, which end the recording; and what it takes, but plays back from where the
+// numbers are no longer: copies from the host.
+static int capturing;
+static long long captured_ups, captured_downs, captured_refusals;
 
 static int fails(int error) { last_error = error; return error; }
+static int refused(void) {
+  if (!__atomic_load_n(&capturing, __ATOMIC_RELAXED)) return 0;
+  __atomic_add_fetch(&captured_refusals, 1, __ATOMIC_RELAXED);
+  return 1;
+}
 
 void standin_product(void) { __atomic_add_fetch(&products, 1, __ATOMIC_RELAXED); __atomic_add_fetch(&card_launches[card], 1, __ATOMIC_RELAXED); }
 
@@ -91,6 +100,7 @@ static Block *find(const void *pointer) {
   return NULL;
 }
 static int take(void **pointer, size_t bytes, int on_card, int pinned) {
+  if (refused()) { *pointer = NULL; return fails(CAPTURING); }
   if (bytes == 0) { *pointer = NULL; return OK; }
   pthread_mutex_lock(&lock);
   if (!pinned && held[on_card] + bytes + (size_t)setting("STANDIN_TAKEN", 0) > card_memory()) { pthread_mutex_unlock(&lock); *pointer = NULL; return fails(NO_MEMORY); }
@@ -130,6 +140,8 @@ static void count_copy(const void *to, const void *from, size_t bytes, int kind)
     const Block *host = up ? source : target;
     if (!host) pageable_bytes += (long long)bytes;
   }
+  if (up) captured_ups += capturing;
+  if (down) captured_downs += capturing;
   if (up) { up_bytes += (long long)bytes; ups++; if ((long long)bytes > largest_up) largest_up = (long long)bytes; }
   else if (down) { down_bytes += (long long)bytes; downs++; if ((long long)bytes > largest_down) largest_down = (long long)bytes; }
   else { inside_bytes += (long long)bytes; insides++; }
@@ -150,7 +162,7 @@ int cudaSetDevice(int number) {
 }
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return OK; }
 int cudaDriverGetVersion(int *version) { *version = 13000; return OK; }
-int cudaDeviceSynchronize(void) { __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
+int cudaDeviceSynchronize(void) { if (refused()) return fails(CAPTURING); __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
 int cudaMemGetInfo(size_t *unused, size_t *total) { *total = card_memory(); *unused = *total - held[card] - (size_t)setting("STANDIN_TAKEN", 0); return OK; }
 
 // CUDA 13's layout.
@@ -246,16 +258,15 @@ int cudaMemPoolSetAttribute(void *pool, int a, void *value) { (void)pool; (void)
 int cudaMemPoolTrimTo(void *pool, size_t bytes) { (void)pool; (void)bytes; return OK; }
 
 // Streams, events, graphs
-static __thread int capturing;
 static long handles = 16;
 static void *handle(void) { return (void *)__atomic_add_fetch(&handles, 16, __ATOMIC_RELAXED); }
 int cudaStreamCreate(void **stream) { *stream = handle(); return OK; }
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) { (void)flags; *stream = handle(); return OK; }
 int cudaStreamDestroy(void *stream) { (void)stream; return OK; }
-int cudaStreamSynchronize(void *stream) { (void)stream; __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
+int cudaStreamSynchronize(void *stream) { (void)stream; if (refused()) return fails(CAPTURING); __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
 int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; return OK; }
-int cudaStreamBeginCapture(void *stream, int mode) { (void)stream; (void)mode; capturing = 1; return OK; }
-int cudaStreamEndCapture(void *stream, void **graph) { (void)stream; capturing = 0; *graph = handle(); __atomic_add_fetch(&captures, 1, __ATOMIC_RELAXED); return OK; }
+int cudaStreamBeginCapture(void *stream, int mode) { (void)stream; (void)mode; __atomic_store_n(&capturing, 1, __ATOMIC_RELAXED); return OK; }
+int cudaStreamEndCapture(void *stream, void **graph) { (void)stream; __atomic_store_n(&capturing, 0, __ATOMIC_RELAXED); *graph = handle(); __atomic_add_fetch(&captures, 1, __ATOMIC_RELAXED); return OK; }
 int cudaStreamIsCapturing(void *stream, int *status) { (void)stream; *status = capturing; return OK; }
 int cudaEventCreate(void **event) { *event = handle(); return OK; }
 int cudaEventCreateWithFlags(void **event, unsigned flags) { (void)flags; *event = handle(); return OK; }
@@ -399,7 +410,8 @@ __attribute__((destructor)) static void report(void) {
           up_bytes, ups, largest_up, down_bytes, downs, largest_down);
   fprintf(file, "\"pageable_bytes\": %lld, \"inside\": {\"bytes\": %lld, \"copies\": %lld}, \"launches\": %lld, \"products\": %lld, \"waits\": %lld, ",
           pageable_bytes, inside_bytes, insides, launches, products, waits);
-  fprintf(file, "\"captures\": %lld, \"replays\": %lld, \"cards\": [", captures, replays);
+  fprintf(file, "\"captures\": %lld, \"replays\": %lld, \"captured\": {\"up\": %lld, \"down\": %lld, \"refused\": %lld}, \"cards\": [", captures, replays,
+          captured_ups, captured_downs, captured_refusals);
   int cards = (int)setting("STANDIN_CARDS", 1);
   for (int i = 0; i < cards && i < MAX_CARDS; i++) fprintf(file, "%s{\"peak\": %zu, \"launches\": %lld}", i ? ", " : "", peak[i], card_launches[i]);
   fprintf(file, "], \"kernels\": {");
