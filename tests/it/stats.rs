@@ -224,7 +224,7 @@ fn words_repeats_overlaps_and_a_table_for_a_paper() {
     };
     assert_eq!((overlap("caption", "test")["count"].as_u64(), overlap("exact", "test")["of"].as_u64()), (Some(3), Some(4)));
     let tex = fs::read_to_string(at("stats/table.tex")).unwrap();
-    assert!(tex.contains("\\toprule\nSplit & Images & Captions & Characters a caption & Words a caption \\\\"), "{tex}");
+    assert!(tex.contains("\\toprule\nSplit & Images & Captions & Characters per caption & Words per caption \\\\"), "{tex}");
     assert!(tex.contains("\ntrain & 4 & 5 & $3.6 \\pm 1.1$") && tex.contains("\nall & 6 & 9 & "), "{tex}");
     let page = fs::read_to_string(at("stats/index.html")).unwrap();
     assert!(
