@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path as Key;
-use object_store::{ListResult, ObjectStore, ObjectStoreExt};
+use object_store::{Error, ListResult, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
 use super::store::{Object, io_error, object, runtime, wait};
@@ -15,6 +15,9 @@ use super::{Name, Place, Version, is_web};
 /// Prefixes that are listed ahead, and names of each; S3 tells a thousand at a time.
 const AHEAD: usize = 8;
 const NAMES_AHEAD: usize = 1 << 16;
+
+/// Tries of a page again, beside those of each request: the library does not ask again where an answer breaks off in its middle.
+const CUT_OFF: usize = 3;
 
 /// Asks what a URL names.
 ///
@@ -71,7 +74,13 @@ async fn pages(place: &Object, mut token: Option<String>, most: usize) -> object
     loop {
         let delimiter = Some("/".into());
         let options = PaginatedListOptions { delimiter, page_token: token, ..PaginatedListOptions::default() };
-        let page = paged.list_paginated(prefix.as_deref(), options).await?;
+        let mut cut_off = 0;
+        let page = loop {
+            match paged.list_paginated(prefix.as_deref(), options.clone()).await {
+                Err(Error::Generic { .. }) if cut_off < CUT_OFF => cut_off += 1,
+                page => break page?,
+            }
+        };
         names.extend(names_in(page.result, &place.key));
         token = page.page_token;
         if token.is_none() || names.len() >= most {

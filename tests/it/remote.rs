@@ -104,7 +104,7 @@ fn folder_tar_parquet_and_bucket_have_the_same_captions() {
         assert!(tables(&world.at(&format!("{name}-local"))) == tables(&world.at(&format!("{name}-remote"))), "{name}");
     }
     let mut export = clipcap();
-    export.args(["export", "--quiet", "--to", "parquet", "--images"]).arg(&world.photos).arg(world.at("local/t.parquet"));
+    export.arg("export").arg(world.at("local/t.parquet")).args(["--quiet", "--to", "parquet", "--images"]).arg(&world.photos);
     run(export.arg("--out").arg(world.at("parquet")), 0);
     let file = world.at("parquet/train-00000.parquet");
     world.s3.put("train-00000.parquet", fs::read(&file).unwrap());
