@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use arrow::array::{Array, StringArray};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -163,6 +164,39 @@ pub fn open(path: &Path, kind: Option<&str>) -> Result<ParquetRecordBatchReader,
     builder.with_batch_size(4096).build().map_err(parquet)
 }
 
+/// A Parquet file's rows, as `read` makes them of a batch, in order.
+///
+/// # Errors
+/// See [`open`]; further ones, of `read` too, are the rows'.
+pub fn rows<T, F: Fn(&RecordBatch, &Path) -> anyhow::Result<Vec<T>>>(
+    path: &Path,
+    kind: Option<&str>,
+    read: F,
+) -> Result<impl Iterator<Item = anyhow::Result<T>> + use<T, F>, TableError> {
+    let batches = open(path, kind)?;
+    let path = path.to_path_buf();
+    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| read(&batch, &path)) {
+        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
+        Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+    }))
+}
+
+/// The cells of some columns of text, row by row.
+///
+/// # Errors
+/// See [`rows`].
+pub fn texts<const N: usize>(
+    path: &Path,
+    kind: Option<&str>,
+    names: [&'static str; N],
+) -> Result<impl Iterator<Item = anyhow::Result<[Option<String>; N]>> + use<N>, TableError> {
+    rows(path, kind, move |batch, path| {
+        let columns = names.iter().map(|name| column::<StringArray>(batch, name, path)).collect::<Result<Vec<_>, _>>()?;
+        let cell = |at: usize, row| columns[at].is_valid(row).then(|| columns[at].value(row).to_string());
+        Ok((0..batch.num_rows()).map(|row| std::array::from_fn(|at| cell(at, row))).collect())
+    })
+}
+
 /// Refuses `found` (`KIND/MAJOR`) unless it is `wanted` (`KIND/MAJOR`) with the same or a lower major version.
 pub fn check_format(path: &Path, found: &str, wanted: &str) -> Result<(), TableError> {
     let split = |text: &str| text.split_once('/').and_then(|(kind, major)| Some((kind.to_string(), major.parse::<u32>().ok()?)));
@@ -188,7 +222,7 @@ pub fn column<'a, A: 'static>(batch: &'a RecordBatch, name: &str, path: &Path) -
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int32Array, StringArray};
+    use arrow::array::Int32Array;
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
@@ -213,5 +247,9 @@ mod tests {
         assert!(column::<StringArray>(&back[0], "id", &path).is_err());
         assert!(matches!(open(&path, Some("embeddings/1")), Err(TableError::Kind { .. })));
         assert!(check_format(&path, "captions/2", "captions/1").is_err());
+        let cells: Vec<_> = texts(&path, None, ["text", "text"]).unwrap().map(Result::unwrap).collect();
+        assert_eq!(cells, [[Some("狗".to_string()), Some("狗".to_string())], [None, None]]);
+        let error = texts(&path, None, ["id"]).unwrap().next().unwrap().unwrap_err();
+        assert!(format!("{error:#}").contains("cannot read") && format!("{error:#}").contains("text (Utf8)"), "{error:#}");
     }
 }

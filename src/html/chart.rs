@@ -20,6 +20,62 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 46.0;
 
+/// A chart while it is drawn: its axes run from the first to the second number.
+struct Axes {
+    x: (f64, f64),
+    y: (f64, f64),
+    svg: String,
+}
+
+impl Axes {
+    fn new(what: &str, x: (f64, f64), y: (f64, f64)) -> Self {
+        let what = escape(what);
+        let svg =
+            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{what}\" font-size=\"13\">\n");
+        Self { x, y, svg }
+    }
+
+    fn left(&self, value: f64) -> f64 {
+        LEFT + (value - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn top(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - (value - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - TOP - BOTTOM)
+    }
+
+    /// Puts a line of markup.
+    fn put(&mut self, line: std::fmt::Arguments) {
+        let _ = self.svg.write_fmt(line);
+        self.svg.push('\n');
+    }
+
+    /// A line across the chart, with its value at the left.
+    fn rule(&mut self, value: f64, text: &str) {
+        let (at, right, end) = (self.top(value), WIDTH - RIGHT, LEFT - 6.0);
+        self.put(format_args!(
+            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{end:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+            at + 4.0
+        ));
+    }
+
+    /// A value below the chart.
+    fn tick(&mut self, value: f64, text: &str) {
+        let (at, below) = (self.left(value), HEIGHT - BOTTOM + 16.0);
+        self.put(format_args!("<text x=\"{at:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{text}</text>"));
+    }
+
+    /// The whole with the names of its axes and of what is in it.
+    fn finish(mut self, x_label: &str, y_label: &str, names: &[&str]) -> String {
+        let (middle, side, below) = ((LEFT + WIDTH - RIGHT) / 2.0, (TOP + HEIGHT - BOTTOM) / 2.0, HEIGHT - 8.0);
+        let (x_label, y_label) = (escape(x_label), escape(y_label));
+        self.put(format_args!("<text x=\"{middle:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{x_label}</text>"));
+        self.put(format_args!(
+            "<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{y_label}</text>\n</svg>"
+        ));
+        self.svg + &legend(names)
+    }
+}
+
 /// One of the histograms that share a chart. Bins have the same bounds in all of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
@@ -43,78 +99,49 @@ pub fn histograms(series: &[Series], x_label: &str, y_label: &str, marks: &[(&st
     let top = series.iter().flat_map(|series| &series.bins).map(|b| b.count).max().unwrap_or(0).max(1) as f64;
     let step = nice_step(top / 4.0).max(1.0);
     let ceiling = (top / step).ceil() * step;
-    let x = |value: f64| LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT);
-    let y = |count: f64| HEIGHT - BOTTOM - count / ceiling * (HEIGHT - TOP - BOTTOM);
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"13\">\n",
-        escape(&format!("histogram: {y_label} by {x_label}"))
-    );
+    let mut axes = Axes::new(&format!("histogram: {y_label} by {x_label}"), (low, high), (0.0, ceiling));
     let mut tick = 0.0;
     while tick <= ceiling {
-        let at = y(tick);
-        let _ = writeln!(
-            svg,
-            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            at + 4.0,
-            thousands(tick as u64)
-        );
+        axes.rule(tick, &thousands(tick as u64));
         tick += step;
     }
     for (number_of, one) in series.iter().enumerate() {
         let of = if series.len() > 1 { format!("{}, ", escape(&one.name)) } else { String::new() };
         for bin in &one.bins {
-            let (left, right) = (x(bin.low) + 0.5, x(bin.high) - 0.5);
+            let (left, right) = (axes.left(bin.low) + 0.5, axes.left(bin.high) - 0.5);
             let width = ((right - left) / series.len() as f64).max(0.5);
-            let at = y(bin.count as f64);
-            let _ = writeln!(
-                svg,
+            let at = axes.top(bin.count as f64);
+            axes.put(format_args!(
                 "<rect class=\"bar s{number_of}\" x=\"{:.1}\" y=\"{at:.1}\" width=\"{width:.1}\" height=\"{:.1}\"><title>{of}{} to {}: {}</title></rect>",
                 left + width * number_of as f64,
                 (HEIGHT - BOTTOM - at).max(0.0),
                 number(bin.low),
                 number(bin.high),
                 thousands(bin.count)
-            );
+            ));
         }
     }
     let x_step = nice_step((high - low) / 7.0);
     let mut tick = (low / x_step).ceil() * x_step;
     while tick <= high + x_step * 1e-9 {
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            x(tick),
-            HEIGHT - BOTTOM + 16.0,
-            number(tick)
-        );
+        axes.tick(tick, &number(tick));
         tick += x_step;
     }
     for (at, (name, value)) in marks.iter().enumerate().filter(|(_, (_, value))| (low..=high).contains(value)) {
-        let place = x(*value);
+        let place = axes.left(*value);
         // Labels of marks that lie close stand one under the other.
         let height = TOP - 9.0 + 14.0 * at as f64;
         let (anchor, side) = if place > WIDTH - 110.0 { ("end", -5.0) } else { ("start", 5.0) };
-        let _ = writeln!(
-            svg,
+        axes.put(format_args!(
             "<line class=\"mark\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/><text class=\"mark-label\" x=\"{:.1}\" y=\"{height:.1}\" text-anchor=\"{anchor}\">{} {}</text>",
             height - 7.0,
             HEIGHT - BOTTOM,
             place + side,
             escape(name),
             number(*value)
-        );
+        ));
     }
-    let middle = (LEFT + WIDTH - RIGHT) / 2.0;
-    let _ = writeln!(svg, "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>", HEIGHT - 8.0, escape(x_label));
-    let side = (TOP + HEIGHT - BOTTOM) / 2.0;
-    let _ = writeln!(
-        svg,
-        "<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
-        escape(y_label)
-    );
-    svg + &legend(&series.iter().map(|series| series.name.as_str()).collect::<Vec<_>>())
+    axes.finish(x_label, y_label, &series.iter().map(|series| series.name.as_str()).collect::<Vec<_>>())
 }
 
 /// Names beside their colours; nothing for one alone.
@@ -145,54 +172,29 @@ pub fn lines(all: &[Line], x_label: &str, y_label: &str) -> String {
     }
     let step = step_of(((most - least) / 4.0).max(most.abs() * 1e-6).max(1e-12));
     let (floor, ceiling) = ((least / step).floor() * step, ((most / step).floor() + 1.0) * step);
-    let x = |value: f64| LEFT + value / right * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| HEIGHT - BOTTOM - (value - floor) / (ceiling - floor) * (HEIGHT - TOP - BOTTOM);
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\" font-size=\"13\">\n",
-        escape(&format!("curve: {y_label} by {x_label}"))
-    );
+    let mut axes = Axes::new(&format!("curve: {y_label} by {x_label}"), (0.0, right), (floor, ceiling));
     let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
     for tick in 0..=((ceiling - floor) / step).round() as usize {
         let value = floor + step * tick as f64;
-        let at = y(value);
-        let _ = writeln!(
-            svg,
-            "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{value:.digits$}</text>",
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            at + 4.0
-        );
+        axes.rule(value, &format!("{value:.digits$}"));
     }
     let x_step = nice_step(right / 5.0);
     for tick in 0..=(right / x_step + 1e-9) as usize {
         let value = x_step * tick as f64;
-        let text = if value.fract() == 0.0 { thousands(value as u64) } else { number(value) };
-        let _ =
-            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>", x(value), HEIGHT - BOTTOM + 16.0);
+        axes.tick(value, &if value.fract() == 0.0 { thousands(value as u64) } else { number(value) });
     }
     for (at, line) in all.iter().enumerate() {
-        let path: Vec<String> = line.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1))).collect();
-        let _ = writeln!(svg, "<polyline class=\"line s{at}\" points=\"{}\"/>", path.join(" "));
+        let path: Vec<String> = line.points.iter().map(|&(x, y)| format!("{:.1},{:.1}", axes.left(x), axes.top(y))).collect();
+        axes.put(format_args!("<polyline class=\"line s{at}\" points=\"{}\"/>", path.join(" ")));
         // Few points are seen one by one, and one alone is no line.
-        for point in line.points.iter().filter(|_| line.points.len() <= 30) {
-            let (left, top) = (x(point.0), y(point.1));
-            let _ = writeln!(
-                svg,
-                "<circle class=\"dot s{at}\" cx=\"{left:.1}\" cy=\"{top:.1}\" r=\"3\"><title>{}: {}</title></circle>",
-                number(point.0),
-                point.1
-            );
+        for &(x, y) in line.points.iter().filter(|_| line.points.len() <= 30) {
+            let (left, top, x) = (axes.left(x), axes.top(y), number(x));
+            axes.put(format_args!(
+                "<circle class=\"dot s{at}\" cx=\"{left:.1}\" cy=\"{top:.1}\" r=\"3\"><title>{x}: {y}</title></circle>"
+            ));
         }
     }
-    let (middle, side) = ((LEFT + WIDTH - RIGHT) / 2.0, (TOP + HEIGHT - BOTTOM) / 2.0);
-    let _ = writeln!(
-        svg,
-        "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n<text transform=\"translate(13 {side:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>",
-        HEIGHT - 8.0,
-        escape(x_label),
-        escape(y_label)
-    );
-    svg + &legend(&all.iter().map(|line| line.name.as_str()).collect::<Vec<_>>())
+    axes.finish(x_label, y_label, &all.iter().map(|line| line.name.as_str()).collect::<Vec<_>>())
 }
 
 /// As [`nice_step`], for numbers of any size.

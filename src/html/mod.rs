@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 pub mod chart;
+pub mod plot;
 mod page;
 
 pub use page::{Page, Table, escape};

@@ -1,6 +1,8 @@
+use std::hash::Hasher;
+
 use rayon::prelude::*;
 
-use super::ngrams::{Key, KeyMap, MAX_N, NgramCounts, for_each_shared, length_of};
+use super::ngrams::{Key, KeyHasher, KeyMap, MAX_N, NgramCounts, for_each_shared, length_of, ngrams_of};
 
 /// Width, in tokens, of the penalty for a length that differs from the reference's.
 const SIGMA: f64 = 6.0;
@@ -8,8 +10,8 @@ const SIGMA: f64 = 6.0;
 /// CIDEr's view of the whole set: in how many images' references an n-gram occurs.
 pub(super) struct DocumentFrequencies {
     log_num_images: f64,
-    /// Logarithms of the frequencies above 1. What is rarer, or unknown, counts as occurring once, and its logarithm is 0.
-    log_frequencies: KeyMap<f64>,
+    /// Logarithms of the frequencies above 1, in [`SHARDS`]. What is rarer, or unknown, counts as occurring once, and its logarithm is 0.
+    log_frequencies: Vec<KeyMap<f64>>,
 }
 
 /// TF-IDF weights of one sequence, sorted by key, and their Euclidean norm for each length of n-gram.
@@ -24,22 +26,25 @@ impl DocumentFrequencies {
     pub fn of(references: &[Vec<Vec<u32>>]) -> Self {
         // Pieces bound what is held besides the counts.
         const PIECE: usize = 1024;
-        let mut frequencies: KeyMap<u32> = KeyMap::default();
+        let mut frequencies: Vec<KeyMap<u32>> = vec![KeyMap::default(); SHARDS];
         for piece in references.chunks(PIECE) {
-            let keys_by_image: Vec<Vec<Key>> = piece.par_iter().map(|image| distinct_keys(image)).collect();
-            for key in keys_by_image.into_iter().flatten() {
-                *frequencies.entry(key).or_default() += 1;
-            }
+            let keys: Vec<Vec<Vec<Key>>> = piece.par_chunks(PIECE / 16).map(distinct_keys).collect();
+            frequencies.par_iter_mut().enumerate().for_each(|(shard, frequencies)| {
+                keys.iter().flat_map(|keys| &keys[shard]).for_each(|key| *frequencies.entry(*key).or_default() += 1);
+            });
         }
-        let repeated = frequencies.into_iter().filter(|(_, frequency)| *frequency > 1);
-        let log_frequencies = repeated.map(|(key, frequency)| (key, f64::from(frequency).ln())).collect();
+        let logarithms = |frequencies: KeyMap<u32>| -> KeyMap<f64> {
+            let repeated = frequencies.into_iter().filter(|(_, frequency)| *frequency > 1);
+            repeated.map(|(key, frequency)| (key, f64::from(frequency).ln())).collect()
+        };
+        let log_frequencies = frequencies.into_par_iter().map(logarithms).collect();
         Self { log_num_images: (references.len().max(1) as f64).ln(), log_frequencies }
     }
 
     pub fn weights(&self, ngrams: &NgramCounts) -> Weights {
         let mut squares = [0.0; MAX_N];
         let weigh = |&(key, count): &(Key, u32)| {
-            let log_frequency = self.log_frequencies.get(&key).copied().unwrap_or(0.0);
+            let log_frequency = self.log_frequencies[shard_of(key)].get(&key).copied().unwrap_or(0.0);
             let weight = f64::from(count) * (self.log_num_images - log_frequency);
             squares[length_of(key) - 1] += weight * weight;
             (key, weight)
@@ -69,11 +74,28 @@ fn similarity(candidate: &Weights, reference: &Weights) -> f64 {
     (0..MAX_N).map(cosine).sum::<f64>() * penalty
 }
 
-fn distinct_keys(references: &[Vec<u32>]) -> Vec<Key> {
-    let mut keys: Vec<Key> = references.iter().flat_map(|r| NgramCounts::of(r).counts).map(|(key, _)| key).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+/// Maps that frequencies are in, each filled by one thread. Small ones stay in a processor's cache while they are.
+const SHARDS: usize = 32;
+
+/// By the bits that a map does not look at first.
+fn shard_of(key: Key) -> usize {
+    let mut hasher = KeyHasher::default();
+    hasher.write_u128(key);
+    (hasher.finish() >> 40) as usize % SHARDS
+}
+
+/// The n-grams of each image, once each, by shard.
+fn distinct_keys(images: &[Vec<Vec<u32>>]) -> Vec<Vec<Key>> {
+    let mut shards = vec![Vec::new(); SHARDS];
+    let mut keys: Vec<Key> = Vec::new();
+    for references in images {
+        keys.clear();
+        references.iter().for_each(|reference| ngrams_of(reference, &mut keys));
+        keys.sort_unstable();
+        keys.dedup();
+        keys.iter().for_each(|&key| shards[shard_of(key)].push(key));
+    }
+    shards
 }
 
 #[cfg(test)]

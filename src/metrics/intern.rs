@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use foldhash::HashMap;
 
 /// Gives each distinct token a number, in order of first appearance.
 #[derive(Default)]
@@ -41,6 +41,11 @@ impl Interner {
             }
         };
         tokens.into_iter().map(id).collect()
+    }
+
+    /// All tokens, in the order of their ids.
+    pub fn tokens(&self) -> &[String] {
+        &self.tokens
     }
 
     /// The token of an id that this interner gave.

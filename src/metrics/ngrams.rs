@@ -48,16 +48,21 @@ pub(super) struct NgramCounts {
 impl NgramCounts {
     pub fn of(tokens: &[u32]) -> Self {
         let mut keys: Vec<Key> = Vec::with_capacity(tokens.len() * MAX_N);
-        for start in 0..tokens.len() {
-            let mut key: Key = 0;
-            for &token in tokens[start..].iter().take(MAX_N) {
-                key = key << 32 | (Key::from(token) + 1);
-                keys.push(key);
-            }
-        }
+        ngrams_of(tokens, &mut keys);
         keys.sort_unstable();
         let counts = keys.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32)).collect();
         Self { num_tokens: tokens.len(), counts }
+    }
+}
+
+/// Adds the n-grams of a sequence, as often as they stand in it.
+pub(super) fn ngrams_of(tokens: &[u32], keys: &mut Vec<Key>) {
+    for start in 0..tokens.len() {
+        let mut key: Key = 0;
+        for &token in tokens[start..].iter().take(MAX_N) {
+            key = key << 32 | (Key::from(token) + 1);
+            keys.push(key);
+        }
     }
 }
 

@@ -74,19 +74,9 @@ impl ErrorsTable {
 /// # Errors
 /// A file that is no such table.
 pub fn errors_in(path: &Path) -> Result<impl Iterator<Item = Result<(String, Failure)>> + use<>> {
-    let batches = table::open(path, Some(FORMAT))?;
-    let path = path.to_path_buf();
-    let rows_of = move |batch: RecordBatch| -> Result<Vec<(String, Failure)>> {
-        let text = |name| table::column::<StringArray>(&batch, name, &path);
-        let (paths, reasons, messages) = (text("image_path")?, text("reason")?, text("message")?);
-        let row = |row: usize| {
-            let failure = Failure { reason: reasons.value(row).into(), message: messages.value(row).into() };
-            (paths.value(row).to_string(), failure)
-        };
-        Ok((0..batch.num_rows()).map(row).collect())
-    };
-    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(&rows_of) {
-        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error)],
+    let rows = table::texts(path, Some(FORMAT), ["image_path", "reason", "message"])?;
+    Ok(rows.map(|row| {
+        let [image_path, reason, message] = row?.map(Option::unwrap_or_default);
+        Ok((image_path, Failure { reason, message }))
     }))
 }

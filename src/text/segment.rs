@@ -109,7 +109,7 @@ fn stands_alone(c: char) -> bool {
 
 /// Whether there are letters that only [`Letters::Every`] takes, or takes in another form.
 fn has_others(text: &str) -> bool {
-    !text.is_ascii() && text.chars().any(|c| !c.is_ascii() && is_letter(c) && !matches!(c, '\u{4e00}'..='\u{9fff}'))
+    !text.is_ascii() && text.chars().any(|c| !c.is_ascii() && !matches!(c, '\u{4e00}'..='\u{9fff}') && is_letter(c))
 }
 
 /// Letters in their compatible form and lower case; what is no letter stays, since commas and points mean something to jieba.

@@ -45,12 +45,7 @@ pub fn write_listing(path: &Path, found: &[Entry]) -> Result<(), TableError> {
 /// # Errors
 /// A file that is no listing.
 pub fn listed_in(path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let batches = table::open(path, Some(FORMAT))?;
-    let path: PathBuf = path.into();
-    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| entries_of(&batch, &path)) {
-        Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error)],
-    }))
+    Ok(table::rows(path, Some(FORMAT), entries_of)?)
 }
 
 fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {

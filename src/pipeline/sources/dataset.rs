@@ -123,21 +123,11 @@ impl DatasetFiles {
 
     /// The rows that name a file. Which images of the list have none is told by the dataset itself.
     pub fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + '_> {
-        let batches = table::open(&self.table, None)?;
-        let named =
-            batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| self.files_of(&batch)) {
-                Ok(named) => named.into_iter().map(Ok).collect::<Vec<_>>(),
-                Err(error) => vec![Err(error.context(format!("cannot read {}", self.table.display())))],
-            });
-        Ok(named.map(|named| named.map(|(image_path, image_id)| self.entry(image_path, image_id))))
-    }
-
-    /// image_path and image_id of the rows that name a file.
-    fn files_of(&self, batch: &RecordBatch) -> Result<Vec<(String, String)>> {
-        let ids: &StringArray = table::column(batch, "image_id", &self.table)?;
-        let paths: &StringArray = table::column(batch, "image_path", &self.table)?;
-        let rows = (0..batch.num_rows()).filter(|&row| paths.is_valid(row));
-        Ok(rows.map(|row| (paths.value(row).to_string(), ids.value(row).to_string())).collect())
+        let rows = table::texts(&self.table, None, ["image_path", "image_id"])?;
+        Ok(rows.filter_map(|row| match row {
+            Ok([image_path, image_id]) => Some(Ok(self.entry(image_path?, image_id.unwrap_or_default()))),
+            Err(error) => Some(Err(error)),
+        }))
     }
 
     fn entry(&self, image_path: String, image_id: String) -> Entry {

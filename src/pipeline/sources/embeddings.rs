@@ -195,12 +195,7 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn read_part(path: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let path = path.to_path_buf();
-    let batches = table::open(&path, Some(FORMAT))?;
-    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| entries_of(&batch, &path)) {
-        Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
-    }))
+    Ok(table::rows(path, Some(FORMAT), entries_of)?)
 }
 
 fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
@@ -299,13 +294,7 @@ fn numbered_rows(file: &NpyFile) -> Result<impl Iterator<Item = Result<Entry>> +
 
 /// Vectors with their names, and the hashes of the images where those are known, out of the metadata.
 fn named_rows(file: &NpyFile, metadata: &Path) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let path = metadata.to_path_buf();
-    let names = table::open(metadata, Some(FORMAT))?.flat_map(move |batch| {
-        match batch.map_err(anyhow::Error::from).and_then(|batch| names_of(&batch, &path)) {
-            Ok(names) => names.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
-        }
-    });
+    let names = table::rows(metadata, Some(FORMAT), names_of)?;
     Ok(file.rows()?.zip(names).map(|(vector, name)| {
         let ((values, hash), Named { image_id, image_path, sha256, damaged }) = (vector?, name?);
         Ok(Entry { image_path, image_id, content: Content::Embedding { values, sha256: sha256.unwrap_or(hash), damaged } })

@@ -32,11 +32,11 @@ pub(in crate::stages) fn images(
     quotes_formulas: bool,
 ) -> Result<impl Iterator<Item = Result<(String, Record<Captions>)>> + use<>> {
     let rows: Rows = match format {
-        TableFormat::Parquet => Box::new(parquet_rows(path.into())?),
+        TableFormat::Parquet => Box::new(table::rows(path, Some(FORMAT), rows_of)?),
         TableFormat::Parts => {
             let mut rows: Rows = Box::new(std::iter::empty());
             for part in parts(path)? {
-                rows = Box::new(rows.chain(parquet_rows(part)?));
+                rows = Box::new(rows.chain(table::rows(&part, Some(FORMAT), rows_of)?));
             }
             rows
         }
@@ -115,14 +115,6 @@ fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     parts.sort();
     Ok(parts)
-}
-
-fn parquet_rows(path: PathBuf) -> Result<impl Iterator<Item = Result<Row<'static>>>> {
-    let batches = table::open(&path, Some(FORMAT))?;
-    Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| rows_of(&batch, &path)) {
-        Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error)],
-    }))
 }
 
 fn rows_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Row<'static>>> {

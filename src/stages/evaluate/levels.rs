@@ -115,6 +115,9 @@ fn best(scores: &[ImageScores]) -> (usize, ImageScores) {
     best
 }
 
+/// Images whose tokens are numbered together before they get the interner's numbers.
+const PIECE: usize = 256;
+
 /// Ids of the tokens of each caption of each image, in the text that a dataset of it would have: segmented words are joined. Text is cut on all
 /// threads; ids are given in order.
 pub fn tokenize<I: Sync>(
@@ -124,13 +127,20 @@ pub fn tokenize<I: Sync>(
     captions: impl Fn(&I) -> &[String] + Sync,
     interner: &mut Interner,
 ) -> Vec<Vec<Vec<u32>>> {
-    let tokens = |caption: &String| -> Vec<String> {
-        let text = normalized(caption, FoldWidth::None);
-        level.tokens(&text, letters).into_iter().map(Cow::into_owned).collect()
+    // Tokens come again and again: only the first of its kind in a piece is kept as text.
+    let cut = |images: &[I]| {
+        let mut known = Interner::default();
+        let mut ids = |caption: &String| known.ids(level.tokens(&normalized(caption, FoldWidth::None), letters));
+        let ids: Vec<Vec<Vec<u32>>> = images.iter().map(|image| captions(image).iter().map(&mut ids).collect()).collect();
+        (known, ids)
     };
-    let cut = |image| captions(image).iter().map(tokens).collect::<Vec<_>>();
-    let cut: Vec<Vec<Vec<String>>> = images.par_iter().map(cut).collect();
-    cut.into_iter().map(|captions| captions.into_iter().map(|tokens| interner.ids(tokens)).collect()).collect()
+    let pieces: Vec<_> = images.par_chunks(PIECE).map(cut).collect();
+    let numbered = |(known, mut ids): (Interner, Vec<Vec<Vec<u32>>>)| {
+        let numbers = interner.ids(known.tokens());
+        ids.iter_mut().flatten().flatten().for_each(|id| *id = numbers[*id as usize]);
+        ids
+    };
+    pieces.into_iter().flat_map(numbered).collect()
 }
 
 /// A word where more than a tenth of the characters make no token, so that scores say little; `what` names the captions.

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, StringArray};
 use serde_json::{Value as Json, json};
 
 use crate::bookkeeping;
@@ -233,15 +232,9 @@ fn dataset_paths(input: &Path) -> Result<Option<HashMap<String, String>>> {
     if !images.is_file() {
         return Ok(None);
     }
-    let mut paths = HashMap::new();
-    for batch in table::open(&images, None)? {
-        let batch = batch.with_context(|| format!("cannot read {}", images.display()))?;
-        let ids: &StringArray = table::column(&batch, "image_id", &images)?;
-        let found: &StringArray = table::column(&batch, "image_path", &images)?;
-        let rows = (0..batch.num_rows()).filter(|row| found.is_valid(*row));
-        paths.extend(rows.map(|row| (ids.value(row).to_string(), found.value(row).to_string())));
-    }
-    Ok(Some(paths))
+    let rows = table::texts(&images, None, ["image_id", "image_path"])?;
+    let paths = rows.filter_map(|row| row.map(|[id, path]| Some((id?, path?))).transpose());
+    paths.collect::<Result<_>>().map(Some)
 }
 
 /// COCO's results: ids that are whole numbers are numbers, as its tools want them.

@@ -5,11 +5,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use arrow::array::{Array, StringArray};
 use serde_json::Value;
 
-use crate::pipeline::Output;
-use crate::table;
+use crate::pipeline::{Output, errors_in};
 
 /// Everything empty where a table has no manifest.
 #[derive(Debug, Default)]
@@ -83,19 +81,10 @@ fn failures(path: &Path) -> Result<Vec<Failure>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let mut failures = Vec::new();
-    for batch in table::open(path, None)? {
-        let batch = batch.with_context(|| format!("{}: damaged", path.display()))?;
-        let text = |name| table::column::<StringArray>(&batch, name, path);
-        let (paths, reasons, messages) = (text("image_path")?, text("reason")?, text("message")?);
-        let value = |column: &StringArray, row| if column.is_valid(row) { column.value(row).to_string() } else { String::new() };
-        failures.extend((0..batch.num_rows()).map(|row| Failure {
-            image_path: value(paths, row),
-            reason: value(reasons, row),
-            message: value(messages, row),
-        }));
-    }
-    Ok(failures)
+    let row = |row: Result<(String, crate::pipeline::Failure)>| {
+        row.map(|(image_path, failure)| Failure { image_path, reason: failure.reason, message: failure.message })
+    };
+    errors_in(path)?.map(row).collect()
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use arrow::array::{Array, StringArray};
+use anyhow::Result;
 use foldhash::{HashMap, HashSet};
 use rayon::prelude::*;
 
@@ -160,19 +159,14 @@ fn shared_pictures(path: &Path, splits: &BTreeMap<String, Size>) -> Result<Vec<O
     let mut images: BTreeMap<String, BTreeMap<(String, String), BTreeSet<String>>> = BTreeMap::new();
     // Equal pictures are told wherever files were read.
     images.insert("exact".into(), BTreeMap::new());
-    for batch in table::open(path, None)? {
-        let batch = batch.with_context(|| format!("{}: damaged", path.display()))?;
-        let text = |name| table::column::<StringArray>(&batch, name, path);
-        let (kinds, ids, others) = (text("kind")?, text("image_id")?, text("other_image_id")?);
-        let (of_ids, of_others) = (text("split")?, text("other_split")?);
-        for row in 0..batch.num_rows() {
-            let found = images.entry(kinds.value(row).into()).or_default();
-            if of_ids.is_null(row) || of_others.is_null(row) || of_ids.value(row) == of_others.value(row) {
-                continue;
-            }
-            let (split, other) = (of_ids.value(row).to_string(), of_others.value(row).to_string());
-            found.entry((split.clone(), other.clone())).or_default().insert(others.value(row).into());
-            found.entry((other, split)).or_default().insert(ids.value(row).into());
+    for row in table::texts(path, None, ["kind", "image_id", "other_image_id", "split", "other_split"])? {
+        let [kind, id, other_id, split, other] = row?;
+        let found = images.entry(kind.unwrap_or_default()).or_default();
+        if let (Some(split), Some(other)) = (split, other)
+            && split != other
+        {
+            found.entry((split.clone(), other.clone())).or_default().extend(other_id);
+            found.entry((other, split)).or_default().extend(id);
         }
     }
     let of_kind = |(kind, found): (String, BTreeMap<(String, String), BTreeSet<String>>)| {

@@ -1,29 +1,16 @@
 //! The loss curve of a run as a picture: `curve.svg` and `curve.png`.
 
-use std::io::Cursor;
 use std::path::Path;
-use std::sync::Once;
 
-use anyhow::{Context, Result, anyhow};
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use plotters::style::register_font;
+use anyhow::{Context, Result};
+use plotters::prelude::{DrawingBackend, SeriesLabelPosition};
 
 use crate::files;
+use crate::html::plot::{Area, Axis, COLORS, Curve, Drawing, Failed, Frame, curves, png, svg};
 use crate::training::metrics::Metrics;
-
-const SIZE: (u32, u32) = (800, 500);
-/// The PNG is drawn at twice the size, for sharp displays.
-const PNG_SCALE: u32 = 2;
-const FONT: &str = "sans-serif";
 
 /// More points than this are averaged in groups: a picture has no room for them.
 const MAX_POINTS: usize = 400;
-
-const INK: RGBColor = RGBColor(29, 33, 38);
-const GRID: RGBColor = RGBColor(223, 227, 232);
-const TRAIN: RGBColor = RGBColor(63, 111, 159);
-const DEV: RGBColor = RGBColor(196, 85, 43);
 
 /// What is drawn: (step, loss) of both curves.
 struct Curves {
@@ -41,12 +28,7 @@ pub fn write(run: &Path, rows: &[Metrics]) -> Result<()> {
     if curves.train.is_empty() {
         return Ok(());
     }
-    static FONTS: Once = Once::new();
-    // Fails only for bytes that are no font, which the built-in ones are.
-    FONTS.call_once(|| drop(register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)));
-    let mut svg = String::new();
-    curves.draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), 1)?;
-    for (name, bytes) in [("curve.svg", svg.into_bytes()), ("curve.png", curves.png()?)] {
+    for (name, bytes) in [("curve.svg", svg(&curves)?), ("curve.png", png(&curves)?)] {
         let path = run.join(name);
         files::write_atomic(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -61,16 +43,6 @@ pub(super) fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 impl Curves {
-    fn png(&self) -> Result<Vec<u8>> {
-        let (width, height) = (SIZE.0 * PNG_SCALE, SIZE.1 * PNG_SCALE);
-        let mut pixels = vec![0; (width * height * 3) as usize];
-        self.draw(&BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area(), PNG_SCALE)?;
-        let picture = image::RgbImage::from_raw(width, height, pixels).context("the picture is as large as its buffer")?;
-        let mut bytes = Cursor::new(vec![]);
-        picture.write_to(&mut bytes, image::ImageFormat::Png)?;
-        Ok(bytes.into_inner())
-    }
-
     /// Ranges of steps and losses, with some air above and below.
     fn ranges(&self) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
         let all = || self.train.iter().chain(&self.dev);
@@ -79,61 +51,20 @@ impl Curves {
         let air = ((high - low) * 0.05).max(1e-3);
         (0.0..last, (low - air).max(0.0)..high + air)
     }
+}
 
-    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<()> {
-        let failed = |error: DrawingAreaErrorKind<DB::ErrorType>| anyhow!("cannot draw the loss curve: {error}");
-        self.try_draw(area, scale).map_err(failed)
-    }
-
-    fn try_draw<DB: DrawingBackend>(
-        &self,
-        area: &DrawingArea<DB, Shift>,
-        scale: u32,
-    ) -> Result<(), DrawingAreaErrorKind<DB::ErrorType>> {
-        let font = |size: u32| (FONT, f64::from(size * scale)).into_font().color(&INK);
+impl Drawing for Curves {
+    fn draw<DB: DrawingBackend>(&self, area: &Area<DB>, scale: u32) -> Result<(), Failed<DB>> {
+        let frame = Frame { title: "Loss by step", title_size: 20, name_size: 15, room: (44, 60), has_hairlines: true };
         let (steps, losses) = self.ranges();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(area)
-            .margin(14 * scale)
-            .caption("Loss by step", font(20))
-            .x_label_area_size(44 * scale)
-            .y_label_area_size(60 * scale)
-            .build_cartesian_2d(steps, losses)?;
-        chart
-            .configure_mesh()
-            .x_desc("optimizer steps")
-            .y_desc("loss per token (nats)")
-            .label_style(font(14))
-            .axis_desc_style(font(15))
-            .axis_style(INK)
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .x_label_formatter(&|x| format!("{x:.0}"))
-            .y_label_formatter(&|y| format!("{y:.2}"))
-            .draw()?;
-        let key = move |color: RGBColor| {
-            move |(x, y): (i32, i32)| PathElement::new([(x, y), (x + 18 * scale as i32, y)], color.stroke_width(2 * scale))
-        };
-        chart
-            .draw_series(LineSeries::new(self.train.iter().copied(), TRAIN.stroke_width(2 * scale)))?
-            .label("train")
-            .legend(key(TRAIN));
-        if !self.dev.is_empty() {
-            chart
-                .draw_series(
-                    LineSeries::new(self.dev.iter().copied(), DEV.filled().stroke_width(2 * scale)).point_size(3 * scale),
-                )?
-                .label("dev")
-                .legend(key(DEV));
-        }
-        chart
-            .configure_series_labels()
-            .label_font(font(15))
-            .legend_area_size(24 * scale)
-            .background_style(WHITE)
-            .border_style(GRID)
-            .draw()?;
-        area.present()
+        let format = &|x: &f64| format!("{x:.0}");
+        let x = Axis { name: Some("optimizer steps"), range: steps, labels: 11, has_grid: true, format };
+        let format = &|y: &f64| format!("{y:.2}");
+        let y = Axis { name: Some("loss per token (nats)"), range: losses, labels: 11, has_grid: true, format };
+        let train = Curve { name: "train", points: &self.train, color: COLORS[0], dots: 0 };
+        let dev = Curve { name: "dev", points: &self.dev, color: COLORS[1], dots: 3 };
+        let drawn = if self.dev.is_empty() { vec![train] } else { vec![train, dev] };
+        curves(&mut frame.plot(area, scale, x, y)?, scale, &drawn, SeriesLabelPosition::MiddleRight)
     }
 }
 
@@ -161,7 +92,7 @@ mod tests {
         }
         let png = image::open(folder.path().join("curve.png")).unwrap().to_rgb8();
         assert_eq!(png.dimensions(), (1600, 1000));
-        for color in [TRAIN, DEV] {
+        for color in &COLORS[..2] {
             let pixels = png.pixels().filter(|pixel| pixel.0 == [color.0, color.1, color.2]).count();
             assert!(pixels > 500, "{pixels}");
         }

@@ -46,14 +46,7 @@ impl Dataset {
     }
 
     fn rows(&self) -> Result<impl Iterator<Item = Result<DatasetRow>> + '_> {
-        let reader = table::open(&self.captions, Some(CAPTIONS_FORMAT))?;
-        Ok(reader.flat_map(move |batch| {
-            let rows = batch.map_err(anyhow::Error::from).and_then(|batch| self.rows_of(&batch));
-            match rows {
-                Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-                Err(error) => vec![Err(error.context(format!("cannot read {}", self.captions.display())))],
-            }
-        }))
+        Ok(table::rows(&self.captions, Some(CAPTIONS_FORMAT), |batch, _| self.rows_of(batch))?)
     }
 
     fn rows_of(&self, batch: &RecordBatch) -> Result<Vec<DatasetRow>> {
