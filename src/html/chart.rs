@@ -30,8 +30,7 @@ struct Axes {
 impl Axes {
     fn new(what: &str, x: (f64, f64), y: (f64, f64)) -> Self {
         let what = escape(what);
-        let svg =
-            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{what}\" font-size=\"13\">\n");
+        let svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{what}\" font-size=\"13\">\n");
         Self { x, y, svg }
     }
 

@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 pub mod chart;
-pub mod plot;
 mod page;
+pub mod plot;
 
 pub use page::{Page, Table, escape};
 

@@ -129,8 +129,12 @@ impl Frame<'_> {
             .y_labels(y.labels)
             .x_label_formatter(x.format)
             .y_label_formatter(y.format);
-        x.name.map(|name| drop(mesh.x_desc(name)));
-        y.name.map(|name| drop(mesh.y_desc(name)));
+        if let Some(name) = x.name {
+            mesh.x_desc(name);
+        }
+        if let Some(name) = y.name {
+            mesh.y_desc(name);
+        }
         if !x.has_grid {
             mesh.disable_x_mesh();
         }
@@ -155,8 +159,8 @@ pub struct Curve<'a> {
 ///
 /// # Errors
 /// The backend refuses.
-pub fn curves<DB: DrawingBackend>(
-    plot: &mut Plot<DB, Numbers, Numbers>,
+pub fn curves<'a, DB: DrawingBackend + 'a>(
+    plot: &mut Plot<'a, DB, Numbers, Numbers>,
     scale: u32,
     curves: &[Curve],
     place: SeriesLabelPosition,

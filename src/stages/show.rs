@@ -78,12 +78,10 @@ pub fn run(settings: &ShowSettings) -> Result<View> {
             }
             None => {}
         }
-        // What is left to know is how many there are, and the files may say so.
-        if only_first_rows
-            && kept.height() >= settings.rows
-            && let Some(rows) = source.num_rows()?
-        {
-            (total, matched) = (rows, rows);
+        // What is left to know is how many there are.
+        if only_first_rows && kept.height() >= settings.rows {
+            total = source.num_rows()?;
+            matched = total;
             break;
         }
     }
@@ -314,6 +312,17 @@ mod tests {
         assert_eq!(view.rows[0], [json!(1), json!("[\"狗\"]"), json!(null)]);
         let empty = shown("e.csv", "image_id,caption\n", ShowSettings::default());
         assert_eq!((empty.columns.len(), empty.total), (2, 0));
+        // Rows that are not shown are counted all the same.
+        let texts = [
+            ("q.csv", "image_id,caption\na,\"狗\n大\"\nb,猫\n"),
+            ("q.tsv", "a.jpg\t\"狗\nb.jpg\t猫\n"),
+            ("q.jsonl", "{\"id\": 1}\n\n{\"id\": 2}"),
+        ];
+        for (name, text) in texts {
+            shown(name, text, ShowSettings::default());
+            let head = run(&ShowSettings { input: folder.path().join(name), rows: 1, ..Default::default() }).unwrap();
+            assert_eq!((head.rows.len(), head.total, head.matched), (1, 2, 2), "{name}");
+        }
     }
 
     #[test]

@@ -113,14 +113,31 @@ impl Plain {
         File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))
     }
 
-    /// Lines of a CSV or TSV, its header too.
-    fn records(&self) -> Result<impl Iterator<Item = Result<Vec<String>>> + use<>> {
+    fn reader(&self) -> Result<csv::Reader<File>> {
         let mut builder = csv::ReaderBuilder::new();
         // Quotes in the original's table are words like any other.
         builder.delimiter(self.delimiter).has_headers(false).flexible(true).quoting(self.has_header);
+        Ok(builder.buffer_capacity(1 << 16).from_reader(self.file()?))
+    }
+
+    /// How many rows there are. Their cells are not looked at.
+    pub fn num_rows(&self) -> Result<u64> {
+        if self.kind == Kind::JsonLines {
+            let lines = BufReader::with_capacity(1 << 16, self.file()?).split(b'\n');
+            let mut filled = lines.map(|line| line.map(|line| u64::from(!String::from_utf8_lossy(&line).trim().is_empty())));
+            return filled.try_fold(0, |rows, filled| std::io::Result::Ok(rows + filled?)).with_context(|| self.unreadable());
+        }
+        let (mut reader, mut record, mut rows) = (self.reader()?, csv::ByteRecord::new(), 0);
+        while reader.read_byte_record(&mut record).with_context(|| self.unreadable())? {
+            rows += 1;
+        }
+        Ok(rows - u64::from(self.has_header && rows > 0))
+    }
+
+    /// Lines of a CSV or TSV, its header too.
+    fn records(&self) -> Result<impl Iterator<Item = Result<Vec<String>>> + use<>> {
         let unreadable = self.unreadable();
-        let records = builder.from_reader(BufReader::new(self.file()?)).into_byte_records();
-        Ok(records.map(move |record| {
+        Ok(self.reader()?.into_byte_records().map(move |record| {
             let record = record.with_context(|| unreadable.clone())?;
             Ok(record.iter().map(|cell| String::from_utf8_lossy(cell).trim_start_matches('\u{feff}').to_string()).collect())
         }))

@@ -84,14 +84,17 @@ impl OpenTable {
         }
     }
 
-    /// How many rows there are, where the files say so by themselves.
+    /// How many rows there are. They are not read for it.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn num_rows(&self) -> Result<Option<u64>> {
-        let Self::Parquet(files) = self else { return Ok(None) };
+    pub fn num_rows(&self) -> Result<u64> {
+        let files = match self {
+            Self::Plain(plain) => return plain.num_rows(),
+            Self::Parquet(files) => files,
+        };
         let rows = |path: &PathBuf| reader(path)?.num_rows().with_context(|| format!("cannot read {}", path.display()));
-        files.iter().map(|path| Ok(rows(path)? as u64)).sum::<Result<u64>>().map(Some)
+        files.iter().map(|path| Ok(rows(path)? as u64)).sum()
     }
 }
 

@@ -79,14 +79,18 @@ enum Chart {
     },
 }
 
-/// Rounds numbers of captions.
+/// How all pictures look, with room for labels of `left` pixels.
+fn frame(title: &str, left: u32) -> Frame<'_> {
+    Frame { title, title_size: 22, name_size: 16, room: (48, left), has_hairlines: false }
+}
+
+/// A number of captions.
 fn whole(value: &f64) -> String {
     thousands(value.round() as u64)
 }
 
 impl Drawing for Chart {
     fn draw<DB: DrawingBackend>(&self, area: &Area<DB>, scale: u32) -> Result<(), Failed<DB>> {
-        let frame = |title, left| Frame { title, title_size: 22, name_size: 16, room: (48, left), has_hairlines: false };
         match self {
             Self::Histogram { bins, title, x, y } => {
                 let (Some(first), Some(last)) = (bins.first(), bins.last()) else { return Ok(()) };
@@ -94,9 +98,9 @@ impl Drawing for Chart {
                 let step = nice_step(top / 5.0).max(1.0);
                 let ceiling = (top / step).ceil() * step;
                 let format = &|value: &f64| number(*value);
-                let x = Axis { name: Some(x), range: first.0..last.1, labels: 10, has_grid: false, format };
+                let x = Axis { name: Some(*x), range: first.0..last.1, labels: 10, has_grid: false, format };
                 let labels = (ceiling / step) as usize + 1;
-                let y = Axis { name: Some(y), range: 0.0..ceiling, labels, has_grid: true, format: &whole };
+                let y = Axis { name: Some(*y), range: 0.0..ceiling, labels, has_grid: true, format: &whole };
                 let bar = |&(low, high, count): &(f64, f64, u64)| bar([(low, 0.0), (high, count as f64)], (0, scale));
                 frame(title, 76).plot(area, scale, x, y)?.draw_series(bins.iter().map(bar))?;
                 Ok(())
@@ -105,7 +109,8 @@ impl Drawing for Chart {
                 let points = || all.iter().flat_map(|(_, points)| points);
                 let (low, high) = points().fold((f64::MAX, f64::MIN), |(low, high), p| (low.min(p.0), high.max(p.0)));
                 let top = points().map(|point| point.1).fold(1e-9, f64::max) * 1.05;
-                let (name, format) = (format!("{x} per caption"), &|value: &f64| number(*value));
+                let name = format!("{x} per caption");
+                let format = &|value: &f64| number(*value);
                 let x = Axis { name: Some(&name), range: low..high.max(low + 1.0), labels: 11, has_grid: false, format };
                 let y = Axis { name: Some("% of the split's captions"), range: 0.0..top, labels: 11, has_grid: true, format };
                 let colored = all.iter().zip(COLORS.into_iter().cycle());
