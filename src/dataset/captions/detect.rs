@@ -6,7 +6,7 @@ use super::columns::{CAPTION_NAMES, FILE_NAMES, ID_NAMES, LAST_ID_NAME};
 use super::lines::lines;
 use super::table::{delimiter_of, separator_line};
 use super::text::{checked, layout_of};
-use super::{encoding, json, text};
+use super::{encoding, python, text};
 use crate::dataset::normalize::split_tag;
 
 /// Lines looked at.
@@ -84,7 +84,7 @@ fn of_json(head: &[u8], texts: &[&str], objects: usize, extension: &str) -> Form
 
 /// An object that names an image and has a caption.
 fn is_row(line: &str) -> bool {
-    let Ok(serde_json::Value::Object(object)) = json::value(line.as_bytes()) else { return false };
+    let Ok(serde_json::Value::Object(object)) = python::value(line.as_bytes()) else { return false };
     let any = |names: &[&str]| names.iter().any(|name| object.contains_key(*name));
     (any(&ID_NAMES) || any(&FILE_NAMES) || any(&[LAST_ID_NAME])) && any(&CAPTION_NAMES)
 }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::batch::Batch;
-use super::json::{ObjectLayout, push_member, push_value, value};
+use super::json::{ObjectLayout, push_member, push_value};
+use super::python::value;
 
 /// A map is held in memory whole.
 pub const MAX_MAP_BYTES: usize = 1 << 30;

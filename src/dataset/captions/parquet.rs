@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, LargeListArray, StringArray, StringBuilder, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, LargeListArray, StringArray, StringBuilder, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
@@ -14,147 +14,11 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
 use rayon::prelude::*;
 
-use super::batch::{Bad, Batch, Details, Fields, Reason, Take};
 use super::columns::Chosen;
-use super::{CaptionError, Columns, Translation, cells};
+use super::rows::CaptionRows;
+use super::{CaptionError, Columns, cells};
 use crate::dataset::tables::CAPTIONS_FORMAT;
 use crate::table::{FORMAT_KEY, TableError, check_format};
-
-/// Rows of a row group as text columns; those that the table lacks are missing.
-#[derive(Debug, Clone)]
-pub struct CaptionRows {
-    caption: StringArray,
-    /// In step with the captions.
-    raw: Option<StringArray>,
-    image: Option<StringArray>,
-    file: Option<StringArray>,
-    split: Option<StringArray>,
-    source: Option<StringArray>,
-    translation: Option<StringArray>,
-    sha256: Option<StringArray>,
-    finish_reason: Option<StringArray>,
-    number: Option<Int64Array>,
-    num_tokens: Option<Int64Array>,
-    logprob: Option<Float64Array>,
-    clip_score: Option<Float64Array>,
-    rank: Option<Int64Array>,
-}
-
-/// One caption and what is known of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CaptionRow<'a> {
-    pub caption: &'a str,
-    /// The image's file, or its id where no file is named.
-    pub image: Option<&'a str>,
-    pub split: Option<&'a str>,
-    pub source: Option<&'a str>,
-}
-
-fn text(column: &Option<StringArray>, at: usize) -> Option<&str> {
-    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
-}
-
-fn float(column: &Option<Float64Array>, at: usize) -> Option<f64> {
-    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
-}
-
-fn number(column: &Option<Int64Array>, at: usize) -> Option<i64> {
-    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
-}
-
-impl CaptionRows {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.caption.len()
-    }
-
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.caption.is_empty()
-    }
-
-    /// None where the caption is null.
-    pub fn get(&self, at: usize) -> Option<CaptionRow<'_>> {
-        let caption = self.caption.is_valid(at).then(|| self.caption.value(at))?;
-        let image = text(&self.file, at).or_else(|| text(&self.image, at));
-        Some(CaptionRow { caption, image, split: text(&self.split, at), source: text(&self.source, at) })
-    }
-
-    /// The rows, in order.
-    pub fn iter(&self) -> impl Iterator<Item = CaptionRow<'_>> {
-        (0..self.len()).filter_map(|at| self.get(at))
-    }
-
-    /// The rows as text layouts leave theirs.
-    pub fn into_batch(self, translation: Translation, take: Take) -> Batch {
-        let mut batch = Batch::default();
-        batch.reserve(self.caption.value_data().len());
-        for at in 0..self.len() {
-            batch.lines += 1;
-            let line = at as u64 + 1;
-            let pushed = if self.caption.is_null(at) {
-                Err(Bad::new(Reason::NullCaption, "its caption is null or an empty list"))
-            } else {
-                let file = text(&self.file, at).filter(|file| !file.is_empty());
-                let details = take.details.then(|| Details {
-                    logprob: float(&self.logprob, at),
-                    clip_score: float(&self.clip_score, at),
-                    rank: number(&self.rank, at),
-                    num_tokens: number(&self.num_tokens, at),
-                    finish_reason: text(&self.finish_reason, at).map(str::to_string),
-                    sha256: text(&self.sha256, at).map(str::to_string),
-                    raw: text(&self.raw, at).map(str::to_string),
-                });
-                let caption = self.caption.value(at);
-                let raw = text(&self.raw, at).filter(|_| !take.details);
-                let fields = Fields {
-                    image: text(&self.image, at).or(file).unwrap_or_default(),
-                    file,
-                    raw: raw.unwrap_or(caption),
-                    text: raw.map(|_| caption),
-                    number: number(&self.number, at).and_then(|number| u32::try_from(number).ok()),
-                    split: text(&self.split, at).unwrap_or_default(),
-                    translation: Some(text(&self.translation, at).and_then(|t| t.parse().ok()).unwrap_or(translation)),
-                    details: details.as_ref(),
-                    ..Fields::default()
-                };
-                batch.push("", line, fields, take)
-            };
-            if let Err(bad) = pushed {
-                batch.bad.push((line, bad));
-            }
-        }
-        batch
-    }
-}
-
-impl<'a> FromIterator<(&'a str, &'a str, &'a str)> for CaptionRows {
-    /// From image, caption and source.
-    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str, &'a str)>>(rows: I) -> Self {
-        let (mut image, mut caption, mut source) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
-        for row in rows {
-            image.append_value(row.0);
-            caption.append_value(row.1);
-            source.append_value(row.2);
-        }
-        Self {
-            caption: caption.finish(),
-            raw: None,
-            image: Some(image.finish()),
-            source: Some(source.finish()),
-            file: None,
-            split: None,
-            translation: None,
-            sha256: None,
-            finish_reason: None,
-            number: None,
-            num_tokens: None,
-            logprob: None,
-            clip_score: None,
-            rank: None,
-        }
-    }
-}
 
 /// A Parquet table's captions.
 #[derive(Debug)]
@@ -390,9 +254,12 @@ fn spread(rows: impl Iterator<Item = Vec<Option<String>>>) -> (StringArray, Opti
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, LargeStringArray};
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, LargeStringArray};
     use arrow::datatypes::{Field, Schema};
 
+    use super::super::Translation;
+    use super::super::batch::Take;
+    use super::super::rows::CaptionRow;
     use super::*;
     use crate::table::ParquetSink;
 

@@ -9,6 +9,7 @@ use super::batch::{Bad, Batch, Reason};
 use super::columns::CAPTION_NAMES;
 use super::elements::MAX_ELEMENT_BYTES;
 use super::json::{self, ObjectLayout};
+use super::python;
 use crate::dataset::listing::image_path;
 use crate::dataset::naming::{image_id, without_extension};
 use crate::dataset::tar::{Member, MemberKind, Tar, TarError, inner_path};
@@ -145,7 +146,7 @@ impl Reader<'_> {
         let inner = sample.picture.as_ref().unwrap_or(&sample.key);
         let file = format!("{}/{}", self.name, image_path(inner));
         let mut object = Map::new();
-        let own = said.get("image_id").and_then(json::text);
+        let own = said.get("image_id").and_then(python::text);
         object.insert("image_id".into(), own.unwrap_or_else(|| image_id(&file).into_owned()).into());
         object.insert("file_name".into(), file.into());
         let named = &self.layout.columns.captions;
@@ -187,7 +188,7 @@ impl Reader<'_> {
 }
 
 fn object_of(bytes: &[u8]) -> Result<Map<String, Value>, Bad> {
-    match json::value(bytes) {
+    match python::value(bytes) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Bad::new(Reason::BadJson, "its .json is not an object")),
         Err(error) => Err(Bad::new(Reason::BadJson, format!("its .json: {error}"))),
