@@ -96,7 +96,8 @@ pub fn dropped(text: &str, letters: Letters) -> (usize, usize) {
 }
 
 fn is_letter(c: char) -> bool {
-    c.is_alphanumeric() || !c.is_ascii() && is_combining_mark(c)
+    // Asked first: the tables of all letters are slow to look up.
+    matches!(c, '\u{4e00}'..='\u{9fff}') || c.is_alphanumeric() || !c.is_ascii() && is_combining_mark(c)
 }
 
 /// A token by itself: Chinese characters, kana, bopomofo, hangul.
@@ -197,6 +198,11 @@ mod tests {
         assert_eq!(word_tokens("Un café кот", Letters::Every), ["un", "café", "кот"]);
         assert!(word_tokens("男人在café", Letters::Every).iter().any(|t| t == "男人"));
         assert_eq!(word_tokens("кот", Letters::Strict).len(), 0);
+    }
+
+    #[test]
+    fn chinese_characters_are_letters_to_unicode_too() {
+        assert!(('\u{4e00}'..='\u{9fff}').all(char::is_alphanumeric));
     }
 
     #[test]
