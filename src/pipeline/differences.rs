@@ -52,6 +52,7 @@ const FLAGS: &[&str] = &[
 const WORDS: &[(&str, &str)] = &[
     ("model.fingerprint", "another --model"),
     ("model.runtime", "another ONNX Runtime"),
+    ("model.operators", "another clipcap, whose captions in 8 bits differ"),
     ("model.cpu", "another type of CPU"),
     ("model.int8", "other 8-bit scales"),
     ("input.embeddings", "other --embeddings"),

@@ -25,6 +25,7 @@ pub use cards::{Card, cards};
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
 pub use nvidia::NvidiaLibrary;
+pub use operators::REVISION as OPERATORS_REVISION;
 pub use placement::Placement;
 pub use resident::{Resident, ResidentFeed};
 pub use session::{Feed, InPlace, Outputs, Session};

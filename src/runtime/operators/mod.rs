@@ -17,6 +17,9 @@ use std::sync::Arc;
 use ort::operator::{ComputeContext, OperatorDomain};
 use ort::value::ValueRef;
 
+/// Goes up when an operator's numbers change, and with them captions in 8 bits: what an earlier one computed is not mixed with this one's.
+pub const REVISION: u32 = 1;
+
 /// Their domain in a graph.
 const DOMAIN: &str = "clipcap";
 

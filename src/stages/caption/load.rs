@@ -10,7 +10,7 @@ use super::{ModelInfo, Wording};
 use crate::generation::{Generator, Settings, Strategy};
 use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, LoadError, PrefixMapper};
-use crate::runtime::{Device, Precision, Runtime};
+use crate::runtime::{Device, OPERATORS_REVISION, Precision, Runtime};
 use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
 use crate::stages::memory::check_card;
 use crate::text::clean::Cleaner;
@@ -21,6 +21,9 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
     let mut identity = compute_identity(bundle, runtime);
     identity["fingerprint"] = bundle.fingerprint().into();
     identity["decoder"] = json!(if runtime.device() == Device::OpenVino { "cpu" } else { "same device" });
+    if runtime.precision() == Precision::Int8 {
+        identity["operators"] = OPERATORS_REVISION.into();
+    }
     Ok(ModelInfo {
         identity,
         preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
