@@ -273,7 +273,7 @@ mod tests {
         let none = Flags::default;
         let cases = [
             (Flags { num_beams: Some(3), top_p: Some(0.9), ..none() }, "exclude each other"),
-            (Flags { num_captions: Some(2), ..none() }, "greedy decoding has one caption"),
+            (Flags { num_captions: Some(2), ..none() }, "greedy decoding gives one caption"),
             (Flags { num_captions: Some(4), num_beams: Some(3), ..none() }, "more than --num-beams 3"),
             (Flags { num_captions: Some(0), ..none() }, "--num-captions is 0"),
             (Flags { num_beams: Some(0), ..none() }, "--num-beams is 0"),

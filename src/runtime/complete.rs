@@ -85,6 +85,6 @@ mod tests {
         }
         std::fs::write(&beside, "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 123456789\n")
             .unwrap();
-        assert!(check(&beside).unwrap_err().contains("no shared library"));
+        assert!(check(&beside).unwrap_err().contains("not a 64-bit shared library"));
     }
 }
