@@ -56,6 +56,7 @@ impl Runtime {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
         let on = |device, library: PathBuf, ready: Ready, not_cuda| -> Result<Self, RuntimeError> {
             let (environment, version) = library::load(&library)?;
+            operators::announce(&environment).map_err(|source| RuntimeError::Ort { model: "operators".into(), source })?;
             let Ready { cards, nvidia } = ready;
             Ok(Self {
                 environment,

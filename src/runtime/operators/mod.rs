@@ -12,10 +12,14 @@
 mod attention;
 mod rows;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use ort::environment::Environment;
 use ort::operator::{ComputeContext, OperatorDomain};
+use ort::session::Session;
 use ort::value::ValueRef;
+
+use crate::onnx::{DType, Graph};
 
 /// Goes up when an operator's numbers change, and with them captions in 8 bits: what an earlier one computed is not mixed with this one's.
 pub const REVISION: u32 = 1;
@@ -27,6 +31,22 @@ const DOMAIN: &str = "clipcap";
 pub(super) fn domain() -> ort::Result<Arc<OperatorDomain>> {
     let domain = OperatorDomain::new(DOMAIN)?;
     Ok(domain.add(rows::QuantizeRows)?.add(rows::ScaleRows)?.add(attention::CachedAttention)?.into())
+}
+
+/// Makes ONNX Runtime know the domain, once in a process and before any other session is made: it keeps domains in a table without a lock, and
+/// two sessions that bring the same one at the same moment are refused.
+pub(super) fn announce(environment: &Environment) -> ort::Result<()> {
+    static IS_KNOWN: Mutex<bool> = Mutex::new(false);
+    let mut is_known = IS_KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    if !*is_known {
+        let g = Graph::new("operators");
+        g.output("y", g.scale(g.input("x", DType::F32, &[1.into()]), 2.0));
+        let model = g.finish().map_err(|e| ort::Error::new(e.to_string()))?;
+        let builder = Session::builder(environment)?.with_intra_threads(1)?;
+        builder.with_operators(domain()?)?.commit_from_memory(&model.to_bytes())?;
+        *is_known = true;
+    }
+    Ok(())
 }
 
 /// An input that the operator cannot do without.

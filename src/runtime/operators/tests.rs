@@ -63,6 +63,16 @@ fn a_rows_bytes_are_the_same_alone_and_by_any_number_of_threads() {
 }
 
 #[test]
+fn sessions_made_at_the_same_moment_all_have_the_operators() {
+    let x = pattern(7, 16);
+    let wanted = product(true, 1, &x, [1, 16, 4]);
+    std::thread::scope(|scope| {
+        let made: Vec<_> = (0..8).map(|_| scope.spawn(|| product(true, 1, &x, [1, 16, 4]))).collect();
+        made.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), wanted));
+    });
+}
+
+#[test]
 fn what_is_no_number_stays_none() {
     let mut x = pattern(6, 2 * 16);
     x[3] = f32::NAN;
