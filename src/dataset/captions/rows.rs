@@ -1,6 +1,6 @@
 //! Captions as columns, as Parquet tables have them.
 
-use arrow::array::{Array, Float64Array, Int64Array, StringArray, StringBuilder};
+use arrow::array::{Array, ArrayAccessor, Float64Array, Int64Array, StringArray, StringBuilder};
 
 use super::Translation;
 use super::batch::{Bad, Batch, Details, Fields, Reason, Take};
@@ -35,15 +35,11 @@ pub struct CaptionRow<'a> {
     pub source: Option<&'a str>,
 }
 
-fn text(column: &Option<StringArray>, at: usize) -> Option<&str> {
-    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
-}
-
-fn float(column: &Option<Float64Array>, at: usize) -> Option<f64> {
-    column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
-}
-
-fn number(column: &Option<Int64Array>, at: usize) -> Option<i64> {
+/// A cell; none where the table lacks the column, or the row a value.
+fn cell<'a, A>(column: &'a Option<A>, at: usize) -> Option<<&'a A as ArrayAccessor>::Item>
+where
+    &'a A: ArrayAccessor,
+{
     column.as_ref().filter(|column| column.is_valid(at)).map(|column| column.value(at))
 }
 
@@ -61,8 +57,8 @@ impl CaptionRows {
     /// None where the caption is null.
     pub fn get(&self, at: usize) -> Option<CaptionRow<'_>> {
         let caption = self.caption.is_valid(at).then(|| self.caption.value(at))?;
-        let image = text(&self.file, at).or_else(|| text(&self.image, at));
-        Some(CaptionRow { caption, image, split: text(&self.split, at), source: text(&self.source, at) })
+        let image = cell(&self.file, at).or_else(|| cell(&self.image, at));
+        Some(CaptionRow { caption, image, split: cell(&self.split, at), source: cell(&self.source, at) })
     }
 
     /// The rows, in order.
@@ -80,26 +76,26 @@ impl CaptionRows {
             let pushed = if self.caption.is_null(at) {
                 Err(Bad::new(Reason::NullCaption, "its caption is null or an empty list"))
             } else {
-                let file = text(&self.file, at).filter(|file| !file.is_empty());
+                let file = cell(&self.file, at).filter(|file| !file.is_empty());
                 let details = take.details.then(|| Details {
-                    logprob: float(&self.logprob, at),
-                    clip_score: float(&self.clip_score, at),
-                    rank: number(&self.rank, at),
-                    num_tokens: number(&self.num_tokens, at),
-                    finish_reason: text(&self.finish_reason, at).map(str::to_string),
-                    sha256: text(&self.sha256, at).map(str::to_string),
-                    raw: text(&self.raw, at).map(str::to_string),
+                    logprob: cell(&self.logprob, at),
+                    clip_score: cell(&self.clip_score, at),
+                    rank: cell(&self.rank, at),
+                    num_tokens: cell(&self.num_tokens, at),
+                    finish_reason: cell(&self.finish_reason, at).map(str::to_string),
+                    sha256: cell(&self.sha256, at).map(str::to_string),
+                    raw: cell(&self.raw, at).map(str::to_string),
                 });
                 let caption = self.caption.value(at);
-                let raw = text(&self.raw, at).filter(|_| !take.details);
+                let raw = cell(&self.raw, at).filter(|_| !take.details);
                 let fields = Fields {
-                    image: text(&self.image, at).or(file).unwrap_or_default(),
+                    image: cell(&self.image, at).or(file).unwrap_or_default(),
                     file,
                     raw: raw.unwrap_or(caption),
                     text: raw.map(|_| caption),
-                    number: number(&self.number, at).and_then(|number| u32::try_from(number).ok()),
-                    split: text(&self.split, at).unwrap_or_default(),
-                    translation: Some(text(&self.translation, at).and_then(|t| t.parse().ok()).unwrap_or(translation)),
+                    number: cell(&self.number, at).and_then(|number| u32::try_from(number).ok()),
+                    split: cell(&self.split, at).unwrap_or_default(),
+                    translation: Some(cell(&self.translation, at).and_then(|t| t.parse().ok()).unwrap_or(translation)),
                     details: details.as_ref(),
                     ..Fields::default()
                 };

@@ -5,7 +5,7 @@
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType::{Float32, Int32};
 
-use super::{Shared, input, sizes};
+use super::{Shared, input, output, sizes};
 
 /// Rows from which on each is one task; of fewer, each group of heads is one.
 const MANY_ROWS: usize = 8;
@@ -68,11 +68,10 @@ fn attend(context: &ComputeContext, [heads, groups]: [usize; 2], scale: f32) -> 
             value.len()
         )));
     }
-    let missing = || ort::Error::new("an output is missing");
     let places = [past_key.as_ptr(), past_value.as_ptr()];
-    let mut attended = context.output(0, [rows, sequence, width])?.ok_or_else(missing)?;
-    let mut keys = context.output(1, [rows, 1, length, cached])?.ok_or_else(missing)?;
-    let mut values = context.output(2, [rows, 1, length, cached])?.ok_or_else(missing)?;
+    let mut attended = output(context, 0, [rows, sequence, width])?;
+    let mut keys = output(context, 1, [rows, 1, length, cached])?;
+    let mut values = output(context, 2, [rows, 1, length, cached])?;
     let attended = Shared(attended.try_extract_tensor_mut::<f32>()?.1.as_mut_ptr());
     let caches = [&mut keys, &mut values].map(|cache| Ok(cache.try_extract_tensor_mut::<f32>()?.1.as_mut_ptr()));
     let [keys, values]: [ort::Result<*mut f32>; 2] = caches;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use ort::environment::Environment;
 use ort::operator::{ComputeContext, OperatorDomain};
 use ort::session::Session;
-use ort::value::ValueRef;
+use ort::value::{ValueRef, ValueRefMut};
 
 use crate::onnx::{DType, Graph};
 
@@ -52,6 +52,11 @@ pub(super) fn announce(environment: &Environment) -> ort::Result<()> {
 /// An input that the operator cannot do without.
 fn input(context: &ComputeContext, number: usize) -> ort::Result<ValueRef<'_>> {
     context.input(number)?.ok_or_else(|| ort::Error::new(format!("input {number} is missing")))
+}
+
+/// An output, of this shape.
+fn output<'a, const N: usize>(context: &'a ComputeContext, number: usize, shape: [usize; N]) -> ort::Result<ValueRefMut<'a>> {
+    context.output(number, shape)?.ok_or_else(|| ort::Error::new(format!("output {number} is missing")))
 }
 
 /// A shape's dimensions.

@@ -3,7 +3,7 @@
 use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType::{Float32, Uint8};
 
-use super::{Shared, input, sizes};
+use super::{Shared, input, output, sizes};
 
 /// Each row of x [M, K] rounded with a scale of its own: `x = scale * (number - 128)`.
 pub struct QuantizeRows;
@@ -29,12 +29,11 @@ impl Operator for QuantizeRows {
 }
 
 fn quantize_rows(context: &ComputeContext) -> ort::Result<()> {
-    let missing = || ort::Error::new("an output is missing");
     let x = input(context, 0)?;
     let (shape, x) = x.try_extract_tensor::<f32>()?;
     let [rows, width] = sizes(shape)[..] else { return Err(ort::Error::new("rows are of a matrix")) };
-    let mut numbers = context.output(0, [rows, width])?.ok_or_else(missing)?;
-    let mut scales = context.output(1, [rows, 1])?.ok_or_else(missing)?;
+    let mut numbers = output(context, 0, [rows, width])?;
+    let mut scales = output(context, 1, [rows, 1])?;
     let numbers = Shared(numbers.try_extract_tensor_mut::<u8>()?.1.as_mut_ptr());
     let scales = Shared(scales.try_extract_tensor_mut::<f32>()?.1.as_mut_ptr());
     context.par_for(rows, 0, |row| {
@@ -85,7 +84,7 @@ fn scale_rows(context: &ComputeContext) -> ort::Result<()> {
     if scales.len() != rows || !(bias.is_empty() || bias.len() == width) {
         return Err(ort::Error::new(format!("{} scales and a bias of {} for {rows} rows of {width}", scales.len(), bias.len())));
     }
-    let mut y = context.output(0, [rows, width])?.ok_or_else(|| ort::Error::new("the output is missing"))?;
+    let mut y = output(context, 0, [rows, width])?;
     let to = Shared(y.try_extract_tensor_mut::<f32>()?.1.as_mut_ptr());
     let is_same = std::ptr::eq(from.0, to.0);
     context.par_for(rows, 0, |row| {

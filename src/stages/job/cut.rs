@@ -140,7 +140,7 @@ impl<'a> UnderWay<'a> {
                 last_note = Instant::now();
             }
         }
-        self.end_in_place().map(Some)
+        self.end().map(Some)
     }
 
     fn note(&mut self, what: &Json, position: Position) -> Result<()> {
@@ -162,11 +162,7 @@ impl<'a> UnderWay<'a> {
         if self.shard.len() as u64 == self.cutting.shard_size { self.cut() } else { Ok(()) }
     }
 
-    fn end(mut self) -> Result<Cut> {
-        self.end_in_place()
-    }
-
-    fn end_in_place(&mut self) -> Result<Cut> {
+    fn end(&mut self) -> Result<Cut> {
         self.count()?;
         self.cut()?;
         Ok(Cut::Whole(std::mem::take(&mut self.done)))
