@@ -25,4 +25,9 @@ scripts/check_pages.sh "$clipcap"
 CLIPCAP="$clipcap" scripts/bench.sh --smoke
 # Property tests take the same cases here each time; a plain `cargo test` draws others, and PROPTEST_CASES=200000 looks far.
 export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-1}"
-cargo test --release --locked
+# A test that waits for ever is told while somebody still looks: the lines "has been running for over 60 seconds" name it.
+timeout --foreground 45m cargo test --release --locked || {
+  status=$?
+  [ "$status" != 124 ] || echo "the tests had not ended after 45 minutes" >&2
+  exit "$status"
+}

@@ -1,6 +1,7 @@
 //! The program. What it does is in the library; here is what only a program can do: say what is wrong where memory ends.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,11 @@ struct Remembering;
 
 static IS_EXHAUSTED: AtomicBool = AtomicBool::new(false);
 
+thread_local! {
+    /// This thread prints a panic, and holds the lock that Rust's own word of a lack of memory waits for.
+    static PRINTS_A_PANIC: Cell<bool> = const { Cell::new(false) };
+}
+
 #[global_allocator]
 static ALLOCATOR: Remembering = Remembering;
 
@@ -16,6 +22,9 @@ impl Remembering {
     fn remember(pointer: *mut u8) -> *mut u8 {
         if pointer.is_null() {
             IS_EXHAUSTED.store(true, Ordering::Relaxed);
+            if PRINTS_A_PANIC.get() {
+                end_with(NO_MEMORY);
+            }
         }
         pointer
     }
@@ -59,11 +68,16 @@ const NO_MEMORY: &[u8] =
 /// Without memory Rust ends by SIGABRT; this makes an error of it. Any other abort goes its way when this returns.
 extern "C" fn end(_: i32) {
     if IS_EXHAUSTED.load(Ordering::Relaxed) {
-        // SAFETY: both may be called in a handler, and the bytes are there for as long as the program is.
-        unsafe {
-            write(2, NO_MEMORY.as_ptr(), NO_MEMORY.len());
-            _exit(1);
-        }
+        end_with(NO_MEMORY);
+    }
+}
+
+/// Says it and ends, without memory and from anywhere; other threads end where they are, as after a kill.
+fn end_with(message: &'static [u8]) -> ! {
+    // SAFETY: both may be called in a handler of signals, and the bytes are there for as long as the program is.
+    unsafe {
+        write(2, message.as_ptr(), message.len());
+        _exit(1);
     }
 }
 
@@ -71,24 +85,26 @@ const NO_THREAD: &[u8] =
     b"error: no further thread can be started: give the program more memory (ulimit -v) or processes (ulimit -u), or fewer --threads. \
 What is finished is kept, and the same command goes on from there\n";
 
-/// A thread that the system refuses ends as a panic in Rust's own threads and in rayon's; it is no fault of the program's.
-fn tell_lack_of_threads() {
+/// A thread that the system refuses ends as a panic in Rust's own threads and in rayon's, and memory that a C library does not get as one in
+/// its wrapper; neither is a fault of the program's.
+fn tell_what_is_lacking() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let text = panic.payload_as_str().unwrap_or_default();
         if ["failed to spawn thread", "ThreadPoolBuildError"].iter().any(|sign| text.contains(sign)) {
-            // SAFETY: the bytes are there for as long as the program is; other threads end where they are, as after a kill.
-            unsafe {
-                write(2, NO_THREAD.as_ptr(), NO_THREAD.len());
-                _exit(1);
-            }
+            end_with(NO_THREAD);
         }
+        if text.contains("zstd returned null pointer") {
+            end_with(NO_MEMORY);
+        }
+        PRINTS_A_PANIC.set(true);
         usual(panic);
+        PRINTS_A_PANIC.set(false);
     }));
 }
 
 fn main() -> ExitCode {
-    tell_lack_of_threads();
+    tell_what_is_lacking();
     // SAFETY: the handler calls nothing but what a handler may call.
     unsafe { signal(SIGABRT, end) };
     clipcap::cli::main()

@@ -7,13 +7,20 @@ use std::process::Output;
 use crate::common::run;
 use crate::faults::{World, bytes};
 
-/// The command under a shell's `ulimit`.
+/// The command under a shell's `ulimit`. One that waits for ever fails here and not where the patience of a whole test run ends.
 fn limited(world: &World, limit: &str, words: &[&str], place: &Path) -> Output {
     let plain = world.command(words, place);
     let mut shell = std::process::Command::new("sh");
-    shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\"")).arg(plain.get_program()).args(plain.get_args());
+    shell
+        .arg("-c")
+        .arg(format!("ulimit {limit} && exec timeout --signal=KILL 120 \"$0\" \"$@\""))
+        .arg(plain.get_program())
+        .args(plain.get_args());
     shell.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(place);
-    shell.output().unwrap()
+    // Printing a backtrace takes memory too.
+    let output = shell.env("RUST_BACKTRACE", "1").output().unwrap();
+    assert!(output.status.code() != Some(137), "{words:?} under {limit} had not ended after two minutes");
+    output
 }
 
 /// A world with a table, a dataset and a finished job, and commands that read them; those that need a model are in front.
