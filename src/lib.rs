@@ -10,7 +10,7 @@
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph
 //! 0  onnx/ runtime/ dataset/ image/ text/ metrics/ html/     know nothing of each other
-//!    files, table, bookkeeping, random, vector, names    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
+//!    files, table, bookkeeping, budget, random, vector, names    atomic files, Parquet, what lies beside an output, seeded numbers: the ground
 //! ```
 
 #[cfg(not(unix))]
@@ -21,6 +21,7 @@ pub(crate) mod names;
 
 pub(crate) mod autodiff;
 pub(crate) mod bookkeeping;
+pub(crate) mod budget;
 pub mod cli;
 pub mod dataset;
 pub mod files;

@@ -185,7 +185,7 @@ fn work_on(job: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<
     let runtime = work.runtime(&args.compute)?;
     let batch_size = work.batch_size(args.batch_size, &runtime);
     let worker = work.worker();
-    let mut settings = worker.caption_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
+    let mut settings = worker.caption_settings(runtime.threads(), batch_size)?;
     let mut model = caption::info(&bundle, &runtime)?;
     let scored = match settings.scoring.take() {
         None if args.scoring.scorer.is_some() => {
@@ -321,7 +321,8 @@ impl RunFlags<'_> {
             source,
             out,
             reading: self.images.reading(),
-            threads: reading_threads(runtime, is_remote),
+            threads: runtime.threads(),
+            readers: if is_remote { remote::readers() } else { 0 },
             batch_size: self.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
             overwrite: self.resume.overwrite,
             keep_work: self.resume.keep_work,
@@ -383,11 +384,6 @@ pub(super) fn end(
     }
     context.terminal.summary(text, &json);
     Ok(())
-}
-
-/// Threads that read images: those that wait for a server leave the cores to others.
-pub(super) fn reading_threads(runtime: &Runtime, is_remote: bool) -> usize {
-    if is_remote { runtime.threads().max(remote::READERS) } else { runtime.threads() }
 }
 
 /// Which device and precision were chosen.

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::caption::{
-    FileArgs, ImageArgs, ResumeArgs, RunFlags, end, note_runtime, open_bundle, parquet_source, reading_threads,
+    FileArgs, ImageArgs, ResumeArgs, RunFlags, end, note_runtime, open_bundle, parquet_source,
 };
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
@@ -115,7 +115,7 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
     let runtime = work.runtime(&args.compute)?;
     let batch_size = work.batch_size(args.batch_size, &runtime);
     let worker = work.worker();
-    let settings = worker.embed_settings(reading_threads(&runtime, work.is_remote()), batch_size)?;
+    let settings = worker.embed_settings(runtime.threads(), batch_size)?;
     let model = embed::info(&bundle, &runtime)?;
     let load = || load(&bundle, &runtime, settings.run.batch_size, context);
     work.end(&worker.embed(&work.shards, &settings, &model, load)?)

@@ -215,7 +215,7 @@ pub fn run(mut args: PrepareArgs, context: &Context) -> anyhow::Result<Outcome> 
         out,
     };
     // Where files are elsewhere, most threads wait.
-    let threads = if remote::any(&settings.images) { remote::READERS } else { 0 };
+    let threads = if remote::any(&settings.images) { remote::readers() } else { 0 };
     let pool =
         rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(threads)).build().context("cannot start threads")?;
     let result = pool.install(|| prepare::run(&settings, scorer.as_mut(), &context.terminal, &context.interrupt));

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::caption::{default_batch_size, note_runtime};
 use super::{BadUsage, ComputeArgs, Context};
 use crate::pipeline::jobfolder::{JobFolder, Plan};
-use crate::remote;
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::job::{ShardEnd, Shards, Worker};
@@ -57,11 +56,6 @@ impl<'a> Work<'a> {
         let state = if matches!(work.shards, Shards::Range(..)) { "finished before" } else { "every shard is finished" };
         work.result(state, &[], Outcome::Complete);
         Ok(None)
-    }
-
-    /// Whether the plan's files are elsewhere.
-    pub fn is_remote(&self) -> bool {
-        remote::any(&self.plan.inputs)
     }
 
     pub fn worker(&self) -> Worker<'_> {

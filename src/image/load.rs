@@ -10,7 +10,7 @@ use super::decode::{Header, Limits, decode, header};
 use super::failure::{Content, Failure, Reason};
 use super::sniff::{Format, SNIFFED_BYTES, sniff};
 use crate::files::{open_without_waiting, sha256_hex};
-use crate::remote::{self, Fetched};
+use crate::remote::{self, Fetched, Held};
 
 /// A decoded image and the hash of the file it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub fn load_bytes(bytes: &[u8], limits: &Limits, exif: bool) -> Result<Loaded, F
 /// # Errors
 /// [`Reason::Vanished`], [`Reason::PermissionDenied`], [`Reason::Unreachable`] (of a URL), [`Reason::Unreadable`] (a folder or a special file too, which is not opened)
 /// or [`Reason::TooLarge`], before anything is read.
-pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
+pub fn read(path: &Path, limits: &Limits) -> Result<Held, Failure> {
     if remote::is_url(path) {
         return match remote::read(path, limits.max_bytes) {
             Ok(Fetched::Whole(bytes)) => Ok(bytes),
@@ -79,7 +79,7 @@ pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Failure> {
     if bytes.len() as u64 > limits.max_bytes {
         return Err(too_many_bytes(bytes.len() as u64, limits));
     }
-    Ok(bytes)
+    Ok(Held::of_file(bytes))
 }
 
 /// Format and size from the beginning of a file; the rest is read only where the header goes on beyond it. (So is the orientation,

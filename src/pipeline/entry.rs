@@ -44,6 +44,11 @@ impl Content {
         }
     }
 
+    /// Bytes of an image file that are in memory from the listing on.
+    pub fn bytes_held(&self) -> Option<u64> {
+        if let Self::Bytes(bytes) = self { Some(bytes.len() as u64) } else { None }
+    }
+
     /// Lets go of what is held in memory; a file stays a file.
     pub fn release(&mut self) {
         if let Self::Bytes(_) | Self::Embedding { .. } = self {

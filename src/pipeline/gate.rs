@@ -6,6 +6,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 pub struct Gate {
     /// False where the model computes elsewhere: nobody waits.
     takes_turns: bool,
@@ -40,6 +42,36 @@ impl Gate {
     }
 }
 
+/// How many may decode at once, where more read: each picture's pixels take a hundred times its file's memory, and cores are few.
+pub struct Turns {
+    taken: Sender<()>,
+    given_back: Receiver<()>,
+}
+
+/// Ends when it is dropped.
+pub struct Turn<'a>(&'a Receiver<()>);
+
+impl Turns {
+    /// So many at once; one at least.
+    pub fn new(many: usize) -> Self {
+        let (taken, given_back) = bounded(many.max(1));
+        Self { taken, given_back }
+    }
+
+    /// Waits for a turn.
+    pub fn take(&self) -> Turn<'_> {
+        // It fails only where nobody is at the other end, which is here.
+        let _ = self.taken.send(());
+        Turn(&self.given_back)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv();
+    }
+}
+
 /// Opens the gate again, also where `work` panics.
 struct Closed<'a>(&'a Gate);
 
@@ -59,7 +91,7 @@ impl Drop for Closed<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread;
 
     use super::*;
@@ -85,6 +117,24 @@ mod tests {
             assert!(model.join().is_err());
         });
         assert!(gate.wait() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn no_more_than_have_a_turn_work_at_once() {
+        let (turns, at_work, most) = (Turns::new(3), AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let _turn = turns.take();
+                        most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        thread::sleep(Duration::from_micros(100));
+                        at_work.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert_eq!((most.into_inner(), at_work.into_inner()), (3, 0));
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub struct RunSettings {
     pub wanted: Wanted,
     pub out: PathBuf,
     pub reading: ImageReading,
-    /// Threads that read and decode images.
+    /// Threads that decode images.
     pub threads: usize,
+    /// Threads that read them, where those are more: of files elsewhere, most wait for an answer.
+    pub readers: usize,
     /// Images that are encoded together.
     pub batch_size: usize,
     pub overwrite: bool,
@@ -41,6 +43,7 @@ impl RunSettings {
             out: out.into(),
             reading: ImageReading::default(),
             threads,
+            readers: 0,
             batch_size,
             overwrite: false,
             keep_work: false,

@@ -203,10 +203,12 @@ impl StageRun<'_> {
         let staging = work.staging();
         let errors = ErrorsTable::new(staging.join(bookkeeping::ERRORS));
         let sink = OutputAndErrors { output: (parts.make_sink)(&staging)?, errors, check: ResultCheck::new(&earlier) };
+        let readers = self.run.readers.max(self.run.threads);
         let options = Options {
-            reading_threads: self.run.threads,
+            decoding_threads: self.run.threads,
+            reading_threads: readers,
             shares_cores: self.shares_cores,
-            prefetch_images: self.run.batch_size * 2 + self.run.threads,
+            prefetch_images: self.run.batch_size * 2 + readers,
             window_images: self.window_images,
             retry_failed: self.run.retry_failed,
             label: self.label,

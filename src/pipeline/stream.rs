@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compute::Compute;
 use super::earlier::EarlierResults;
 use super::entry::{Content, Entry, Prepare, Prepared};
-use super::gate::Gate;
+use super::gate::{Gate, Turns};
 use super::index::{Index, ShardReader};
 use super::progress::Progress;
 use super::record::{Failure, Record, Value};
@@ -26,13 +26,15 @@ use super::timing::{Stopwatches, Timings};
 use super::window::{FinishedWindow, Step, WINDOWS_UNDERWAY, Windows};
 use super::workfolder::WorkFolder;
 use super::writer::{Counts, Sink, Writer};
+use crate::budget::{Budget, Share};
 use crate::dataset::naming::image_id;
 use crate::image::Reason;
 
 /// How a stream runs.
 pub struct Options<'a> {
-    /// Threads that read and decode.
+    /// Threads that read, and how many of them decode at once.
     pub reading_threads: usize,
+    pub decoding_threads: usize,
     /// The model computes on the cores that decode images.
     pub shares_cores: bool,
     /// Prepared images that may wait for the model.
@@ -96,8 +98,13 @@ pub struct Finished<S> {
 /// A file whose reading and hashing took longer came from slow storage.
 const QUICK_READ: Duration = Duration::from_millis(10);
 
-struct ReadTask<V> {
+/// Bytes of images that were listed with their content and wait for a reader.
+const BYTES_LISTED: u64 = 256 << 20;
+
+struct ReadTask<'a, V> {
     entry: Entry,
+    /// Of [`BYTES_LISTED`].
+    share: Option<Share<'a>>,
     reply: Sender<Result<(Entry, Step<V>)>>,
 }
 
@@ -130,15 +137,17 @@ impl Stream<'_> {
         let (total, listed) = (AtomicU64::new(0), AtomicU64::new(0));
         let (counted, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let threads = self.options.reading_threads.max(1);
+        let (budget, turns) = (Budget::new(BYTES_LISTED), Turns::new(self.options.decoding_threads));
         let (counts, sink) = thread::scope(|scope| {
             let (tasks_in, tasks) = bounded::<ReadTask<C::Value>>(threads);
             let (upcoming_in, upcoming) = bounded::<Upcoming<C::Value>>(self.options.prefetch_images.max(threads));
             let (windows_in, windows) = bounded::<FinishedWindow<C::Value>>(WINDOWS_UNDERWAY - 3);
             let (watches, gate, listed, total, counted, stop) = (&watches, &gate, &listed, &total, &counted, &stop);
-            spawn(scope, "list", move || self.list(entries, &tasks_in, &upcoming_in, listed))?;
+            let (budget, turns) = (&budget, &turns);
+            spawn(scope, "list", move || self.list(entries, budget, &tasks_in, &upcoming_in, listed))?;
             for _ in 0..threads {
                 let tasks = tasks.clone();
-                spawn(scope, "read", move || self.read(tasks, gate, watches))?;
+                spawn(scope, "read", move || self.read(tasks, gate, turns, watches))?;
             }
             if let Some(counter) = counter {
                 spawn(scope, "count", move || {
@@ -169,10 +178,11 @@ impl Stream<'_> {
         Ok(Finished { counts, total, timings: Timings::of(&watches, start.elapsed(), threads), sink })
     }
 
-    fn list<V: Value>(
+    fn list<'a, V: Value>(
         &self,
         entries: impl Iterator<Item = Result<Entry>>,
-        tasks: &Sender<ReadTask<V>>,
+        budget: &'a Budget,
+        tasks: &Sender<ReadTask<'a, V>>,
         upcoming: &Sender<Upcoming<V>>,
         listed: &AtomicU64,
     ) {
@@ -192,7 +202,8 @@ impl Stream<'_> {
                 Ok((Lookup::Record(record), entry)) => Upcoming::Known(entry, record),
                 Ok((Lookup::Nothing, entry)) => {
                     let (reply, coming) = bounded(1);
-                    if tasks.send(ReadTask { entry, reply }).is_err() {
+                    let share = entry.content.bytes_held().map(|bytes| budget.take(bytes));
+                    if tasks.send(ReadTask { entry, share, reply }).is_err() {
                         return;
                     }
                     Upcoming::Reading(coming)
@@ -269,20 +280,26 @@ impl Stream<'_> {
         Ok(record)
     }
 
-    fn read<V: Value>(&self, tasks: Receiver<ReadTask<V>>, gate: &Gate, watches: &Stopwatches) {
+    fn read<V: Value>(&self, tasks: Receiver<ReadTask<'_, V>>, gate: &Gate, turns: &Turns, watches: &Stopwatches) {
         let mut reader = ShardReader::default();
-        for ReadTask { mut entry, reply } in tasks {
+        for ReadTask { mut entry, share, reply } in tasks {
             let start = Instant::now();
             let mut waited = Duration::ZERO;
+            let mut turn = None;
             // Where storage is what takes time, the model's time is used for it and for what comes after it.
             let mut take_turn = || {
                 if start.elapsed() < QUICK_READ {
                     waited += gate.wait();
                 }
+                let asked = Instant::now();
+                turn = Some(turns.take());
+                waited += asked.elapsed();
             };
             let step = self.prepare(&mut entry, &mut reader, &mut take_turn);
+            drop(turn);
             watches.reading.add(start.elapsed().saturating_sub(waited));
             entry.content.release();
+            drop(share);
             // Nobody waits any more where the run is ending early.
             let _ = reply.send(step.map(|step| (entry, step)));
         }

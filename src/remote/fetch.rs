@@ -12,7 +12,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
 use super::store::{Object, io_error, object, runtime, wait};
-use super::{Fetched, Version};
+use super::{Fetched, HELD, Held, Version};
 
 /// Bytes of a part of a long object, and how many parts are on their way at once.
 const PART: u64 = 4 << 20;
@@ -24,14 +24,14 @@ const PARTS: usize = 4;
 /// It is not there, may not be read, or could not be reached after all tries ([`io::ErrorKind::HostUnreachable`]).
 pub fn read(url: &Path, most: u64) -> io::Result<Fetched> {
     let Object { store, key, .. } = object(url)?;
-    wait(async move {
-        let answer = store.get(&key).await?;
-        let bytes = answer.range.end - answer.range.start;
-        if bytes > most {
-            return Ok(Fetched::TooLarge(answer.meta.size.max(bytes)));
-        }
-        Ok(Fetched::Whole(answer.bytes().await?.into()))
-    })
+    let answer = wait(async { store.get(&key).await })?;
+    let bytes = answer.range.end - answer.range.start;
+    if bytes > most {
+        return Ok(Fetched::TooLarge(answer.meta.size.max(bytes)));
+    }
+    // What the server has to say is known, and nothing of it is in memory yet.
+    let share = Some(HELD.take(bytes));
+    Ok(Fetched::Whole(Held { bytes: wait(answer.bytes())?.into(), _share: share }))
 }
 
 /// Some bytes of an object, fewer where it ends before.

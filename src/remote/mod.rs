@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(feature = "remote")]
+use crate::budget::Budget;
+use crate::budget::Share;
+
+#[cfg(feature = "remote")]
 mod fetch;
 #[cfg(feature = "remote")]
 mod folder;
@@ -38,7 +42,7 @@ pub use none::{Ahead, Random, begins, names, place, read, reader, remove, size, 
 
 /// What came of reading a whole object.
 pub enum Fetched {
-    Whole(Vec<u8>),
+    Whole(Held),
     /// So many bytes, which is more than was wanted; nothing was read.
     TooLarge(u64),
 }
@@ -96,8 +100,49 @@ const LIST: &str = "urls:";
 
 const SCHEMES: [&str; 8] = ["s3://", "s3a://", "gs://", "az://", "azure://", "abfs://", "https://", "http://"];
 
-/// Readers that wait for a server at once, where a run's files are elsewhere.
-pub const READERS: usize = 32;
+/// Readers that wait for a server at once, where a run's files are elsewhere: each has a connection, and there may be few open files.
+pub fn readers() -> usize {
+    const MOST: usize = 128;
+    (open_files().unwrap_or(1024) / 4).clamp(4, MOST)
+}
+
+/// How many files this process may have open.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" { Some(usize::MAX) } else { soft.parse().ok() }
+}
+
+/// Bytes of objects that are in memory as they were read, whatever the number of readers.
+#[cfg(feature = "remote")]
+static HELD: Budget = Budget::new(256 << 20);
+
+/// A whole object's bytes, and their share of what may be in memory.
+pub struct Held {
+    bytes: Vec<u8>,
+    _share: Option<Share<'static>>,
+}
+
+impl Held {
+    /// Of a file of this machine, of which only a few are read at once.
+    pub fn of_file(bytes: Vec<u8>) -> Self {
+        Self { bytes, _share: None }
+    }
+
+    /// The bytes without their share, for those who keep them.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// Whether a path is a URL that can be read.
 pub fn is_url(path: &Path) -> bool {

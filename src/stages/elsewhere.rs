@@ -168,7 +168,7 @@ impl RemoteOutput {
 /// A small object, if it is there.
 fn found(url: &Path) -> io::Result<Option<Vec<u8>>> {
     match remote::read(url, 1 << 30) {
-        Ok(Fetched::Whole(bytes)) => Ok(Some(bytes)),
+        Ok(Fetched::Whole(bytes)) => Ok(Some(bytes.into_bytes())),
         Ok(Fetched::TooLarge(_)) => Err(io::Error::new(io::ErrorKind::InvalidData, "a manifest of more than a gigabyte")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::common::proxy::{Proxy, S3Fs};
 use crate::common::s3::{Fault, S3, SECRET, environment};
@@ -163,6 +166,37 @@ fn requests_that_fail_are_tried_again_and_what_stays_unreachable_is_told() {
     let told =
         run(dead.env("AWS_ENDPOINT", "http://127.0.0.1:9").env("CLIPCAP_REMOTE_TRIES", "1").arg(world.at("x/t.parquet")), 1);
     assert!(String::from_utf8_lossy(&told.stderr).contains("no answer"), "{told:?}");
+}
+
+/// More requests than 32 wait for a server that is far away, never more than 128, and fewer where few files may be open.
+#[test]
+fn many_readers_wait_for_a_server_and_few_where_few_files_may_be_open() {
+    let world = World::new(200);
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    let wanted = tables(&world.at("local"));
+    for (files, most) in [(1024, 128), (64, 16)] {
+        let (late, peak) = (Duration::from_millis(500), Arc::new(AtomicUsize::new(0)));
+        let (begun, seen) = (Mutex::new(Vec::<Instant>::new()), peak.clone());
+        world.s3.fail(move |_, method, key| {
+            if method != "GET" || !key.contains("scene") {
+                return Fault::None;
+            }
+            let mut begun = begun.lock().unwrap();
+            begun.retain(|begun| begun.elapsed() < late);
+            begun.push(Instant::now());
+            seen.fetch_max(begun.len(), Ordering::SeqCst);
+            Fault::Slow(500)
+        });
+        let out = format!("files-{files}/t.parquet");
+        let plain = world.command(&["caption", "s3://bucket/photos/", "--max-new-tokens", "4", "--out"]);
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(plain.get_program()).args(plain.get_args());
+        limited.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).arg(world.at(&out));
+        run(&mut limited, 3);
+        assert!(tables(&world.at(&format!("files-{files}"))) == wanted, "other bytes");
+        let peak = peak.load(Ordering::SeqCst);
+        assert!(peak <= most && peak > most / 2, "{peak} requests at once with {files} files");
+    }
 }
 
 #[test]

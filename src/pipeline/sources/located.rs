@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use crate::dataset::listing::relative_path;
 use crate::dataset::tar::{Extent, Tar, TarIndex, called_a_tar, expanded};
 use crate::image::{Failure, Limits, Reason, read};
+use crate::remote::Held;
 
 /// Where an image's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Place {
     pub fn read(&self, limits: &Limits) -> Result<Vec<u8>, Failure> {
         let (index, extent);
         match self {
-            Self::File(path) => return read(path, limits),
+            Self::File(path) => return read(path, limits).map(Held::into_bytes),
             Self::Member { tar, extent: at } => (index, extent) = (MemberOf::File(tar), *at),
             Self::Packed { tar, inner } => {
                 let unpacked = unpacked(tar).map_err(|error| Failure::from_io(&error))?;

@@ -94,7 +94,8 @@ impl StoredImageWriter {
             Content::File { path, .. } => {
                 // Limits were checked when it was first read.
                 let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-                let bytes = read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?;
+                let bytes =
+                    read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?.into_bytes();
                 if Sha256::digest(&bytes)[..] != sha256[..] {
                     bail!("{} was changed while the images were embedded: give the same command again", path.display());
                 }

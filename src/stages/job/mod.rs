@@ -93,6 +93,7 @@ impl Worker<'_> {
             wanted: self.plan.wanted.clone(),
             reading: ImageReading::from_settings(images).with_context(|| self.unreadable())?,
             prune: true,
+            readers: if remote::any(&self.plan.inputs) { remote::readers() } else { 0 },
             ..RunSettings::new(Source::Planned(PathBuf::new(), 0), PathBuf::new(), threads, batch_size)
         })
     }
