@@ -20,6 +20,8 @@ use crate::budget::Share;
 mod fetch;
 #[cfg(feature = "remote")]
 mod folder;
+#[cfg(feature = "remote")]
+mod keys;
 #[cfg(not(feature = "remote"))]
 mod none;
 #[cfg(feature = "remote")]

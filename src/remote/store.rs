@@ -19,6 +19,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectM
 use tokio::runtime::Runtime;
 use url::Url;
 
+use super::keys::{Nameable, is_renamed};
 use super::{PATIENCE, Version, is_web, tries, unreachable};
 
 /// An object's place: where, and under which key.
@@ -61,11 +62,15 @@ impl HttpConnector for Shared {
         if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
         }
-        let client = ReqwestConnector::default().connect(options)?;
+        let client = HttpClient::new(Nameable(ReqwestConnector::default().connect(options)?));
         clients.insert(kind, client.clone());
         Ok(client)
     }
 }
+
+/// Of keys such as `a//b`.
+const UNNAMEABLE: &str =
+    "its key has a part that is empty, `.` or `..`, or a control character, and such keys are not read: rename it";
 
 type Stores = Mutex<HashMap<String, (Arc<dyn ObjectStore>, Paged)>>;
 
@@ -79,9 +84,12 @@ pub(super) fn object(url: &Path) -> io::Result<Object> {
         true => web(text)?,
         false => {
             let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-            (format!("{scheme}://{bucket}"), Key::parse(key.trim_matches('/')).map_err(|_| invalid("a key with empty parts"))?)
+            (format!("{scheme}://{bucket}"), Key::parse(key.trim_matches('/')).map_err(|_| invalid(UNNAMEABLE))?)
         }
     };
+    if is_renamed(key.as_ref()) {
+        return Err(invalid(UNNAMEABLE));
+    }
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((store, paged)) = stores.get(&base).cloned() {
         return Ok(Object { store, paged, key });

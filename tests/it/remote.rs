@@ -168,6 +168,41 @@ fn requests_that_fail_are_tried_again_and_what_stays_unreachable_is_told() {
     assert!(String::from_utf8_lossy(&told.stderr).contains("no answer"), "{told:?}");
 }
 
+/// What cannot be named is told, and what lies beside it is captioned.
+#[test]
+fn keys_with_empty_parts_are_told() {
+    let world = World::new(8);
+    world.caption(std::slice::from_ref(&world.photos), "local/t.parquet", 3);
+    for key in ["photos//1.jpg", "photos/a//deep/2.jpg", "photos/a/./3.jpg", "photos/c&<d>/line\nbreak.jpg", "/4.jpg"] {
+        world.s3.put(key, b"a picture".to_vec());
+    }
+    let errors = |out: &str| columns(&beside(&world.at(out), "errors.parquet"), &["image_path", "reason", "message"]);
+    world.caption(&["s3://bucket/photos/".into()], "remote/t.parquet", 3);
+    assert!(fs::read(world.at("remote/t.parquet")).unwrap() == fs::read(world.at("local/t.parquet")).unwrap());
+    let known = errors("local/t.parquet");
+    let told: Vec<_> = errors("remote/t.parquet").into_iter().filter(|row| !known.contains(row)).collect();
+    assert!(told.iter().all(|row| row[1] == "unreadable" && row[2].contains("rename")), "{told:?}");
+    let paths: Vec<&str> = told.iter().map(|row| row[0].trim_end_matches('/')).collect();
+    let unnamed = |part: &str| format!("(cannot be named: {part})");
+    let wanted = [
+        unnamed("empty"),
+        format!("a/{}", unnamed(".")),
+        format!("a/{}", unnamed("empty")),
+        format!("c&<d>/{}", unnamed("line?break.jpg")),
+    ];
+    assert_eq!(paths, wanted);
+    // The bucket as a whole has one that begins with a slash; and a list of URLs may name one.
+    world.caption(&["s3://bucket".into()], "whole/t.parquet", 3);
+    assert!(errors("whole/t.parquet").iter().any(|row| row[0].trim_end_matches('/') == unnamed("empty")));
+    let list = world.at("list.txt");
+    fs::write(&list, "s3://bucket/photos//1.jpg\n").unwrap();
+    let mut command = world.command(&["caption", "--urls"]);
+    let output = run(command.arg(&list).arg("--out").arg(world.at("urls/t.parquet")).arg("s3://bucket/photos/a-b"), 3);
+    assert!(output.status.code() == Some(3));
+    let told = errors("urls/t.parquet");
+    assert!(told.len() == 1 && told[0][1] == "unreadable" && told[0][2].contains("rename"), "{told:?}");
+}
+
 /// More requests than 32 wait for a server that is far away, never more than 128, and fewer where few files may be open.
 #[test]
 fn many_readers_wait_for_a_server_and_few_where_few_files_may_be_open() {

@@ -115,6 +115,10 @@ fn entry(found: listing::Entry) -> Entry {
         Kind::UnreadableFolder(io::ErrorKind::HostUnreachable) => {
             Content::Unlisted(failed(Reason::Unreachable, "the server gave no usable answer; what this folder holds is missing"))
         }
+        Kind::UnreadableFolder(io::ErrorKind::InvalidInput) => Content::Unlisted(failed(
+            Reason::Unreadable,
+            "keys with a part that is empty, `.` or `..`, or has a control character, are not read: rename them; what this folder holds is missing",
+        )),
         Kind::UnreadableFolder(_) => {
             Content::Unlisted(failed(Reason::Unreadable, "the folder cannot be listed; what it holds is missing"))
         }
