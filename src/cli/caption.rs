@@ -54,7 +54,8 @@ Examples:
 /// finish_reason. Under .clipcap/ beside it lie NAME.manifest.json and, where something failed, NAME.errors.parquet.
 ///
 /// With --job, work on a job that `plan` cut into shards: caption the given shards (--shard), or take shards that nobody works on (--next).
-/// If killed, run the same command to resume; a finished shard ends it at once with 0. `merge` makes the table.
+/// If killed, run the same command to resume; a finished shard ends it at once with 0. `merge` makes the table. Workers on the same cores share
+/// them, each shard anew; --threads gives a worker its own number.
 ///
 /// Exit status: 0 finished, 3 finished and some images failed, 1 could not finish (or no image was found, or more failed than
 /// --max-error-rate allows), 2 bad usage, 130 interrupted (state kept).
@@ -178,7 +179,7 @@ pub fn run(args: CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
 /// One worker of a job.
 fn work_on(job: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<Outcome> {
     let job = JobFolder::new(job);
-    let Some(work) = Work::open(&job, "caption", &args.shards, args.resume.overwrite, context)? else {
+    let Some(mut work) = Work::open(&job, "caption", &args.shards, args.resume.overwrite, context)? else {
         return Ok(Outcome::Complete);
     };
     let bundle = open_bundle(args.model.as_deref().unwrap_or(&work.plan.model))?;
@@ -202,7 +203,7 @@ fn work_on(job: &Path, args: &CaptionArgs, context: &Context) -> anyhow::Result<
     };
     settings.scoring = scored.as_ref().map(|(_, scoring)| scoring.clone());
     scored_too(&mut model, scored.as_ref(), false)?;
-    let load = || load(&bundle, &runtime, &settings, &model, scored.as_ref(), context);
+    let load = |threads| load(&bundle, &runtime.with_threads(threads), &settings, &model, scored.as_ref(), context);
     let ends = worker.run(&work.shards, &settings, &model, load)?;
     tell_cut(scored.as_ref(), &context.terminal);
     work.end(&ends)

@@ -2,9 +2,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::caption::{
-    FileArgs, ImageArgs, ResumeArgs, RunFlags, end, note_runtime, open_bundle, parquet_source,
-};
+use super::caption::{FileArgs, ImageArgs, ResumeArgs, RunFlags, end, note_runtime, open_bundle, parquet_source};
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
@@ -34,6 +32,7 @@ Examples:
 /// after files were added or changed to compute only those. Each distinct content is encoded once.
 ///
 /// With --job, work on a job that `plan --embeddings` cut into shards (--shard, --next); `merge` makes the embeddings' folder.
+/// Workers on the same cores share them, each shard anew; --threads gives a worker its own number.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 #[command(group = clap::ArgGroup::new("source").args(["dataset", "images", "urls", "job"]).required(true).multiple(true))]
@@ -108,7 +107,7 @@ pub fn run(args: EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
 /// One worker of a job.
 fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Outcome> {
     let job = JobFolder::new(job);
-    let Some(work) = Work::open(&job, "embed", &args.shards, args.resume.overwrite, context)? else {
+    let Some(mut work) = Work::open(&job, "embed", &args.shards, args.resume.overwrite, context)? else {
         return Ok(Outcome::Complete);
     };
     let bundle = open_bundle(args.model.as_deref().unwrap_or(&work.plan.model))?;
@@ -117,7 +116,7 @@ fn work_on(job: &Path, args: &EmbedArgs, context: &Context) -> anyhow::Result<Ou
     let worker = work.worker();
     let settings = worker.embed_settings(runtime.threads(), batch_size)?;
     let model = embed::info(&bundle, &runtime)?;
-    let load = || load(&bundle, &runtime, settings.run.batch_size, context);
+    let load = |threads| load(&bundle, &runtime.with_threads(threads), settings.run.batch_size, context);
     work.end(&worker.embed(&work.shards, &settings, &model, load)?)
 }
 

@@ -111,7 +111,7 @@ pub struct ComputeArgs {
     /// Precision of the models: fp32, bf16, fp16 or int8; refused if the device lacks it
     #[arg(long, default_value = "fp32", help_heading = "Compute")]
     pub precision: Precision,
-    /// Threads (default: every core)
+    /// Threads (default: every core; a job's workers on the same cores share them)
     #[arg(long, help_heading = "Compute", value_parser = threads)]
     pub threads: Option<usize>,
 }

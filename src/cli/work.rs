@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::caption::{default_batch_size, note_runtime};
 use super::{BadUsage, ComputeArgs, Context};
+use crate::pipeline::Crew;
 use crate::pipeline::jobfolder::{JobFolder, Plan};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
@@ -27,6 +28,8 @@ pub(super) struct Work<'a> {
     pub plan: Plan,
     pub shards: Shards,
     again: bool,
+    /// Once the runtime was started.
+    crew: Option<Crew>,
     context: &'a Context,
 }
 
@@ -48,7 +51,7 @@ impl<'a> Work<'a> {
             return Err(BadUsage(format!("{job}: this job was planned for {stage}: clipcap {stage} --job {job}")).into());
         }
         let shards = shards(args, &plan)?;
-        let work = Self { job, command, plan, shards, again, context };
+        let work = Self { job, command, plan, shards, again, crew: None, context };
         work.worker().tidy();
         if !work.worker().open_shards(&work.shards).is_empty() {
             return Ok(Some(work));
@@ -60,14 +63,14 @@ impl<'a> Work<'a> {
 
     pub fn worker(&self) -> Worker<'_> {
         let (reporter, interrupt) = (&self.context.terminal, &self.context.interrupt);
-        Worker { job: self.job, plan: &self.plan, again: self.again, reporter, interrupt }
+        Worker { job: self.job, plan: &self.plan, again: self.again, crew: self.crew.as_ref(), reporter, interrupt }
     }
 
-    /// Starts the runtime with the plan's precision, on the device that was asked for here or there.
+    /// Starts the runtime with the plan's precision, on the device that was asked for here or there, with this worker's part of the cores.
     ///
     /// # Errors
     /// A plan of another version; no such device.
-    pub fn runtime(&self, args: &ComputeArgs) -> anyhow::Result<Runtime> {
+    pub fn runtime(&mut self, args: &ComputeArgs) -> anyhow::Result<Runtime> {
         let wrong = |message: String| anyhow::anyhow!("{}: {message}", self.job.root().display());
         let device = match args.device {
             Device::Auto => self.plan.device.parse().map_err(wrong)?,
@@ -76,7 +79,9 @@ impl<'a> Work<'a> {
         // What Slurm gives a task is what it may use, whatever else the machine has.
         let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|cores| cores.parse().ok()).filter(|cores| *cores > 0);
         let precision = self.plan.precision.parse().map_err(wrong)?;
-        let runtime = self.context.runtime(device, precision, args.threads.or(given))?;
+        let crew = Crew::join(args.threads.or(given));
+        let runtime = self.context.runtime(device, precision, Some(crew.part().threads))?;
+        self.crew = Some(crew);
         note_runtime(&runtime, &self.context.terminal);
         Ok(runtime)
     }

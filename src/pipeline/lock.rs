@@ -139,7 +139,7 @@ fn is_at_work(holder: &str) -> bool {
 }
 
 /// Whether the open file is what its path names now: a holder that finished may have removed it.
-fn is_still_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_still_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(named)) => ours.ino() == named.ino() && ours.dev() == named.dev(),
         _ => false,

@@ -2,6 +2,7 @@
 
 pub(crate) mod compute;
 pub(crate) mod content;
+mod crew;
 mod differences;
 mod earlier;
 pub(crate) mod entry;
@@ -32,6 +33,7 @@ mod workfolder;
 mod writer;
 
 pub use compute::{Compute, Input, concatenated};
+pub use crew::{Crew, Part};
 pub use earlier::{EarlierResults, Lost, ResultCheck};
 pub use entry::{Content, Entry, Prepare, Prepared};
 pub use errors::{ErrorsTable, errors_in};

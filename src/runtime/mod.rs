@@ -129,6 +129,11 @@ impl Runtime {
         }
     }
 
+    /// The same with another number of threads, for sessions to come.
+    pub fn with_threads(&self, threads: usize) -> Self {
+        Self { threads, ..self.clone() }
+    }
+
     /// Precisions that the device has, whatever the card.
     pub fn precisions(&self) -> &'static [Precision] {
         match self.device {

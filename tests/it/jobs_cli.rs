@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::common::{beside, clipcap, run, scenes, tiny_bundle};
 use serde_json::Value;
@@ -86,6 +87,58 @@ fn a_job_of_real_workers_is_the_single_run() {
         1,
         "no job is planned here",
     );
+}
+
+/// Workers stand still in the middle of a shard, go on and are killed: each says what it has of the cores, and the bytes are the single run's.
+#[test]
+fn workers_of_a_machine_share_its_cores() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, images) = (tiny_bundle(folder.path()), scenes(folder.path(), 24));
+    let (job, single) = (folder.path().join("job"), folder.path().join("single.parquet"));
+    let flags = ["--max-new-tokens", "40", "--min-new-tokens", "40", "--quiet", "--model"];
+    run(clipcap().arg("caption").arg(&images).args(flags).arg(&bundle).arg("--out").arg(&single), 0);
+    run(clipcap().arg("plan").arg(&images).args(flags).arg(&bundle).args(["--shard-size", "6", "--job"]).arg(&job), 0);
+    let temporary = folder.path().join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let worker = |flags: &[&str]| {
+        let mut command = clipcap();
+        command.args(["caption", "--device", "cpu", "--job"]).arg(&job).args(flags).env("TMPDIR", &temporary);
+        command.env_remove("SLURM_CPUS_PER_TASK");
+        command
+    };
+    let told = |output: std::process::Output| String::from_utf8(output.stderr).unwrap();
+    let send = |signal: &str, to: u32| run(Command::new("kill").args([signal, &to.to_string()]), 0);
+    let start = |shards| {
+        let claims = || fs::read_dir(job.join("claims")).into_iter().flatten().count();
+        let (before, mut started) = (claims(), worker(&["--shard", shards]).stderr(Stdio::piped()).spawn().unwrap());
+        while claims() == before && started.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        send("-STOP", started.id());
+        started
+    };
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let shared = format!("2 workers share {cores} cores");
+
+    let (first, mut killed) = (start("0-1"), start("2"));
+    // With a number of its own, a worker says nothing of it.
+    let own = told(run(&mut worker(&["--shard", "3", "--threads", "1"]), 0));
+    assert!(!own.contains("share"), "{own}");
+    send("-CONT", first.id());
+    let first = first.wait_with_output().unwrap();
+    let status = first.status.code();
+    let first = told(first);
+    assert!(status == Some(0) && first.contains(&shared), "{status:?}: {first}");
+    // The dead have no part, and the file of one does not stay.
+    send("-KILL", killed.id());
+    killed.wait().unwrap();
+    let alone = told(run(&mut worker(&["--shard", "2"]), 0));
+    assert!(!alone.contains("share") && !alone.contains("no other worker"), "{alone}");
+    for entry in fs::read_dir(&temporary).unwrap().flatten() {
+        assert!(fs::read_dir(entry.path()).into_iter().flatten().count() == 0, "{:?}", entry.path());
+    }
+    run(clipcap().args(["merge", "--quiet"]).arg(&job).arg("--out").arg(folder.path().join("merged.parquet")), 0);
+    assert!(fs::read(folder.path().join("merged.parquet")).unwrap() == fs::read(&single).unwrap(), "other bytes");
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Captions the shards. The model is loaded when it is first needed, and once.
+    /// Captions the shards. The model is loaded, for so many threads, when it is first needed, and again only for another number of them.
     ///
     /// # Errors
     /// A model that is not the plan's ([`crate::pipeline::OtherSettings`]); see [`caption::run`]. What was finished before stays finished.
@@ -45,7 +45,7 @@ impl Worker<'_> {
         shards: &Shards,
         settings: &CaptionSettings,
         model: &ModelInfo,
-        load: impl FnOnce() -> Result<C>,
+        load: impl FnMut(usize) -> Result<C>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
         let images = settings.run.reading.settings(&model.preprocess);
@@ -58,7 +58,7 @@ impl Worker<'_> {
             images,
         );
         self.check(&ours)?;
-        self.work(shards, &mut Captioning { settings, model, once: LazyModel::new(load) })
+        self.work(shards, &mut Captioning { settings, model, once: LazyModel::new(load, model.shares_cores) })
     }
 }
 
@@ -68,18 +68,20 @@ struct Captioning<'a, C, L> {
     once: LazyModel<C, L>,
 }
 
-impl<C: Captioner, L: FnOnce() -> Result<C>> Task for Captioning<'_, C, L> {
+impl<C: Captioner, L: FnMut(usize) -> Result<C>> Task for Captioning<'_, C, L> {
     fn shard(
         &mut self,
         source: Source,
         folder: &Path,
+        threads: Option<usize>,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
         let Self { settings, model, once } = self;
-        let run = RunSettings { source, out: folder.join("captions.parquet"), ..settings.run.clone() };
+        let threads = threads.unwrap_or(settings.run.threads);
+        let run = RunSettings { source, threads, out: folder.join("captions.parquet"), ..settings.run.clone() };
         let settings = CaptionSettings { run, ..settings.clone() };
-        let report = caption::run(&settings, model, || once.get(), reporter, interrupt)?;
+        let report = caption::run(&settings, model, || once.get(threads), reporter, interrupt)?;
         let table = report.output.path().to_path_buf();
         let computed = Computed {
             counts: report.report.counts,

@@ -44,7 +44,7 @@ impl Worker<'_> {
         })
     }
 
-    /// Embeds the shards. The encoder is loaded when it is first needed, and once.
+    /// Embeds the shards. The encoder is loaded, for so many threads, when it is first needed, and again only for another number of them.
     ///
     /// # Errors
     /// An encoder that is not the plan's ([`crate::pipeline::OtherSettings`]); see [`embed::run`]. What was finished before stays finished.
@@ -53,13 +53,13 @@ impl Worker<'_> {
         shards: &Shards,
         settings: &EmbedSettings,
         model: &EncoderInfo,
-        load: impl FnOnce() -> Result<E>,
+        load: impl FnMut(usize) -> Result<E>,
     ) -> Result<Vec<ShardEnd>> {
         let precision = model.identity["precision"].as_str().unwrap_or("fp32");
         let (images, dim) = (settings.run.reading.settings(&model.preprocess), model.embedding_dim);
         let fingerprint = &model.identity["fingerprint"];
         self.check(&embedding_settings_of(fingerprint, precision, images, settings.dtype, settings.normalize, dim))?;
-        self.work(shards, &mut Embedding { settings, model, once: LazyModel::new(load) })
+        self.work(shards, &mut Embedding { settings, model, once: LazyModel::new(load, model.shares_cores) })
     }
 }
 
@@ -69,18 +69,20 @@ struct Embedding<'a, E, L> {
     once: LazyModel<E, L>,
 }
 
-impl<E: ImageEncoder, L: FnOnce() -> Result<E>> Task for Embedding<'_, E, L> {
+impl<E: ImageEncoder, L: FnMut(usize) -> Result<E>> Task for Embedding<'_, E, L> {
     fn shard(
         &mut self,
         source: Source,
         folder: &Path,
+        threads: Option<usize>,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>> {
         let Self { settings, model, once } = self;
-        let run = RunSettings { source, out: folder.join("embeddings"), ..settings.run.clone() };
+        let threads = threads.unwrap_or(settings.run.threads);
+        let run = RunSettings { source, threads, out: folder.join("embeddings"), ..settings.run.clone() };
         let settings = EmbedSettings { run, ..settings.clone() };
-        let report = embed::run(&settings, model, || once.get(), reporter, interrupt)?;
+        let report = embed::run(&settings, model, || once.get(threads), reporter, interrupt)?;
         let table = report.output.path().join("part-00000.parquet");
         let npy_fingerprint = Some(embed::fingerprint_as(&settings, model, Layout::Npy));
         let (counts, output, ending) = (report.report.counts, report.output, "embeddings.parquet");

@@ -12,7 +12,7 @@ use super::done_word;
 use crate::files::sha256_file;
 use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
 use crate::pipeline::sources::Source;
-use crate::pipeline::{Counts, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
+use crate::pipeline::{Counts, Crew, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
 
 /// Which shards a worker takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,32 +80,41 @@ impl ShardEnd {
 
 /// What a worker does with a shard.
 pub(super) trait Task {
-    /// Computes what a shard's listing holds, and leaves the results in `folder`. None where an interrupt came first.
+    /// Computes what a shard's listing holds, and leaves the results in `folder`. None where an interrupt came first. `threads`: where they are
+    /// other than the settings'.
     fn shard(
         &mut self,
         source: Source,
         folder: &Path,
+        threads: Option<usize>,
         reporter: &dyn Reporter,
         interrupt: &Interrupt,
     ) -> Result<Option<Computed>>;
 }
 
 /// A model that is loaded when the first shard wants it, and once.
+///
+/// Again where it computes on the host's cores and is to have more or fewer of them.
 pub(super) struct LazyModel<T, L> {
-    load: Option<L>,
-    loaded: Option<T>,
+    load: L,
+    /// With so many threads.
+    loaded: Option<(usize, T)>,
+    shares_cores: bool,
 }
 
-impl<T, L: FnOnce() -> Result<T>> LazyModel<T, L> {
-    pub fn new(load: L) -> Self {
-        Self { load: Some(load), loaded: None }
+impl<T, L: FnMut(usize) -> Result<T>> LazyModel<T, L> {
+    pub fn new(load: L, shares_cores: bool) -> Self {
+        Self { load, loaded: None, shares_cores }
     }
 
-    pub fn get(&mut self) -> Result<&mut T> {
-        if let Some(load) = self.load.take() {
-            self.loaded = Some(load()?);
-        }
-        self.loaded.as_mut().context("the model could not be loaded")
+    pub fn get(&mut self, threads: usize) -> Result<&mut T> {
+        // Two models at once may be more than there is memory for.
+        self.loaded.take_if(|(with, _)| self.shares_cores && *with != threads);
+        let loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => (threads, (self.load)(threads)?),
+        };
+        Ok(&mut self.loaded.insert(loaded).1)
     }
 }
 
@@ -126,6 +135,8 @@ pub struct Worker<'a> {
     pub plan: &'a Plan,
     /// Do finished shards again.
     pub again: bool,
+    /// The workers that share this machine's cores; what each has is settled when it begins with a shard.
+    pub crew: Option<&'a Crew>,
     pub reporter: &'a dyn Reporter,
     pub interrupt: &'a Interrupt,
 }
@@ -211,7 +222,13 @@ impl Worker<'_> {
         }
         let start = Instant::now();
         let watching = Watching { reporter: self.reporter, claim: &claim };
-        let Some(computed) = task.shard(Source::Planned(listing, planned.found), &attempt, &watching, self.interrupt)? else {
+        let threads = self.crew.map(|crew| {
+            let part = crew.part();
+            crew.news(part).iter().for_each(|news| self.reporter.note(&format!("shard {shard}: {news}")));
+            part.threads
+        });
+        let source = Source::Planned(listing, planned.found);
+        let Some(computed) = task.shard(source, &attempt, threads, &watching, self.interrupt)? else {
             return Ok(ShardEnd::Interrupted(shard));
         };
         let record = self.record(shard, &computed, start.elapsed())?;

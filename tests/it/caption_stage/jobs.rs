@@ -60,8 +60,8 @@ fn work_as(
     let folder = JobFolder::new(job);
     let plan = folder.plan()?;
     let interrupt = fake.interrupt_at.as_ref().map(|(_, interrupt)| interrupt.clone()).unwrap_or_default();
-    let worker = Worker { job: &folder, plan: &plan, again: false, reporter, interrupt: &interrupt };
-    worker.run(shards, &worker.caption_settings(2, 4)?, model, || Ok(fake.clone()))
+    let worker = Worker { job: &folder, plan: &plan, again: false, crew: None, reporter, interrupt: &interrupt };
+    worker.run(shards, &worker.caption_settings(2, 4)?, model, |_| Ok(fake.clone()))
 }
 
 fn work(job: &Path, shards: &Shards, fake: &Fake) -> Vec<ShardEnd> {
