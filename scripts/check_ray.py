@@ -1,6 +1,6 @@
 """Ray for real: two nodes of one core each, one of which is killed in the middle; and what the engine costs beside one process.
 
-    python scripts/check_ray.py --clipcap target/release/clipcap [--model models/demo] [--pictures 1000]
+    python scripts/check_ray.py --clipcap target/release/clipcap [--model BUNDLE] [--pictures 1000]
 
 Needs `ray` and `pyarrow`. Exits with 1 where the table is not the single run's, byte for byte.
 """
@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clipcap", required=True)
-    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--model", help="a bundle; without it a tiny one is made")
     parser.add_argument("--pictures", type=int, default=1000)
     parser.add_argument("--shard-size", type=int, default=100)
     args = parser.parse_args()
@@ -40,13 +40,16 @@ def main() -> None:
             subprocess.run([clipcap, *map(str, words)], check=True, **more)
             return time.monotonic() - start
 
+        model = pathlib.Path(args.model).resolve() if args.model else folder / "model"
+        if not args.model:
+            run("model", "init", "--clip", "vit-tiny", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--seed", 1, "--out", model, "--quiet")
         run("scenes", "--num-images", args.pictures, "--out", folder / "scenes", "--quiet")
         photos = folder / "scenes" / "images"
-        single = run("caption", photos, "--model", args.model, "--out", folder / "single.parquet", "--quiet", "--threads", 2)
+        single = run("caption", photos, "--model", model, "--out", folder / "single.parquet", "--quiet", "--threads", 2)
         print(f"one process, 2 cores: {single:.1f} s, {args.pictures / single:.1f} pictures/s", flush=True)
 
         def job(name: str) -> pathlib.Path:
-            run("plan", photos, "--model", args.model, "--job", folder / name, "--shard-size", args.shard_size, "--quiet")
+            run("plan", photos, "--model", model, "--job", folder / name, "--shard-size", args.shard_size, "--quiet")
             return folder / name
 
         def launch(job: pathlib.Path, out: pathlib.Path, address: str) -> subprocess.Popen:
@@ -85,7 +88,7 @@ def main() -> None:
         # A dataset through the actors: every picture has a row, damaged ones too.
         (photos / "broken.jpg").write_bytes(b"broken")
         start = time.monotonic()
-        command = [sys.executable, HERE / "engines/ray_data.py", photos, "--model", pathlib.Path(args.model).resolve(), "--out", folder / "data"]
+        command = [sys.executable, HERE / "engines/ray_data.py", photos, "--model", model, "--out", folder / "data"]
         subprocess.run([*map(str, command), "--clipcap", clipcap, "--address", cluster.address], check=True)
         print(f"through Ray Data, one worker: {time.monotonic() - start:.1f} s", flush=True)
         rows = pq.read_table(folder / "data").to_pylist()

@@ -11,7 +11,9 @@
 #   scripts/measure.sh rerank               the demo's CIDEr and right captions, one sample beside five re-ranked; wrong captions found by score
 #   scripts/measure.sh models [NAME...]     full-size random models of every family: first result, rate and peak memory, beside PyTorch
 #   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: scripts/setup.sh --s3)
-#   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge; a plan of 10,000,000 files of one folder
+#   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge
+#   scripts/measure.sh names                seconds and peak memory of a plan of 10,000,000 files of one folder, and of as many URLs
+#   scripts/measure.sh tars                 reading and decoding tars that img2dataset wrote, beside webdataset's and clip-retrieval's own readers (PYTHON, see scripts/bench/tars.py)
 #   scripts/measure.sh ray                  two Ray nodes beside one process, and a node killed in the middle (PYTHON with ray[data])
 #   scripts/measure.sh cuda-paper           CUDA without a card: every graph over the stand-in for CUDA's libraries, and scripts/check_cuda.sh on it
 #   scripts/measure.sh rehearse             the pipelines for real data on full-size random models and a handful of pictures
@@ -177,7 +179,12 @@ PY
     measured "one shard" "$clipcap" caption --job "$work/job" --shard 0 --quiet
     measured "all shards" "$clipcap" caption --job "$work/job" --next=all --quiet
     measured merge "$clipcap" merge "$work/job" --out "$work/t.parquet" --quiet
-    # Names are what a listing is about: 10,000,000 of them, hard links to a few files.
+    ;;
+  names)
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    measured() { /usr/bin/env time -f "$1: %e s, %U + %S s of CPU, %M KB" "${@:2}"; }
+    # Names are what a listing is about: hard links to a few files.
     python3 - "$work/flat" "${NAMES:-10000000}" <<'PY'
 import os, sys
 
@@ -192,6 +199,13 @@ for number in range(names):
         os.link(source, name)
 PY
     measured "plan of one folder" "$clipcap" plan "$work/flat" --model "$(tiny)" --max-new-tokens 8 --job "$work/flat-job" --quiet
+    rm -rf "$work/flat" "$work/flat-job"
+    # Nobody asks a server for them before a worker does.
+    seq -f 'https://photos.example/set/%08.0f.jpg' "${NAMES:-10000000}" > "$work/list.txt"
+    measured "plan of a list of URLs" "$clipcap" plan --urls "$work/list.txt" --model "$(tiny)" --max-new-tokens 8 --job "$work/list-job" --quiet
+    ;;
+  tars)
+    "${python:?set PYTHON to a Python with img2dataset, webdataset and pillow (and clip-retrieval and torch)}" scripts/bench/tars.py "$clipcap" "${PICTURES:-3000}" "$repeats"
     ;;
   ray)
     "${python:?set PYTHON to a Python with ray[data]}" scripts/check_ray.py --clipcap "$clipcap" --model "$(tiny)" --pictures "${PICTURES:-10000}" --shard-size 500
@@ -220,5 +234,5 @@ PY
     CLIPCAP_RUNTIME=$PWD/runtime cargo test --release --locked --test it -- --ignored cuda::
     scripts/check_cuda_on_paper.sh "$clipcap" "$out/cuda"
     ;;
-  *) sed -n '2,19p' "$0"; exit 2 ;;
+  *) sed -n '2,23p' "$0"; exit 2 ;;
 esac
