@@ -376,14 +376,16 @@ pub(super) fn end(
     mut json: Json,
     context: &Context,
 ) -> anyhow::Result<()> {
+    let mut text = text.to_string();
     if let Some(elsewhere) = elsewhere {
         if is_complete {
             elsewhere.publish(&context.terminal)?;
         }
+        text = text.replace(&format!("output   {}\n", elsewhere.here().display()), &format!("output   {}\n", elsewhere.url()));
         json["out"] = elsewhere.url().into();
         json["copy"] = elsewhere.here().to_string_lossy().into();
     }
-    context.terminal.summary(text, &json);
+    context.terminal.summary(&text, &json);
     Ok(())
 }
 

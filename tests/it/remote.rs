@@ -96,6 +96,17 @@ fn folder_tar_parquet_and_bucket_have_the_same_captions() {
     let mut again = world.command(&["caption", "s3://bucket/photos", "--json", "--max-new-tokens", "4", "--out"]);
     let told: serde_json::Value = serde_json::from_slice(&run(again.arg(world.at("remote/t.parquet")), 3).stdout).unwrap();
     assert_eq!(told["computed"], 0, "{told}");
+    // An object that was changed is noticed, as a changed file is, and changed back it is the old table.
+    let key = world.s3.keys().into_iter().find(|key| key.contains("scene")).unwrap();
+    let before = world.s3.get(&key).unwrap();
+    let mut other = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(70, 70, image::Rgb([9, 99, 199])).write_to(&mut other, image::ImageFormat::Png).unwrap();
+    for (bytes, is_old) in [(other.into_inner(), false), (before, true)] {
+        world.s3.put(&key, bytes);
+        let told: serde_json::Value = serde_json::from_slice(&run(&mut again, 3).stdout).unwrap();
+        assert_eq!(told["computed"], 1, "{told}");
+        assert_eq!(tables(&world.at("remote")) == wanted, is_old);
+    }
 
     // Tars, plain and gzipped, of more than a part; and Parquet.
     fs::write(world.photos.join("filler.bin"), vec![7; 9 << 20]).unwrap();
@@ -297,11 +308,17 @@ fn a_job_over_a_bucket_is_the_single_run() {
     let mut plan = world.command(&["plan", "--shard-size", "5", "--max-new-tokens", "4", "--job"]);
     run(plan.arg(&job).args(inputs), 0);
     world.s3.fail(|number, _, _| if number % 10 == 3 { Fault::Status(503) } else { Fault::None });
+    // What a tar there holds is known once it was read.
+    let status = || String::from_utf8(run(clipcap().args(["job", "status"]).arg(&job), 0).stdout).unwrap();
+    let before = status();
+    assert!(before.contains("0 of 17 files and of what 1 tar holds"), "{before}");
     for shards in [&["--shard", "1"][..], &["--next=all"]] {
         let mut worker = clipcap();
         world.s3.environment(&mut worker);
         run(worker.args(["caption", "--quiet", "--job"]).arg(&job).args(shards), 0);
     }
+    let after = status();
+    assert!(after.contains("5 of 5 shards, 30 of 30 files\n"), "{after}");
     run(clipcap().args(["merge", "--quiet"]).arg(&job).arg("--out").arg(world.at("merged/t.parquet")), 3);
     assert!(tables(&world.at("merged")) == tables(&world.at("single")));
 }
@@ -368,6 +385,11 @@ fn outputs_in_a_bucket_are_complete_or_absent_and_gone_on_from() {
         assert!(world.s3.get(there).unwrap() == fs::read(world.at(here)).unwrap(), "{there}");
     }
     assert!(world.s3.get("out/.clipcap/t.manifest.json").is_some());
+    let mut plain = clipcap();
+    world.s3.environment(plain.env("XDG_CACHE_HOME", world.at("cache")));
+    plain.arg("caption").arg(&world.photos).args(flags).arg("--model").arg(&world.bundle).args(["--out", url]);
+    let plain = String::from_utf8(run(&mut plain, 3).stdout).unwrap();
+    assert!(plain.contains(&format!("output   {url}\n")), "{plain}");
     // On another machine, that has no copy: gone on from, and other settings are refused.
     let told = caption(url, "other", &flags, 3);
     assert_eq!(told["computed"], 0, "{told}");

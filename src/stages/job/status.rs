@@ -90,6 +90,20 @@ impl Status {
         self.finished().map(|record| record.counts.found()).sum::<u64>() + self.working().map(|claimed| claimed.done).sum::<u64>()
     }
 
+    /// Files that are known of, and tars elsewhere of which it is not known what they hold: that is seen when one is read.
+    fn files_known(&self) -> (u64, u64) {
+        let (mut known, mut uncounted) = (0, 0);
+        for (planned, shard) in self.plan.shards.iter().zip(&self.shards) {
+            known += match shard {
+                ShardState::Finished(record) => record.counts.found().max(planned.found),
+                ShardState::Working(claimed) => claimed.done.max(planned.found),
+                ShardState::LeftBehind(_) | ShardState::Waiting => planned.found,
+            };
+            uncounted += u64::from(planned.is_uncounted && !matches!(shard, ShardState::Finished(_)));
+        }
+        (known, uncounted)
+    }
+
     /// Files a second of one worker, over the finished shards.
     fn files_per_second(&self) -> Option<f64> {
         let (files, seconds) = self
@@ -101,7 +115,11 @@ impl Status {
     /// Seconds that the rest takes with the workers there are now.
     fn estimate(&self) -> Option<f64> {
         let workers = self.working().count();
-        let rest = self.plan.counts.found.saturating_sub(self.files_done());
+        let (known, uncounted) = self.files_known();
+        // A tar that nobody has read yet may hold what a finished shard holds.
+        let usual =
+            (self.finished().map(|record| record.counts.found()).sum::<u64>()).checked_div(self.finished().count() as u64);
+        let rest = known.saturating_sub(self.files_done()) + uncounted * usual.unwrap_or(self.plan.shard_size);
         self.files_per_second().filter(|_| workers > 0).map(|rate| rest as f64 / (rate * workers as f64))
     }
 
@@ -111,7 +129,7 @@ impl Status {
         let left_behind = self.numbers(|shard| matches!(shard, ShardState::LeftBehind(_)));
         let unfinished = self.numbers(|shard| !matches!(shard, ShardState::Finished(_)));
         let stragglers = self.stragglers();
-        let found = self.plan.counts.found;
+        let (known, uncounted) = self.files_known();
         let (done, estimate) = (self.files_done(), self.estimate());
         let done_word = done_word(&self.plan.settings.stage);
         let (mut succeeded, mut failed, mut skipped) = (0, 0, 0);
@@ -123,8 +141,13 @@ impl Status {
             let kind = kinds.entry(identity_text(&record.identity)).or_default();
             *kind = (kind.0 + 1, kind.1 + record.counts.found(), kind.2 + record.seconds);
         }
-        let mut text =
-            format!("{} {num_finished} of {} shards, {done} of {found} files\n", bar(done, found), self.plan.num_shards);
+        let more = match uncounted {
+            0 => String::new(),
+            1 => " and of what 1 tar holds".into(),
+            tars => format!(" and of what {tars} tars hold"),
+        };
+        let bar = if uncounted == 0 { bar(done, known) } else { bar(num_finished as u64, self.plan.num_shards) };
+        let mut text = format!("{bar} {num_finished} of {} shards, {done} of {known} files{more}\n", self.plan.num_shards);
         text += &format!("finished   {succeeded} {done_word}, {failed} failed, {skipped} not images\n");
         for (kind, (shards, files, seconds)) in &kinds {
             text += &format!(
@@ -134,9 +157,10 @@ impl Status {
         }
         for claimed in self.working() {
             let mark = if stragglers.contains(&claimed.shard) { "  a straggler" } else { "" };
-            let planned = self.plan.shards[claimed.shard as usize].found;
+            let planned = &self.plan.shards[claimed.shard as usize];
+            let of = if planned.is_uncounted { String::new() } else { format!(" of {}", planned.found) };
             text += &format!(
-                "shard {:<5} {} of {planned} files on {} (process {}) for {}{mark}\n",
+                "shard {:<5} {}{of} files on {} (process {}) for {}{mark}\n",
                 claimed.shard,
                 claimed.done,
                 claimed.host,
@@ -176,6 +200,8 @@ impl Status {
             "planned": self.plan.counts,
             "counts": {done_word: succeeded, "failed": failed, "skipped": skipped},
             "files_done": done,
+            "files_known": known,
+            "uncounted_tars": uncounted,
             "files_per_second_of_a_worker": self.files_per_second(),
             "estimated_seconds": estimate,
             "machines": kinds.keys().collect::<Vec<_>>(),
