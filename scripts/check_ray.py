@@ -20,6 +20,21 @@ from ray.cluster_utils import Cluster
 HERE = pathlib.Path(__file__).parent
 
 
+def two_nodes(tries: int = 3) -> Cluster:
+    """On a machine that is busy with other things, a node may come up too late for Ray's patience."""
+    while True:
+        try:
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+            cluster.add_node(num_cpus=1)
+            cluster.wait_for_nodes(timeout=120)
+            return cluster
+        except Exception as error:
+            tries -= 1
+            if tries == 0:
+                raise
+            print(f"the cluster did not come up: {error}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clipcap", required=True)
@@ -59,9 +74,7 @@ def main() -> None:
         def same(out: pathlib.Path) -> bool:
             return out.is_file() and (folder / "single.parquet").read_bytes() == out.read_bytes()
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
+        cluster = two_nodes()
         start = time.monotonic()
         whole = launch(job("whole"), folder / "whole.parquet", cluster.address)
         whole.communicate()

@@ -19,6 +19,8 @@ fi
 clipcap="${CARGO_TARGET_DIR:-target}/release/clipcap"
 "$venv/bin/python" scripts/check_tables.py "$clipcap"
 "$venv/bin/python" scripts/check_graphs.py "$clipcap"
+# A job on two Ray nodes, one of which is killed, and Ray Data. A cluster that does not come up is no reason to wait for ever.
+timeout --foreground 15m "$venv/bin/python" scripts/check_ray.py --clipcap "$clipcap" --pictures 120 --shard-size 12
 # Pages in a browser, where there are npm and one.
 scripts/check_pages.sh "$clipcap"
 # The benchmark's smallest size: it must run, its figures mean nothing.

@@ -57,7 +57,7 @@ def pack(pictures, folder):
     start = time.monotonic()
     subprocess.run([pathlib.Path(sys.executable).parent / "img2dataset", "--url_list", urls, "--output_folder", folder / "set", "--output_format", "webdataset",
                     "--resize_mode", "no", "--processes_count", "1", "--thread_count", "8", "--number_sample_per_shard", "500",
-                    "--enable_wandb", "False", "--incremental_mode", "overwrite"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                    "--enable_wandb", "False"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server.shutdown()
     return time.monotonic() - start
 
