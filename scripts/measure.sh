@@ -10,7 +10,9 @@
 #   CAPTIONS=FILE scripts/measure.sh train  milliseconds of a training step (GPT2 tuned, batch 40) and peak memory, beside PyTorch
 #   scripts/measure.sh rerank               the demo's CIDEr and right captions, one sample beside five re-ranked; wrong captions found by score
 #   scripts/measure.sh models [NAME...]     full-size random models of every family: first result, rate and peak memory, beside PyTorch
-#   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's (needs s3s-fs: scripts/setup.sh --s3)
+#   scripts/measure.sh s3                   images/s from a bucket 50 ms away beside a folder's, and caption, embed and a job from it; the server is garage where
+#                                           it is installed (cargo install garage --version 2.5.0 --no-default-features --features bundled-libs,sqlite), else s3s-fs
+#                                           (scripts/setup.sh --s3)
 #   scripts/measure.sh million              1,000,000 tiny pictures in tars: seconds and peak memory of plan, a shard, all shards, merge
 #   scripts/measure.sh names                seconds and peak memory of a plan of 10,000,000 files of one folder, and of as many URLs
 #   scripts/measure.sh tars                 reading and decoding tars that img2dataset wrote, beside webdataset's and clip-retrieval's own readers (PYTHON, see scripts/bench/tars.py)
@@ -135,16 +137,53 @@ PY
     trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
     mkdir -p "$work/store/bucket"
     "$clipcap" scenes --out "$work/scenes" --num-images "${PICTURES:-2000}" --quiet
-    cp -r "$work/scenes/images" "$work/store/bucket/photos"
-    s3s-fs --host 127.0.0.1 --port "$port" --access-key test --secret-key test "$work/store" 2> "$work/server.log" &
+    export AWS_ALLOW_HTTP=true AWS_REGION=garage AWS_ENDPOINT=http://127.0.0.1:$port
+    # Garage wants keys of its own form.
+    AWS_ACCESS_KEY_ID=GK$(head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n') AWS_SECRET_ACCESS_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
+    export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
+    if command -v garage > /dev/null; then
+      cat > "$work/garage.toml" << TOML
+metadata_dir = "$work/meta"
+data_dir = "$work/data"
+db_engine = "sqlite"
+replication_factor = 1
+rpc_bind_addr = "127.0.0.1:8016"
+rpc_secret = "$AWS_SECRET_ACCESS_KEY"
+
+[s3_api]
+api_bind_addr = "127.0.0.1:$port"
+s3_region = "garage"
+TOML
+      GARAGE_DEFAULT_ACCESS_KEY=$AWS_ACCESS_KEY_ID GARAGE_DEFAULT_SECRET_KEY=$AWS_SECRET_ACCESS_KEY GARAGE_DEFAULT_BUCKET=bucket \
+        garage -c "$work/garage.toml" server --single-node --default-bucket > "$work/server.log" 2>&1 &
+      sleep 5
+      python3 scripts/s3_put.py "$work/scenes/images" bucket photos || { tail "$work/server.log"; exit 1; }
+      garage --version
+    else
+      cp -r "$work/scenes/images" "$work/store/bucket/photos"
+      s3s-fs --host 127.0.0.1 --port "$port" --access-key "$AWS_ACCESS_KEY_ID" --secret-key "$AWS_SECRET_ACCESS_KEY" "$work/store" 2> "$work/server.log" &
+    fi
     python3 scripts/slow_proxy.py "$slow" "$port" "${LATENCY_MS:-50}" &
     sleep 2
-    export AWS_ENDPOINT=http://127.0.0.1:$slow AWS_ALLOW_HTTP=true AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1
+    export AWS_ENDPOINT=http://127.0.0.1:$slow
     for _ in $(seq "$repeats"); do
       echo "folder  $(closing "$clipcap" embed --images "$work/scenes/images" --model "$(tiny)" --out "$work/e" --overwrite)"
       echo "s3      $(closing "$clipcap" embed --images s3://bucket/photos/ --model "$(tiny)" --out "$work/s" --overwrite)"
       cmp "$work/e/part-00000.parquet" "$work/s/part-00000.parquet"
     done
+    flags=(--model "$(tiny)" --max-new-tokens 4 --quiet)
+    "$clipcap" caption "$work/scenes/images" "${flags[@]}" --out "$work/folder.parquet"
+    XDG_CACHE_HOME=$work/cache "$clipcap" caption s3://bucket/photos/ "${flags[@]}" --out s3://bucket/out/t.parquet
+    cmp "$work/folder.parquet" "$work"/cache/clipcap/outputs/*/t.parquet
+    XDG_CACHE_HOME=$work/elsewhere "$clipcap" caption s3://bucket/photos/ "${flags[@]}" --out s3://bucket/out/t.parquet
+    cmp "$work/folder.parquet" "$work"/elsewhere/clipcap/outputs/*/t.parquet
+    "$clipcap" plan s3://bucket/photos/ "${flags[@]}" --shard-size 500 --job "$work/job"
+    "$clipcap" caption --job "$work/job" --next=all --quiet & first=$!
+    "$clipcap" caption --job "$work/job" --next=all --quiet
+    wait "$first"
+    "$clipcap" merge "$work/job" --out "$work/merged.parquet" --quiet
+    cmp "$work/folder.parquet" "$work/merged.parquet"
+    echo "embed, caption there and back, and a job of two workers: the folder's bytes"
     ;;
   million)
     work=$(mktemp -d)
@@ -234,5 +273,5 @@ PY
     CLIPCAP_RUNTIME=$PWD/runtime cargo test --release --locked --test it -- --ignored cuda::
     scripts/check_cuda_on_paper.sh "$clipcap" "$out/cuda"
     ;;
-  *) sed -n '2,23p' "$0"; exit 2 ;;
+  *) sed -n '2,25p' "$0"; exit 2 ;;
 esac
