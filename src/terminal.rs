@@ -228,7 +228,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 /// The chain of causes, without those that the message before them ends with: many errors tell their cause in their own text.
 fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(|cause| in_plain_words(cause.to_string())) {
         if text.is_empty() {
             text = cause;
         } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')')) && !says_so(&text, &cause) {
@@ -238,14 +238,34 @@ fn error_text(error: &anyhow::Error) -> String {
     text
 }
 
-/// Whether a message says in its own words what the operating system's words behind it say.
-fn says_so(text: &str, cause: &str) -> bool {
-    const WORDS: [(&str, &str); 3] = [
-        ("no such file or folder", "No such file or directory (os error 2)"),
-        ("no such folder", "No such file or directory (os error 2)"),
-        ("permission denied", "Permission denied (os error 13)"),
+const NOT_THERE: &str = "no such file or folder";
+const NO_PERMISSION: &str = "permission denied";
+
+/// A message in which the operating system's words are ours.
+fn in_plain_words(mut text: String) -> String {
+    const WORDS: [(&str, &str); 6] = [
+        ("No such file or directory (os error 2)", NOT_THERE),
+        ("Permission denied (os error 13)", NO_PERMISSION),
+        ("Not a directory (os error 20)", "a part of this path is a file and no folder"),
+        ("Is a directory (os error 21)", "this is a folder, where a file is wanted"),
+        ("No space left on device (os error 28)", "no space is left on the disk"),
+        ("Read-only file system (os error 30)", "the file system is read-only"),
     ];
-    WORDS.iter().any(|(ours, theirs)| text.contains(ours) && cause == *theirs)
+    for (theirs, ours) in WORDS {
+        if text.contains(theirs) {
+            text = text.replace(theirs, ours);
+        }
+    }
+    text
+}
+
+/// Whether a message says itself what the cause behind it says.
+fn says_so(text: &str, cause: &str) -> bool {
+    match cause {
+        NOT_THERE => text.contains("no such file") || text.contains("no such folder"),
+        NO_PERMISSION => text.contains(NO_PERMISSION),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -282,6 +302,13 @@ mod tests {
             "cannot read captions: a.parquet: no such file"
         );
         assert_eq!(error_text(&anyhow::anyhow!(gone()).context("b")), "b: no such file");
+        let full = || std::io::Error::from_raw_os_error(28);
+        assert_eq!(
+            error_text(&anyhow::anyhow!(full()).context("cannot write x")),
+            "cannot write x: no space is left on the disk"
+        );
+        let within = std::io::Error::other(format!("y: {}", full()));
+        assert_eq!(error_text(&anyhow::anyhow!(within)), "y: no space is left on the disk");
         let missing = std::io::Error::from_raw_os_error(2);
         assert_eq!(
             error_text(&anyhow::anyhow!(missing).context("no such file or folder: photo")),
