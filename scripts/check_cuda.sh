@@ -176,6 +176,10 @@ parity() {
     for p in cpu:fp32 cuda:fp32 cuda:fp16 cuda:bf16; do captions mlp $p "$how"; done
   done
   answers
+  # Whether recording the step changes a caption; if so, CLIPCAP_NO_CUDA_GRAPH=1 is what works meanwhile.
+  CLIPCAP_NO_CUDA_GRAPH=1 step 60 "captions, step not recorded" "$c" caption "$w/scenes/held-out" --model "$w/b/demo-mlp" --device cuda --precision fp16 \
+    --max-new-tokens 40 --out "$w/unrecorded.jsonl" --overwrite --quiet
+  step 10 "recorded and not: the same captions" cmp "$w/c-mlp-cuda-fp16-.jsonl" "$w/unrecorded.jsonl"
 }
 
 # 5. How fast, and with how much memory at most.
@@ -205,6 +209,7 @@ decodes() { # mapper, precision, batch, how
 speed() {
   decodes mlp fp16 256 ""
   embeds fp16 256
+  CLIPCAP_NO_CUDA_GRAPH=1 decodes mlp fp16 256 "--seed 1"
   decodes mlp fp16 1000 ""
   decodes mlp fp32 256 ""
   embeds fp32 256

@@ -62,6 +62,8 @@ pub struct Preprocess {
     output: (u32, u32),
     /// What each byte becomes, by channel.
     tables: Box<[[f32; 256]; 3]>,
+    /// The last step is the encoder's: results are bytes, four to a number.
+    packed: bool,
 }
 
 /// What CLIP was trained with, as its configurations write it.
@@ -108,7 +110,7 @@ impl Preprocess {
             return Err(PreprocessError::Value { key: "image_std", found: format!("{std:?}"), expected: "numbers other than 0" });
         }
         let tables = Box::new([0, 1, 2].map(|channel| table(&settings, channel)));
-        Ok(Self { settings, output, tables })
+        Ok(Self { settings, output, tables, packed: false })
     }
 
     /// Reads `preprocessor_config.json`, old forms (`"size": 224`) and new (`"size": {"shortest_edge": 224}`) alike. What is
@@ -170,9 +172,30 @@ impl Preprocess {
         &self.settings
     }
 
-    /// Numbers of an image that is prepared: [3, height, width].
-    pub fn num_values(&self) -> usize {
+    /// The same, but for the last step: an image comes as bytes [height, width, 3], four to a number of what is otherwise [3, height, width]. The
+    /// encoder's graph does the rest with [`tables`](Self::tables), so that a quarter crosses to a card.
+    pub fn packed(self) -> Self {
+        Self { packed: true, ..self }
+    }
+
+    /// Whether results are bytes; see [`packed`](Self::packed).
+    pub fn is_packed(&self) -> bool {
+        self.packed
+    }
+
+    /// What each byte becomes, for red, green and blue.
+    pub fn tables(&self) -> &[[f32; 256]; 3] {
+        &self.tables
+    }
+
+    /// Bytes of an image before the last step: [height, width, 3].
+    pub fn num_bytes(&self) -> usize {
         3 * self.output.0 as usize * self.output.1 as usize
+    }
+
+    /// Numbers of an image that is prepared: [3, height, width], or a quarter of it where they are [`packed`](Self::packed).
+    pub fn num_values(&self) -> usize {
+        if self.packed { self.num_bytes().div_ceil(size_of::<f32>()) } else { self.num_bytes() }
     }
 
     /// Width and height of every result.
@@ -234,11 +257,16 @@ impl Preprocess {
         }
     }
 
-    /// Rescales and normalizes into `out`: [3, height, width], float32.
+    /// Rescales and normalizes into `out`: [3, height, width], float32; packed, its bytes as they are.
     ///
     /// # Panics
-    /// Where `out` is not three floats a pixel of `image`.
+    /// Where `out` is not three floats a pixel of `image`, or what [`num_values`](Self::num_values) says of it packed.
     pub fn normalize_into(&self, image: &RgbImage, out: &mut [f32]) {
+        if self.packed {
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
+            bytes[..image.as_raw().len()].copy_from_slice(image.as_raw());
+            return;
+        }
         let pixels = image.as_raw().len() / 3;
         assert_eq!(out.len(), 3 * pixels, "an output of three planes of {pixels} pixels");
         if pixels == 0 {

@@ -5,6 +5,7 @@
 use super::block::{Attention, Block};
 use super::config::{ClipConfig, ClipTextConfig};
 use super::layers::{Style, causal_bias, layer_norm, linear, parameter};
+use crate::image::Preprocess;
 use crate::onnx::{DType, Dim, Graph, Value};
 
 /// `pixel_values` [batch, 3, S, S] -> `image_embeds` [batch, D], projected and not normalized.
@@ -13,6 +14,21 @@ pub fn image_encoder(g: &Graph, style: Style, config: &ClipConfig) {
     let pixels = g.input("pixel_values", DType::F32, &["batch".into(), 3.into(), side.clone(), side]);
     let tower = config.vision_config.tower();
     let embeds = tower.embeds(g, style, g.cast(pixels, style.dtype), config.projection_dim, Attention::Finished);
+    g.output("image_embeds", g.cast(embeds, DType::F32));
+}
+
+/// The same from pictures as they are after resizing, `pixels` [batch, S, S, 3] in bytes: what each becomes is looked up in the table that
+/// readers look it up in elsewhere, so that both encode the same numbers.
+pub fn byte_encoder(g: &Graph, style: Style, config: &ClipConfig, preprocess: &Preprocess) {
+    let side = Dim::from(config.vision_config.image_size());
+    let bytes = g.input("pixels", DType::U8, &["batch".into(), side.clone(), side, 3.into()]);
+    let tables = preprocess.tables();
+    let starts = (0..tables.len()).flat_map(|channel| (channel as i32 * 256).to_le_bytes()).collect();
+    let starts = g.constant(DType::I32, &[1, tables.len() as i64, 1, 1], starts);
+    let numbers = g.cast(g.floats(tables.as_flattened(), &[tables.as_flattened().len() as i64]), style.dtype);
+    let places = g.add(g.cast(g.transpose(bytes, &[0, 3, 1, 2]), DType::I32), starts);
+    let pixels = g.gather(numbers, places, 0);
+    let embeds = config.vision_config.tower().embeds(g, style, pixels, config.projection_dim, Attention::Finished);
     g.output("image_embeds", g.cast(embeds, DType::F32));
 }
 

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::config::{ClipConfig, MapperConfig};
 use super::fed::FedWeights;
 use super::graphs::{BuildError, GraphKind, build, build_fed};
 use super::layers::Style;
 use super::{ImageEncoder, Mapper};
-use crate::runtime::{Device, Feed, InPlace, Precision, Runtime, RuntimeError, Session};
+use crate::image::Preprocess;
+use crate::onnx::DType;
+use crate::runtime::{Device, Feed, HostMemory, InPlace, Precision, Runtime, RuntimeError, Session};
 
 /// A bundle's part could not be built or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +40,40 @@ pub struct ClipEncoder {
     fixed_batch: Option<usize>,
     /// Pixels of each run, kept from one batch to the next.
     buffers: Vec<Vec<f32>>,
+    /// Where images come as bytes.
+    bytes: Option<Bytes>,
+}
+
+/// A batch of pictures in bytes and their embeddings, where a card reads and writes them by itself.
+struct Bytes {
+    /// [batch, S, S, 3]
+    pixels: HostMemory,
+    /// [batch, D]
+    embeddings: HostMemory,
 }
 
 impl ClipEncoder {
-    /// Loads the image encoder of a bundle for batches of up to `max_batch` images.
+    /// For images as `preprocess` makes them: numbers, or bytes where it is [packed](Preprocess::packed).
+    pub fn load_for(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &ClipConfig,
+        preprocess: &Preprocess,
+        max_batch: usize,
+    ) -> Result<Self, LoadError> {
+        if !preprocess.is_packed() {
+            return Self::load(runtime, folder, config, max_batch);
+        }
+        let model = build(folder, GraphKind::ByteEncoder(config, preprocess), style_for(runtime))?;
+        let session = Session::new(runtime, "image_encoder", &model.to_bytes(), folder, &[])?;
+        let (image_size, embedding_dim) = (config.vision_config.image_size(), config.projection_dim);
+        let memory = |bytes: usize| HostMemory::new(runtime, max_batch * bytes, "a batch of pictures");
+        let pixels = memory(3 * image_size * image_size)?;
+        let bytes = Some(Bytes { pixels, embeddings: memory(embedding_dim * size_of::<f32>())? });
+        Ok(Self { session, image_size, embedding_dim, max_batch, fixed_batch: None, buffers: vec![], bytes })
+    }
+
+    /// Loads the image encoder of a bundle for batches of up to `max_batch` images as numbers.
     pub fn load(runtime: &Runtime, folder: &Path, config: &ClipConfig, max_batch: usize) -> Result<Self, LoadError> {
         let model = build(folder, GraphKind::ImageEncoder(config), style_for(runtime))?;
         let is_fixed = runtime.device() == Device::OpenVino;
@@ -50,12 +84,13 @@ impl ClipEncoder {
         let session = Session::with_streams(runtime, "image_encoder", &model.to_bytes(), folder, &dimensions, streams)?;
         let image_size = config.vision_config.image_size();
         let buffers = vec![vec![]; streams];
-        Ok(Self { session, image_size, embedding_dim: config.projection_dim, max_batch, fixed_batch, buffers })
+        Ok(Self { session, image_size, embedding_dim: config.projection_dim, max_batch, fixed_batch, buffers, bytes: None })
     }
 
-    /// Floats of one image.
+    /// Floats of one image, or what its bytes are packed into.
     fn image_len(&self) -> usize {
-        3 * self.image_size * self.image_size
+        let values = 3 * self.image_size * self.image_size;
+        if self.bytes.is_some() { values.div_ceil(size_of::<f32>()) } else { values }
     }
 
     fn misshapen(&self, found: usize, num_images: usize) -> RuntimeError {
@@ -66,6 +101,21 @@ impl ClipEncoder {
             found: vec![found as i64],
             wanted: vec![num_images as i64, 3, side, side],
         }
+    }
+}
+
+impl Bytes {
+    /// One run: the bytes of `images` side by side; the embeddings of all.
+    fn run(&mut self, session: &Session, images: &[&[f32]], [side, embedding_dim]: [usize; 2]) -> Result<Vec<f32>, RuntimeError> {
+        let places = self.pixels.numbers_mut::<u8>().par_chunks_exact_mut((3 * side * side).max(1));
+        places
+            .zip(images)
+            .for_each(|(place, image)| place.copy_from_slice(&bytemuck::cast_slice::<f32, u8>(image)[..place.len()]));
+        let [batch, side, width] = [images.len(), side, embedding_dim].map(|d| d as i64);
+        let pixels = self.pixels.tensor("pixels", 0, DType::U8, &[batch, side, side, 3])?;
+        let output = self.embeddings.tensor("image_embeds", 0, DType::F32, &[batch, width])?;
+        session.run_in_place(&[pixels], &mut [output])?;
+        Ok(self.embeddings.numbers::<f32>()[..images.len() * embedding_dim].to_vec())
     }
 }
 
@@ -117,6 +167,9 @@ impl ImageEncoder for ClipEncoder {
         let batch = self.fixed_batch.unwrap_or(images.len()).max(1);
         let sizes = [batch, self.image_size, self.embedding_dim];
         let session = &self.session;
+        if let Some(bytes) = &mut self.bytes {
+            return bytes.run(session, images, [self.image_size, self.embedding_dim]);
+        }
         if images.len() <= batch {
             return run(session, images, &mut self.buffers[0], sizes);
         }

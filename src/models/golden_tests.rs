@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use image::{Rgb, RgbImage};
+
 use super::config::{ClipConfig, DecoderConfig};
 use super::weights::SafetensorsFile;
 use super::*;
 use crate::files;
+use crate::image::Preprocess;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::testing::shared;
 
@@ -42,6 +45,35 @@ fn image_embeddings_are_those_of_pytorch() {
     assert!(difference(&found, &wanted) < 1e-4, "{}", difference(&found, &wanted));
     let one = encoder.encode(&pixels[..pixels.len() / 15], 1).unwrap();
     assert!(difference(&one, &found[..one.len()]) < 1e-5);
+}
+
+/// A card gets bytes and makes numbers of them itself: the same numbers, and so the same embeddings to the bit.
+#[test]
+fn pictures_in_bytes_have_the_embeddings_of_pictures_in_numbers() {
+    let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/clip");
+    let folder = folder(&[(clip.join("model.safetensors"), graphs::CLIP_WEIGHTS)]);
+    let config = ClipConfig::read(&clip.join("config.json")).unwrap();
+    let preprocess = Preprocess::from_file(&clip.join("preprocessor_config.json")).unwrap();
+    let packed = preprocess.clone().packed();
+    assert_eq!(4 * packed.num_values(), preprocess.num_values());
+    let (width, height) = preprocess.output_size();
+    let picture =
+        |n: u32| RgbImage::from_fn(width, height, |x, y| Rgb([x * 7 + n * 31, y * 5 + n, x * y + 3 * n].map(|v| v as u8)));
+    let embeddings = |preprocess: &Preprocess, count: u32| {
+        let mut encoder = ClipEncoder::load_for(&runtime(2), folder.path(), &config, preprocess, 5).unwrap();
+        let images: Vec<Vec<f32>> = (0..count)
+            .map(|n| {
+                let mut image = vec![0.0; preprocess.num_values()];
+                preprocess.normalize_into(&picture(n), &mut image);
+                image
+            })
+            .collect();
+        assert!(encoder.encode_each(&[&images[0][1..]]).is_err());
+        encoder.encode_each(&images.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap()
+    };
+    for count in [5, 2] {
+        assert_eq!(embeddings(&packed, count), embeddings(&preprocess, count));
+    }
 }
 
 /// Spelled for CUDA (attention without cuDNN) a graph computes the same; nothing in it needs a card.
@@ -108,12 +140,13 @@ fn cached_decoding_gives_the_logits_of_pytorch() {
 fn decoding_with_caches_on_the_device_gives_the_logits_of_pytorch() {
     let Some(gpt2) = shared("golden/gpt2") else { return };
     let Some(expected) = shared("golden/gpt2.expected.safetensors") else { return };
-    check_decoder(&gpt2, &SafetensorsFile::open(expected).unwrap(), |folder, config, prefix_len, rows, tokens| {
-        Box::new(
-            ResidentDecoder::load(&runtime(2), folder, config, prefix_len, rows, tokens, Picked { count: 9, temperature: 0.7 })
-                .unwrap(),
-        )
-    });
+    let expected = SafetensorsFile::open(expected).unwrap();
+    for shared in [decoders::SharedCache::Scattered, decoders::SharedCache::Grouped] {
+        check_decoder(&gpt2, &expected, |folder, config, prefix_len, rows, tokens| {
+            let (sizes, picked) = ([prefix_len, rows, tokens], Picked { count: 9, temperature: 0.7 });
+            Box::new(ResidentDecoder::load_with(&runtime(2), folder, config, shared, sizes, picked).unwrap())
+        });
+    }
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use super::config::{ClipConfig, DecoderConfig, MapperConfig};
 use super::decoder::Picked;
-use super::decoders::architecture;
+use super::decoders::{SharedCache, architecture};
 use super::fed::FedWeights;
 use super::layers::Style;
 use super::weights::{SafetensorsFile, WeightsError};
 use super::{clip, decoders, int8, mapper, text_encoder};
+use crate::image::Preprocess;
 use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
 
 /// Weight files of a bundle, relative to it.
@@ -40,43 +41,48 @@ pub enum GraphKind<'a> {
     Decoder(&'a DecoderConfig),
     /// Over a cache updated in place (ONNX Runtime's operators).
     InPlaceDecoder(&'a DecoderConfig),
-    /// Over caches of a fixed length: the first run, one token more, and picking rows.
+    /// Over caches of a fixed length on the device: the first run, one token more of all rows in place, and moving rows.
     StaticPrefill {
         config: &'a DecoderConfig,
+        shared: SharedCache,
         prefix_len: usize,
         length: usize,
         picked: Picked,
     },
-    StaticStep {
+    SharedStep {
         config: &'a DecoderConfig,
+        shared: SharedCache,
+        rows: usize,
         length: usize,
         picked: Picked,
     },
+    MoveRows {
+        /// Of a row, in elements.
+        width: usize,
+    },
     /// Whole rows of logits, of which the best were looked at before.
     PickLogits(&'a DecoderConfig),
-    PickRows {
-        config: &'a DecoderConfig,
-        length: usize,
-    },
+    /// As [`ImageEncoder`](Self::ImageEncoder), from the bytes of pictures.
+    ByteEncoder(&'a ClipConfig, &'a Preprocess),
 }
 
 impl GraphKind<'_> {
     pub fn name(&self) -> &'static str {
         match self {
-            Self::ImageEncoder(_) => "image_encoder",
+            Self::ImageEncoder(_) | Self::ByteEncoder(..) => "image_encoder",
             Self::TextEncoder(_) => "text_encoder",
             Self::Mapper(_) => "mapper",
             Self::Decoder(_) | Self::InPlaceDecoder(_) => "decoder",
             Self::StaticPrefill { .. } => "decoder_prefill",
-            Self::StaticStep { .. } => "decoder_step",
-            Self::PickRows { .. } => "pick_rows",
+            Self::SharedStep { .. } => "decoder_step",
+            Self::MoveRows { .. } => "move_rows",
             Self::PickLogits(_) => "pick_logits",
         }
     }
 
     fn weights(&self) -> &'static str {
         match self {
-            Self::ImageEncoder(_) | Self::TextEncoder(_) => CLIP_WEIGHTS,
+            Self::ImageEncoder(_) | Self::ByteEncoder(..) | Self::TextEncoder(_) => CLIP_WEIGHTS,
             Self::Mapper(_) => MAPPER_WEIGHTS,
             _ => GPT2_WEIGHTS,
         }
@@ -138,18 +144,19 @@ fn built(
     }
     match kind {
         GraphKind::ImageEncoder(config) => clip::image_encoder(&g, style, config),
+        GraphKind::ByteEncoder(config, preprocess) => clip::byte_encoder(&g, style, config, preprocess),
         GraphKind::TextEncoder(config) => text_encoder::text_encoder(&g, style, config),
         GraphKind::Mapper(config) => mapper::mapper(&g, style, config),
         GraphKind::Decoder(config) => decoders::decoder(&g, style, architecture(config)),
         GraphKind::InPlaceDecoder(config) => decoders::in_place_decoder(&g, style, architecture(config)),
-        GraphKind::StaticPrefill { config, prefix_len, length, picked } => {
-            decoders::static_prefill(&g, style, architecture(config), prefix_len, length, &picked)
+        GraphKind::StaticPrefill { config, shared, prefix_len, length, picked } => {
+            decoders::static_prefill(&g, style, architecture(config), shared, [prefix_len, length], &picked)
         }
-        GraphKind::StaticStep { config, length, picked } => {
-            decoders::static_step(&g, style, architecture(config), length, &picked)
+        GraphKind::SharedStep { config, shared, rows, length, picked } => {
+            decoders::shared_step(&g, style, architecture(config), shared, [rows, length], &picked)
         }
+        GraphKind::MoveRows { width } => decoders::move_rows(&g, style, width),
         GraphKind::PickLogits(config) => decoders::pick_logits(&g, architecture(config)),
-        GraphKind::PickRows { config, length } => decoders::pick_rows(&g, style, architecture(config), length),
     }
     let fed = FedWeights::of(&g, &fed);
     Ok((g.finish()?, fed))

@@ -1,30 +1,40 @@
-//! Decoding with caches that live on the device (CUDA), in any precision. Every run goes from one set of cache tensors to the next,
-//! so nothing but prefixes, tokens and the best logits of each row crosses the bus. Rows are moved by a graph too.
+//! Decoding with caches that live on the device (CUDA), in any precision. Each row has a place in them for as long as it decodes: a step writes
+//! its keys and values there, prefixes and beams are copied to free places, and nothing else of the caches is ever moved. A step has one shape
+//! and one set of tensors, so that a card records it once. Nothing but prefixes, tokens and the best logits of each row crosses the bus.
 
 use std::path::Path;
 
 use super::Decoder;
 use super::config::DecoderConfig;
 use super::decoder::{Best, Logits, Picked};
-use super::decoders::{Sizes, architecture, cache_name};
+use super::decoders::{SharedCache, Sizes, architecture, cache_name};
 use super::encoder::{LoadError, style_for};
 use super::graphs::{GraphKind, build};
-use crate::runtime::{Feed, Resident, ResidentFeed, Runtime, RuntimeError, Session};
+use super::recorded::RecordedStep;
+use crate::onnx::DType;
+use crate::runtime::{DeviceMemory, HostMemory, InPlace, Runtime, RuntimeError, Session};
 
 const MODEL: &str = "decoder";
 
-/// Where a row of the next step comes from.
+/// Prefixes that are run together at most.
+const MOST_PREFIXES: usize = 128;
+
+/// Where a row's keys and values are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum RowSource {
-    /// A row of the caches, by number.
-    Row(usize),
-    /// A prefix of the last prefill.
+    /// In its own place.
+    Placed,
+    /// With a prefix of the last prefill.
     Held(usize),
+    /// Still in another row's place.
+    Copied(usize),
 }
 
 /// A row as the caller sees it.
 #[derive(Debug, Clone, Copy)]
 struct Row {
+    /// Its place in the caches, of which no other row has the same.
+    place: usize,
     source: RowSource,
     used: usize,
 }
@@ -33,27 +43,52 @@ struct Row {
 pub struct ResidentDecoder {
     runtime: Runtime,
     prefill: Session,
-    step: Session,
-    pick: Session,
+    step: RecordedStep,
+    mover: Session,
     pick_logits: Session,
+    memory: Memory,
     sizes: Sizes,
     /// How many of a row's logits come to the host.
     count: usize,
     prefix_len: usize,
     max_rows: usize,
     length: usize,
-    past_names: Vec<String>,
-    held_names: Vec<String>,
-    present_names: Vec<String>,
-    caches: Vec<Resident>,
-    num_cached: usize,
-    held: Vec<Resident>,
+    dtype: DType,
+    /// Of a head in the caches, D'.
+    head_dim: usize,
     num_held: usize,
     rows: Vec<Row>,
-    /// Of the last run [rows, V], on the device.
-    whole: Option<Resident>,
+    free: Vec<usize>,
+    last: Last,
     /// Of the last step, where they were asked for.
     logits: Vec<f32>,
+}
+
+/// Which run has left logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Last {
+    Nothing,
+    Prefill,
+    Step,
+}
+
+/// [2 n_layer] caches lie one behind the other; K best logits of V.
+struct Memory {
+    /// [2 n_layer, max_rows, G, M, D'].
+    caches: DeviceMemory,
+    /// [2 n_layer, prefixes, G, M, D'] of the last prefill.
+    held: DeviceMemory,
+    /// [max_rows, 2], int64: each row's token and its position.
+    tokens: DeviceMemory,
+    told: HostMemory,
+    /// [max_rows, V] and [prefixes, V].
+    step_logits: DeviceMemory,
+    prefill_logits: DeviceMemory,
+    /// [max_rows, 2 K] and, behind it, [max_rows, 2].
+    step_best: DeviceMemory,
+    found: HostMemory,
+    /// [prefixes, 2 K] and, behind it, [prefixes, 2].
+    prefill_best: HostMemory,
 }
 
 impl ResidentDecoder {
@@ -67,37 +102,84 @@ impl ResidentDecoder {
         max_new_tokens: usize,
         picked: Picked,
     ) -> Result<Self, LoadError> {
-        let sizes = architecture(config).sizes();
+        let shared = SharedCache::for_cuda(style_for(runtime).dtype, &architecture(config).sizes());
+        Self::load_with(runtime, folder, config, shared, [prefix_len, max_rows, max_new_tokens], picked)
+    }
+
+    /// The same with a way of attending that is chosen by hand.
+    pub fn load_with(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &DecoderConfig,
+        shared: SharedCache,
+        [prefix_len, max_rows, max_new_tokens]: [usize; 3],
+        picked: Picked,
+    ) -> Result<Self, LoadError> {
+        let (style, sizes) = (style_for(runtime), architecture(config).sizes());
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
-        let session = |kind: GraphKind<'_>| -> Result<Session, LoadError> {
-            let model = build(folder, kind, style_for(runtime))?;
-            Ok(Session::new(runtime, kind.name(), &model.to_bytes(), folder, &[])?)
+        let head_dim = shared.head_dim(&sizes);
+        let width = sizes.n_kv_head * length * head_dim;
+        let count = picked.count.min(sizes.vocab_size);
+        let loaded = |part: GraphKind<'_>| -> Result<Session, LoadError> {
+            let model = build(folder, part, style)?;
+            Ok(Session::new(runtime, part.name(), &model.to_bytes(), folder, &[])?)
         };
-        let names = |kind: &str| {
-            (0..sizes.n_layer).flat_map(|layer| ["key", "value"].map(|part| cache_name(kind, layer, part))).collect::<Vec<_>>()
+        let (prefixes, rows) = (MOST_PREFIXES.min(max_rows.max(1)), max_rows.max(1));
+        let row = 2 * sizes.n_layer * width * style.dtype.size();
+        let (vocabulary, best) = (sizes.vocab_size * size_of::<f32>(), (2 * count + 2) * size_of::<f32>());
+        let device = |bytes: usize, what: &str| DeviceMemory::new(runtime, bytes, what);
+        let memory = Memory {
+            caches: device(rows * row, &format!("the caches of {rows} rows"))?,
+            held: device(prefixes * row, &format!("the caches of {prefixes} prefixes"))?,
+            tokens: device(2 * rows * size_of::<i64>(), "tokens")?,
+            told: HostMemory::new(runtime, 2 * rows * size_of::<i64>(), "tokens")?,
+            step_logits: device(rows * vocabulary, "logits")?,
+            prefill_logits: device(prefixes * vocabulary, "logits")?,
+            step_best: device(rows * best, "the best logits")?,
+            found: HostMemory::new(runtime, rows * best, "the best logits")?,
+            prefill_best: HostMemory::new(runtime, prefixes * best, "the best logits")?,
         };
+        let part = GraphKind::SharedStep { config, shared, rows, length, picked };
+        let shape: Vec<i64> = shared.cache_shape(&sizes, [rows, length]).iter().map(|&d| d as i64).collect();
+        let cache = |kind: &str, number: usize| {
+            let name = cache_name(kind, number / 2, ["key", "value"][number % 2]);
+            memory.caches.tensor(&name, number * rows * width * style.dtype.size(), style.dtype, &shape)
+        };
+        let mut inputs = vec![memory.tokens.tensor("tokens", 0, DType::I64, &[rows as i64, 2])?];
+        let mut outputs = vec![
+            memory.step_logits.tensor("logits", 0, DType::F32, &[rows as i64, sizes.vocab_size as i64])?,
+            memory.step_best.tensor("best", 0, DType::F32, &[rows as i64, 2 * count as i64])?,
+            memory.step_best.tensor("sums", 2 * count * rows * size_of::<f32>(), DType::F32, &[rows as i64, 2])?,
+        ];
+        for number in 0..2 * sizes.n_layer {
+            inputs.push(cache("past_key_values", number)?);
+            outputs.push(cache("present", number)?);
+        }
         Ok(Self {
-            prefill: session(GraphKind::StaticPrefill { config, prefix_len, length, picked })?,
-            step: session(GraphKind::StaticStep { config, length, picked })?,
-            pick: session(GraphKind::PickRows { config, length })?,
-            pick_logits: session(GraphKind::PickLogits(config))?,
+            prefill: loaded(GraphKind::StaticPrefill { config, shared, prefix_len, length, picked })?,
+            step: RecordedStep::load(runtime, folder, build(folder, part, style)?, inputs, outputs)?,
+            mover: loaded(GraphKind::MoveRows { width })?,
+            pick_logits: loaded(GraphKind::PickLogits(config))?,
+            memory,
             runtime: runtime.clone(),
-            count: picked.count.min(sizes.vocab_size),
             sizes,
+            count,
             prefix_len,
             max_rows,
             length,
-            past_names: names("past_key_values"),
-            held_names: names("held"),
-            present_names: names("present"),
-            caches: vec![],
-            num_cached: 0,
-            held: vec![],
+            dtype: style.dtype,
+            head_dim,
             num_held: 0,
             rows: vec![],
-            whole: None,
+            free: (0..max_rows).rev().collect(),
+            last: Last::Nothing,
             logits: vec![],
         })
+    }
+
+    /// Elements of a row in each of the caches.
+    fn width(&self) -> usize {
+        self.sizes.n_kv_head * self.length * self.head_dim
     }
 
     fn run_prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Best, RuntimeError> {
@@ -106,16 +188,31 @@ impl ResidentDecoder {
             let (found, wanted) = (vec![prefix_embeds.len() as i64], shape.to_vec());
             return Err(RuntimeError::Shape { model: MODEL.into(), what: "prefix_embeds".into(), found, wanted });
         }
+        if num_prefixes > self.max_prefixes() {
+            let message = format!("{num_prefixes} prefixes, where {} are run together", self.max_prefixes());
+            return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
         if self.rows.iter().any(|row| matches!(row.source, RowSource::Held(_))) {
             self.settle()?;
         }
-        let feeds = [("inputs_embeds", ResidentFeed::Host(Feed::F32(prefix_embeds, &shape)))];
-        let mut outputs = self.present_names.clone();
-        outputs.push("logits".into());
-        let (mut host, mut held) = self.prefill.run_resident(&self.runtime, &feeds, &["best"], &outputs)?;
-        self.whole = held.pop();
-        (self.held, self.num_held) = (held, num_prefixes);
-        Ok(Best { count: self.count, numbers: host.swap_remove(0) })
+        let (n, best) = (num_prefixes as i64, 2 * self.count);
+        let mut embeds = prefix_embeds.to_vec();
+        let inputs = [InPlace::f32("inputs_embeds", &mut embeds, &shape)?];
+        let mut outputs = vec![
+            self.memory.prefill_logits.tensor("logits", 0, DType::F32, &[n, self.sizes.vocab_size as i64])?,
+            self.memory.prefill_best.tensor("best", 0, DType::F32, &[n, best as i64])?,
+            self.memory.prefill_best.tensor("sums", best * num_prefixes * size_of::<f32>(), DType::F32, &[n, 2])?,
+        ];
+        let cache = [n, self.sizes.n_kv_head as i64, self.length as i64, self.head_dim as i64];
+        for number in 0..2 * self.sizes.n_layer {
+            let name = cache_name("present", number / 2, ["key", "value"][number % 2]);
+            let at = number * num_prefixes * self.width() * self.dtype.size();
+            outputs.push(self.memory.held.tensor(&name, at, self.dtype, &cache)?);
+        }
+        self.prefill.run_in_place(&inputs, &mut outputs)?;
+        self.num_held = num_prefixes;
+        self.last = Last::Prefill;
+        Ok(joined(&self.memory.prefill_best, self.count, num_prefixes, 0..num_prefixes))
     }
 
     fn run_step(&mut self, tokens: &[u32]) -> Result<Best, RuntimeError> {
@@ -128,53 +225,67 @@ impl ResidentDecoder {
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
         self.settle()?;
-        let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
-        let positions: Vec<i64> = self.rows.iter().map(|row| row.used as i64).collect();
-        let shape = [tokens.len() as i64, 1];
-        let mut feeds = vec![
-            ("input_ids", ResidentFeed::Host(Feed::I64(&ids, &shape))),
-            ("position_ids", ResidentFeed::Host(Feed::I64(&positions, &shape))),
-        ];
-        feeds.extend(self.past_names.iter().zip(&self.caches).map(|(name, cache)| (name.as_str(), ResidentFeed::Device(cache))));
-        let mut outputs = self.present_names.clone();
-        outputs.push("logits".into());
-        let (mut host, mut caches) = self.step.run_resident(&self.runtime, &feeds, &["best"], &outputs)?;
-        self.whole = caches.pop();
-        self.caches = caches;
-        for row in &mut self.rows {
-            row.used += 1;
+        // Places that no row has decode what they had last, for nobody.
+        let told = self.memory.told.numbers_mut::<i64>();
+        for (row, &token) in self.rows.iter().zip(tokens) {
+            told[2 * row.place..][..2].copy_from_slice(&[i64::from(token), row.used as i64]);
         }
-        Ok(Best { count: self.count, numbers: host.swap_remove(0) })
+        let places = self.rows.iter().map(|row| row.place + 1).max().unwrap_or(0);
+        self.memory.tokens.write(0, &self.memory.told.numbers::<u8>()[..2 * places * size_of::<i64>()])?;
+        self.step.run(&self.runtime)?;
+        self.last = Last::Step;
+        let (all, best) = (self.max_rows.max(1), 2 * self.count);
+        let found = self.memory.found.numbers_mut::<u8>();
+        for (start, width) in [(0, best), (all * best, 2)] {
+            let (start, bytes) = (start * size_of::<f32>(), places * width * size_of::<f32>());
+            self.memory.step_best.read(start, &mut found[start..][..bytes])?;
+        }
+        self.rows.iter_mut().for_each(|row| row.used += 1);
+        Ok(joined(&self.memory.found, self.count, all, self.rows.iter().map(|row| row.place)))
     }
 
-    /// Brings the caches into the order of `rows`.
+    /// Brings every row's keys and values into its own place.
     fn settle(&mut self) -> Result<(), RuntimeError> {
-        let settled =
-            self.rows.len() == self.num_cached && self.rows.iter().enumerate().all(|(i, row)| row.source == RowSource::Row(i));
-        if settled {
+        let (mut held, mut copied) = (vec![], vec![]);
+        for row in &mut self.rows {
+            match std::mem::replace(&mut row.source, RowSource::Placed) {
+                RowSource::Placed => {}
+                RowSource::Held(prefix) => held.push((prefix, row.place)),
+                RowSource::Copied(place) => copied.push((place, row.place)),
+            }
+        }
+        let rows = self.max_rows.max(1);
+        self.copy(&self.memory.caches, rows, &copied)?;
+        self.copy(&self.memory.held, self.num_held, &held)
+    }
+
+    /// Copies rows out of caches of so many rows to places: (row, place) of each, all different places.
+    fn copy(&self, sources: &DeviceMemory, rows: usize, moves: &[(usize, usize)]) -> Result<(), RuntimeError> {
+        if moves.is_empty() {
             return Ok(());
         }
-        // Before the first step there are no caches: the held ones stand in, and none of their rows is picked as a running row.
-        let (past, offset) = if self.caches.is_empty() { (&self.held, self.num_held) } else { (&self.caches, self.num_cached) };
-        let number = |row: &Row| match row.source {
-            RowSource::Row(i) => i as i64,
-            RowSource::Held(i) => (offset + i) as i64,
+        let (caches, width, places) = (2 * self.sizes.n_layer, self.width() as i64, self.max_rows.max(1));
+        let each = |number: fn(&(usize, usize)) -> usize, rows: usize| -> Vec<i64> {
+            (0..caches).flat_map(|cache| moves.iter().map(move |pair| (cache * rows + number(pair)) as i64)).collect()
         };
-        let picked: Vec<i64> = self.rows.iter().map(number).collect();
-        let shape = [picked.len() as i64];
-        let mut feeds = vec![("rows", ResidentFeed::Host(Feed::I64(&picked, &shape)))];
-        for (i, cache) in past.iter().enumerate() {
-            feeds.push((&self.past_names[i], ResidentFeed::Device(cache)));
-            feeds.push((&self.held_names[i], ResidentFeed::Device(&self.held[i])));
-        }
-        let (_, caches) = self.pick.run_resident(&self.runtime, &feeds, &[], &self.present_names)?;
-        self.caches = caches;
-        self.num_cached = self.rows.len();
-        for (i, row) in self.rows.iter_mut().enumerate() {
-            row.source = RowSource::Row(i);
-        }
-        Ok(())
+        let (mut from, mut to) = (each(|&(row, _)| row, rows), each(|&(_, place)| place, places));
+        let n = from.len() as i64;
+        let cells = |name: &str| self.memory.caches.tensor(name, 0, self.dtype, &[(caches * places) as i64, width]);
+        let inputs = [
+            cells("cells")?,
+            sources.tensor("sources", 0, self.dtype, &[(caches * rows) as i64, width])?,
+            InPlace::i64("from", &mut from, &[n])?,
+            InPlace::i64("to", &mut to, &[n, 1])?,
+        ];
+        self.mover.run_in_place(&inputs, &mut [cells("moved")?])
     }
+}
+
+/// The best of the rows at some places, out of [all, 2 K] and, behind it, [all, 2].
+fn joined(found: &HostMemory, count: usize, all: usize, places: impl Iterator<Item = usize>) -> Best {
+    let (best, sums) = found.numbers::<f32>().split_at(all * 2 * count);
+    let row = |place: usize| best[place * 2 * count..][..2 * count].iter().chain(&sums[place * 2..][..2]);
+    Best { count, numbers: places.flat_map(row).copied().collect() }
 }
 
 impl Decoder for ResidentDecoder {
@@ -199,7 +310,7 @@ impl Decoder for ResidentDecoder {
     }
 
     fn max_prefixes(&self) -> usize {
-        128
+        MOST_PREFIXES.min(self.max_rows.max(1))
     }
 
     fn prefill(&mut self, prefix_embeds: &[f32], num_prefixes: usize) -> Result<Vec<f32>, RuntimeError> {
@@ -216,21 +327,33 @@ impl Decoder for ResidentDecoder {
     }
 
     fn whole_rows(&mut self, rows: &[usize]) -> Result<Vec<f32>, RuntimeError> {
-        let Some(whole) = &self.whole else {
-            return Err(RuntimeError::Model { model: MODEL.into(), message: "no run has left logits".into() });
+        let (logits, there) = match self.last {
+            Last::Prefill => (&self.memory.prefill_logits, self.num_held),
+            Last::Step => (&self.memory.step_logits, self.max_rows.max(1)),
+            Last::Nothing => {
+                return Err(RuntimeError::Model { model: MODEL.into(), message: "no run has left logits".into() });
+            }
         };
-        let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let shape = [rows.len() as i64];
-        let feeds = [("logits", ResidentFeed::Device(whole)), ("rows", ResidentFeed::Host(Feed::I64(&rows, &shape)))];
-        Ok(self.pick_logits.run_resident(&self.runtime, &feeds, &["picked"], &[])?.0.swap_remove(0))
+        let place = |&row: &usize| match self.last {
+            Last::Step => self.rows.get(row).map_or(row, |row| row.place),
+            _ => row,
+        };
+        let mut rows: Vec<i64> = rows.iter().map(|row| place(row) as i64).collect();
+        let (n, vocabulary) = (rows.len() as i64, self.sizes.vocab_size as i64);
+        let mut picked = vec![0.0; rows.len() * self.sizes.vocab_size];
+        let inputs =
+            [logits.tensor("logits", 0, DType::F32, &[there as i64, vocabulary])?, InPlace::i64("rows", &mut rows, &[n])?];
+        self.pick_logits.run_in_place(&inputs, &mut [InPlace::f32("picked", &mut picked, &[n, vocabulary])?])?;
+        Ok(picked)
     }
 
     fn start_row(&mut self, prefix: usize) -> Result<(), RuntimeError> {
-        if self.rows.len() >= self.max_rows || prefix >= self.num_held {
+        let place = if prefix < self.num_held { self.free.pop() } else { None };
+        let Some(place) = place else {
             let message = format!("row {} of {} from prefix {prefix} of {}", self.rows.len(), self.max_rows, self.num_held);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
-        }
-        self.rows.push(Row { source: RowSource::Held(prefix), used: self.prefix_len });
+        };
+        self.rows.push(Row { place, source: RowSource::Held(prefix), used: self.prefix_len });
         Ok(())
     }
 
@@ -239,7 +362,34 @@ impl Decoder for ResidentDecoder {
             let message = format!("rows {sources:?} out of {} (at most {})", self.rows.len(), self.max_rows);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        self.rows = sources.iter().map(|&s| self.rows[s]).collect();
+        if self.rows.iter().any(|row| matches!(row.source, RowSource::Copied(_))) {
+            self.settle()?;
+        }
+        // The first that goes on from a row has its place; others are given free ones, and what no row goes on from is free.
+        let mut is_taken = vec![false; self.rows.len()];
+        let mut rows: Vec<(Row, bool)> = Vec::with_capacity(sources.len());
+        for &source in sources {
+            rows.push((self.rows[source], std::mem::replace(&mut is_taken[source], true)));
+        }
+        self.free.extend(self.rows.iter().zip(&is_taken).filter(|(_, taken)| !**taken).map(|(row, _)| row.place));
+        // The lowest first, whatever was freed in which order.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        let mut placed = Vec::with_capacity(rows.len());
+        for (row, is_again) in rows {
+            placed.push(match (is_again, row.source) {
+                (false, _) => row,
+                (true, source) => {
+                    let place = self.free.pop().ok_or_else(|| RuntimeError::Model {
+                        model: MODEL.into(),
+                        message: format!("no place for {} rows", sources.len()),
+                    })?;
+                    // What was not placed yet is placed twice.
+                    let source = if source == RowSource::Placed { RowSource::Copied(row.place) } else { source };
+                    Row { place, source, used: row.used }
+                }
+            });
+        }
+        self.rows = placed;
         Ok(())
     }
 

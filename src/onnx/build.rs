@@ -261,6 +261,11 @@ impl Graph {
         self.apply(Op::ScatterElements { axis, reduction }, &[x, indices, updates])
     }
 
+    /// `x` with `updates` [.., rest] at the places that `indices` [.., n] name in its first n dimensions, each place once.
+    pub fn scatter_nd(&self, x: Value, indices: Value, updates: Value) -> Value {
+        self.apply(Op::ScatterNd, &[x, indices, updates])
+    }
+
     /// A number with the element type of `like`.
     pub fn scalar_like(&self, like: Value, number: f32) -> Value {
         let bytes = match self.dtype(like) {

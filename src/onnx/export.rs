@@ -266,6 +266,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         | Op::Reshape { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }
+        | Op::ScatterNd
         | Op::Shape
         | Op::Range { .. } => vec![],
     }

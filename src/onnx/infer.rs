@@ -223,6 +223,17 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             }
             Ok(vec![x.clone()])
         }
+        Op::ScatterNd => {
+            let (x, index, updates) = (input(0)?, input(1)?, input(2)?);
+            same_dtype(x, updates)?;
+            let [rows @ .., depth] = &index.shape[..] else { return Err("indices have no last dimension".into()) };
+            let depth = depth.as_fixed().and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= x.shape.len());
+            let Some(depth) = depth else { return Err("indices name more dimensions than there are".into()) };
+            if [rows, &x.shape[depth..]].concat() != updates.shape {
+                return Err("indices and updates differ in shape".into());
+            }
+            Ok(vec![x.clone()])
+        }
         Op::Shape => one(DType::I64, vec![input(0)?.shape.len().into()]),
         Op::Range { length } => one(DType::I64, vec![length.clone()]),
         Op::MultiHeadAttention { .. } => {

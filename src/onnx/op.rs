@@ -139,6 +139,8 @@ pub enum Op {
         axis: usize,
         reduction: Reduction,
     },
+    /// Row `indices[i]` of the first dimensions becomes `updates[i]`, in place where output and input are the same memory.
+    ScatterNd,
     Shape,
     /// 0, 1, .. up to a length (int64)
     Range {
@@ -245,6 +247,7 @@ impl Op {
             Self::Gather { .. } => ("", "Gather"),
             Self::GatherElements { .. } => ("", "GatherElements"),
             Self::ScatterElements { .. } => ("", "ScatterElements"),
+            Self::ScatterNd => ("", "ScatterND"),
             Self::Shape => ("", "Shape"),
             Self::Range { .. } => ("", "Range"),
             Self::MultiHeadAttention { .. } => (MS, "MultiHeadAttention"),

@@ -7,6 +7,7 @@ use ort::environment::Environment;
 use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use self::session::Kind;
 use crate::onnx::DType;
 
 mod cards;
@@ -14,20 +15,20 @@ mod complete;
 mod device;
 mod error;
 mod library;
+mod memory;
 mod nvidia;
 mod operators;
 mod placement;
-mod resident;
 pub(crate) mod selftest;
 mod session;
 
 pub use cards::{Card, cards};
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
+pub use memory::{DeviceMemory, HostMemory};
 pub use nvidia::NvidiaLibrary;
 pub use operators::REVISION as OPERATORS_REVISION;
 pub use placement::Placement;
-pub use resident::{Resident, ResidentFeed};
 pub use session::{Feed, InPlace, Outputs, Session};
 
 /// A loaded ONNX Runtime, set on one device, precision and number of threads.
@@ -82,7 +83,7 @@ impl Runtime {
             let runtime = on(first, library::find(device)?, ready, None)?;
             runtime.check_precision()?;
             for runtime in runtime.on_each_card().iter().filter(|runtime| runtime.device != Device::Cpu) {
-                runtime.session_builder("device check", 1)?;
+                runtime.session_builder("device check", Kind::PLAIN)?;
             }
             return Ok(runtime);
         }
@@ -90,7 +91,7 @@ impl Runtime {
         let why_not = match precision {
             Precision::Int8 => "int8 is computed on the CPU".to_string(),
             _ => match ready(cuda, &[0], precision).and_then(|ready| on(cuda, library::find(cuda)?, ready, None)) {
-                Ok(runtime) => match runtime.session_builder("device check", 1) {
+                Ok(runtime) => match runtime.session_builder("device check", Kind::PLAIN) {
                     Ok(_) => return Ok(runtime),
                     // One process has one library; it has a CPU provider too.
                     Err(error) => {
@@ -243,8 +244,8 @@ impl Runtime {
         }
     }
 
-    /// Options every session shares, the device's provider registered or refused. `streams`: runs at a time (OpenVINO).
-    fn session_builder(&self, model: &str, streams: usize) -> Result<SessionBuilder, RuntimeError> {
+    /// Options every session shares, the device's provider registered or refused.
+    fn session_builder(&self, model: &str, Kind { streams, recorded }: Kind) -> Result<SessionBuilder, RuntimeError> {
         let ort = |source: ort::Error| RuntimeError::Ort { model: model.into(), source };
         let builder = ort::session::Session::builder(&self.environment).map_err(ort)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| ort(e.into()))?;
@@ -295,6 +296,7 @@ impl Runtime {
                 ort::ep::CUDA::default()
                     .with_device_id(number)
                     .with_tf32(false)
+                    .with_cuda_graph(recorded)
                     // Each session has memory of its own: as much as it asks for, not the next power of two.
                     .with_arena_extend_strategy(ort::ep::ArenaExtendStrategy::SameAsRequested)
                     // Trying every convolution on every new shape takes longer than it saves.

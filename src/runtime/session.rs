@@ -2,14 +2,18 @@
 
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::memory::MemoryInfo;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryType};
 use ort::session::{SessionInputValue, SessionOutputs};
-use ort::value::{PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
+use ort::value::{DynValueRefMut, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
+use super::memory::{Block, Place};
 use super::placement::RECORD;
 use super::{Placement, Runtime, RuntimeError};
+use crate::onnx::DType;
 
 /// A session and its name in errors.
 pub struct Session {
@@ -34,13 +38,22 @@ pub struct Outputs<'a> {
 /// A tensor that a run reads or writes where it lies.
 pub struct InPlace<'a> {
     name: CString,
-    tensor: Erased<'a>,
+    tensor: DynValueRefMut<'a>,
+    /// What it lies in, where that is to live as long.
+    _memory: Option<Arc<Block>>,
 }
 
-enum Erased<'a> {
-    F32(TensorRefMut<'a, f32>),
-    I64(TensorRefMut<'a, i64>),
-    I32(TensorRefMut<'a, i32>),
+/// What a session is to be able to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// Runs at a time, among which OpenVINO shares the threads out.
+    pub streams: usize,
+    /// Runs are recorded once and played back from then on (CUDA).
+    pub recorded: bool,
+}
+
+impl Kind {
+    pub const PLAIN: Self = Self { streams: 1, recorded: false };
 }
 
 impl Session {
@@ -52,7 +65,7 @@ impl Session {
         folder: &Path,
         dimensions: &[(&str, i64)],
     ) -> Result<Self, RuntimeError> {
-        Self::with_streams(runtime, name, model, folder, dimensions, 1)
+        Self::of_kind(runtime, name, model, folder, dimensions, Kind::PLAIN)
     }
 
     /// A session for `streams` runs at a time, among which OpenVINO shares the threads out.
@@ -64,8 +77,29 @@ impl Session {
         dimensions: &[(&str, i64)],
         streams: usize,
     ) -> Result<Self, RuntimeError> {
+        Self::of_kind(runtime, name, model, folder, dimensions, Kind { streams, recorded: false })
+    }
+
+    /// A session whose runs a card records once and plays back from then on, in place of hundreds of launches. All its shapes are fixed, and
+    /// every run has the same tensors in the device's memory: what is in them is all that changes. The CPU just runs it.
+    pub fn recorded(runtime: &Runtime, name: &str, model: &[u8], folder: &Path) -> Result<Self, RuntimeError> {
+        Self::of_kind(runtime, name, model, folder, &[], Kind { streams: 1, recorded: true })
+    }
+
+    fn of_kind(
+        runtime: &Runtime,
+        name: &str,
+        model: &[u8],
+        folder: &Path,
+        dimensions: &[(&str, i64)],
+        kind: Kind,
+    ) -> Result<Self, RuntimeError> {
         let ort = |source| RuntimeError::Ort { model: name.into(), source };
-        let mut builder = runtime.session_builder(name, streams)?;
+        let mut builder = runtime.session_builder(name, kind)?;
+        if kind.recorded {
+            // A plan of all memory in one piece is made after the first run, and would be allocated while a later one is recorded.
+            builder = builder.with_memory_pattern(false).map_err(|e| ort(e.into()))?;
+        }
         builder = builder
             .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())
             .map_err(|e| ort(e.into()))?;
@@ -87,7 +121,7 @@ impl Session {
     pub fn write_optimized(runtime: &Runtime, name: &str, model: &[u8], folder: &Path, path: &Path) -> Result<(), RuntimeError> {
         let ort = |source| RuntimeError::Ort { model: name.into(), source };
         let builder = runtime
-            .session_builder(name, 1)?
+            .session_builder(name, Kind::PLAIN)?
             .with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())
             .map_err(|e| ort(e.into()))?;
         let mut builder = builder.with_optimized_model_path(path).map_err(|e| ort(e.into()))?;
@@ -127,9 +161,30 @@ impl Session {
         Ok(Outputs { name: &self.name, inner })
     }
 
-    /// Runs with every input and every named output where the caller has them (CPU memory only). An input and an output may be the same
-    /// memory where the operator allows that (a key/value cache updated in place).
+    /// Runs with every input and every named output where the caller has them, on the host or on the device. An input and an output may be the
+    /// same memory where the operator allows that (a key/value cache updated in place). What the device has left to do is done on return.
     pub fn run_in_place(&self, inputs: &[InPlace<'_>], outputs: &mut [InPlace<'_>]) -> Result<(), RuntimeError> {
+        // SAFETY: no options are as good as any.
+        unsafe { self.run_with(std::ptr::null(), inputs, outputs) }
+    }
+
+    /// The same without recording it, of a session that records.
+    pub fn run_unrecorded(&self, inputs: &[InPlace<'_>], outputs: &mut [InPlace<'_>]) -> Result<(), RuntimeError> {
+        let ort = |source| RuntimeError::Ort { model: self.name.clone(), source };
+        let mut options = ort::session::RunOptions::new().map_err(ort)?;
+        options.set("gpu_graph_id", "-1").map_err(ort)?;
+        // SAFETY: the options live for the call.
+        unsafe { self.run_with(options.ptr(), inputs, outputs) }
+    }
+
+    /// # Safety
+    /// `options` are null or alive.
+    unsafe fn run_with(
+        &self,
+        options: *const ort::sys::OrtRunOptions,
+        inputs: &[InPlace<'_>],
+        outputs: &mut [InPlace<'_>],
+    ) -> Result<(), RuntimeError> {
         let input_names: Vec<_> = inputs.iter().map(|i| i.name.as_ptr()).collect();
         let input_values: Vec<_> = inputs.iter().map(|i| i.tensor.ptr()).collect();
         let output_names: Vec<_> = outputs.iter().map(|o| o.name.as_ptr()).collect();
@@ -139,7 +194,7 @@ impl Session {
         let status = unsafe {
             (ort::api().Run)(
                 self.inner.ptr().cast_mut(),
-                std::ptr::null(),
+                options,
                 input_names.as_ptr(),
                 input_values.as_ptr(),
                 input_values.len(),
@@ -185,23 +240,21 @@ impl<'a> InPlace<'a> {
     pub fn f32(name: &str, data: &'a mut [f32], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: the pointer is to as many elements as the shape says, and borrowed for 'a.
-        unsafe { Self::raw_f32(name, data.as_mut_ptr(), shape) }
+        unsafe { Self::over(name, data.as_mut_ptr().cast(), DType::F32, shape, Place::Host, None) }
     }
 
     /// int64 values, updated in place.
     pub fn i64(name: &str, data: &'a mut [i64], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: as above.
-        let tensor = unsafe { raw(data.as_mut_ptr(), shape) };
-        Self::named(name, tensor.map(Erased::I64))
+        unsafe { Self::over(name, data.as_mut_ptr().cast(), DType::I64, shape, Place::Host, None) }
     }
 
     /// int32 values, updated in place.
     pub fn i32(name: &str, data: &'a mut [i32], shape: &[i64]) -> Result<Self, RuntimeError> {
         check(name, data.len(), shape)?;
         // SAFETY: as above.
-        let tensor = unsafe { raw(data.as_mut_ptr(), shape) };
-        Self::named(name, tensor.map(Erased::I32))
+        unsafe { Self::over(name, data.as_mut_ptr().cast(), DType::I32, shape, Place::Host, None) }
     }
 
     /// A tensor over memory that another [`InPlace`] of the same run may cover too.
@@ -210,25 +263,25 @@ impl<'a> InPlace<'a> {
     /// `data` points to as many float32 numbers as `shape` says, alive and untouched by others for 'a.
     pub unsafe fn raw_f32(name: &str, data: *mut f32, shape: &[i64]) -> Result<Self, RuntimeError> {
         // SAFETY: promised by the caller.
-        let tensor = unsafe { raw(data, shape) };
-        Self::named(name, tensor.map(Erased::F32))
+        unsafe { Self::over(name, data.cast(), DType::F32, shape, Place::Host, None) }
     }
 
-    fn named(name: &str, tensor: ort::Result<Erased<'a>>) -> Result<Self, RuntimeError> {
+    /// # Safety
+    /// `data` points to as many elements as `shape` says at that place, alive for 'a, or as long as `memory` is.
+    pub(super) unsafe fn over(
+        name: &str,
+        data: *mut std::ffi::c_void,
+        dtype: DType,
+        shape: &[i64],
+        place: Place,
+        memory: Option<Arc<Block>>,
+    ) -> Result<Self, RuntimeError> {
+        // SAFETY: promised by the caller.
+        let tensor = unsafe { raw(data, dtype, shape, place) };
         let tensor = tensor.map_err(|source| RuntimeError::Ort { model: name.into(), source })?;
         let name =
             CString::new(name).map_err(|_| RuntimeError::Model { model: name.into(), message: "a NUL in a name".into() })?;
-        Ok(Self { name, tensor })
-    }
-}
-
-impl Erased<'_> {
-    fn ptr(&self) -> *const ort::sys::OrtValue {
-        match self {
-            Self::F32(t) => t.ptr(),
-            Self::I64(t) => t.ptr(),
-            Self::I32(t) => t.ptr(),
-        }
+        Ok(Self { name, tensor, _memory: memory })
     }
 }
 
@@ -245,17 +298,28 @@ fn check(name: &str, length: usize, shape: &[i64]) -> Result<(), RuntimeError> {
 }
 
 /// # Safety
-/// `data` points to as many elements as `shape` says, alive for 'a.
-unsafe fn raw<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
-    data: *mut T,
-    shape: &[i64],
-) -> ort::Result<TensorRefMut<'a, T>> {
-    let memory = MemoryInfo::new(
-        ort::memory::AllocationDevice::CPU,
-        0,
-        ort::memory::AllocatorType::Device,
-        ort::memory::MemoryType::Default,
-    )?;
-    // SAFETY: promised by the caller; the memory is the CPU's.
-    unsafe { TensorRefMut::from_raw(memory, data.cast(), Shape::new(shape.iter().copied())) }
+/// `data` points to as many elements as `shape` says at that place, alive for 'a.
+unsafe fn raw<'a>(data: *mut std::ffi::c_void, dtype: DType, shape: &[i64], place: Place) -> ort::Result<DynValueRefMut<'a>> {
+    let (device, number, kind) = match place {
+        Place::Host => (AllocationDevice::CPU, 0, MemoryType::Default),
+        Place::Pinned(card) => (AllocationDevice::CUDA_PINNED, card, MemoryType::CPUOutput),
+        Place::Card(card) => (AllocationDevice::CUDA, card, MemoryType::Default),
+    };
+    let memory = MemoryInfo::new(device, number, AllocatorType::Device, kind)?;
+    let shape = Shape::new(shape.iter().copied());
+    // SAFETY: promised by the caller.
+    unsafe {
+        Ok(match dtype {
+            DType::F32 => TensorRefMut::<f32>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::F64 => TensorRefMut::<f64>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::F16 => TensorRefMut::<half::f16>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::BF16 => TensorRefMut::<half::bf16>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::I64 => TensorRefMut::<i64>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::I32 => TensorRefMut::<i32>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::I16 => TensorRefMut::<i16>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::I8 => TensorRefMut::<i8>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::U8 => TensorRefMut::<u8>::from_raw(memory, data, shape)?.into_dyn(),
+            DType::Bool => TensorRefMut::<bool>::from_raw(memory, data, shape)?.into_dyn(),
+        })
+    }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use crate::generation::SpecialTokens;
+use crate::image::{Preprocess, PreprocessError};
 use crate::models::{Bundle, Decoder, Picked, ResidentDecoder, TokenEmbedding};
 use crate::models::{CachedDecoder, LoadError};
 use crate::runtime::{Device, Precision, Runtime};
@@ -82,6 +83,13 @@ impl Prompt {
     pub fn behind(&self, prefix: &[f32]) -> Vec<f32> {
         [prefix, &self.embeds].concat()
     }
+}
+
+/// How a bundle's pictures are prepared. A card is given bytes and does the last step itself.
+pub(super) fn preprocess(bundle: &Bundle, runtime: &Runtime) -> Result<Preprocess, PreprocessError> {
+    let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
+    let on_card = matches!(runtime.device(), Device::Cuda(_) | Device::Cards(_));
+    Ok(if on_card { preprocess.packed() } else { preprocess })
 }
 
 /// The decoder where it runs best: on CUDA with its caches there, else on the CPU provider.

@@ -8,6 +8,9 @@ use crate::runtime::{Precision, Runtime};
 /// What a card keeps for itself and for CUDA.
 const OWN: u64 = 1 << 30;
 
+/// Prefixes that are run together at most.
+const PREFIXES: u64 = 128;
+
 /// What a run holds on a card, in bytes: in any case, and for each of a batch's images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Need {
@@ -56,17 +59,18 @@ fn need(bundle: &Bundle, precision: Precision, positions: Option<usize>) -> Need
     let width = if precision == Precision::Fp32 { 4 } else { 2 };
     let parameters = |part: &str| bundle.manifest().parts.get(part).map_or(0, |record| record.facts.parameters);
     let side = bundle.clip_config().vision_config.image_size() as u64;
-    // Pixels as they come and in the model's type, and what an encoder of patches of 16 with 4 times as wide feed-forwards keeps of a layer.
-    let pixels = 3 * side * side * (4 + width);
+    // Pixels as they come, as places in a table and in the model's type, and what an encoder of patches of 16 with 4 times as wide feed-forwards keeps of a layer.
+    let pixels = 3 * side * side * (1 + 4 + width);
     let tokens = (side / 16).pow(2) + 1;
     let encoder = pixels + tokens * 1024 * 12 * width + 16 * tokens * tokens * 2 * width;
     let Some(positions) = positions else { return Need { fixed: parameters("clip") * width, each: encoder } };
     let sizes = bundle.decoder_sizes();
     let cache = (2 * sizes.n_layer * sizes.n_kv_head * sizes.head_dim * positions) as u64 * width;
-    // The caches before and after a step and while rows move; logits as they come, shifted and raised.
-    let decoder = 3 * cache + 4 * 4 * sizes.vocab_size as u64;
-    // Prefill and step have the decoder's weights each.
-    let fixed = (parameters("clip") + parameters("mapper") + 2 * parameters("gpt2")) * width;
+    // The caches, which steps write in place; logits as they come, shifted and raised, of steps and of prefixes.
+    let decoder = cache + 5 * 4 * sizes.vocab_size as u64;
+    // Prefill and step have the decoder's weights each; prefixes that wait for a row, and as many while they are copied.
+    let waiting = 2 * PREFIXES * cache;
+    let fixed = (parameters("clip") + parameters("mapper") + 2 * parameters("gpt2")) * width + waiting;
     Need { fixed, each: encoder.max(decoder) + encoder.min(decoder) }
 }
 

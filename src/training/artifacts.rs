@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::contrastive;
+use super::dropout;
 use super::lora::{Lora, is_adapter};
 use super::loss::{Loss, cross_entropy};
 use super::objective::Objective;
@@ -158,7 +159,7 @@ impl Parameter {
     }
 }
 
-/// A mask to be fed: float32, 0 or 1 / (1 - rate).
+/// A mask to be fed: float32, 0 or 1 / (1 - rate); on CUDA in bytes, 0 or 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DropoutSite {
     /// The input's name, `dropout_mask.SITE`.
@@ -361,10 +362,12 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         // Masks are made for every position; where only picked ones go on, theirs are picked too.
         let picked = g.shape(x) == [num_labels.clone(), width.clone()];
         let shape = if picked { vec![batch.clone() * inside.clone(), width.clone()] } else { g.shape(x) };
-        let mask = g.input(&input, DType::F32, &shape);
-        sites.borrow_mut().push(DropoutSite { input, site, rate: rate as f32, shape });
-        let mask = if picked { pick(mask) } else { mask };
-        g.mul(x, g.cast(mask, g.dtype(x)))
+        let rate = rate as f32;
+        let in_bytes = options.variant == Variant::Cuda;
+        let mask = g.input(&input, if in_bytes { DType::U8 } else { DType::F32 }, &shape);
+        sites.borrow_mut().push(DropoutSite { input, site, rate, shape });
+        let mask = g.cast(if picked { pick(mask) } else { mask }, g.dtype(x));
+        g.mul(x, if in_bytes { g.scale(mask, dropout::scale(rate)) } else { mask })
     };
     let prefix = clip_embeds.map(|embeds| mapper::prefix_embeds(g, style, mapper, g.cast(embeds, style.dtype), Some(&drop))); // [B, P, C]
     g.scope(network.scope.trim_end_matches('.'), || {

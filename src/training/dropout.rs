@@ -17,10 +17,24 @@ pub struct DropoutKey {
     pub micro_batch: u64,
 }
 
-/// Fills a mask: 0 with `probability`, 1 / (1 - probability) otherwise, which is what dropout multiplies by.
+/// What dropout multiplies what stays by.
+pub fn scale(probability: f32) -> f32 {
+    (1.0 / (1.0 - f64::from(probability))) as f32
+}
+
+/// Fills a mask: 0 with `probability`, [`scale`] otherwise, which is what dropout multiplies by.
 pub fn fill(mask: &mut [f32], probability: f32, key: DropoutKey, site: &str) {
+    let scale = scale(probability);
+    draw(mask, probability, key, site, |stays| if stays { scale } else { 0.0 });
+}
+
+/// The same mask before it is scaled, a byte each: 0 or 1. A quarter of it goes to a device.
+pub fn fill_bytes(mask: &mut [u8], probability: f32, key: DropoutKey, site: &str) {
+    draw(mask, probability, key, site, u8::from);
+}
+
+fn draw<T: Send>(mask: &mut [T], probability: f32, key: DropoutKey, site: &str, value_of: impl Fn(bool) -> T + Sync) {
     let mixed = random::key(&[key.seed, key.step, key.micro_batch, name_key(site)]);
-    let scale = (1.0 / (1.0 - f64::from(probability))) as f32;
     // A draw of 32 bits below this drops.
     let threshold = (f64::from(probability) * 2f64.powi(32)).round().min(f64::from(u32::MAX)) as u32;
     mask.par_chunks_mut(CHUNK).enumerate().for_each(|(number, chunk)| {
@@ -28,7 +42,7 @@ pub fn fill(mask: &mut [f32], probability: f32, key: DropoutKey, site: &str) {
         for (i, pair) in chunk.chunks_mut(2).enumerate() {
             let draw = mix(mixed.wrapping_add((first + i as u64).wrapping_mul(GOLDEN)));
             for (value, draw) in pair.iter_mut().zip([draw as u32, (draw >> 32) as u32]) {
-                *value = if draw < threshold { 0.0 } else { scale };
+                *value = value_of(draw >= threshold);
             }
         }
     });
@@ -44,6 +58,16 @@ mod tests {
         let mut mask = vec![f32::NAN; len];
         fill(&mut mask, probability, key, site);
         mask
+    }
+
+    #[test]
+    fn bytes_are_the_same_mask() {
+        for (len, probability) in [(100_001, 0.1f32), (7, 0.5), (70_000, 0.9)] {
+            let mut bytes = vec![9; len];
+            fill_bytes(&mut bytes, probability, KEY, "embd");
+            let scaled: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) * scale(probability)).collect();
+            assert_eq!(scaled, mask(len, probability, KEY, "embd"));
+        }
     }
 
     #[test]

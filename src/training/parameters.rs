@@ -60,6 +60,16 @@ impl Layout {
         self.by_name.get(name).map(|&slot| &self.slots[slot])
     }
 
+    /// Elements of a buffer, gaps counted.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Elements of all tensors, gaps not counted.
     pub fn numel(&self) -> usize {
         self.slots.iter().map(Slot::numel).sum()

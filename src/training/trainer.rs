@@ -58,6 +58,11 @@ pub trait Backend {
     /// Parameters and both moments, in the layout.
     fn numbers(&mut self) -> Result<[&[f32]; 3], TrainingError>;
 
+    /// The parameters alone, in the layout: less to move where they are on a device.
+    fn parameters(&mut self) -> Result<&[f32], TrainingError> {
+        Ok(self.numbers()?[0])
+    }
+
     /// Replaces parameters and both moments by what `fill` writes over them.
     fn restore(&mut self, fill: Fill<'_>) -> Result<(), TrainingError>;
 }

@@ -112,6 +112,7 @@ pub(super) fn apply(
         | Op::MatMulIntegerToFloat
         | Op::Split { .. }
         | Op::Gather { .. }
+        | Op::ScatterNd
         | Op::Shape
         | Op::Relu
         | Op::Conv { .. }

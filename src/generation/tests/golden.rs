@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::generation::{Caption, GenerationError, Generator, Request, Sampling, Settings, SpecialTokens, Strategy};
 use crate::models::config::{DecoderConfig, MapperConfig};
-use crate::models::decoders::architecture;
+use crate::models::decoders::{SharedCache, architecture};
 use crate::models::import::CheckpointSource;
 use crate::models::weights::SafetensorsFile;
 use crate::models::{CachedDecoder, Decoder, Mapper, Picked, PrefixMapper, ResidentDecoder, graphs};
@@ -58,15 +58,17 @@ fn golden() -> Option<Golden> {
 
 type Load = fn(&Runtime, &Path, &DecoderConfig, usize, usize, usize) -> Box<dyn Decoder>;
 
-const DECODERS: [Load; 2] = [
+const DECODERS: [Load; 3] = [
     |runtime, folder, config, prefix_len, rows, tokens| {
         Box::new(CachedDecoder::load(runtime, folder, config, prefix_len, rows, tokens).unwrap())
     },
     |runtime, folder, config, prefix_len, rows, tokens| {
-        Box::new(
-            ResidentDecoder::load(runtime, folder, config, prefix_len, rows, tokens, Picked { count: 8, temperature: 1.0 })
-                .unwrap(),
-        )
+        let (shared, picked) = (SharedCache::Scattered, Picked { count: 8, temperature: 1.0 });
+        Box::new(ResidentDecoder::load_with(runtime, folder, config, shared, [prefix_len, rows, tokens], picked).unwrap())
+    },
+    |runtime, folder, config, prefix_len, rows, tokens| {
+        let (shared, picked) = (SharedCache::Grouped, Picked { count: 8, temperature: 1.0 });
+        Box::new(ResidentDecoder::load_with(runtime, folder, config, shared, [prefix_len, rows, tokens], picked).unwrap())
     },
 ];
 

@@ -26,7 +26,8 @@ pub fn decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), sequence.clone(), sizes.n_embd.into()]);
     let positions = g.input("position_ids", DType::I64, &["batch".into(), sequence.clone()]);
     let mask = g.input("attention_mask", DType::I64, &["batch".into(), total.clone()]);
-    let caches = cache_inputs(g, style, &sizes, &past);
+    let shape = ["batch".into(), sizes.n_kv_head.into(), past.clone(), sizes.head_dim.into()];
+    let caches = cache_inputs(g, style, sizes.n_layer, &shape);
     let visible = g.reshape(mask, &["batch".into(), 1.into(), 1.into(), total.clone()]);
     let unseen = g.equal(visible, g.scalar_like(visible, 0.0));
     let bias = g.select(unseen, masked(g, style), causal_bias(g, style, &sequence, &total, &past));
@@ -50,7 +51,8 @@ pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let lengths = g.input("seqlens_k", DType::I32, &["batch".into()]);
     let total = g.input("total_sequence_length", DType::I32, &[1.into()]);
     let [cached_heads, cached_dim] = in_place_layout(&sizes, style);
-    let caches = cache_inputs(g, style, &Sizes { n_kv_head: cached_heads, head_dim: cached_dim, ..sizes }, &"cache".into());
+    let shape = ["batch".into(), cached_heads.into(), "cache".into(), cached_dim.into()];
+    let caches = cache_inputs(g, style, sizes.n_layer, &shape);
     let scale = (sizes.head_dim as f32).powf(-0.5);
     run(g, style, family, embeds, Positions::Given(positions), &sequence, None, &mut |layer, qkv| {
         let heads = [sizes.n_head as i64, sizes.n_kv_head as i64];
@@ -70,63 +72,136 @@ pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     });
 }
 
+/// How a step attends to caches of a fixed length that it writes in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedCache {
+    /// ONNX Runtime's grouped attention, which writes and reads them itself; heads are as wide as what the operator takes.
+    Grouped,
+    /// Keys and values are scattered into them, and attention is spelled out: what CUDA has in float32.
+    Scattered,
+}
+
+impl SharedCache {
+    /// What CUDA has for an element type. (Heads that are made wider for the operator are concatenated, which a recorded run must not do.)
+    pub fn for_cuda(dtype: DType, sizes: &Sizes) -> Self {
+        let fits = dtype != DType::F32 && padded_head_dim(sizes) == sizes.head_dim;
+        if fits { Self::Grouped } else { Self::Scattered }
+    }
+
+    /// Shape of a cache: [N, G, M, D'], flat where keys and values are scattered into it.
+    pub fn cache_shape(self, sizes: &Sizes, [rows, length]: [usize; 2]) -> Vec<usize> {
+        match self {
+            Self::Grouped => vec![rows, sizes.n_kv_head, length, self.head_dim(sizes)],
+            Self::Scattered => vec![rows * sizes.n_kv_head * length, sizes.head_dim],
+        }
+    }
+
+    /// Width of a head in the caches, D'.
+    pub fn head_dim(self, sizes: &Sizes) -> usize {
+        if self == Self::Grouped { padded_head_dim(sizes) } else { sizes.head_dim }
+    }
+}
+
 /// The first run of a decoder whose caches have a fixed length M: `inputs_embeds` [batch, P, C] -> `logits` [batch, V] and
-/// `present.N.*` [batch, G, M, D] with zeros behind the prefix; `best` as [`best_of`] makes it.
-pub fn static_prefill(g: &Graph, style: Style, family: &dyn Architecture, prefix_len: usize, length: usize, picked: &Picked) {
+/// `present.N.*` [batch, G, M, D'] with zeros behind the prefix; `best` and `sums` as [`best_of`] makes them.
+pub fn static_prefill(
+    g: &Graph,
+    style: Style,
+    family: &dyn Architecture,
+    shared: SharedCache,
+    [prefix_len, length]: [usize; 2],
+    picked: &Picked,
+) {
     let sizes = family.sizes();
     let prefix = Dim::from(prefix_len);
     let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), prefix.clone(), sizes.n_embd.into()]);
     let bias = causal_bias(g, style, &prefix, &prefix, &0.into());
-    let rest = ["batch".into(), sizes.n_kv_head.into(), (length - prefix_len).into(), sizes.head_dim.into()];
+    let padded = shared.head_dim(&sizes);
+    let rest = ["batch".into(), sizes.n_kv_head.into(), (length - prefix_len).into(), padded.into()];
+    let width = ["batch".into(), sizes.n_kv_head.into(), prefix.clone(), (padded - sizes.head_dim).into()];
     run(g, style, family, embeds, Positions::FromStart(&prefix), &prefix, Some(picked), &mut |layer, qkv| {
         let [q, k, v] = qkv.map(|x| heads_first(g, x));
         for (part, cache) in [("key", k), ("value", v)] {
-            let zeros = g.zeros(style.dtype, &rest.to_vec());
-            g.output(&cache_name("present", layer, part), g.concat(&[cache, zeros], 2));
+            let wide = match padded == sizes.head_dim {
+                true => cache,
+                false => g.concat(&[cache, g.zeros(style.dtype, &width.to_vec())], 3),
+            };
+            let whole = if length == prefix_len { wide } else { g.concat(&[wide, g.zeros(style.dtype, &rest.to_vec())], 2) };
+            g.output(&cache_name("present", layer, part), whole);
         }
         attended(g, &sizes, q, k, v, bias)
     });
 }
 
-/// One token further with caches of a fixed length M: `input_ids` [batch, 1], `position_ids` [batch, 1] (where the token stands, and
-/// where its key and value go), `past_key_values.N.*` [batch, G, M, D] -> `logits` [batch, V], `present.N.*` of the same shape. No memory is
-/// shared between inputs and outputs, so every provider can run it.
-pub fn static_step(g: &Graph, style: Style, family: &dyn Architecture, length: usize, picked: &Picked) {
+/// One token further for a fixed number of rows N with caches of a fixed length M: `tokens` [N, 2] (int64: each row's token and where it stands)
+/// and `past_key_values.N.*` in the [shape](SharedCache::cache_shape) of a cache -> `logits` [N, V], `best` and `sums` of them. `present.N.*` are to
+/// be the same memory as the caches: where that is so, nothing of them is copied. No shape is open, so that a card can record the run, and no
+/// operator has numbers sent to the card while it runs (as concatenations of unlike widths do), which a recording would send again from where they
+/// are no longer.
+pub fn shared_step(
+    g: &Graph,
+    style: Style,
+    family: &dyn Architecture,
+    shared: SharedCache,
+    [rows, length]: [usize; 2],
+    picked: &Picked,
+) {
     let sizes = family.sizes();
-    let ids = g.input("input_ids", DType::I64, &["batch".into(), 1.into()]);
+    let padded = shared.head_dim(&sizes);
+    let tokens = g.input("tokens", DType::I64, &[rows.into(), 2.into()]);
+    let column = |at: usize| g.slice(tokens, 1, at.into(), (at + 1).into());
+    let (ids, positions) = (column(0), column(1));
     let table = g.scope(family.embedding(), || parameter(g, style, "weight", &[sizes.vocab_size, sizes.n_embd]));
     let embeds = g.gather(table, ids, 0);
-    let positions = g.input("position_ids", DType::I64, &["batch".into(), 1.into()]);
-    let caches = cache_inputs(g, style, &sizes, &length.into());
-    let slots = g.range(&length.into());
-    let here = g.equal(g.reshape(slots, &[1.into(), length.into()]), positions); // [B, M]
-    let here = g.reshape(here, &["batch".into(), 1.into(), length.into(), 1.into()]);
-    let unseen = g.greater(g.reshape(slots, &[1.into(), length.into()]), positions);
-    let unseen = g.reshape(unseen, &["batch".into(), 1.into(), 1.into(), length.into()]);
-    let bias = g.select(unseen, masked(g, style), g.cast(g.floats(&[0.0], &[]), style.dtype));
-    run(g, style, family, embeds, Positions::Given(positions), &1.into(), Some(picked), &mut |layer, qkv| {
-        let [q, k, v] = qkv.map(|x| heads_first(g, x));
-        let past = caches[layer];
-        let (k, v) = (g.select(here, k, past[0]), g.select(here, v, past[1]));
-        g.output(&cache_name("present", layer, "key"), k);
-        g.output(&cache_name("present", layer, "value"), v);
-        attended(g, &sizes, q, k, v, bias)
-    });
-}
-
-/// Rows of all caches picked by number out of the running rows and the prefilled ones behind them: `rows` [n] and, for each cache,
-/// `past_key_values.N.*` [batch, G, M, D] and `held.N.*` [held, G, M, D] -> `present.N.*` [n, G, M, D].
-pub fn pick_rows(g: &Graph, style: Style, family: &dyn Architecture, length: usize) {
-    let sizes = family.sizes();
-    let rows = g.input("rows", DType::I64, &["picked".into()]);
-    let shape = |rows: &str| [rows.into(), sizes.n_kv_head.into(), length.into(), sizes.head_dim.into()];
-    for layer in 0..sizes.n_layer {
-        for part in ["key", "value"] {
-            let past = g.input(&cache_name("past_key_values", layer, part), style.dtype, &shape("batch"));
-            let held = g.input(&cache_name("held", layer, part), style.dtype, &shape("held"));
-            g.output(&cache_name("present", layer, part), g.gather(g.concat(&[past, held], 0), rows, 0));
+    let shape: Vec<Dim> = shared.cache_shape(&sizes, [rows, length]).into_iter().map(Dim::from).collect();
+    let caches = cache_inputs(g, style, sizes.n_layer, &shape);
+    let written = |layer: usize, [key, value]: [Value; 2]| {
+        g.output(&cache_name("present", layer, "key"), key);
+        g.output(&cache_name("present", layer, "value"), value);
+    };
+    match shared {
+        SharedCache::Grouped => {
+            // A row is as long as its token's place says, plus one; the operator wants it without the one.
+            let lengths = g.reshape(g.cast(positions, DType::I32), &[rows.into()]);
+            let total = g.constant(DType::I32, &[1], (length as i32).to_le_bytes().to_vec());
+            let scale = (sizes.head_dim as f32).powf(-0.5);
+            let heads = [sizes.n_head as i64, sizes.n_kv_head as i64];
+            run(g, style, family, embeds, Positions::Given(positions), &1.into(), Some(picked), &mut |layer, qkv| {
+                let qkv = qkv.map(|x| pad_heads(g, x, padded));
+                let outputs = g.group_query_attention(qkv, caches[layer], [lengths, total], heads, scale);
+                written(layer, [outputs[1], outputs[2]]);
+                unpad_heads(g, &sizes, outputs[0], padded)
+            });
+        }
+        SharedCache::Scattered => {
+            let heads = sizes.n_kv_head;
+            // Where each row and head begins among all their places, and where its token stands behind that.
+            let starts = (0..rows * heads).flat_map(|i| ((i * length) as i64).to_le_bytes()).collect();
+            let starts = g.constant(DType::I64, &[rows as i64, heads as i64], starts);
+            let places = g.reshape(g.add(starts, positions), &[(rows * heads).into(), 1.into()]);
+            let slots = g.reshape(g.range(&length.into()), &[1.into(), length.into()]);
+            let unseen = g.reshape(g.greater(slots, positions), &[rows.into(), 1.into(), 1.into(), length.into()]);
+            let bias = g.select(unseen, masked(g, style), g.cast(g.floats(&[0.0], &[]), style.dtype));
+            let (flat, whole) =
+                ([(rows * heads).into(), sizes.head_dim.into()], [rows, heads, length, sizes.head_dim].map(Dim::from));
+            run(g, style, family, embeds, Positions::Given(positions), &1.into(), Some(picked), &mut |layer, [q, k, v]| {
+                let past = caches[layer];
+                let [k, v] = [(past[0], k), (past[1], v)].map(|(past, x)| g.scatter_nd(past, places, g.reshape(x, &flat)));
+                written(layer, [k, v]);
+                attended(g, &sizes, heads_first(g, q), g.reshape(k, &whole), g.reshape(v, &whole), bias)
+            });
         }
     }
+}
+
+/// Rows of memory moved in place: `cells` [all, width] with row `from[i]` of `sources` [others, width] in row `to[i]` -> `moved`, to be
+/// the same memory as `cells`. All are read before one is written, so both may be the same memory too. `from` [n], `to` [n, 1].
+pub fn move_rows(g: &Graph, style: Style, width: usize) {
+    let cells = g.input("cells", style.dtype, &["all".into(), width.into()]);
+    let sources = g.input("sources", style.dtype, &["others".into(), width.into()]);
+    let from = g.input("from", DType::I64, &["moved".into()]);
+    let to = g.input("to", DType::I64, &["moved".into(), 1.into()]);
+    g.output("moved", g.scatter_nd(cells, to, g.gather(sources, from, 0)));
 }
 
 /// The whole sequence at once, without a cache, as training wants it: `inputs_embeds` [B, T, C] and `attention_mask` [B, T] (int64, 0 where
@@ -168,9 +243,9 @@ pub fn states(
     })
 }
 
-/// The best of each row of logits [rows, V] in one tensor [rows, 2 K + 2], as [`Best`](crate::models::decoder::Best) has them, for choices that
-/// need no more.
-pub fn best_of(g: &Graph, logits: Value, picked: &Picked) -> Value {
+/// The best of each row of logits [rows, V] and their tokens [rows, 2 K], and the two sums [rows, 2], as [`Best`](crate::models::decoder::Best) has
+/// them, for choices that need no more.
+pub fn best_of(g: &Graph, logits: Value, picked: &Picked) -> [Value; 2] {
     let vocab_size = g.shape(logits)[1].as_fixed().unwrap_or(1);
     let (values, ids) = g.top_k(logits, 1, (picked.count as i64).min(vocab_size));
     let greatest = g.slice(values, 1, 0.into(), 1.into());
@@ -179,7 +254,7 @@ pub fn best_of(g: &Graph, logits: Value, picked: &Picked) -> Value {
         g.add(g.log(sum), g.scale(greatest, factor))
     };
     let (cold, warm) = (log_sum(1.0), log_sum((1.0 / picked.temperature) as f32));
-    g.concat(&[values, g.cast(ids, DType::F32), cold, warm], 1)
+    [g.concat(&[values, g.cast(ids, DType::F32)], 1), g.concat(&[cold, warm], 1)]
 }
 
 /// Rows of logits picked by number: `logits` [batch, V] and `rows` [n] -> `picked` [n, V].
@@ -200,11 +275,16 @@ pub fn head(g: &Graph, style: Style, family: &dyn Architecture, x: Value) -> Val
 pub fn in_place_layout(sizes: &Sizes, style: Style) -> [usize; 2] {
     match style.own {
         true => [1, sizes.n_kv_head * sizes.head_dim],
-        false => [sizes.n_kv_head, sizes.head_dim.next_multiple_of(8)],
+        false => [sizes.n_kv_head, padded_head_dim(sizes)],
     }
 }
 
-/// `inputs_embeds` [batch, S, C] through all layers, and `logits` [batch, V] at the last position as an output; `best` of them, where asked for.
+/// Width of a head for ONNX Runtime's attention over a cache that is updated in place.
+fn padded_head_dim(sizes: &Sizes) -> usize {
+    sizes.head_dim.next_multiple_of(8)
+}
+
+/// `inputs_embeds` [batch, S, C] through all layers, and `logits` [batch, V] at the last position as an output; `best` and `sums` of them, where asked for.
 fn run(
     g: &Graph,
     style: Style,
@@ -216,28 +296,29 @@ fn run(
     attend: &mut dyn FnMut(usize, [Value; 3]) -> Value,
 ) {
     let sizes = family.sizes();
-    let pass = Pass { style, batch: "batch".into(), tokens: sequence.clone(), drop: KEEP, pick: ALL };
+    let batch = g.shape(embeds).first().cloned().unwrap_or_else(|| "batch".into());
+    let pass = Pass { style, batch: batch.clone(), tokens: sequence.clone(), drop: KEEP, pick: ALL };
     let last = g.scope(family.scope(), || {
         let (mut x, rotation) = family.begin(g, &pass, g.cast(embeds, style.dtype), positions);
         for layer in 0..sizes.n_layer {
             x = family.layer(g, &pass, layer, x, rotation, &mut |qkv| attend(layer, qkv));
         }
         let last = g.slice(x, 1, sequence.clone() - 1.into(), sequence.clone());
-        family.end(g, style, g.reshape(last, &["batch".into(), sizes.n_embd.into()]))
+        family.end(g, style, g.reshape(last, &[batch.clone(), sizes.n_embd.into()]))
     });
     let logits = g.cast(head(g, style, family, last), DType::F32);
     g.output("logits", logits);
     if let Some(picked) = picked {
-        g.output("best", best_of(g, logits, picked));
+        let [best, sums] = best_of(g, logits, picked);
+        g.output("best", best);
+        g.output("sums", sums);
     }
 }
 
-/// `past_key_values.N.key|value` [batch, G, length, D] of every layer.
-fn cache_inputs(g: &Graph, style: Style, sizes: &Sizes, length: &Dim) -> Vec<[Value; 2]> {
-    let shape = ["batch".into(), sizes.n_kv_head.into(), length.clone(), sizes.head_dim.into()];
-    (0..sizes.n_layer)
-        .map(|layer| ["key", "value"].map(|part| g.input(&cache_name("past_key_values", layer, part), style.dtype, &shape)))
-        .collect()
+/// `past_key_values.N.key|value` of every layer.
+fn cache_inputs(g: &Graph, style: Style, layers: usize, shape: &[Dim]) -> Vec<[Value; 2]> {
+    let input = |layer: usize, part: &str| g.input(&cache_name("past_key_values", layer, part), style.dtype, shape);
+    (0..layers).map(|layer| ["key", "value"].map(|part| input(layer, part))).collect()
 }
 
 /// [B, S, H, D] -> [B, H, S, D].

@@ -8,7 +8,8 @@ mod graphs;
 mod llama;
 
 pub use graphs::{
-    cache_name, decoder, in_place_decoder, in_place_layout, pick_logits, pick_rows, states, static_prefill, static_step,
+    SharedCache, cache_name, decoder, in_place_decoder, in_place_layout, move_rows, pick_logits, shared_step, states,
+    static_prefill,
 };
 
 use super::config::DecoderConfig;

@@ -68,9 +68,12 @@ fn cached_decoding_is_what_the_whole_sequence_gives() {
         let embedding = TokenEmbedding::open(folder.path(), &config).unwrap();
         let room = tokens - prefix + 1;
         let picked = Picked { count: 5, temperature: 1.0 };
-        let decoders: [Box<dyn Decoder>; 2] = [
+        let resident =
+            |shared| ResidentDecoder::load_with(&runtime, folder.path(), &config, shared, [prefix, rows, room], picked);
+        let decoders: [Box<dyn Decoder>; 3] = [
             Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
-            Box::new(ResidentDecoder::load(&runtime, folder.path(), &config, prefix, rows, room, picked).unwrap()),
+            Box::new(resident(SharedCache::Scattered).unwrap()),
+            Box::new(resident(SharedCache::Grouped).unwrap()),
         ];
         for mut decoder in decoders {
             let prefixes: Vec<u32> = ids.chunks(tokens).flat_map(|row| row[..prefix].to_vec()).collect();
@@ -84,6 +87,63 @@ fn cached_decoding_is_what_the_whole_sequence_gives() {
             let largest = wanted.iter().fold(0f32, |m, x| m.max(x.abs()));
             let worst = logits.iter().zip(&wanted).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
             assert!(worst < 1e-5, "{name}: {worst}");
+        }
+    }
+}
+
+/// Rows that end, start late, and go on several times, before and after a step: a decoder on a device moves places about, and gives what
+/// one in the host's memory gives.
+#[test]
+fn rows_that_move_on_a_device_go_on_as_those_of_the_host() {
+    enum Deed {
+        Start(&'static [usize]),
+        Gather(&'static [usize]),
+        Step(&'static [u32]),
+    }
+    use Deed::{Gather, Start, Step};
+    let deeds = [
+        Start(&[0, 1, 2, 0]),
+        Gather(&[3, 3, 1]),
+        Gather(&[1, 2, 2, 0]),
+        Step(&[7, 8, 9, 10]),
+        Gather(&[1, 0, 0, 3, 1]),
+        Gather(&[4, 4, 0, 2]),
+        Start(&[2]),
+        Gather(&[4, 4, 1, 0, 3, 2]),
+        Step(&[1, 2, 3, 4, 5, 6]),
+        Gather(&[5]),
+        Start(&[1, 0]),
+        Step(&[11, 12, 13]),
+        Gather(&[2, 1, 0]),
+        Step(&[3, 2, 1]),
+    ];
+    let (prefix, rows, room) = (3, 6, 6);
+    let picked = Picked { count: 5, temperature: 1.0 };
+    let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(1)).unwrap();
+    let (name, config) = decoders().swap_remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    Part::random(decoder_tensors(&config), 4).write(&folder.path().join(GPT2_WEIGHTS)).unwrap();
+    let embeds = TokenEmbedding::open(folder.path(), &config).unwrap().rows(&[1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+    let run = |mut decoder: Box<dyn Decoder>| -> Vec<Vec<f32>> {
+        decoder.prefill(&embeds, 3).unwrap();
+        let mut found = vec![];
+        for deed in &deeds {
+            match deed {
+                Start(prefixes) => prefixes.iter().for_each(|&prefix| decoder.start_row(prefix).unwrap()),
+                Gather(sources) => decoder.gather_rows(sources).unwrap(),
+                Step(tokens) => found.push(decoder.step(tokens).unwrap().to_vec()),
+            }
+        }
+        assert!(decoder.gather_rows(&[0; 7]).is_err() && decoder.gather_rows(&[3]).is_err());
+        assert!(decoder.start_row(3).is_err());
+        found
+    };
+    let wanted = run(Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()));
+    for shared in [SharedCache::Scattered, SharedCache::Grouped] {
+        let decoder = ResidentDecoder::load_with(&runtime, folder.path(), &config, shared, [prefix, rows, room], picked).unwrap();
+        for (at, (found, wanted)) in run(Box::new(decoder)).iter().zip(&wanted).enumerate() {
+            let worst = found.iter().zip(wanted).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(found.len() == wanted.len() && worst < 1e-4, "{name} {shared:?}, step {at}: {worst}");
         }
     }
 }

@@ -8,10 +8,9 @@ use serde_json::json;
 use super::model::ClipCap;
 use super::{ModelInfo, Wording};
 use crate::generation::{Generator, Settings, Strategy};
-use crate::image::Preprocess;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, LoadError, PrefixMapper};
 use crate::runtime::{Device, OPERATORS_REVISION, Precision, Runtime};
-use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, special_tokens};
+use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, preprocess, special_tokens};
 use crate::stages::memory::check_card;
 use crate::text::clean::Cleaner;
 
@@ -26,7 +25,7 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<ModelInfo> {
     }
     Ok(ModelInfo {
         identity,
-        preprocess: Preprocess::from_file(&bundle.preprocessor_path())?,
+        preprocess: preprocess(bundle, runtime)?,
         embedding_dim: bundle.clip_config().projection_dim,
         encoder: bundle.embedding_fingerprint().into(),
         normalize: bundle.normalized(),
@@ -66,8 +65,9 @@ pub fn load(
         _ => 1,
     };
     let rows = rows_together(bundle, runtime, batch_size, prefix_len + decoding.max_new_tokens).max(beams);
+    let preprocess = preprocess(bundle, runtime)?;
     let encoder = || -> Result<_, LoadError> {
-        let load = || ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size);
+        let load = || ClipEncoder::load_for(runtime, bundle.path(), bundle.clip_config(), &preprocess, batch_size);
         (!takes_embeddings).then(load).transpose()
     };
     let picked = generator.picked();

@@ -17,7 +17,7 @@ use crate::pipeline::{
 };
 use crate::runtime::{Precision, Runtime};
 use crate::stages::Outcome;
-use crate::stages::loading::{check_precision, compute_identity, scale_to_length_1};
+use crate::stages::loading::{check_precision, compute_identity, preprocess, scale_to_length_1};
 use crate::stages::memory::check_card;
 use crate::stages::summary::{self, Look, Words};
 
@@ -110,10 +110,9 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
     check_precision(bundle, runtime)?;
     let mut identity = compute_identity(bundle, runtime);
     identity["fingerprint"] = bundle.embedding_fingerprint().into();
-    let preprocess = Preprocess::from_file(&bundle.preprocessor_path())?;
     Ok(EncoderInfo {
         identity,
-        preprocess,
+        preprocess: preprocess(bundle, runtime)?,
         embedding_dim: bundle.clip_config().projection_dim,
         shares_cores: runtime.device().is_cpu(),
     })
@@ -126,7 +125,7 @@ pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<Cli
         bundle.check_int8()?;
     }
     check_card(bundle, runtime, batch_size, None)?;
-    Ok(ClipEncoder::load(runtime, bundle.path(), bundle.clip_config(), batch_size)?)
+    Ok(ClipEncoder::load_for(runtime, bundle.path(), bundle.clip_config(), &preprocess(bundle, runtime)?, batch_size)?)
 }
 
 /// Embeds everything in the source. `load` makes the encoder, while images are already being read.

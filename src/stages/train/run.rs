@@ -268,7 +268,7 @@ impl<'a> Run<'a> {
             return Ok((numbers.map(|numbers| Batch::new(corpus, &corpus.train, numbers, shape)).collect(), None));
         };
         let layout = self.backend.layout().clone();
-        sampler.take(&layout, self.backend.numbers()?[0])?;
+        sampler.take(&layout, self.backend.parameters()?)?;
         let (mut batches, mut values) = (vec![], vec![]);
         for numbers in numbers {
             let rows: Vec<usize> = numbers.iter().map(|&n| corpus.train.image_row(n as usize)).collect();
@@ -381,7 +381,7 @@ impl<'a> Run<'a> {
         }
         self.check_numbers()?;
         let layout = self.backend.layout().clone();
-        let [parameters, ..] = self.backend.numbers()?;
+        let parameters = self.backend.parameters()?;
         self.folder.write_last(&self.bundle, self.config.recipe.lora.as_ref(), &layout, parameters, step).context(INTACT)?;
         let seen = self.look()?;
         (self.dev_loss, self.dev_cider) = (dev_loss.or(self.dev_loss), seen.cider.or(self.dev_cider));
