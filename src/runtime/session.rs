@@ -301,8 +301,8 @@ fn check(name: &str, length: usize, shape: &[i64]) -> Result<(), RuntimeError> {
 /// `data` points to as many elements as `shape` says at that place, alive for 'a.
 unsafe fn raw<'a>(data: *mut std::ffi::c_void, dtype: DType, shape: &[i64], place: Place) -> ort::Result<DynValueRefMut<'a>> {
     let (device, number, kind) = match place {
-        Place::Host => (AllocationDevice::CPU, 0, MemoryType::Default),
-        Place::Pinned(card) => (AllocationDevice::CUDA_PINNED, card, MemoryType::CPUOutput),
+        // Pinned memory is the host's to ONNX Runtime, which copies an output that is called pinned onto itself; CUDA knows it by its address.
+        Place::Host | Place::Pinned(_) => (AllocationDevice::CPU, 0, MemoryType::Default),
         Place::Card(card) => (AllocationDevice::CUDA, card, MemoryType::Default),
     };
     let memory = MemoryInfo::new(device, number, AllocatorType::Device, kind)?;
