@@ -229,13 +229,23 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(|cause| in_plain_words(cause.to_string())) {
+        let cause = cause.trim_end();
         if text.is_empty() {
-            text = cause;
-        } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')')) && !says_so(&text, &cause) {
+            text = cause.into();
+        } else if !text.trim_end_matches(')').ends_with(cause.trim_end_matches(')'))
+            && !says_so(&text, cause)
+            && !is_shortened(&text, cause)
+        {
             text = format!("{text}: {cause}");
         }
     }
     text
+}
+
+/// Whether a message has the beginning of a long one behind it: it was made shorter on purpose.
+fn is_shortened(text: &str, cause: &str) -> bool {
+    const LONG: usize = 300;
+    cause.char_indices().nth(LONG).is_some_and(|(end, _)| text.contains(&cause[..end]))
 }
 
 const NOT_THERE: &str = "no such file or folder";
@@ -314,5 +324,12 @@ mod tests {
             error_text(&anyhow::anyhow!(missing).context("no such file or folder: photo")),
             "no such file or folder: photo"
         );
+        // ONNX Runtime's end with a line's end, and long ones are told in part.
+        let told =
+            |message: &str| error_text(&anyhow::anyhow!(message.to_string()).context(format!("a model: {}", message.trim_end())));
+        assert_eq!(told("out of memory\n"), "a model: out of memory");
+        let long = "out of memory ".repeat(100);
+        let error = anyhow::anyhow!(long.clone()).context(format!("a model: {} ... (1400 characters in all)", &long[..600]));
+        assert!(error_text(&error).ends_with("characters in all)"));
     }
 }

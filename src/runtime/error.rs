@@ -30,12 +30,15 @@ fn setup(device: Device) -> &'static str {
     }
 }
 
+/// What helps where memory does not suffice.
+pub(super) const LESS_MEMORY: &str = "lower --batch-size (or --num-beams), or take --precision fp16 (bf16 in training)";
+
 /// What ONNX Runtime says; of memory that does not suffice, what helps.
 fn runtime_message(message: &str) -> String {
     let is_full =
         ["Failed to allocate memory", "out of memory", "cudaErrorMemoryAllocation"].iter().any(|sign| message.contains(sign));
-    let cure = "there is not enough memory on the device: lower --batch-size (or --num-beams), or take --precision fp16; ";
-    format!("{}ONNX Runtime says: {}", if is_full { cure } else { "" }, shortened(message))
+    let cure = if is_full { format!("there is not enough memory on the device: {LESS_MEMORY}; ") } else { String::new() };
+    format!("{cure}ONNX Runtime says: {}", shortened(message))
 }
 
 /// A provider's message can run to hundreds of lines; the first ones say what is wrong.

@@ -127,7 +127,8 @@ pub fn load(path: &Path) -> Result<(Environment, String), RuntimeError> {
     super::complete::check(path).map_err(unusable)?;
     let builder = ort::environment::init_from(path).map_err(|e| unusable(e.to_string()))?;
     let environment = builder.with_name("clipcap").with_telemetry(false).build().map_err(|e| unusable(e.to_string()))?;
-    environment.set_log_level(ort::logging::LogLevel::Error);
+    // What it logs as an error it gives back as one too, which is told in our words or mended.
+    environment.set_log_level(ort::logging::LogLevel::Fatal);
     let version = version(path).map_err(|e| unusable(e.to_string()))?;
     *loaded = Some(Loaded { path: path.into(), version: version.clone(), environment: environment.clone() });
     Ok((environment, version))

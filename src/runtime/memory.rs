@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use bytemuck::Pod;
 use libloading::os::unix::{Library, RTLD_NOW};
 
+use super::error::LESS_MEMORY;
 use super::session::InPlace;
 use super::{Device, Runtime, RuntimeError};
 use crate::onnx::DType;
@@ -187,7 +188,7 @@ fn card(runtime: &Runtime) -> Option<i32> {
 
 fn full(what: &str, bytes: usize, why: &str) -> RuntimeError {
     let message = format!(
-        "there is not enough memory on the device for {what} ({:.1} MiB; {why}): lower --batch-size (or --num-beams), or take --precision fp16",
+        "there is not enough memory on the device for {what} ({:.1} MiB; {why}): {LESS_MEMORY}",
         bytes as f64 / f64::from(1 << 20)
     );
     RuntimeError::Model { model: "memory".into(), message }

@@ -366,8 +366,10 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         let in_bytes = options.variant == Variant::Cuda;
         let mask = g.input(&input, if in_bytes { DType::U8 } else { DType::F32 }, &shape);
         sites.borrow_mut().push(DropoutSite { input, site, rate, shape });
-        let mask = g.cast(if picked { pick(mask) } else { mask }, g.dtype(x));
-        g.mul(x, if in_bytes { g.scale(mask, dropout::scale(rate)) } else { mask })
+        // Cast first: ONNX Runtime picks rows of an input on the host, which would send them up as numbers.
+        let mask = if in_bytes { g.scale(g.cast(mask, g.dtype(x)), dropout::scale(rate)) } else { mask };
+        let mask = if picked { pick(mask) } else { mask };
+        g.mul(x, g.cast(mask, g.dtype(x)))
     };
     let prefix = clip_embeds.map(|embeds| mapper::prefix_embeds(g, style, mapper, g.cast(embeds, style.dtype), Some(&drop))); // [B, P, C]
     g.scope(network.scope.trim_end_matches('.'), || {

@@ -189,8 +189,11 @@ fn what_crosses_the_bus_is_within_its_budgets() {
         );
         crossed(&machine, &line)
     };
-    check("a token, greedy", per(caption(24, ""), caption(8, ""), 40.0 * 16.0), [40.0, 72.0 + 200.0 * 4.0]);
-    // A step: three parameters of the optimizer, a batch of ids, masks; nothing of the size of the parameters (835,328 of GPT2).
+    check("a token, greedy", per(caption(24, ""), caption(8, ""), 40.0 * 16.0), [26.0, 72.0 + 200.0 * 4.0]);
+    let sampled = "--top-p 0.9";
+    check("a token, sampled", per(caption(24, sampled), caption(8, sampled), 40.0 * 16.0), [26.0, 1032.0 + 200.0 * 4.0]);
+    // A step: three parameters of the optimizer, a batch of ids and embeddings, a byte of each mask's; nothing of the size of the parameters
+    // (835,328 of GPT2). Down come the loss and the gradients' norm.
     let train = |steps: usize, dropout: f64| {
         let line = format!(
             "train --dataset $dataset --embeddings $embeddings --model $mlp --finetune-gpt2 --dropout {dropout} --batch-size 8 --dev-size 0 --max-steps {steps} \
@@ -198,8 +201,8 @@ fn what_crosses_the_bus_is_within_its_budgets() {
         );
         crossed(&machine, &line)
     };
-    check("a training step", per(train(24, 0.0), train(8, 0.0), 16.0), [40_000.0, 200.0]);
-    check("a training step with dropout", per(train(24, 0.1), train(8, 0.1), 16.0), [1_000_000.0, 200.0]);
+    check("a training step", per(train(24, 0.0), train(8, 0.0), 16.0), [12_000.0, 8.0]);
+    check("a training step with dropout", per(train(24, 0.1), train(8, 0.1), 16.0), [300_000.0, 8.0]);
     println!("{}", told.join("\n"));
 }
 
@@ -215,52 +218,57 @@ fn steps_are_recorded_and_copy_no_caches_and_the_optimizer_has_few_operations() 
     machine.says("scenes --out $few --num-images 40 --quiet", 0);
     let counts = ["/replays", "/inside/bytes", "/launches", "/pageable_bytes"];
     let mut told = vec![];
-    for precision in ["fp32", "fp16", "bf16"] {
+    for (precision, how) in
+        ["fp32", "fp16", "bf16"].into_iter().flat_map(|precision| ["", "--num-beams 3"].map(|how| (precision, how)))
+    {
         // The worst case of the stand-in, where all logits are equal, and every step asks for whole rows.
         let run = |tokens: usize| {
             let line = format!(
                 "caption $few/images --model $mlp --device cuda --precision {precision} --batch-size 40 --max-new-tokens {tokens} \
-                 --min-new-tokens {tokens} --no-loop-guard --out $t.jsonl --overwrite --quiet"
+                 --min-new-tokens {tokens} --no-loop-guard {how} --out $t.jsonl --overwrite --quiet"
             );
             machine.says(&line, 0);
             counts.map(|path| counted(&machine, path))
         };
         let (more, less) = (run(24), run(8));
-        let [replays, inside, launches, pageable] = [0, 1, 2, 3].map(|i| (more[i] - less[i]) / 16.0);
+        let [replays, inside, launches, pageable] = [0, 1, 2, 3].map(|i| more[i] - less[i]);
         // Played back, a copy would send what lies there by then; and what cannot be recorded was not tried.
         for what in ["/captured/up", "/captured/down", "/captured/refused"] {
-            assert_eq!(counted(&machine, what), 0.0, "{what} in {precision}");
+            assert_eq!(counted(&machine, what), 0.0, "{what} in {precision} {how}");
         }
-        assert_eq!(counted(&machine, "/captures"), 1.0, "{precision}");
+        assert_eq!(counted(&machine, "/captures"), 1.0, "{precision} {how}");
         told.push(format!(
-            "{precision}: {replays} replays, {inside} bytes inside, {launches} launches, {pageable} pageable bytes a step"
+            "{precision} {how}: {replays} steps played back of 16 tokens, with {inside} bytes inside, {launches} launches, {pageable} pageable bytes"
         ));
-        assert_eq!(replays, 1.0, "every step further is played back: {told:#?}");
+        assert!(if how.is_empty() { replays == 16.0 } else { replays >= 16.0 }, "every step further is played back: {told:#?}");
         // A row's caches are 4 layers of keys and values of 128 numbers a position.
-        assert!(inside <= 64.0, "{told:#?}");
-        // Of a step it is one; the rows of logits that are asked for are another few.
-        assert!(launches <= 4.0, "{told:#?}");
+        assert!(inside <= 64.0 * replays, "{told:#?}");
+        // Of a step it is one; the rows of logits that are asked for, and of beams those that part, are another few.
+        assert!(launches <= 4.0 * replays, "{told:#?}");
     }
-    let train = |steps: usize| {
-        let line = format!(
-            "train --dataset $dataset --embeddings $embeddings --model $mlp --finetune-gpt2 --dropout 0.1 --batch-size 8 --dev-size 0 --max-steps {steps} \
-             --save-steps 1000 --sample-images 0 --max-grad-norm 1 --device cuda --out $run --overwrite --quiet"
-        );
-        machine.says(&line, 0);
-        let [up, pageable] = ["/up/bytes", "/pageable_bytes"].map(|path| counted(&machine, path));
-        [counted(&machine, "/launches"), counted(&machine, "/inside/bytes"), up, pageable]
-    };
-    let (more, less) = (train(24), train(8));
-    let [launches, inside, up, pageable] = [0, 1, 2, 3].map(|i| (more[i] - less[i]) / 16.0);
-    told.push(format!("training: {launches} launches, {inside} bytes inside, {up} up, {pageable} of them pageable a step"));
+    for (precision, most) in LAUNCHES_OF_A_STEP {
+        let train = |steps: usize| {
+            let line = format!(
+                "train --dataset $dataset --embeddings $embeddings --model $mlp --finetune-gpt2 --dropout 0.1 --batch-size 8 --dev-size 0 --max-steps \
+                 {steps} --save-steps 1000 --sample-images 0 --max-grad-norm 1 --device cuda --precision {precision} --out $run --overwrite --quiet"
+            );
+            machine.says(&line, 0);
+            ["/launches", "/inside/bytes", "/up/bytes", "/pageable_bytes"].map(|path| counted(&machine, path))
+        };
+        let (more, less) = (train(24), train(8));
+        let [launches, inside, up, pageable] = [0, 1, 2, 3].map(|i| (more[i] - less[i]) / 16.0);
+        told.push(format!(
+            "training in {precision}: {launches} launches, {inside} bytes inside, {up} up, {pageable} of them pageable a step"
+        ));
+        assert!(launches <= most, "{told:#?}");
+        // Masks are made where the card fetches them by itself.
+        assert!(pageable < 12_000.0 && up > 100_000.0, "{told:#?}");
+    }
     println!("{}", told.join("\n"));
-    assert!(launches <= LAUNCHES_OF_A_STEP, "{told:#?}");
-    // Masks are made where the card fetches them by itself.
-    assert!(pageable < 50_000.0 && up > 100_000.0, "{told:#?}");
 }
 
 /// Of forward, backward and optimizer, of the demo's model.
-const LAUNCHES_OF_A_STEP: f64 = 1500.0;
+const LAUNCHES_OF_A_STEP: [(&str, f64); 2] = [("fp32", 470.0), ("bf16", 640.0)];
 
 #[test]
 #[ignore = "needs onnxruntime-gpu (256 MB): scripts/measure.sh cuda-paper"]
@@ -301,7 +309,13 @@ fn memory_that_does_not_suffice_is_told_before_and_during_the_work() {
     machine.with("STANDIN_TAKEN", (1u64 << 30) + (45 << 20));
     let said =
         machine.says("embed --images $scenes/images --model $mlp --device cuda --batch-size 8 --out $vectors --overwrite", 1);
-    assert!(said.contains("not enough memory on the device"), "{said}");
+    // Told once, in plain words before the runtime's.
+    assert_eq!(said.matches("not enough memory on the device").count(), 1, "{said}");
+    assert_eq!(said.matches("Failed to allocate memory").count(), 1, "{said}");
+    let line =
+        "train --dataset $dataset --embeddings $embeddings --model $mlp --finetune-gpt2 --device cuda --max-steps 3 --out $run";
+    let said = machine.says(line, 1);
+    assert!(said.contains("not enough memory on the device for parameters (3."), "{said}");
 }
 
 #[test]
