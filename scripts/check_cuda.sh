@@ -202,14 +202,14 @@ measured() { # work, precision, batch, unit, command: a row of the table with th
 }
 fixed=(--min-new-tokens 17 --max-new-tokens 17 --no-loop-guard --out "$w/t.jsonl" --overwrite)
 embeds() { measured "embed JPEGs, ViT-B/32" "$1" "$2" images "$c" embed --images "$w/jpegs" --model "$w/b/mlp" --device cuda --precision "$1" --batch-size "$2" --out "$w/e" --overwrite; }
-decodes() { # mapper, precision, batch, how
-  measured "captions of 17 tokens, $1${4:+ $4}" "$2" "$3" captions "$c" caption --embeddings "$w/vectors.npy" --model "$w/b/$1" --device cuda --precision "$2" \
+decodes() { # mapper, precision, batch, how, more to say
+  measured "captions of 17 tokens, $1${4:+ $4}${5:+, $5}" "$2" "$3" captions "$c" caption --embeddings "$w/vectors.npy" --model "$w/b/$1" --device cuda --precision "$2" \
     --batch-size "$3" "${fixed[@]}" $4
 }
 speed() {
   decodes mlp fp16 256 ""
   embeds fp16 256
-  CLIPCAP_NO_CUDA_GRAPH=1 decodes mlp fp16 256 "--seed 1"
+  CLIPCAP_NO_CUDA_GRAPH=1 decodes mlp fp16 256 "" "step not recorded"
   decodes mlp fp16 1000 ""
   decodes mlp fp32 256 ""
   embeds fp32 256
