@@ -10,6 +10,7 @@
 //   STANDIN_CAPABILITY   their compute capability (9.0)
 //   STANDIN_MEMORY       bytes of each (85899345920); cudaMalloc refuses what is beyond
 //   STANDIN_TAKEN        bytes of it that are another program's (0)
+//   STANDIN_UNRECORDED   1: no stream can be recorded (0)
 //   STANDIN_REPORT       the file that is written
 //   STANDIN_FATBINS      a file for the fat binaries whose kernels were launched: offset in the provider, in hex
 #define _GNU_SOURCE
@@ -64,7 +65,7 @@ int curandGetVersion(int *version) { *version = 10400; return 0; }
 #endif
 
 #ifdef CUDART
-enum { MAX_CARDS = 16, OK = 0, NO_MEMORY = 2, CAPTURING = 900, INVALID = 1, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_KERNEL_IMAGE = 209 };
+enum { MAX_CARDS = 16, OK = 0, NO_MEMORY = 2, CAPTURING = 900, INVALID = 1, NO_DEVICE = 100, INVALID_DEVICE = 101, NO_KERNEL_IMAGE = 209, UNSUPPORTED = 801 };
 enum { HOST_TO_HOST, HOST_TO_DEVICE, DEVICE_TO_HOST, DEVICE_TO_DEVICE, BY_ADDRESS };
 
 typedef struct Block { uintptr_t at; size_t bytes, mapped; int card, pinned; struct Block *next; } Block;
@@ -265,7 +266,7 @@ int cudaStreamCreateWithFlags(void **stream, unsigned flags) { (void)flags; *str
 int cudaStreamDestroy(void *stream) { (void)stream; return OK; }
 int cudaStreamSynchronize(void *stream) { (void)stream; if (refused()) return fails(CAPTURING); __atomic_add_fetch(&waits, 1, __ATOMIC_RELAXED); return OK; }
 int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { (void)stream; (void)event; (void)flags; return OK; }
-int cudaStreamBeginCapture(void *stream, int mode) { (void)stream; (void)mode; __atomic_store_n(&capturing, 1, __ATOMIC_RELAXED); return OK; }
+int cudaStreamBeginCapture(void *stream, int mode) { (void)stream; (void)mode; if (setting("STANDIN_UNRECORDED", 0)) return fails(UNSUPPORTED); __atomic_store_n(&capturing, 1, __ATOMIC_RELAXED); return OK; }
 int cudaStreamEndCapture(void *stream, void **graph) { (void)stream; __atomic_store_n(&capturing, 0, __ATOMIC_RELAXED); *graph = handle(); __atomic_add_fetch(&captures, 1, __ATOMIC_RELAXED); return OK; }
 int cudaStreamIsCapturing(void *stream, int *status) { (void)stream; *status = capturing; return OK; }
 int cudaEventCreate(void **event) { *event = handle(); return OK; }
