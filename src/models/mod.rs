@@ -29,7 +29,7 @@ pub use decoder::{Decoder, ImageEncoder, Mapper, Picked};
 pub use embedding::TokenEmbedding;
 pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
 pub use fed::FedWeights;
-pub use resident::ResidentDecoder;
+pub use resident::{MOST_PREFIXES, ResidentDecoder};
 pub use text_encoder::{CaptionReader, ReaderError, TextEncoder};
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::runtime::{DeviceMemory, HostMemory, InPlace, Runtime, RuntimeError, S
 const MODEL: &str = "decoder";
 
 /// Prefixes that are run together at most.
-const MOST_PREFIXES: usize = 128;
+pub const MOST_PREFIXES: usize = 128;
 
 /// Where a row's keys and values are.
 #[derive(Debug, Clone, Copy, PartialEq)]

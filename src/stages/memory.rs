@@ -2,31 +2,38 @@
 
 use anyhow::{Result, bail};
 
-use crate::models::Bundle;
+use crate::models::{Bundle, MOST_PREFIXES};
 use crate::runtime::{Precision, Runtime};
 
 /// What a card keeps for itself and for CUDA.
 const OWN: u64 = 1 << 30;
 
-/// Prefixes that are run together at most.
-const PREFIXES: u64 = 128;
-
-/// What a run holds on a card, in bytes: in any case, and for each of a batch's images.
+/// What a run holds on a card, in bytes: in any case, for each of a batch's images, and for each of those whose prefixes are run together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Need {
     fixed: u64,
     each: u64,
+    prefix: u64,
 }
 
 impl Need {
+    /// Prefixes that are run together at most.
+    const PREFIXES: u64 = MOST_PREFIXES as u64;
+
     fn of(&self, batch: usize) -> u64 {
-        self.fixed + self.each * batch as u64
+        let batch = batch as u64;
+        self.fixed + self.each * batch + self.prefix * batch.min(Self::PREFIXES)
     }
 
     /// The greatest batch that fits into so much; None where not even one does.
     fn fitting(&self, memory: u64) -> Option<u64> {
         let left = memory.checked_sub(self.fixed)?;
-        (left >= self.each.max(1)).then(|| left / self.each.max(1))
+        let few = left / (self.each + self.prefix).max(1);
+        let batch = match few < Self::PREFIXES {
+            true => few,
+            false => left.saturating_sub(self.prefix * Self::PREFIXES) / self.each.max(1),
+        };
+        (batch > 0).then_some(batch)
     }
 }
 
@@ -63,15 +70,15 @@ fn need(bundle: &Bundle, precision: Precision, positions: Option<usize>) -> Need
     let pixels = 3 * side * side * (1 + 4 + width);
     let tokens = (side / 16).pow(2) + 1;
     let encoder = pixels + tokens * 1024 * 12 * width + 16 * tokens * tokens * 2 * width;
-    let Some(positions) = positions else { return Need { fixed: parameters("clip") * width, each: encoder } };
+    let Some(positions) = positions else { return Need { fixed: parameters("clip") * width, each: encoder, prefix: 0 } };
     let sizes = bundle.decoder_sizes();
     let cache = (2 * sizes.n_layer * sizes.n_kv_head * sizes.head_dim * positions) as u64 * width;
     // The caches, which steps write in place; logits as they come, shifted and raised, of steps and of prefixes.
     let decoder = cache + 5 * 4 * sizes.vocab_size as u64;
-    // Prefill and step have the decoder's weights each; prefixes that wait for a row, and as many while they are copied.
-    let waiting = 2 * PREFIXES * cache;
-    let fixed = (parameters("clip") + parameters("mapper") + 2 * parameters("gpt2")) * width + waiting;
-    Need { fixed, each: encoder.max(decoder) + encoder.min(decoder) }
+    // Prefill and step have the decoder's weights each.
+    let fixed = (parameters("clip") + parameters("mapper") + 2 * parameters("gpt2")) * width;
+    // Prefixes wait for a row, and are there once more while they are copied.
+    Need { fixed, each: encoder + decoder, prefix: 2 * cache }
 }
 
 #[cfg(test)]
@@ -80,9 +87,14 @@ mod tests {
 
     #[test]
     fn the_greatest_batch_that_fits_is_named() {
-        let need = Need { fixed: 1000, each: 10 };
+        let need = Need { fixed: 1000, each: 10, prefix: 0 };
         assert_eq!(need.of(5), 1050);
         assert_eq!(need.fitting(1059), Some(5));
         assert_eq!((need.fitting(1009), need.fitting(900)), (None, None));
+        let need = Need { prefix: 30, ..need };
+        for batch in [1, 127, 128, 129, 1000] {
+            let whole = need.of(batch);
+            assert_eq!((need.fitting(whole), need.fitting(whole - 1).unwrap_or(0)), (Some(batch as u64), batch as u64 - 1));
+        }
     }
 }
