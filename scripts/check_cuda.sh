@@ -100,7 +100,7 @@ scenes() {
 demo() { "$c" model init --clip models/demo/clip --gpt2 models/demo/gpt2 --mapper "$1" --prefix-len 4 --out "$w/b/demo-$1" --overwrite --quiet; }
 vectors() {
   python3 -c "import numpy as np, sys; np.save(sys.argv[1], np.random.default_rng(0).standard_normal((int(sys.argv[2]), int(sys.argv[3])), dtype=np.float32))" \
-    "$w/vectors.npy" "$(n 8192 64)" "$(n 512 32)"
+    "$w/vectors.npy" "$(n 8192 64)" "$(n 512 128)"
 }
 for m in mlp bert; do
   cached "bundle-$m" "$c" model init $(size) --mapper $m --seed 42 --out "$w/b/$m" --overwrite --quiet &
