@@ -240,7 +240,7 @@ training() {
   trained mlp-again "${tuned[@]}" --device cuda
   step 10 "the same run twice" cmp "$w/run-mlp-cuda/last/gpt2/model.safetensors" "$w/run-mlp-again/last/gpt2/model.safetensors"
   for d in cpu cuda; do
-    loss=$("$c" show "$w/run-mlp-$d/metrics.parquet" --columns train_loss --format csv 2>/dev/null | tail -1)
+    loss=$("$c" show "$w/run-mlp-$d/metrics.parquet" --columns train_loss --rows 1000 --quiet 2>/dev/null | grep -E "^[0-9.e+-]+$" | tail -1)
     echo "        last loss on $d: $loss"
     file=table row "clipcap on $d ¦ loss after $steps steps ¦ fp32 ¦ ¦ ${loss:-none} ¦"
   done
