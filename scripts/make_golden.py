@@ -61,7 +61,7 @@ def softmax(x):
 def attention(q, k, v, heads, mask=0.0):
     """[B, T, C] each."""
     batch, tokens, width = q.shape
-    split = lambda x: x.reshape(batch, tokens, heads, width // heads).transpose(0, 2, 1, 3)
+    split = lambda x: x.reshape(batch, -1, heads, width // heads).transpose(0, 2, 1, 3)
     scores = split(q) @ split(k).transpose(0, 1, 3, 2) / numpy.sqrt(width // heads)
     return (softmax(scores + mask) @ split(v)).transpose(0, 2, 1, 3).reshape(batch, tokens, width)
 
@@ -90,8 +90,8 @@ def image_embeds(weights, config, pixel_values):
     return layer_norm(x[:, 0], weights, "vision_model.post_layernorm", eps) @ weights["visual_projection.weight"].T
 
 
-def gpt2_logits(weights, config, inputs_embeds, seen=None):
-    """[B, T, V]; `seen` [B, T] is 0 where a position is padding."""
+def gpt2_states(weights, config, inputs_embeds, seen=None):
+    """The last block before and inside its last product; `seen` [B, T] is 0 where a position is padding."""
     batch, tokens, _ = inputs_embeds.shape
     mask = numpy.where(numpy.tri(tokens) == 1, 0.0, -1e30)[None, None]
     if seen is not None:
@@ -101,12 +101,21 @@ def gpt2_logits(weights, config, inputs_embeds, seen=None):
     for layer in range(config["n_layer"]):
         name = f"transformer.h.{layer}"
         linear = lambda x, part: x @ weights[f"{name}.{part}.weight"] + weights[f"{name}.{part}.bias"]
+        if layer > 0:
+            x = x + y @ weights[f"transformer.h.{layer - 1}.mlp.c_proj.weight"] + weights[f"transformer.h.{layer - 1}.mlp.c_proj.bias"]
         q, k, v = numpy.split(linear(layer_norm(x, weights, f"{name}.ln_1", eps), "attn.c_attn"), 3, -1)
         x = x + linear(attention(q, k, v, config["n_head"], mask), "attn.c_proj")
         y = linear(layer_norm(x, weights, f"{name}.ln_2", eps), "mlp.c_fc")
         y = 0.5 * y * (1 + numpy.tanh(numpy.sqrt(2 / numpy.pi) * (y + 0.044715 * y**3)))
-        x = x + linear(y, "mlp.c_proj")
-    return layer_norm(x, weights, "transformer.ln_f", eps) @ weights["transformer.wte.weight"].T
+    return x, y
+
+
+def gpt2_logits(weights, config, inputs_embeds, seen=None):
+    """[B, T, V]; `seen` [B, T] is 0 where a position is padding."""
+    x, y = gpt2_states(weights, config, inputs_embeds, seen)
+    last = f"transformer.h.{config['n_layer'] - 1}.mlp.c_proj"
+    x = x + y @ weights[f"{last}.weight"] + weights[f"{last}.bias"]
+    return layer_norm(x, weights, "transformer.ln_f", config.get("layer_norm_epsilon", 1e-5)) @ weights["transformer.wte.weight"].T
 
 
 def mapped(mapper, embeds, width):

@@ -93,6 +93,8 @@ mod tests {
     use rayon::prelude::*;
     use serde_json::Value;
 
+    use std::path::{Path, PathBuf};
+
     use super::*;
     use crate::metrics::Interner;
 
@@ -124,7 +126,11 @@ mod tests {
 
     #[test]
     fn golden_scores_are_reached() {
-        let Some(path) = crate::testing::shared("golden/metrics.expected.json") else { return };
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/answers/metrics.json");
+        [Some(own), crate::testing::shared("golden/metrics.expected.json")].into_iter().flatten().for_each(reaches);
+    }
+
+    fn reaches(path: PathBuf) {
         let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let mut interner = Interner::default();
         let (mut ids, mut references, mut candidates) = (Vec::new(), Vec::new(), Vec::new());

@@ -8,24 +8,27 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::common::{clipcap, columns, golden_bundle, joined, run, scenes, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, columns, golden_bundle, joined, run, scenes, tiny_bundle};
 use clipcap::pipeline::npy::{FloatType, write_header};
 use serde_json::Value;
 
 #[test]
 fn photos_get_the_golden_captions_whatever_the_batch_and_threads() {
-    let Some(photos) = shared("data/photos") else { return };
-    let Some(expected) = shared("golden/expected.json") else { return };
-    let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+    Golden::all().iter().for_each(captions_are_the_golden_ones);
+}
+
+fn captions_are_the_golden_ones(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     for kind in ["mlp", "bert"] {
-        let bundle = golden_bundle(kind, folder.path()).unwrap();
-        let wanted = expected[format!("greedy_{kind}_trained_photos")].as_object().unwrap();
+        let bundle = golden_bundle(golden, kind, folder.path());
+        let wanted = golden.expected(&format!("greedy_{kind}_trained_photos"));
+        let wanted = wanted.as_object().unwrap();
         let mut tables = vec![];
         for (batch, threads) in [("1", "1"), ("4", "2"), ("64", "2")] {
             let table = folder.path().join(format!("{kind}-{batch}-{threads}.parquet"));
             let mut command = clipcap();
-            command.arg("caption").arg(&photos).arg("--model").arg(&bundle).arg("--out").arg(&table);
+            command.arg("caption").arg(&golden.photos).arg("--model").arg(&bundle).arg("--out").arg(&table);
             run(command.args(["--batch-size", batch, "--threads", threads, "--max-new-tokens", "40", "--quiet"]), 0);
             tables.push(columns(&table, &["image_path", "caption"]));
         }
@@ -52,27 +55,29 @@ fn photos_get_the_golden_captions_whatever_the_batch_and_threads() {
 
 #[test]
 fn int8_says_the_same_wherever_the_model_is_sure() {
-    let Some(photos) = shared("data/photos") else { return };
-    let Some(expected) = shared("golden/expected.json") else { return };
-    let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+    Golden::all().iter().for_each(captions_in_int8);
+}
+
+fn captions_in_int8(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     for kind in ["mlp", "bert"] {
-        let bundle = golden_bundle(kind, folder.path()).unwrap();
+        let bundle = golden_bundle(golden, kind, folder.path());
         let small = folder.path().join(format!("{kind}-int8"));
         run(clipcap().args(["model", "quantize", "--quiet"]).arg(&bundle).arg("--out").arg(&small), 0);
         let table = folder.path().join(format!("{kind}.parquet"));
         let mut command = clipcap();
-        command.arg("caption").arg(&photos).arg("--model").arg(&small).arg("--out").arg(&table);
+        command.arg("caption").arg(&golden.photos).arg("--model").arg(&small).arg("--out").arg(&table);
         run(command.args(["--precision", "int8", "--device", "cpu", "--max-new-tokens", "40", "--quiet"]), 0);
+        let wanted = golden.expected(&format!("greedy_{kind}_trained_photos"));
         for row in columns(&table, &["image_path", "caption"]) {
-            let answer = &expected[format!("greedy_{kind}_trained_photos")][&row[0]];
+            let answer = &wanted[&row[0]];
             if answer["smallest_margin"].as_f64().unwrap() > 0.5 {
                 assert_eq!(joined(&row[1]), answer["text"].as_str().unwrap(), "{kind} {}", row[0]);
             }
         }
         // A bundle without 8-bit weights says which command makes them.
         let mut command = clipcap();
-        command.arg("caption").arg(&photos).arg("--model").arg(&bundle).arg("--out").arg(folder.path().join("no.parquet"));
+        command.arg("caption").arg(&golden.photos).arg("--model").arg(&bundle).arg("--out").arg(folder.path().join("no.parquet"));
         let output = run(command.args(["--precision", "int8", "--device", "cpu"]), 1);
         assert!(String::from_utf8_lossy(&output.stderr).contains("model quantize"));
     }

@@ -1,10 +1,9 @@
 //! Devices other than the CPU provider: OpenVINO for real, CUDA's refusal where there is none.
 
-use std::fs;
 use std::path::Path;
 
-use crate::common::{clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
-use serde_json::Value;
+use crate::common::golden::Golden;
+use crate::common::{clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, tiny_bundle};
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
@@ -13,19 +12,20 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn openvino_gives_the_golden_captions() {
-    let Some(photos) = shared("data/photos") else { return };
-    let Some(expected) = shared("golden/expected.json") else { return };
-    if !openvino() {
-        return;
+    if openvino() {
+        Golden::all().iter().for_each(openvino_captions);
     }
-    let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+}
+
+fn openvino_captions(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     for kind in ["mlp", "bert"] {
-        let bundle = golden_bundle(kind, folder.path()).unwrap();
+        let wanted = golden.expected(&format!("greedy_{kind}_trained_photos"));
+        let bundle = golden_bundle(golden, kind, folder.path());
         for (precision, margin) in [("fp32", 0.1), ("bf16", 1.0)] {
             let table = folder.path().join(format!("{kind}-{precision}.parquet"));
             let mut command = clipcap();
-            command.arg("caption").arg(&photos).arg("--model").arg(&bundle).arg("--out").arg(&table);
+            command.arg("caption").arg(&golden.photos).arg("--model").arg(&bundle).arg("--out").arg(&table);
             run(
                 command.args(["--device", "openvino", "--precision", precision, "--batch-size", "4"]).args([
                     "--max-new-tokens",
@@ -36,7 +36,7 @@ fn openvino_gives_the_golden_captions() {
             );
             let mut sure = 0;
             for row in columns(&table, &["image_path", "caption"]) {
-                let answer = &expected[format!("greedy_{kind}_trained_photos")][&row[0]];
+                let answer = &wanted[&row[0]];
                 if answer["smallest_margin"].as_f64().unwrap() > margin {
                     assert_eq!(joined(&row[1]), answer["text"].as_str().unwrap(), "{kind} {precision} {}", row[0]);
                     sure += 1;

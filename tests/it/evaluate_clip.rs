@@ -6,34 +6,31 @@ use std::process::Command;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
-use clipcap::models::weights::SafetensorsFile;
 use serde_json::{Value, json};
 
-use crate::common::{clipcap, run, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, run, tiny_bundle};
 
-/// Photos with their embeddings, and captions with theirs, all at length 1, as transformers made them.
-struct Golden {
+/// Photos with their embeddings, and captions with theirs, all at length 1, as transformers (or numpy) made them.
+struct Answers {
+    golden: Golden,
     photos: Vec<(String, Vec<f64>)>,
     captions: Vec<(String, Vec<f64>)>,
 }
 
-impl Golden {
-    fn open() -> Option<Self> {
-        let expected: Value = serde_json::from_slice(&fs::read(shared("golden_models/expected.json")?).unwrap()).unwrap();
-        let file = SafetensorsFile::open(shared("golden_models/clip_text.expected.safetensors")?).unwrap();
-        let rows = |name: &str, texts: &Value| {
-            let texts: Vec<String> = serde_json::from_value(texts.clone()).unwrap();
+impl Answers {
+    fn of(golden: Golden) -> Self {
+        let file = golden.tensors("clip_text");
+        let rows = |name: &str, texts: &str| {
             let (values, width) = (file.read_f32(name).unwrap(), file.get(name).unwrap().shape[1]);
             let unit = |row: &[f32]| {
                 let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
                 row.iter().map(|x| f64::from(*x) / length).collect()
             };
-            texts.into_iter().zip(values.chunks(width).map(unit)).collect()
+            golden.texts(texts).into_iter().zip(values.chunks(width).map(unit)).collect()
         };
-        Some(Self {
-            photos: rows("image_embeds", &expected["photos"]),
-            captions: rows("text_embeds_normalized", &expected["english"]),
-        })
+        let (photos, captions) = (rows("image_embeds", "photos"), rows("text_embeds_normalized", "english"));
+        Self { golden, photos, captions }
     }
 
     fn caption(&self, number: usize) -> &(String, Vec<f64>) {
@@ -72,13 +69,16 @@ fn close(found: &Value, wanted: [f64; 2]) {
 
 #[test]
 fn clip_scores_are_those_of_the_paper() {
-    let Some(golden) = Golden::open() else { return };
+    Golden::all().into_iter().for_each(|golden| clip_scores(&Answers::of(golden)));
+}
+
+fn clip_scores(golden: &Answers) {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     golden.table(&here("predictions.jsonl"), &[0]);
     golden.table(&here("others.jsonl"), &[1]);
     golden.table(&here("references.jsonl"), &[2, 3]);
-    let clip = shared("golden_models/clip_text").unwrap();
+    let clip = golden.golden.path("clip_text");
     let evaluate = |more: &[&str]| {
         let mut command = clipcap();
         command.arg("evaluate").arg("--predictions").arg(here("predictions.jsonl"));
@@ -86,8 +86,7 @@ fn clip_scores_are_those_of_the_paper() {
         command
     };
     let json = |command: &mut Command| -> Value { serde_json::from_slice(&run(command.arg("--json"), 0).stdout).unwrap() };
-    let images = shared("data/photos").unwrap();
-    let images = images.to_str().unwrap();
+    let images = golden.golden.photos.to_str().unwrap();
     let (out, per_image) = (here("scores.json"), here("images.parquet"));
     let files = ["--out", out.to_str().unwrap(), "--per-image", per_image.to_str().unwrap()];
     let found = json(evaluate(&["--images", images, "--bootstrap", "50"]).args(files));
@@ -136,17 +135,17 @@ fn bundle(clip: &Path, folder: &Path) -> PathBuf {
 
 #[test]
 fn images_that_are_not_there_are_left_out_and_told() {
-    let Some(golden) = Golden::open() else { return };
+    let golden = Answers::of(Golden::own());
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     let photos = here("photos");
     fs::create_dir(&photos).unwrap();
     for (photo, _) in &golden.photos[..3] {
-        fs::copy(shared("data/photos").unwrap().join(photo), photos.join(photo)).unwrap();
+        fs::copy(golden.golden.photos.join(photo), photos.join(photo)).unwrap();
     }
     golden.table(&here("predictions.jsonl"), &[0]);
     golden.table(&here("references.jsonl"), &[2, 3]);
-    let clip = shared("golden_models/clip_text").unwrap();
+    let clip = golden.golden.path("clip_text");
     let evaluate = |more: &[&str]| {
         let mut command = clipcap();
         command.args(["evaluate", "--json"]).arg("--predictions").arg(here("predictions.jsonl"));
@@ -160,7 +159,7 @@ fn images_that_are_not_there_are_left_out_and_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("left out of CLIPScore"));
     let empty = here("empty");
     fs::create_dir(&empty).unwrap();
-    fs::copy(shared("data/photos").unwrap().join(&golden.photos[0].0), empty.join("another.jpg")).unwrap();
+    fs::copy(golden.golden.photos.join(&golden.photos[0].0), empty.join("another.jpg")).unwrap();
     let refused = run(evaluate(&["--images"]).arg(&empty).arg("--scorer").arg(&clip), 1);
     assert!(String::from_utf8_lossy(&refused.stderr).contains(&golden.photos[0].0));
     run(evaluate(&["--images"]).arg(&photos), 2);

@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clipcap::models::weights::SafetensorsFile;
 use serde_json::{Value, json};
 
-use crate::common::{cases, clipcap, run, shared};
+use crate::common::golden::Golden;
+use crate::common::{cases, clipcap, run};
 
 fn init(clip: &Path, out: &Path) -> std::process::Command {
     let mut command = clipcap();
@@ -47,21 +47,24 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// The golden photos in the order of the expected values, copied under names in that order.
-fn golden_photos(to: &Path) -> Option<usize> {
-    let expected: Value = serde_json::from_slice(&fs::read(shared("golden_models/expected.json")?).unwrap()).unwrap();
-    let names = expected["photos"].as_array().unwrap();
+fn golden_photos(golden: &Golden, to: &Path) -> usize {
+    let names = golden.texts("photos");
     fs::create_dir_all(to).unwrap();
     for (number, name) in names.iter().enumerate() {
-        fs::copy(shared("data/photos")?.join(name.as_str().unwrap()), to.join(format!("{number:02}.jpg"))).unwrap();
+        fs::copy(golden.photos.join(name), to.join(format!("{number:02}.jpg"))).unwrap();
     }
-    Some(names.len())
+    names.len()
 }
 
 #[test]
 fn embeddings_of_every_family_are_pytorchs_in_float_and_near_in_8_bits() {
+    Golden::all().iter().for_each(embeddings_are_the_golden_ones);
+}
+
+fn embeddings_are_the_golden_ones(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     let photos = folder.path().join("photos");
-    let Some(count) = golden_photos(&photos) else { return };
+    let count = golden_photos(golden, &photos);
     for (name, file, family) in [
         ("clip_text", "clip_text", "CLIP, vision transformer"),
         ("openai_resnet", "openai_resnet.pt", "CLIP, ResNet"),
@@ -70,11 +73,10 @@ fn embeddings_of_every_family_are_pytorchs_in_float_and_near_in_8_bits() {
         ("open_clip", "open_clip", "CLIP, vision transformer"),
     ] {
         let model = folder.path().join(name);
-        run(&mut init(&shared(&format!("golden_models/{file}")).unwrap(), &model), 0);
+        run(&mut init(&golden.path(file), &model), 0);
         let text = run(clipcap().args(["model", "inspect", "--verify"]).arg(&model), 0).stdout;
         assert!(String::from_utf8_lossy(&text).contains(&format!("image    {family}")), "{name}");
-        let expected = shared(&format!("golden_models/{name}.expected.safetensors")).unwrap();
-        let wanted = SafetensorsFile::open(expected).unwrap().read_f32("image_embeds").unwrap();
+        let wanted = golden.tensors(name).read_f32("image_embeds").unwrap();
         let compare = |flags: &[&str], model: &Path, least: f64| {
             let found = embeddings(model, &photos, flags);
             assert_eq!(found.len(), count);
@@ -211,7 +213,7 @@ fn what_open_clip_says_without_effect_is_taken_and_what_it_says_counts() {
 
 #[test]
 fn a_folder_without_a_whole_weight_file_is_no_model() {
-    let Some(source) = shared("golden_models/siglip") else { return };
+    let source = Golden::own().path("siglip");
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("clip");
     let set_up = |weights: Option<&str>| {
@@ -246,7 +248,7 @@ fn a_folder_without_a_whole_weight_file_is_no_model() {
 
 #[test]
 fn a_cache_folder_is_taken_as_it_lies() {
-    let Some(source) = shared("golden_models/clip_text") else { return };
+    let source = Golden::own().path("clip_text");
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("models--openai--clip");
     let (blobs, snapshot) = (cache.join("blobs"), cache.join("snapshots/0123abcd"));

@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{checkout, clipcap, run, scenes, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{checkout, clipcap, run, scenes, tiny_bundle};
 
 /// What goes wrong: a name, FAULT_ERRNO, and whether it stays wrong.
 const FAULTS: [(&str, i32, bool); 4] =
@@ -249,11 +250,9 @@ fn exports_and_clip_scores() {
     for to in ["webdataset", "imagefolder", "parquet", "sidecar", "coco"] {
         world.sweep(to, &["export", "TABLE", "--images", "IMAGES", "--to", to, "--out", "out"], &[]);
     }
-    if let Some(scorer) = shared("golden_models/clip_text") {
-        let score =
-            ["score", "TABLE", "--images", "IMAGES", "--device", "cpu", "--overwrite", "--out", "out.parquet", "--scorer"];
-        world.sweep("score", &[&score[..], &[scorer.to_str().unwrap()]].concat(), &[]);
-    }
+    let scorer = Golden::own().path("clip_text");
+    let score = ["score", "TABLE", "--images", "IMAGES", "--device", "cpu", "--overwrite", "--out", "out.parquet", "--scorer"];
+    world.sweep("score", &[&score[..], &[scorer.to_str().unwrap()]].concat(), &[]);
 }
 
 /// A plan, its shards one after another, and the table of them, each as one command.

@@ -9,6 +9,7 @@ use clipcap::image::{Decoded, Failure, Limits, Preprocess, Reason, decode, decod
 use clipcap::pipeline::{Content, Decode, Entry, ImageReading, Prepare, Prepared};
 use image::RgbImage;
 
+use crate::common::golden::Golden;
 use crate::common::{cases, columns, run, shared, tiny_bundle};
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -306,9 +307,13 @@ fn scans_without_end_take_no_time() {
 /// Photos enlarged, and turned every way: what is decoded smaller is the same picture at the same place.
 #[test]
 fn large_photos_are_decoded_smaller_and_look_the_same() {
-    let Some(folder) = shared("data/photos") else { return };
     let preprocess = Preprocess::from_json("{}").unwrap();
-    for (name, width, height, by) in [("353913.jpg", 2400, 1800, 4), ("371897.jpg", 1001, 1333, 2)] {
+    let own = Golden::own().photos;
+    let mut photos = vec![(own.clone(), "4.png", 2400, 1800, 4), (own, "2.png", 1001, 1333, 2)];
+    if let Some(photographed) = shared("data/photos") {
+        photos.extend([(photographed.clone(), "353913.jpg", 2400, 1800, 4), (photographed, "371897.jpg", 1001, 1333, 2)]);
+    }
+    for (folder, name, width, height, by) in photos {
         let photo = decode(&fs::read(folder.join(name)).unwrap(), &Limits::default(), true).unwrap();
         let size = format!(r#"{{"size": {{"width": {width}, "height": {height}}}, "do_center_crop": false}}"#);
         let large = Preprocess::from_json(&size).unwrap().resize_and_crop(&photo);

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{clipcap, run, shared};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, run};
 use clipcap::pipeline::npy::{FloatType, write_header};
 use serde_json::Value;
 
@@ -190,14 +191,14 @@ fn numbers() -> impl FnMut() -> usize {
 
 #[test]
 fn damaged_files_are_refused_where_they_are_imported() {
-    let Some(golden) = shared("golden") else { return };
+    let golden = Golden::own();
     let folder = tempfile::tempdir().unwrap();
     let inputs = folder.path().join("inputs");
     for name in ["clip_hf", "gpt2", "gpt2_legacy", "bert"] {
-        copy_folder(&golden.join(name), &inputs.join(name));
+        copy_folder(&golden.path(name), &inputs.join(name));
     }
     for name in ["openai_vit.pt", "clipcap_mlp.pt"] {
-        fs::copy(golden.join(name), inputs.join(name)).unwrap();
+        fs::copy(golden.path(name), inputs.join(name)).unwrap();
     }
     // Which file is bent, whether its numbers have a checksum, and which inputs are imported.
     let cases = [

@@ -11,7 +11,8 @@ use clipcap::models::Bundle;
 use clipcap::models::import::{ClipSource, DecoderSource};
 use clipcap::models::weights::WeightSource;
 
-use crate::common::{clipcap, run, shared};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, run};
 
 struct Random(u64);
 
@@ -103,24 +104,23 @@ struct Case {
 }
 
 fn try_all(count: usize) {
-    let Some(models) = shared("golden_models") else { return };
-    let golden = shared("golden").unwrap();
+    let golden = Golden::own();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle");
     let mut init = clipcap();
     init.args(["model", "init", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--prefix-len", "2", "--quiet", "--out"]).arg(&bundle);
-    run(init.arg("--clip").arg(models.join("siglip")), 0);
+    run(init.arg("--clip").arg(golden.path("siglip")), 0);
     let case = |name, model: PathBuf, file, read, strict, header_alone| Case { name, model, file, read, strict, header_alone };
     let cases = [
-        case("OpenAI's archive", models.join("openai_resnet.pt"), "", clip_of as fn(&Path) -> _, true, false),
-        case("open_clip's weights", models.join("open_clip"), "open_clip_model.safetensors", clip_of, true, true),
-        case("open_clip's configuration", models.join("open_clip"), "open_clip_config.json", clip_of, false, false),
-        case("SigLIP's weights", models.join("siglip"), "model.safetensors", clip_of, true, true),
-        case("SigLIP's configuration", models.join("siglip"), "config.json", clip_of, false, false),
-        case("SigLIP's preprocessing", models.join("siglip"), "preprocessor_config.json", clip_of, false, false),
-        case("a .bin", golden.join("clip_hf"), "pytorch_model.bin", clip_of, true, false),
-        case("a legacy .bin", golden.join("gpt2_legacy"), "pytorch_model.bin", gpt2_of, false, false),
-        case("a vocabulary", golden.join("gpt2"), "vocab.txt", gpt2_of, true, false),
+        case("OpenAI's archive", golden.path("openai_resnet.pt"), "", clip_of as fn(&Path) -> _, true, false),
+        case("open_clip's weights", golden.path("open_clip"), "open_clip_model.safetensors", clip_of, true, true),
+        case("open_clip's configuration", golden.path("open_clip"), "open_clip_config.json", clip_of, false, false),
+        case("SigLIP's weights", golden.path("siglip"), "model.safetensors", clip_of, true, true),
+        case("SigLIP's configuration", golden.path("siglip"), "config.json", clip_of, false, false),
+        case("SigLIP's preprocessing", golden.path("siglip"), "preprocessor_config.json", clip_of, false, false),
+        case("a .bin", golden.path("clip_hf"), "pytorch_model.bin", clip_of, true, false),
+        case("a legacy .bin", golden.path("gpt2_legacy"), "pytorch_model.bin", gpt2_of, false, false),
+        case("a vocabulary", golden.path("gpt2"), "vocab.txt", gpt2_of, true, false),
         case("a bundle's record", bundle.clone(), "clipcap.json", bundle_of, true, false),
         case("a bundle's weights", bundle.clone(), "clip/model.safetensors", bundle_of, true, false),
         case("a bundle's configuration", bundle.clone(), "clip/config.json", bundle_of, true, false),

@@ -5,32 +5,26 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::common::{clipcap, columns, run, shared};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, columns, run};
+use clipcap::pipeline::npy::{FloatType, write_header};
 
-/// Embeddings of the six golden captions, as a `.npy` file.
-fn embeddings(golden: &Path, kind: &str, folder: &Path) -> PathBuf {
-    let file =
-        clipcap::models::weights::SafetensorsFile::open(golden.join(format!("original_{kind}.expected.safetensors"))).unwrap();
-    let (rows, width) = {
-        let shape = &file.get("clip_embeds").unwrap().shape;
-        (shape[0], shape[1])
-    };
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
-    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.bytes());
+/// Embeddings of the golden captions, as a `.npy` file.
+fn embeddings(golden: &Golden, kind: &str, folder: &Path) -> PathBuf {
+    let file = golden.tensors(&format!("original_{kind}"));
+    let shape = &file.get("clip_embeds").unwrap().shape;
+    let mut bytes = vec![];
+    write_header(&mut bytes, FloatType::F32, shape[0] as u64, shape[1]).unwrap();
     bytes.extend(file.read_f32("clip_embeds").unwrap().iter().flat_map(|v| v.to_le_bytes()));
     let path = folder.join(format!("{kind}.npy"));
     fs::write(&path, bytes).unwrap();
     path
 }
 
-fn import(golden: &Path, decoder: &str, checkpoint: &str, out: &Path, more: &[&str]) -> Value {
+fn import(golden: &Golden, decoder: &str, checkpoint: &str, out: &Path, more: &[&str]) -> Value {
     let mut command = clipcap();
-    command.args(["model", "import", "--json"]).arg("--clip").arg(golden.join("clip_text"));
-    command.arg("--decoder").arg(golden.join(decoder)).arg("--checkpoint").arg(golden.join(checkpoint)).arg("--out").arg(out);
+    command.args(["model", "import", "--json"]).arg("--clip").arg(golden.path("clip_text"));
+    command.arg("--decoder").arg(golden.path(decoder)).arg("--checkpoint").arg(golden.path(checkpoint)).arg("--out").arg(out);
     serde_json::from_slice(&run(command.args(more), 0).stdout).unwrap()
 }
 
@@ -41,21 +35,23 @@ fn captions(embeddings: &Path, model: &Path, out: &Path, more: &[&str]) -> Vec<S
     columns(out, &["caption"]).into_iter().map(|row| row[0].clone()).collect()
 }
 
-fn expected(golden: &Path, key: &str) -> Vec<String> {
-    let json: Value = serde_json::from_slice(&fs::read(golden.join("expected.json")).unwrap()).unwrap();
-    json[key].as_array().unwrap().iter().map(|caption| caption["text"].as_str().unwrap().to_string()).collect()
+fn expected(golden: &Golden, key: &str) -> Vec<String> {
+    golden.expected(key).as_array().unwrap().iter().map(|caption| caption["text"].as_str().unwrap().to_string()).collect()
 }
 
 #[test]
 fn the_original_is_imported_captioned_trained_and_exported() {
-    let Some(golden) = shared("golden_models") else { return };
+    Golden::all().iter().for_each(the_original);
+}
+
+fn the_original(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     for kind in ["transformer", "mlp"] {
-        let (embeddings, bundle) = (embeddings(&golden, kind, folder.path()), here(kind));
-        let told = import(&golden, "gpt2_en", &format!("original_{kind}_trained.pt"), &bundle, &[]);
+        let (embeddings, bundle) = (embeddings(golden, kind, folder.path()), here(kind));
+        let told = import(golden, "gpt2_en", &format!("original_{kind}_trained.pt"), &bundle, &[]);
         assert_eq!((&told["tokenizer"]["stop_token"], &told["decoder_scope"]), (&".".into(), &"gpt.".into()));
-        let wanted = expected(&golden, &format!("greedy_original_{kind}"));
+        let wanted = expected(golden, &format!("greedy_original_{kind}"));
         let table = here("t.parquet");
         assert_eq!(captions(&embeddings, &bundle, &table, &[]), wanted);
         assert_eq!(captions(&embeddings, &bundle, &table, &["--num-beams", "3"]), wanted);
@@ -75,36 +71,40 @@ fn the_original_is_imported_captioned_trained_and_exported() {
         run(clipcap().args(["model", "export", "--quiet", "--part", "checkpoint"]).arg(&bundle).arg("--out").arg(&out), 0);
         let checkpoint = out.join("model.safetensors");
         let again = here(&format!("again-{kind}"));
-        let told_again = import(&golden, "gpt2_en", checkpoint.to_str().unwrap(), &again, &[]);
+        let told_again = import(golden, "gpt2_en", checkpoint.to_str().unwrap(), &again, &[]);
         assert_eq!(told["fingerprint"], told_again["fingerprint"]);
     }
 }
 
 #[test]
 fn a_qwen_says_the_expected_captions_in_float_and_int8() {
-    let Some(golden) = shared("golden_models") else { return };
+    Golden::all().iter().for_each(a_qwen);
+}
+
+fn a_qwen(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
-    let embeddings = embeddings(&golden, "mlp", folder.path());
-    let told = import(&golden, "qwen2", "qwen2_mapper.pt", &here("qwen"), &[]);
+    let embeddings = embeddings(golden, "mlp", folder.path());
+    let told = import(golden, "qwen2", "qwen2_mapper.pt", &here("qwen"), &[]);
     assert_eq!(told["decoder_scope"], "decoder.");
-    let wanted = expected(&golden, "greedy_qwen2");
+    let wanted = expected(golden, "greedy_qwen2");
     assert_eq!(captions(&embeddings, &here("qwen"), &here("t.parquet"), &[]), wanted);
     run(clipcap().args(["model", "quantize", "--quiet"]).arg(here("qwen")).arg("--out").arg(here("int8")), 0);
     assert_eq!(captions(&embeddings, &here("int8"), &here("t.parquet"), &["--precision", "int8"]), wanted);
     // What stands behind the prefix is gone on from: here, the beginning of a caption.
-    let behind = captions(&embeddings, &here("qwen"), &here("t.parquet"), &["--prompt", "A man in a red shirt"]);
-    assert_eq!(behind[0], "rides a bicycle down the street.");
+    let prompt = wanted[0].split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+    let behind = captions(&embeddings, &here("qwen"), &here("t.parquet"), &["--prompt", &prompt]);
+    assert_eq!(behind[0], wanted[0][prompt.len()..].trim());
 }
 
 #[test]
 fn decoders_of_other_kinds_are_refused_by_name() {
-    let Some(golden) = shared("golden_models") else { return };
+    let golden = Golden::own();
     let folder = tempfile::tempdir().unwrap();
     let decoder = folder.path().join("decoder");
     fs::create_dir(&decoder).unwrap();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
-        fs::copy(golden.join("qwen2").join(name), decoder.join(name)).unwrap();
+        fs::copy(golden.path("qwen2").join(name), decoder.join(name)).unwrap();
     }
     let config: Value = serde_json::from_slice(&fs::read(decoder.join("config.json")).unwrap()).unwrap();
     let refused = |change: &dyn Fn(&mut Value)| {
@@ -112,8 +112,8 @@ fn decoders_of_other_kinds_are_refused_by_name() {
         change(&mut config);
         fs::write(decoder.join("config.json"), config.to_string()).unwrap();
         let mut command = clipcap();
-        command.args(["model", "import", "--clip"]).arg(golden.join("clip_text")).arg("--gpt2").arg(&decoder);
-        command.arg("--checkpoint").arg(golden.join("qwen2_mapper.pt")).arg("--out").arg(folder.path().join("out"));
+        command.args(["model", "import", "--clip"]).arg(golden.path("clip_text")).arg("--gpt2").arg(&decoder);
+        command.arg("--checkpoint").arg(golden.path("qwen2_mapper.pt")).arg("--out").arg(folder.path().join("out"));
         String::from_utf8(run(&mut command, 1).stderr).unwrap()
     };
     assert!(refused(&|config| config["model_type"] = "mamba".into()).contains("mamba"));
@@ -125,7 +125,7 @@ fn decoders_of_other_kinds_are_refused_by_name() {
 
 #[test]
 fn captions_are_cleaned_up_where_it_is_asked_for() {
-    let Some(golden) = shared("golden_models") else { return };
+    let golden = Golden::own();
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     let embeddings = embeddings(&golden, "mlp", folder.path());
@@ -133,15 +133,15 @@ fn captions_are_cleaned_up_where_it_is_asked_for() {
     let table = here("t.parquet");
     let flags = ["--replace", "(?i)^a (.*)=One $1", "--punctuation", "no-end"];
     let cleaned = captions(&embeddings, &here("qwen"), &table, &flags);
-    assert_eq!(cleaned[0], "One man in a red shirt rides a bicycle down the street");
+    assert_eq!(cleaned[0], "One red circle stands above a blue square");
     let manifest = fs::read_to_string(here(".clipcap/t.manifest.json")).unwrap();
     assert!(manifest.contains("no-end") && manifest.contains("One $1"), "{manifest}");
     let mut command = clipcap();
-    command.args(["caption", "--quiet", "--overwrite", "--banned-words", "dogs,kite", "--model"]).arg(here("qwen"));
+    command.args(["caption", "--quiet", "--overwrite", "--banned-words", "triangles,isn't", "--model"]).arg(here("qwen"));
     run(command.arg("--embeddings").arg(&embeddings).arg("--out").arg(&table), 3);
-    assert_eq!(columns(&table, &["caption"]).len(), 4);
+    assert_eq!(columns(&table, &["caption"]).len(), 3);
     let failed = columns(&here(".clipcap/t.errors.parquet"), &["image_path", "reason"]);
-    assert_eq!(failed, [["1", "filtered"], ["4", "filtered"]]);
+    assert_eq!(failed, [["1", "filtered"], ["3", "filtered"]]);
 }
 
 #[test]

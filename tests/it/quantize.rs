@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::common::{checkout, clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{checkout, clipcap, columns, embed, golden_bundle, joined, openvino, run, scenes, tiny_bundle};
 
 /// The trained CLIP and GPT2 of the checkout with a new mapper.
 fn demo_bundle(folder: &Path) -> PathBuf {
@@ -81,21 +82,23 @@ fn every_product_in_8_bits_is_computed_in_integers() {
 
 #[test]
 fn static_int8_says_the_same_wherever_the_model_is_sure() {
-    let Some(photos) = shared("data/photos") else { return };
-    let Some(expected) = shared("golden/expected.json") else { return };
-    let expected: Value = serde_json::from_slice(&fs::read(expected).unwrap()).unwrap();
+    Golden::all().iter().for_each(static_int8);
+}
+
+fn static_int8(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     for kind in ["mlp", "bert"] {
-        let bundle = golden_bundle(kind, folder.path()).unwrap();
-        let (small, _) = quantize(&bundle, &photos, folder.path().join(format!("{kind}-int8")));
+        let bundle = golden_bundle(golden, kind, folder.path());
+        let (small, _) = quantize(&bundle, &golden.photos, folder.path().join(format!("{kind}-int8")));
+        let wanted = golden.expected(&format!("greedy_{kind}_trained_photos"));
         let devices = if openvino() { &["cpu", "openvino"][..] } else { &["cpu"] };
         for device in devices {
             let table = folder.path().join(format!("{kind}-{device}.parquet"));
             let mut command = clipcap();
-            command.arg("caption").arg(&photos).arg("--model").arg(&small).arg("--out").arg(&table);
+            command.arg("caption").arg(&golden.photos).arg("--model").arg(&small).arg("--out").arg(&table);
             run(command.args(["--precision", "int8", "--device", device, "--max-new-tokens", "40", "--quiet"]), 0);
             for row in columns(&table, &["image_path", "caption"]) {
-                let answer = &expected[format!("greedy_{kind}_trained_photos")][&row[0]];
+                let answer = &wanted[&row[0]];
                 if answer["smallest_margin"].as_f64().unwrap() > 0.5 {
                     assert_eq!(joined(&row[1]), answer["text"].as_str().unwrap(), "{kind} {device} {}", row[0]);
                 }

@@ -19,8 +19,8 @@ impl Home {
         self.0.path().join(path)
     }
 
-    /// `models/ViT-B-32.pt` (or, without golden files, a folder for `model.clip`), `models/gpt2-chinese` and `models/clipcap`.
-    fn models(&self) -> Vec<String> {
+    /// `models/ViT-B-32.pt`, `models/gpt2-chinese` and `models/clipcap`.
+    fn models(&self) {
         let (configs, bundle) = (self.at("configs"), self.at("models/clipcap"));
         let vision = json!({
             "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 32, "patch_size": 8,
@@ -34,13 +34,7 @@ impl Home {
         run(init.arg("--clip").arg(configs.join("clip")).arg("--gpt2").arg(configs.join("gpt2")), 0);
         let mut export = clipcap();
         run(export.args(["model", "export", "--part", "gpt2", "--out"]).arg(self.at("models/gpt2-chinese")).arg(&bundle), 0);
-        match crate::common::shared("golden/openai_vit.pt") {
-            Some(checkpoint) => {
-                fs::copy(checkpoint, self.at("models/ViT-B-32.pt")).unwrap();
-                vec![]
-            }
-            None => vec!["model.clip=configs/clip".into(), "model.random=true".into()],
-        }
+        fs::copy(crate::common::golden::Golden::own().path("openai_vit.pt"), self.at("models/ViT-B-32.pt")).unwrap();
     }
 
     /// `data/flickr30k` as Flickr30k-CN lies on disk, with rendered pictures.
@@ -93,10 +87,10 @@ fn json_file(path: &Path) -> Value {
 #[test]
 fn both_recipes_on_flickr30k() {
     let home = Home::new();
-    let clip = home.models();
+    home.models();
     home.flickr30k();
     for recipe in ["mlp", "bert"] {
-        home.pipeline(&format!("flickr30k-{recipe}.toml"), &[clip.clone(), vec!["train.max_steps=3".into()]].concat());
+        home.pipeline(&format!("flickr30k-{recipe}.toml"), &["train.max_steps=3".into()]);
         let out = home.at(&format!("out/flickr30k-{recipe}"));
         let bundle = json_file(&out.join("train/best/clipcap.json"));
         assert_eq!((bundle["mapper_kind"].as_str(), bundle["prefix_len"].as_u64()), (Some(recipe), Some(10)));

@@ -9,7 +9,8 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Float32Type, Int32Type};
 use serde_json::Value;
 
-use crate::common::{clipcap, columns, run, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, columns, run, tiny_bundle};
 
 /// A scored row: image_path, caption_index, caption, clip_score, and the rank where there is one.
 type Row = (String, i32, String, Option<f32>, Option<i32>);
@@ -42,15 +43,15 @@ struct World {
 }
 
 impl World {
-    fn new() -> Option<Self> {
-        let (golden, photos) = (shared("golden_models")?, shared("data/photos")?);
+    fn new() -> Self {
+        let golden = Golden::own();
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("bundle");
         let mut command = clipcap();
-        command.args(["model", "import", "--quiet"]).arg("--clip").arg(golden.join("clip_text"));
-        command.arg("--gpt2").arg(golden.join("gpt2_en")).arg("--checkpoint").arg(golden.join("original_mlp_trained.pt"));
+        command.args(["model", "import", "--quiet"]).arg("--clip").arg(golden.path("clip_text"));
+        command.arg("--gpt2").arg(golden.path("gpt2_en")).arg("--checkpoint").arg(golden.path("original_mlp_trained.pt"));
         run(command.arg("--out").arg(&bundle), 0);
-        Some(Self { folder, bundle, photos })
+        Self { folder, bundle, photos: golden.photos }
     }
 
     fn here(&self, name: &str) -> PathBuf {
@@ -80,7 +81,7 @@ fn by_image(rows: &[Row]) -> BTreeMap<&str, Vec<&Row>> {
 
 #[test]
 fn captions_are_scored_and_ranked_in_one_pass() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let all = world.table("all.parquet", &["--rerank"]);
     assert_eq!(by_image(&all).len(), fs::read_dir(&world.photos).unwrap().count());
     // Ranks are those of the scores, equals in order of their numbers.
@@ -105,7 +106,7 @@ fn captions_are_scored_and_ranked_in_one_pass() {
     // The scores alone, and by another name for the same CLIP.
     let alone = world.table("alone.parquet", &["--scorer", world.bundle.to_str().unwrap()]);
     assert!(alone.iter().zip(&all).all(|(a, b)| (a.3, a.4) == (b.3, None)));
-    let clip = shared("golden_models/clip_text").unwrap();
+    let clip = Golden::own().path("clip_text");
     let again = world.table("again.parquet", &["--rerank", "--scorer", clip.to_str().unwrap()]);
     assert_eq!(again, all);
     // Neither batches nor threads change a byte, and nothing is computed twice.
@@ -123,7 +124,7 @@ fn captions_are_scored_and_ranked_in_one_pass() {
 
 #[test]
 fn the_best_stay_in_every_format() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let all = world.table("all.parquet", &["--rerank"]);
     let best = |most: i32| all.iter().filter(|row| row.4.unwrap() <= most).cloned().collect::<Vec<_>>();
     assert_eq!(world.table("two.parquet", &["--rerank", "--keep", "2"]), best(2));
@@ -173,7 +174,7 @@ fn the_best_stay_in_every_format() {
 
 #[test]
 fn captions_below_a_score_go_and_images_stay_accounted_for() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let all = world.table("all.parquet", &["--rerank"]);
     let mut scores: Vec<f32> = by_image(&all).values().map(|rows| rows.iter().filter_map(|r| r.3).fold(-1.0, f32::max)).collect();
     scores.sort_by(f32::total_cmp);
@@ -198,8 +199,8 @@ fn captions_below_a_score_go_and_images_stay_accounted_for() {
 
 #[test]
 fn another_scorer_sees_the_pictures_itself() {
-    let Some(world) = World::new() else { return };
-    let other = shared("golden_models/chinese_clip").unwrap();
+    let world = World::new();
+    let other = Golden::own().path("chinese_clip");
     let other = other.to_str().unwrap();
     let ranked = world.table("ranked.parquet", &["--rerank", "--scorer", other]);
     run(&mut world.caption("plain.parquet", &[]), 0);
@@ -229,9 +230,9 @@ fn another_scorer_sees_the_pictures_itself() {
 
 #[test]
 fn a_job_of_workers_scores_as_a_single_run_does() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let flags = ["--top-p", "0.9", "--num-captions", "3", "--max-new-tokens", "8", "--rerank", "--keep", "2", "--scorer"];
-    let other = shared("golden_models/chinese_clip").unwrap();
+    let other = Golden::own().path("chinese_clip");
     let single = world.here("single.parquet");
     let mut command = clipcap();
     command.arg("caption").arg(&world.photos).arg("--model").arg(&world.bundle).arg("--out").arg(&single);
@@ -239,7 +240,7 @@ fn a_job_of_workers_scores_as_a_single_run_does() {
     let job = world.here("job");
     let mut plan = clipcap();
     plan.arg("plan").arg(&world.photos).arg("--model").arg(&world.bundle).arg("--job").arg(&job).args(flags).arg(&other);
-    run(plan.args(["--shard-size", "6", "--quiet"]), 0);
+    run(plan.args(["--shard-size", "2", "--quiet"]), 0);
     let worker = |more: &[&str], status: i32| {
         let mut command = clipcap();
         command.args(["caption", "--quiet", "--threads", "1", "--job"]).arg(&job).args(more);

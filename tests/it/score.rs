@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
-use clipcap::models::weights::SafetensorsFile;
 use serde_json::{Value, json};
 
-use crate::common::{clipcap, columns, run, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, columns, run, tiny_bundle};
 
 /// The scores of a table, row by row.
 fn scores(table: &Path) -> Vec<Option<f32>> {
@@ -19,14 +19,6 @@ fn scores(table: &Path) -> Vec<Option<f32>> {
         rows.extend((0..column.len()).map(|row| (!column.is_null(row)).then(|| column.value(row))));
     }
     rows
-}
-
-fn expected() -> Option<Value> {
-    Some(serde_json::from_slice(&fs::read(shared("golden_models/expected.json")?).unwrap()).unwrap())
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    serde_json::from_value(value.clone()).unwrap()
 }
 
 fn unit(values: &[f32], width: usize) -> Vec<Vec<f64>> {
@@ -40,11 +32,10 @@ fn unit(values: &[f32], width: usize) -> Vec<Vec<f64>> {
 /// A photo and a caption, each with each.
 type Pairs = Vec<(String, String)>;
 
-/// Every photo with every caption, and transformers' cosines in that order.
-fn pairs(family: &str, language: &str) -> Option<(Pairs, Vec<f64>)> {
-    let expected = expected()?;
-    let (photos, captions) = (texts(&expected["photos"]), texts(&expected[language]));
-    let file = SafetensorsFile::open(shared(&format!("golden_models/{family}.expected.safetensors"))?).unwrap();
+/// Every photo with every caption, and the golden cosines in that order.
+fn pairs(golden: &Golden, family: &str, language: &str) -> (Pairs, Vec<f64>) {
+    let (photos, captions) = (golden.texts("photos"), golden.texts(language));
+    let file = golden.tensors(family);
     let read = |name: &str| unit(&file.read_f32(name).unwrap(), file.get(name).unwrap().shape[1]);
     let (images, written) = (read("image_embeds"), read("text_embeds_normalized"));
     let (mut rows, mut cosines) = (vec![], vec![]);
@@ -54,7 +45,7 @@ fn pairs(family: &str, language: &str) -> Option<(Pairs, Vec<f64>)> {
             cosines.push(image.iter().zip(text).map(|(a, b)| a * b).sum());
         }
     }
-    Some((rows, cosines))
+    (rows, cosines)
 }
 
 fn score(table: &Path, scorer: &Path, out: &Path) -> std::process::Command {
@@ -73,14 +64,18 @@ fn lines(folder: &Path, key: &str, rows: &[(String, String)]) -> PathBuf {
 
 #[test]
 fn scores_are_the_cosines_of_transformers() {
+    Golden::all().iter().for_each(cosines_are_the_golden_ones);
+}
+
+fn cosines_are_the_golden_ones(golden: &Golden) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("scored.parquet");
     for (family, language) in [("chinese_clip", "chinese"), ("clip_text", "english")] {
-        let Some((rows, wanted)) = pairs(family, language) else { return };
-        let scorer = shared(&format!("golden_models/{family}")).unwrap();
+        let (rows, wanted) = pairs(golden, family, language);
+        let scorer = golden.path(family);
         for key in ["image", "file_name"] {
             let table = lines(folder.path(), key, &rows);
-            run(score(&table, &scorer, &out).arg("--images").arg(shared("data/photos").unwrap()), 0);
+            run(score(&table, &scorer, &out).arg("--images").arg(&golden.photos), 0);
             let found = scores(&out);
             assert_eq!(found.len(), wanted.len());
             for (row, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
@@ -94,14 +89,14 @@ fn scores_are_the_cosines_of_transformers() {
         init.args(["model", "init", "--gpt2", "gpt2-tiny", "--mapper", "mlp", "--quiet", "--clip"]).arg(&scorer);
         run(init.arg("--out").arg(&bundle), 0);
         let mut embed = clipcap();
-        embed.args(["embed", "--quiet", "--images"]).arg(shared("data/photos").unwrap());
+        embed.args(["embed", "--quiet", "--images"]).arg(&golden.photos);
         run(embed.arg("--model").arg(&bundle).arg("--out").arg(&embeddings), 0);
         let (table, again) = (lines(folder.path(), "image", &rows), folder.path().join("again.parquet"));
         for with in [&bundle, &scorer] {
             run(score(&table, with, &again).arg("--embeddings").arg(&embeddings), 0);
             assert!(scores(&again).iter().zip(scores(&out)).all(|(a, b)| (a.unwrap() - b.unwrap()).abs() < 1e-4));
         }
-        let other = shared(if family == "clip_text" { "golden_models/chinese_clip" } else { "golden_models/clip_text" }).unwrap();
+        let other = golden.path(if family == "clip_text" { "chinese_clip" } else { "clip_text" });
         let refused = run(score(&table, &other, &again).arg("--embeddings").arg(&embeddings), 1);
         assert!(String::from_utf8_lossy(&refused.stderr).contains("another image encoder"));
     }
@@ -109,14 +104,14 @@ fn scores_are_the_cosines_of_transformers() {
 
 #[test]
 fn a_row_without_its_image_has_no_score_and_is_told() {
-    let (Some((mut rows, _)), Some(scorer)) = (pairs("chinese_clip", "chinese"), shared("golden_models/chinese_clip")) else {
-        return;
-    };
+    let golden = Golden::own();
+    let ((mut rows, _), scorer) = (pairs(&golden, "chinese_clip", "chinese"), golden.path("chinese_clip"));
     let folder = tempfile::tempdir().unwrap();
     let photos = folder.path().join("photos");
     fs::create_dir_all(&photos).unwrap();
-    rows.truncate(6);
-    fs::copy(shared("data/photos").unwrap().join(&rows[0].0), photos.join(&rows[0].0)).unwrap();
+    let only = rows[0].0.clone();
+    rows.retain(|row| row.0 == only);
+    fs::copy(golden.photos.join(&rows[0].0), photos.join(&rows[0].0)).unwrap();
     fs::write(photos.join("broken.jpg"), b"\xff\xd8\xff").unwrap();
     rows[1].0 = "gone.jpg".into();
     rows[2].0 = "broken.jpg".into();
@@ -135,22 +130,22 @@ fn a_row_without_its_image_has_no_score_and_is_told() {
                 .map(|line| !serde_json::from_str::<Value>(line).unwrap()["clip_score"].is_null())
                 .collect(),
         };
-        assert_eq!(told, [true, false, false, true, true, true], "{name}");
+        assert_eq!(told, [true, false, false, true, true], "{name}");
     }
 }
 
 #[test]
 fn what_cannot_score_is_told() {
-    let (Some((rows, _)), Some(models)) = (pairs("chinese_clip", "chinese"), shared("golden_models")) else { return };
+    let golden = Golden::own();
+    let (rows, _) = pairs(&golden, "chinese_clip", "chinese");
     let folder = tempfile::tempdir().unwrap();
     let (table, out) = (lines(folder.path(), "image", &rows), folder.path().join("out.parquet"));
-    let photos = shared("data/photos").unwrap();
     for (scorer, word) in [
-        (models.join("siglip"), "no text tower"),
-        (models.join("openai_resnet.pt"), "vocab.json and merges.txt"),
+        (golden.path("siglip"), "no text tower"),
+        (golden.path("openai_resnet.pt"), "vocab.json and merges.txt"),
         (tiny_bundle(folder.path()), "no text tower"),
     ] {
-        let refused = run(score(&table, &scorer, &out).arg("--images").arg(&photos), 1);
+        let refused = run(score(&table, &scorer, &out).arg("--images").arg(&golden.photos), 1);
         let message = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(message.contains(word), "{message}");
         assert!(!out.exists());
@@ -159,11 +154,10 @@ fn what_cannot_score_is_told() {
 
 #[test]
 fn long_captions_are_scored_by_their_beginnings_and_blank_ones_not_at_all() {
+    let golden = Golden::own();
     let folder = tempfile::tempdir().unwrap();
     for (family, language, word) in [("clip_text", "english", "dog "), ("chinese_clip", "chinese", "狗")] {
-        let (Some((rows, _)), Some(scorer)) = (pairs(family, language), shared(&format!("golden_models/{family}"))) else {
-            return;
-        };
+        let ((rows, _), scorer) = (pairs(&golden, family, language), golden.path(family));
         let photo = rows[0].0.clone();
         let captions = [word.repeat(700), word.repeat(900), rows[0].1.clone(), String::new(), "  ".into()];
         let rows: Vec<(String, String)> = captions.into_iter().map(|caption| (photo.clone(), caption)).collect();
@@ -175,7 +169,7 @@ fn long_captions_are_scored_by_their_beginnings_and_blank_ones_not_at_all() {
         csv.flush().unwrap();
         let out = folder.path().join("scored.parquet");
         let mut command = score(&table, &scorer, &out);
-        let output = run(command.arg("--images").arg(shared("data/photos").unwrap()), 0);
+        let output = run(command.arg("--images").arg(&golden.photos), 0);
         let found = scores(&out);
         assert!(found[0].is_some() && found[0] == found[1] && found[0] != found[2], "{family}: {found:?}");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -190,7 +184,7 @@ fn long_captions_are_scored_by_their_beginnings_and_blank_ones_not_at_all() {
         let mut sink = clipcap::table::ParquetSink::create(&table, batch.schema(), "captions/1").unwrap();
         sink.write(&batch).unwrap();
         sink.finish().unwrap();
-        run(score(&table, &scorer, &out).arg("--images").arg(shared("data/photos").unwrap()), 0);
+        run(score(&table, &scorer, &out).arg("--images").arg(&golden.photos), 0);
         let again = scores(&out);
         assert_eq!((&again[..3], &again[3..]), (&found[..], &[None, None][..]), "{family}");
     }

@@ -1,5 +1,6 @@
 //! What the tests that drive the binary share.
 
+pub mod golden;
 #[cfg(feature = "remote")]
 pub mod proxy;
 pub mod report;
@@ -88,16 +89,15 @@ pub fn scenes(folder: &Path, count: u32) -> PathBuf {
 }
 
 /// A bundle of one of the trained golden checkpoints.
-pub fn golden_bundle(kind: &str, folder: &Path) -> Option<PathBuf> {
-    let golden = shared("golden")?;
+pub fn golden_bundle(golden: &golden::Golden, kind: &str, folder: &Path) -> PathBuf {
     let bundle = folder.join(kind);
     let mut command = clipcap();
     command.args(["model", "import", "--quiet"]);
-    command.arg("--clip").arg(golden.join("clip_hf")).arg("--gpt2").arg(golden.join("gpt2"));
-    command.arg("--checkpoint").arg(golden.join(format!("clipcap_{kind}_trained.pt")));
-    command.arg("--bert-config").arg(golden.join("bert/config.json")).arg("--out").arg(&bundle);
+    command.arg("--clip").arg(golden.path("clip_hf")).arg("--gpt2").arg(golden.path("gpt2"));
+    command.arg("--checkpoint").arg(golden.path(&format!("clipcap_{kind}_trained.pt")));
+    command.arg("--bert-config").arg(golden.path("bert/config.json")).arg("--out").arg(&bundle);
     run(&mut command, 0);
-    Some(bundle)
+    bundle
 }
 
 /// Text columns of a Parquet table, by row.

@@ -261,21 +261,27 @@ fn what_a_command_reads_it_does_not_replace() {
 }
 
 #[test]
-fn real_captions() {
-    let (Some(flickr), Some(coco)) = (
-        crate::common::shared("data/captions/flickr30k_zh_1000.csv"),
-        crate::common::shared("data/captions/coco-cn_ext_3000.txt"),
-    ) else {
-        return;
-    };
+fn captions_as_they_are_published() {
+    let shared = crate::common::shared;
+    let own = |name: &str| crate::common::checkout().join("tests/fixtures/captions").join(name);
+    published([own("flickr30k_zh.csv"), own("coco-cn.txt")], 7, ("/1000000002", "两个人站在蓝色的门前面。"));
+    if let (Some(flickr), Some(coco)) =
+        (shared("data/captions/flickr30k_zh_1000.csv"), shared("data/captions/coco-cn_ext_3000.txt"))
+    {
+        published([flickr, coco], 4000, ("/1000092795", "两个毛发发发型的年轻人一边在院子里晃来晃去一边看着自己的手"));
+    }
+}
+
+/// Files of Flickr30k and COCO in Chinese, how many captions they have, and an image's first one.
+fn published(files: [PathBuf; 2], count: u64, (image, caption): (&str, &str)) {
     let folder = Folder::new();
     let out = folder.path("set");
-    run(clipcap().arg("prepare").arg("--captions").args([&flickr, &coco]).arg("--lint").arg("--out").arg(&out), 0);
+    run(clipcap().arg("prepare").arg("--captions").args(&files).arg("--lint").arg("--out").arg(&out), 0);
     let counts = &manifest(&out)["counts"];
-    assert_eq!((counts["captions"].as_u64(), counts["bad"].as_u64()), (Some(4000), Some(0)));
+    assert_eq!((counts["captions"].as_u64(), counts["bad"].as_u64()), (Some(count), Some(0)));
     let table = out.join("captions.parquet");
-    let at = texts(&table, "image_id").iter().position(|id| id.ends_with("/1000092795")).unwrap();
-    assert_eq!(texts(&table, "caption")[at], "两个毛发发发型的年轻人一边在院子里晃来晃去一边看着自己的手");
+    let at = texts(&table, "image_id").iter().position(|id| id.ends_with(image)).unwrap();
+    assert_eq!(texts(&table, "caption")[at], caption);
     let translations: BTreeSet<String> = texts(&table, "translation").into_iter().collect();
     assert_eq!(translations.into_iter().collect::<Vec<_>>(), ["human", "unknown"]);
 }

@@ -11,7 +11,8 @@ use arrow::datatypes::Float32Type;
 use serde_json::{Value, json};
 
 use super::{batches, ints, manifest, texts};
-use crate::common::{clipcap, run, shared, tiny_bundle};
+use crate::common::golden::Golden;
+use crate::common::{clipcap, run, tiny_bundle};
 
 fn scores(table: &Path) -> Vec<Option<f32>> {
     let column = |batch: &arrow::record_batch::RecordBatch| {
@@ -22,10 +23,9 @@ fn scores(table: &Path) -> Vec<Option<f32>> {
 }
 
 /// Captions of photos, three each, and one of a picture that is not there.
-fn captions(folder: &Path) -> Option<PathBuf> {
-    let expected: Value = serde_json::from_slice(&fs::read(shared("golden_models/expected.json")?).unwrap()).unwrap();
-    let texts = |key: &str| -> Vec<String> { serde_json::from_value(expected[key].clone()).unwrap() };
-    let (photos, english) = (texts("photos"), texts("english"));
+fn captions(folder: &Path) -> PathBuf {
+    let golden = Golden::own();
+    let (photos, english) = (golden.texts("photos"), golden.texts("english"));
     let mut lines: Vec<String> = vec![];
     for (at, photo) in photos.iter().enumerate() {
         let each = (0..3).map(|more| &english[(at + more) % english.len()]);
@@ -34,7 +34,7 @@ fn captions(folder: &Path) -> Option<PathBuf> {
     lines.push(json!({"file_name": "gone.jpg", "caption": english[0], "split": "train"}).to_string());
     let path = folder.join("captions.jsonl");
     fs::write(&path, lines.join("\n")).unwrap();
-    Some(path)
+    path
 }
 
 fn prepare(captions: &Path, images: &Path, out: &Path) -> Command {
@@ -56,8 +56,8 @@ fn bytes(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn captions_are_scored_and_the_worst_are_put_aside() {
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
-    let Some(captions) = captions(folder.path()) else { return };
-    let (photos, clip) = (shared("data/photos").unwrap(), shared("golden_models/clip_text").unwrap());
+    let captions = captions(folder.path());
+    let (photos, clip) = (Golden::own().photos, Golden::own().path("clip_text"));
     let images = here("images");
     fs::create_dir(&images).unwrap();
     for entry in fs::read_dir(&photos).unwrap() {
@@ -81,7 +81,7 @@ fn captions_are_scored_and_the_worst_are_put_aside() {
     score.args(["score", "--quiet"]).arg(&captions).arg("--images").arg(&images).arg("--scorer").arg(&clip);
     run(score.arg("--out").arg(&scored), 3);
     let by_caption = |names: Vec<String>, words: Vec<String>, scores: Vec<Option<f32>>| -> BTreeMap<(String, String), f32> {
-        let id = |name: String| name.trim_end_matches(".jpg").to_string();
+        let id = |name: String| name.trim_end_matches(".jpg").trim_end_matches(".png").to_string();
         names.into_iter().map(id).zip(words).zip(scores).filter_map(|(key, score)| Some((key, score?))).collect()
     };
     let theirs = by_caption(texts(&scored, "image_path"), texts(&scored, "caption"), scores(&scored));
@@ -133,7 +133,7 @@ fn captions_are_scored_and_the_worst_are_put_aside() {
 
 #[test]
 fn a_killed_run_goes_on_from_its_scores() {
-    let Some(clip) = shared("golden_models/clip_text") else { return };
+    let clip = Golden::own().path("clip_text");
     let folder = tempfile::tempdir().unwrap();
     let here = |name: &str| folder.path().join(name);
     let scenes = crate::common::scenes(folder.path(), 400);
