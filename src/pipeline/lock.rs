@@ -93,6 +93,21 @@ impl WorkLock {
     pub fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
+
+    /// Removes the folder with all that is in it. What lies beside the lock goes while it is held; from then on the folder is somebody else's if
+    /// they come in, and stays.
+    pub fn remove_with_folder(self) -> io::Result<()> {
+        let folder = self.path.with_file_name("");
+        for entry in fs::read_dir(&folder)? {
+            let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+            if path != self.path {
+                if kind.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+            }
+        }
+        self.remove()?;
+        let _ = fs::remove_dir(&folder);
+        Ok(())
+    }
 }
 
 impl Drop for WorkLock {
@@ -162,6 +177,29 @@ mod tests {
         second.remove().unwrap();
         assert!(!work.join("lock").exists());
         assert!(WorkLock::acquire(&work).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_its_holder_removes_is_whole_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path().join("shard");
+        let round = || {
+            let lock = loop {
+                match WorkLock::acquire(&work) {
+                    Err(LockError::Held { .. }) => std::thread::yield_now(),
+                    locked => break locked.unwrap(),
+                }
+            };
+            // Nobody's things lie here, and ours stay until we remove them.
+            let (file, within) = (work.join("table"), work.join("table.work"));
+            File::create_new(&file).unwrap();
+            fs::create_dir(&within).unwrap();
+            std::thread::yield_now();
+            assert!(file.exists() && within.exists());
+            lock.remove_with_folder().unwrap();
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| (0..200).for_each(|_| round())))));
+        assert!(!work.exists());
     }
 
     #[test]

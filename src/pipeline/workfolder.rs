@@ -194,15 +194,7 @@ impl WorkFolder {
         let context = || format!("cannot remove {}", self.root.display());
         // The ledger goes first: shards without it are never used.
         remove_if_there(&self.root.join("ledger.json")).with_context(context)?;
-        for path in entries(&self.root)? {
-            if path.file_name() != Some("lock".as_ref()) {
-                remove_if_there(&path).with_context(context)?;
-            }
-        }
-        self.lock.remove().with_context(context)?;
-        // Another run may have come in already; then the folder is its.
-        let _ = fs::remove_dir(&self.root);
-        Ok(())
+        self.lock.remove_with_folder().with_context(context)
     }
 
     /// Keeps the folder after success, so that a later run need not read unchanged files.

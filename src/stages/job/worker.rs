@@ -196,8 +196,7 @@ impl Worker<'_> {
             let attempt = self.job.attempt(shard);
             // Somebody may be at it again.
             if let Ok(lock) = WorkLock::acquire(&attempt) {
-                let _ = lock.remove();
-                let _ = fs::remove_dir_all(&attempt);
+                let _ = lock.remove_with_folder();
             }
         }
     }
@@ -207,8 +206,7 @@ impl Worker<'_> {
         let Some(lock) = self.lock(shard, &attempt)? else { return Ok(ShardEnd::Interrupted(shard)) };
         // Another worker may have finished it while this one waited.
         if !self.again && self.job.record(self.plan, shard)?.is_some() {
-            lock.remove()?;
-            let _ = fs::remove_dir_all(&attempt);
+            let _ = lock.remove_with_folder();
             return Ok(ShardEnd::WasDone(shard));
         }
         let listing = self.job.listing(shard);
@@ -235,8 +233,8 @@ impl Worker<'_> {
         let end = self.put(record)?;
         drop(claim);
         self.job.clear_claims(shard);
-        lock.remove()?;
-        let _ = fs::remove_dir_all(&attempt);
+        // What cannot be removed now is when the job is tidied.
+        let _ = lock.remove_with_folder();
         Ok(end)
     }
 
