@@ -127,7 +127,8 @@ fn announce(folder: &Path, me: &Announced) -> Option<(String, File)> {
         let mut file = match OpenOptions::new().write(true).create_new(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().mode(0o700).create(folder).ok().or_else(|| folder.is_dir().then_some(()))?;
+                // Where another worker is a moment earlier it is there; where the last one leaves it is gone again.
+                let _ = DirBuilder::new().mode(0o700).create(folder);
                 continue;
             }
             made => made.ok()?,

@@ -44,7 +44,11 @@ impl WorkLock {
         let io_error = |error| LockError::Io { folder: parent.into(), error };
         // The holder before us may remove the folder between two of our steps: begin again then.
         for _ in 0..100 {
-            fs::create_dir_all(folder).map_err(io_error)?;
+            match fs::create_dir_all(folder) {
+                // It was there, and is not any more.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && !is_another_file(folder) => continue,
+                made => made.map_err(io_error)?,
+            }
             let mut file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened.map_err(io_error)?,
@@ -115,6 +119,11 @@ impl Drop for WorkLock {
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
+}
+
+/// Whether a path names what no folder can be made of.
+fn is_another_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir())
 }
 
 /// What the last holder wrote of itself.
