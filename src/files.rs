@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 
 mod checked;
 pub mod sort;
+mod stat;
 
 pub use checked::{Checked, read_checked_json, write_checked_json};
+pub use stat::Stat;
 
 /// A file under construction: written under a temporary name beside its target and renamed to it by [`commit`](Self::commit).
 ///

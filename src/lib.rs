@@ -5,7 +5,7 @@
 //! ```text
 //! 6  cli, terminal                parse the command line; own stdout and stderr
 //! 5  stages/                      one file a command: settings in, outcome out
-//! 4  pipeline/                    work folders, ledgers, locks, fingerprints, ordered channels
+//! 4  pipeline/                    an output's life, jobs, pipelines in TOML, ordered channels
 //! 3  generation/  training/       captions from a decoder | parameters from a dataset
 //! 2  models/                      CLIP, mappers, GPT2 as graphs; weights and importers; bundles
 //! 1  autodiff/                    reverse-mode differentiation over a graph

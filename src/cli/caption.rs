@@ -9,7 +9,7 @@ use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::models::Bundle;
 use crate::models::import::resolve;
-use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::job::JobFolder;
 use crate::pipeline::sources::{Source, StoredImages};
 use crate::pipeline::{Reporter, RunSettings};
 use crate::remote;

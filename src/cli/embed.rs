@@ -8,7 +8,7 @@ use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::models::{Bundle, ClipEncoder};
 use crate::pipeline::Reporter;
-use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::job::JobFolder;
 use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{Source, StoredImages};
 use crate::remote;

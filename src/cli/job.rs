@@ -8,7 +8,7 @@ use super::caption::{
 use super::{BadUsage, Context, keep_inputs};
 use crate::generation;
 use crate::image::Preprocess;
-use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::job::JobFolder;
 use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::StoredImages;
 use crate::remote;

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 
 use super::contract::contract;
 use super::{BadUsage, Cli, Context, dispatch};
-use crate::pipeline::spec::SpecError;
+use crate::pipeline::runner::SpecError;
 use crate::stages::Outcome;
 use crate::stages::run::{self, Contract, Executor, RunSettings};
 

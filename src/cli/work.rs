@@ -5,7 +5,7 @@ use serde_json::json;
 use super::caption::{default_batch_size, note_runtime};
 use super::{BadUsage, ComputeArgs, Context};
 use crate::pipeline::Crew;
-use crate::pipeline::jobfolder::{JobFolder, Plan};
+use crate::pipeline::job::{JobFolder, Plan};
 use crate::runtime::{Device, Runtime};
 use crate::stages::Outcome;
 use crate::stages::job::{ShardEnd, Shards, Worker};

@@ -1,56 +1,26 @@
-//! What stages share: the stream from list to output, work folders and what earlier runs left there, progress, timings.
+//! What stages share, in rooms of which each knows those above it in this list alone:
+//!
+//! - [`reporter`]: how a stage speaks and is stopped; [`npy`]: NumPy's array files.
+//! - [`artifact`]: the life of what a command makes, from the lock to its place.
+//! - [`job`]: the folder that many workers share; [`runner`]: pipelines in TOML.
+//! - [`engine`]: images from a source, read, computed and written in list order.
 
-pub(crate) mod compute;
-pub(crate) mod content;
-mod crew;
-mod differences;
-mod earlier;
-pub(crate) mod entry;
-mod errors;
-mod gate;
-mod index;
-pub mod jobfolder;
-mod lock;
+pub(crate) mod artifact;
+pub(crate) mod engine;
+pub mod job;
 pub mod npy;
-mod output;
-mod prepare;
-mod progress;
-mod record;
 pub(crate) mod reporter;
-mod roots;
-mod run_settings;
-mod settings;
-mod shard;
-pub mod sources;
-pub mod spec;
-mod stage_run;
-mod staging;
-mod stream;
-mod survey;
-mod timing;
-mod window;
-mod workfolder;
-mod writer;
+pub mod runner;
 
-pub use compute::{Compute, Input, concatenated};
-pub use crew::{Crew, Part};
-pub use earlier::{EarlierResults, Lost, ResultCheck};
-pub use entry::{Content, Entry, Prepare, Prepared};
-pub use errors::{ErrorsTable, errors_in};
-pub use index::{Index, ShardReader};
-pub use lock::{LockError, WorkLock};
-pub use output::{Existing, OtherSettings, Output, WouldDrop, check_replaceable, check_roots, manifest_head};
-pub use prepare::{Decode, ImageReading, PassEmbeddings};
-pub use record::{ContentHash, Failure, Record, Stat, Value};
+pub use artifact::{
+    Counts, ErrorsTable, Existing, Failure, Ledger, LockError, Lost, OtherSettings, Output, Roots, Settings, Staging, WorkFolder,
+    WorkLock, WouldDrop, check_replaceable, check_roots, errors_in, manifest, manifest_head,
+};
+pub use engine::sources;
+pub use engine::{
+    Build, Chosen, Compute, Content, ContentHash, Counter, Decode, EarlierResults, Entry, Expected, Finished, ImageReading,
+    Index, Input, MOST_WINDOW_IMAGES, Names, Only, Options, PassEmbeddings, Prepare, Prepared, Record, Report, ResultCheck,
+    RunSettings, ShardReader, Sink, StageParts, StageRun, Stream, Survey, Timings, Value, WINDOW_IMAGES, concatenated, survey,
+};
+pub use job::{Crew, Part};
 pub use reporter::{Interrupt, Reporter, Silent, Tick, duration};
-pub use roots::Roots;
-pub use run_settings::RunSettings;
-pub use settings::Settings;
-pub use stage_run::{Build, Expected, Names, Report, StageParts, StageRun, manifest};
-pub use staging::Staging;
-pub use stream::{Chosen, Counter, Finished, Only, Options, Stream};
-pub use survey::{Survey, survey};
-pub use timing::Timings;
-pub use window::{MOST_WINDOW_IMAGES, WINDOW_IMAGES};
-pub use workfolder::{Ledger, WorkFolder};
-pub use writer::{Counts, Sink};

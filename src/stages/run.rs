@@ -11,8 +11,8 @@ use super::Outcome;
 use crate::bookkeeping;
 use crate::dataset::tar::expanded;
 use crate::files;
-use crate::pipeline::content::ContentHashes;
-use crate::pipeline::spec::{Spec, SpecError, StageSpec};
+use crate::pipeline::runner::ContentHashes;
+use crate::pipeline::runner::{Spec, SpecError, StageSpec};
 use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop, duration};
 use crate::remote;
 

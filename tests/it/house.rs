@@ -15,6 +15,9 @@ const FLOORS: &[&[&str]] = &[
     &["cli", "terminal", "main", "lib", "testing"],
 ];
 
+/// The rooms of `pipeline/` by floor, likewise: a room imports from those before it, and by their names, not by way of `pipeline` itself.
+const PIPELINE: &[&[&str]] = &[&["reporter", "npy"], &["artifact"], &["job", "runner"], &["engine"]];
+
 /// Uses across a floor or upwards that are agreed, with the reason.
 const AGREED: &[(&str, &str, &str)] = &[
     ("files", "table", "the ground floor stands on itself"),
@@ -39,8 +42,8 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn floor(module: &str) -> usize {
-    FLOORS.iter().position(|floor| floor.contains(&module)).unwrap_or_else(|| panic!("{module} has no floor: see tests/house.rs"))
+fn floor(floors: &[&[&str]], module: &str) -> Option<usize> {
+    floors.iter().position(|floor| floor.contains(&module))
 }
 
 /// The code of a file without its unit tests: what is behind `#[cfg(test)]` up to the end of the item, wherever it stands.
@@ -68,11 +71,11 @@ fn without_tests(text: &str) -> String {
     kept + rest
 }
 
-/// Top modules that a file names after `crate::`, in grouped imports (`use crate::{a::B, c}`) too.
-fn used_modules(code: &str) -> Vec<String> {
+/// What a file names after `crate::` (or `crate::pipeline::`), in grouped imports (`use crate::{a::B, c}`) too.
+fn used_modules(code: &str, after: &str) -> Vec<String> {
     let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut used = vec![];
-    for rest in code.split("crate::").skip(1) {
+    for rest in code.split(after).skip(1) {
         let Some(group) = rest.strip_prefix('{') else {
             used.push(name(rest));
             continue;
@@ -93,7 +96,7 @@ fn used_modules(code: &str) -> Vec<String> {
             }
         }
     }
-    used.retain(|name| !name.is_empty() && !name.starts_with(char::is_uppercase));
+    used.retain(|name| !name.is_empty());
     used
 }
 
@@ -129,37 +132,51 @@ fn the_plan_sees_grouped_imports_and_code_behind_tests() {
     let code = without_tests(
         "use crate::{a::{B, C}, d};\n#[cfg(test)]\nmod tests { use crate::e; }\n#[cfg(test)]\nmod more;\nfn f() { crate::g::h() }",
     );
-    assert_eq!(used_modules(&code), ["a", "d", "g"]);
+    assert_eq!(used_modules(&code, "crate::"), ["a", "d", "g"]);
+    assert_eq!(used_modules("use crate::pipeline::{Entry, job::{A, B}};", "crate::pipeline::"), ["Entry", "job"]);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     assert!(is_test_module(&source.join("testing.rs"), &source));
     assert!(is_test_module(&source.join("generation/tests/toy.rs"), &source));
     assert!(!is_test_module(&source.join("generation/search.rs"), &source));
 }
 
-#[test]
-fn modules_import_only_from_floors_below() {
+/// Uses in the files under `folder` of `src/` that go across a floor or upwards, or that name what has no floor.
+fn faults(folder: &str, floors: &[&[&str]], agreed: &[(&str, &str, &str)]) -> Vec<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let within = source.join(folder);
+    let path = if folder.is_empty() { "crate::".to_string() } else { format!("crate::{folder}::") };
     let mut files = vec![];
-    rust_files(&source, &mut files);
+    rust_files(&within, &mut files);
+    assert!(files.len() > 20);
     let mut faults = vec![];
     for file in &files {
-        let relative = file.strip_prefix(&source).unwrap();
+        let relative = file.strip_prefix(&within).unwrap();
         let module = relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_string();
-        let text = fs::read_to_string(file).unwrap();
-        // Unit tests may stand on anything.
-        if is_test_module(file, &source) {
+        // Unit tests may stand on anything, and the folder's own file says what others see of it.
+        if is_test_module(file, &source) || module == "mod" {
             continue;
         }
-        for used in used_modules(&without_tests(&text)) {
-            if used == module {
-                continue;
-            }
-            let agreed = AGREED.iter().any(|(a, b, _)| *a == module && *b == used);
-            if !agreed && floor(&used) >= floor(&module) {
-                faults.push(format!("{}: uses crate::{used}", relative.display()));
+        let code = without_tests(&fs::read_to_string(file).unwrap());
+        let own = floor(floors, &module).unwrap_or_else(|| panic!("{module} has no floor: see tests/it/house.rs"));
+        let out = ["super::"].repeat(relative.components().count() - usize::from(relative.ends_with("mod.rs"))).concat();
+        if !folder.is_empty() && code.contains(&out) {
+            faults.push(format!("{}: leaves its room by {out}", relative.display()));
+        }
+        for used in used_modules(&code, &path).iter().filter(|used| **used != module) {
+            let is_agreed = agreed.iter().any(|(a, b, _)| *a == module && b == used);
+            // What `main` has of the crate's own.
+            let is_item = folder.is_empty() && used.starts_with(char::is_uppercase);
+            if !is_agreed && !is_item && floor(floors, used).is_none_or(|floor| floor >= own) {
+                faults.push(format!("{}: uses {path}{used}", relative.display()));
             }
         }
     }
     faults.dedup();
-    assert!(files.len() > 20 && faults.is_empty(), "{}", faults.join("\n"));
+    faults
+}
+
+#[test]
+fn modules_import_only_from_floors_below() {
+    let found = [faults("", FLOORS, AGREED), faults("pipeline", PIPELINE, &[])].concat();
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

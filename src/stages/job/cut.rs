@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk};
 use crate::dataset::wanted::MemberFilter;
 use crate::files::sha256_file;
-use crate::pipeline::jobfolder::{JobFolder, PlannedCounts, PlannedShard, Stopped, write_listing};
+use crate::pipeline::job::{JobFolder, PlannedCounts, PlannedShard, Stopped, write_listing};
 use crate::pipeline::sources::count_in;
 use crate::pipeline::{Interrupt, Reporter, Tick};
 

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::{done_word, ranges};
 use crate::bookkeeping;
 use crate::files::{sha256_file, write_json};
-use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedShard, Record, ResultFile};
+use crate::pipeline::job::{JobFolder, Plan, PlannedShard, Record, ResultFile};
 use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
 use crate::pipeline::{

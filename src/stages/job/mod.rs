@@ -9,7 +9,7 @@ use sha2::Digest;
 use crate::dataset::listing::Listing;
 use crate::dataset::wanted::Wanted;
 use crate::files::hex;
-use crate::pipeline::jobfolder::{JobFolder, Plan, PlannedCounts};
+use crate::pipeline::job::{JobFolder, Plan, PlannedCounts};
 use crate::pipeline::sources::{Source, StoredImages};
 use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, RunSettings, Settings, WorkLock};
 use crate::remote;

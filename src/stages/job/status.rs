@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::merge::identity_text;
 use super::{done_word, ranges};
-use crate::pipeline::jobfolder::{ClaimRecord, JobFolder, Plan, Record};
+use crate::pipeline::job::{ClaimRecord, JobFolder, Plan, Record};
 
 /// What is known of a shard.
 #[derive(Debug, Clone)]

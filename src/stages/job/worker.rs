@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::done_word;
 use crate::files::sha256_file;
-use crate::pipeline::jobfolder::{Claim, JobFolder, Plan, Record, ResultFile, host};
+use crate::pipeline::job::{Claim, JobFolder, Plan, Record, ResultFile, host};
 use crate::pipeline::sources::Source;
 use crate::pipeline::{Counts, Crew, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
 

@@ -11,7 +11,7 @@ use super::{Executor, Input};
 use crate::dataset::tar::expanded;
 use crate::models::import::{clip_preset, decoder_preset, resolve};
 use crate::pipeline::duration;
-use crate::pipeline::spec::StageSpec;
+use crate::pipeline::runner::StageSpec;
 use crate::remote;
 
 /// Inputs that are not there, each with the stages and flags that want it.

@@ -11,8 +11,8 @@ use super::{Executor, fingerprint, shown_words};
 use crate::bookkeeping;
 use crate::files;
 use crate::pipeline::Output;
-use crate::pipeline::content::ContentHashes;
-use crate::pipeline::spec::{Spec, StageSpec};
+use crate::pipeline::runner::ContentHashes;
+use crate::pipeline::runner::{Spec, StageSpec};
 use crate::table;
 
 /// What is recorded of a stage's output: what made it, out of what, and what came out.

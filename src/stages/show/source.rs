@@ -10,7 +10,7 @@ use polars::prelude::{DataFrame, ParquetReader, SerReader};
 
 use super::plain::{self, Plain};
 use crate::dataset::captions::tables_of;
-use crate::pipeline::jobfolder::JobFolder;
+use crate::pipeline::job::JobFolder;
 use crate::table;
 
 /// Rows in memory at a time.

@@ -8,7 +8,7 @@ use std::thread;
 
 use clipcap::dataset::wanted::Wanted;
 use clipcap::generation::Settings as Decoding;
-use clipcap::pipeline::jobfolder::{JobFolder, Plan};
+use clipcap::pipeline::job::{JobFolder, Plan};
 use clipcap::pipeline::{ImageReading, Interrupt, Reporter, Silent, Tick};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};

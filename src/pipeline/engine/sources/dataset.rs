@@ -1,0 +1,211 @@
+//! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use arrow::array::{Array, AsArray, RecordBatch, StringArray};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::folder::file_entry;
+use super::parquet_info;
+use super::{Located, Place};
+use crate::dataset::listing;
+use crate::dataset::naming::image_id;
+use crate::image::{self, Limits, Reason};
+use crate::pipeline::artifact::Failure;
+use crate::pipeline::engine::{Content, Entry};
+use crate::table::{self, TableFile};
+
+/// Rows read at once: each holds a whole image file.
+const ROWS_AT_ONCE: usize = 16;
+
+/// A dataset's stored images, in the order of its rows.
+pub struct StoredImages {
+    shards: Vec<PathBuf>,
+    column: String,
+    pub num_rows: u64,
+}
+
+impl StoredImages {
+    /// Any Parquet files with a column of images: bytes, or Hugging Face's struct<bytes, path>. An image without a path of its own is called
+    /// by its file and row.
+    ///
+    /// # Errors
+    /// A file that is no Parquet, or has no such column.
+    pub fn in_files(files: &[PathBuf], column: &str) -> Result<Self> {
+        let mut num_rows = 0;
+        for file in files {
+            let info = parquet_info(file, None)?;
+            if info.schema.field_with_name(column).is_err() {
+                let names: Vec<&str> = info.schema.fields().iter().map(|field| field.name().as_str()).collect();
+                bail!("{}: no column {column}; it has {} (--image-column names another)", file.display(), names.join(", "));
+            }
+            num_rows += info.num_rows;
+        }
+        Ok(Self { shards: files.to_vec(), column: column.into(), num_rows })
+    }
+
+    /// Whether a folder is a dataset (and not a folder of image files).
+    pub fn is_dataset(folder: &Path) -> bool {
+        folder.join("images.parquet").is_file() || folder.join("images-00000.parquet").is_file()
+    }
+
+    /// Opens a dataset; refuses one that stores no images.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut shards = Vec::new();
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let number = name.strip_prefix("images-").and_then(|rest| rest.strip_suffix(".parquet"));
+            if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())) {
+                shards.push(path);
+            }
+        }
+        shards.sort();
+        if shards.is_empty() {
+            bail!(
+                "{}: this dataset stores no images (no images-00000.parquet): prepare it with --with-images, or give the folder of \
+                 its images",
+                folder.display()
+            );
+        }
+        let mut num_rows = 0;
+        for shard in &shards {
+            let info = parquet_info(shard, None)?;
+            if info.schema.field_with_name("image").is_err() {
+                bail!("{}: no column image", shard.display());
+            }
+            num_rows += info.num_rows;
+        }
+        Ok(Self { shards, column: "image".into(), num_rows })
+    }
+
+    /// The files.
+    pub fn shards(&self) -> &[PathBuf] {
+        &self.shards
+    }
+
+    /// The images, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
+        self.shards.iter().flat_map(|shard| or_error(rows_of(shard, &self.column)))
+    }
+}
+
+/// A dataset's list of images, whose files are in the folders and tars that `prepare` was given.
+pub struct DatasetFiles {
+    table: PathBuf,
+    located: Located,
+    limits: Limits,
+    pub num_rows: u64,
+}
+
+impl DatasetFiles {
+    /// `max_bytes` is the most an image in a tar may have.
+    ///
+    /// # Errors
+    /// No dataset, or one that names no files.
+    pub fn open(dataset: &Path, roots: &[PathBuf], max_bytes: u64) -> Result<Self> {
+        let table = dataset.join("images.parquet");
+        let info = parquet_info(&table, None).with_context(|| format!("{} is not a dataset", dataset.display()))?;
+        let names_files = |batch: RecordBatch| {
+            table::column::<StringArray>(&batch, "image_path", &table).map(|paths| paths.null_count() < paths.len())
+        };
+        let mut batches = table::open(&table, None)?.map(|batch| names_files(batch?).map_err(anyhow::Error::from));
+        if info.num_rows > 0 && !batches.any(|names| names.unwrap_or(true)) {
+            bail!("{} names no image file: prepare it again with --images", dataset.display());
+        }
+        let located = Located::new(roots)?;
+        let limits = Limits { max_bytes, ..Limits::default() };
+        Ok(Self { table, located, limits, num_rows: info.num_rows })
+    }
+
+    /// The rows that name a file. Which images of the list have none is told by the dataset itself.
+    pub fn entries(&self) -> Result<impl Iterator<Item = Result<Entry>> + Send + '_> {
+        let rows = table::texts(&self.table, None, ["image_path", "image_id"])?;
+        Ok(rows.filter_map(|row| match row {
+            Ok([image_path, image_id]) => Some(Ok(self.entry(image_path?, image_id.unwrap_or_default()))),
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
+    fn entry(&self, image_path: String, image_id: String) -> Entry {
+        let content = match self.located.find(&image_path) {
+            Ok(Place::File(path)) => return file_entry(path, image_path, image_id),
+            // Members come from front to back where the dataset was made of tars.
+            Ok(member) => member.read(&self.limits).map(|bytes| Content::Bytes(bytes.into())),
+            Err(failure) => Err(failure),
+        };
+        let failed = |failure: image::Failure| {
+            Content::Failed(Failure { reason: failure.reason.as_str().into(), message: failure.message })
+        };
+        Entry { image_path, image_id, content: content.unwrap_or_else(failed) }
+    }
+}
+
+pub(super) fn or_error(
+    entries: Result<impl Iterator<Item = Result<Entry>> + Send + 'static>,
+) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
+    match entries {
+        Ok(entries) => Box::new(entries),
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    }
+}
+
+/// The images in a Parquet file.
+pub(super) fn rows_of(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
+    let context = || format!("cannot read {}", path.display());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(TableFile::open(path)?).with_context(context)?;
+    let batches = builder.with_batch_size(ROWS_AT_ONCE).build().with_context(context)?;
+    let (path, column) = (path.to_path_buf(), column.to_string());
+    let mut next_row = 0;
+    Ok(batches.flat_map(move |batch| {
+        match batch.map_err(anyhow::Error::from).and_then(|batch| {
+            let first_row = next_row;
+            next_row += batch.num_rows();
+            entries_of(&batch, &path, &column, first_row)
+        }) {
+            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
+            Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+        }
+    }))
+}
+
+fn entries_of(batch: &RecordBatch, path: &Path, column: &str, first_row: usize) -> Result<Vec<Entry>> {
+    let images = batch.column_by_name(column).with_context(|| format!("no column {column}"))?;
+    let (bytes, names) = match images.as_struct_opt() {
+        Some(parts) => {
+            let bytes = parts.column_by_name("bytes").with_context(|| format!("the column {column} has no bytes"))?;
+            (bytes, parts.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()))
+        }
+        None => (images, None),
+    };
+    let paths = table::column::<StringArray>(batch, "image_path", path).ok().or(names);
+    let file = path.file_name().map(|name| listing::image_path(name.as_bytes())).unwrap_or_default();
+    let ids = table::column::<StringArray>(batch, "image_id", path).ok();
+    let mut entries = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let named = paths.filter(|paths| paths.is_valid(row) && !paths.value(row).is_empty());
+        let image_path = named.map_or_else(|| format!("{file}/{:08}", first_row + row), |paths| paths.value(row).to_string());
+        let id =
+            ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).into());
+        let content: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
+            (Some(bytes), _) => bytes.value(row).into(),
+            (_, Some(bytes)) => bytes.value(row).into(),
+            _ => match bytes.as_binary_view_opt() {
+                Some(bytes) => bytes.value(row).into(),
+                None => bail!("the column {column} is {}, not bytes of images", images.data_type()),
+            },
+        };
+        let content = if images.is_valid(row) && bytes.is_valid(row) {
+            Content::Bytes(content)
+        } else {
+            let message = "the dataset holds no bytes of this image (a path to a file elsewhere is not followed)";
+            Content::Failed(Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() })
+        };
+        entries.push(Entry { image_path, image_id: id, content });
+    }
+    Ok(entries)
+}
