@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clipcap::files::sha256_hex;
+use clipcap::files::ContentHash;
 use clipcap::image::{Decoded, Limits, Preprocess, decode_at, read};
 use divan::{Bencher, black_box};
 use image::codecs::jpeg::JpegEncoder;
@@ -44,7 +44,7 @@ fn decoded(bytes: &[u8], preprocess: &Preprocess) -> Decoded {
 #[divan::bench(args = SIZES)]
 fn hash(bencher: Bencher, size: (u32, u32)) {
     let bytes = drawn(size);
-    bencher.bench(|| sha256_hex(black_box(&bytes)));
+    bencher.bench(|| ContentHash::of(black_box(&bytes)));
 }
 
 #[divan::bench(args = SIZES)]
@@ -81,7 +81,7 @@ fn photos_from_the_disk(bencher: Bencher) {
     bencher.bench(|| {
         for path in &photos {
             let bytes = read(path, &Limits::default()).expect("a good photo");
-            black_box(sha256_hex(&bytes));
+            black_box(ContentHash::of(&*bytes));
             black_box(preprocess.resize_and_crop_decoded(&decoded(&bytes, &preprocess)));
         }
     });

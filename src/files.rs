@@ -1,16 +1,16 @@
 //! Files that are either complete or not there: atomic writes, copies, content hashes, portable path text.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 mod checked;
+mod hash;
 pub mod sort;
 mod stat;
 
 pub use checked::{Checked, read_checked_json, write_checked_json};
+pub use hash::{ContentHash, NoHash, hex};
 pub use stat::Stat;
 
 /// A file under construction: written under a temporary name beside its target and renamed to it by [`commit`](Self::commit).
@@ -219,25 +219,6 @@ pub fn copy_folder(from: &Path, to: &Path, is_wanted: &dyn Fn(&str) -> bool) -> 
     Ok(())
 }
 
-/// The SHA-256 of some bytes, in lower-case hex.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-/// The SHA-256 of a file's content, in lower-case hex, read in pieces.
-pub fn sha256_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
-    }
-}
-
 /// The CRC-32C of a file's content: it finds what a bad disk changed, at the speed of reading. On every core.
 pub fn crc32c_file(path: &Path) -> io::Result<u32> {
     use rayon::prelude::*;
@@ -253,12 +234,6 @@ pub fn crc32c_file(path: &Path) -> io::Result<u32> {
     let combine = |(a, n): (u32, usize), (b, m): (u32, usize)| Ok::<_, io::Error>((crc32c::crc32c_combine(a, b, m), n + m));
     let pieces = (0..length.div_ceil(PIECE)).into_par_iter().map(piece);
     Ok(pieces.try_reduce(|| (0, 0), combine)?.0)
-}
-
-/// Lower-case hex digits of some bytes.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|b| [DIGITS[(b >> 4) as usize] as char, DIGITS[(b & 15) as usize] as char]).collect()
 }
 
 #[cfg(test)]
@@ -320,14 +295,5 @@ mod tests {
         fs::write(a.join("in/x"), b"changed").unwrap();
         assert_eq!(fs::read(b.join("in/x")).unwrap(), b"x");
         assert_eq!(fs::read_dir(b.join("in")).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn the_hash_of_a_file_is_the_hash_of_its_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("abc");
-        fs::write(&path, b"abc").unwrap();
-        assert_eq!(sha256_file(&path).unwrap(), sha256_hex(b"abc"));
-        assert!(sha256_hex(b"abc").starts_with("ba7816bf8f01cfea"));
     }
 }

@@ -107,15 +107,23 @@ fn properties(format: &str, extra: &[(&str, String)]) -> WriterProperties {
         .build()
 }
 
+/// A small table as the bytes of a Parquet file; `path` is for messages.
+pub fn to_bytes(path: &Path, batch: &RecordBatch, format: &str) -> Result<Vec<u8>, TableError> {
+    bytes_of(path, batch, properties(format, &[]))
+}
+
+fn bytes_of(path: &Path, batch: &RecordBatch, properties: WriterProperties) -> Result<Vec<u8>, TableError> {
+    let parquet = |source| TableError::Write { path: path.into(), source };
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(parquet)?;
+    writer.write(batch).map_err(parquet)?;
+    writer.into_inner().map_err(parquet)
+}
+
 /// A small table as the bytes of a Parquet file with its own checksum; `path` is for messages.
 ///
 /// The footer has 8 digits of CRC-32C over the file, in which they themselves count as zeros: it stays a Parquet file like any other.
 pub fn to_checked_bytes(path: &Path, batch: &RecordBatch, format: &str) -> Result<Vec<u8>, TableError> {
-    let parquet = |source| TableError::Write { path: path.into(), source };
-    let properties = properties(format, &[(CHECKSUM_KEY, NO_CHECKSUM.into())]);
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).map_err(parquet)?;
-    writer.write(batch).map_err(parquet)?;
-    let mut bytes = writer.into_inner().map_err(parquet)?;
+    let mut bytes = bytes_of(path, batch, properties(format, &[(CHECKSUM_KEY, NO_CHECKSUM.into())]))?;
     let at = checksum_place(&bytes).ok_or_else(|| TableError::Damaged { path: path.into() })?;
     let digits = format!("{:08x}", crc32c::crc32c(&bytes));
     bytes[at..at + 8].copy_from_slice(digits.as_bytes());

@@ -15,7 +15,7 @@ use super::assemble::Assembled;
 use super::captions::{Row, Span};
 use super::lint::{LINT_COLUMNS, Lint};
 use super::parallel::{GroupOptions, write_groups};
-use crate::files::AtomicFile;
+use crate::files::{AtomicFile, ContentHash};
 use crate::table::TableError;
 
 pub const CAPTIONS_FORMAT: &str = "captions/1";
@@ -34,7 +34,7 @@ pub struct ImageRow<'a> {
     pub image_id: &'a str,
     /// None where no file was found (or looked for).
     pub image_path: Option<&'a str>,
-    pub sha256: Option<&'a str>,
+    pub sha256: Option<ContentHash>,
     pub width: Option<i32>,
     pub height: Option<i32>,
     pub bytes: Option<i64>,
@@ -208,7 +208,7 @@ pub fn write_images(path: &Path, rows: &[ImageRow<'_>]) -> Result<AtomicFile, Ta
         let columns: Vec<ArrayRef> = vec![
             strings(|r| Some(r.image_id)),
             strings(|r| r.image_path),
-            strings(|r| r.sha256),
+            Arc::new(rows.iter().map(|r| r.sha256.map(|sha256| sha256.to_string())).collect::<StringArray>()),
             Arc::new(rows.iter().map(|r| r.width).collect::<Int32Array>()),
             Arc::new(rows.iter().map(|r| r.height).collect::<Int32Array>()),
             Arc::new(rows.iter().map(|r| r.bytes).collect::<Int64Array>()),
@@ -280,7 +280,7 @@ pub fn write_image_shard(path: &Path, shard: &ImageShard) -> Result<AtomicFile, 
         let columns: Vec<ArrayRef> = vec![
             strings(|r| Some(r.image_id)),
             strings(|r| r.image_path),
-            strings(|r| r.sha256),
+            Arc::new(rows.iter().map(|r| r.sha256.map(|sha256| sha256.to_string())).collect::<StringArray>()),
             Arc::new(rows.iter().map(|r| r.width).collect::<Int32Array>()),
             Arc::new(rows.iter().map(|r| r.height).collect::<Int32Array>()),
             strings(|r| r.split),

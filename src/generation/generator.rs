@@ -10,6 +10,7 @@ use super::constraints::Rules;
 use super::images::{CaptionText, Images, Start};
 use super::search::{Choice, NotFinite, Progress, Scratch, Search};
 use super::{DecodeStats, GenerationError, Settings, SettingsError, SpecialTokens};
+use crate::files::ContentHash;
 use crate::models::decoder::{Decoder, Logits, Picked};
 
 /// An image to caption.
@@ -18,7 +19,7 @@ pub struct Request {
     /// The caller's name for it.
     pub index: u64,
     /// Seeds its samples.
-    pub sha256: [u8; 32],
+    pub sha256: ContentHash,
     /// [P, C]
     pub prefix_embeds: Vec<f32>,
 }

@@ -12,6 +12,7 @@ use super::ranking::id;
 use super::sampling::{self, Buffers};
 use super::softmax::{chunk_max, log_sum_exp, max};
 use super::{Sampling, Strategy};
+use crate::files::ContentHash;
 
 /// Buffers of one thread.
 #[derive(Default)]
@@ -56,11 +57,11 @@ pub(super) struct Row {
 
 impl Search {
     /// A search that is yet to see its prefix's logits. `draw` numbers an image's samples.
-    pub fn new(rules: &Rules, image_sha256: &[u8; 32], draw: u32) -> Self {
+    pub fn new(rules: &Rules, image: &ContentHash, draw: u32) -> Self {
         match &rules.settings.strategy {
             Strategy::Greedy => Self::Row(Row { draft: Draft::default(), draws: None }),
             Strategy::Sample(sampling) => {
-                Self::Row(Row { draft: Draft::default(), draws: Some(Draws::new(sampling.seed, image_sha256, draw)) })
+                Self::Row(Row { draft: Draft::default(), draws: Some(Draws::new(sampling.seed, image, draw)) })
             }
             Strategy::Beam { .. } => Self::Beams(BeamSearch::new()),
         }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use crate::files::ContentHash;
+
 /// The fixed list of reasons an errors table may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -84,8 +86,7 @@ impl FromStr for Reason {
 /// What was read: enough to know the same bytes again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
-    /// Lower-case hex.
-    pub sha256: String,
+    pub sha256: ContentHash,
     pub bytes: u64,
 }
 

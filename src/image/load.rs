@@ -9,7 +9,7 @@ use image::RgbImage;
 use super::decode::{Header, Limits, decode, header};
 use super::failure::{Content, Failure, Reason};
 use super::sniff::{Format, SNIFFED_BYTES, sniff};
-use crate::files::{open_without_waiting, sha256_hex};
+use crate::files::{ContentHash, open_without_waiting};
 use crate::remote::{self, Fetched, Held};
 
 /// A decoded image and the hash of the file it came from.
@@ -46,7 +46,7 @@ pub fn load(path: &Path, limits: &Limits, exif: bool) -> Result<Loaded, Failure>
 /// # Errors
 /// As [`load`], always with [`Content`].
 pub fn load_bytes(bytes: &[u8], limits: &Limits, exif: bool) -> Result<Loaded, Failure> {
-    let content = Content { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 };
+    let content = Content { sha256: ContentHash::of(bytes), bytes: bytes.len() as u64 };
     if content.bytes > limits.max_bytes {
         return Err(too_many_bytes(content.bytes, limits).with_content(&content));
     }

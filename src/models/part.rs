@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::tensors::{TensorSpec, random_values};
 use super::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightSource, WeightsError};
-use crate::files;
+use crate::files::{self, ContentHash};
 
 /// Where a tensor's values come from. All become float32: the graphs compute in it and point straight into the file.
 pub enum Content<'a> {
@@ -213,7 +213,7 @@ impl FactsBuilder {
             parameters: self.parameters,
             dtype: DType::F32.to_string(),
             bytes: 4 * self.parameters,
-            fingerprint: files::hex(&self.hasher.finalize()),
+            fingerprint: ContentHash::from(self.hasher).to_string(),
         })
     }
 }

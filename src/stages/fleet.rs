@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::thread;
 
 use super::caption::{CaptionText, Captioner};
+use crate::files::ContentHash;
 use crate::models::ImageEncoder;
-use crate::pipeline::{ContentHash, Failure};
+use crate::pipeline::Failure;
 use crate::runtime::RuntimeError;
 
 /// At least one model.

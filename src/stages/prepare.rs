@@ -17,7 +17,7 @@ use crate::dataset::normalize::FoldWidth;
 use crate::dataset::splits::{Ratios, SplitLists, SplitRule};
 use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::dataset::wanted::Wanted;
-use crate::files::{AtomicFile, sha256_file, write_atomic, write_json};
+use crate::files::{AtomicFile, ContentHash, write_atomic, write_json};
 use crate::image::Limits;
 use crate::pipeline::{Decode, ImageReading, Interrupt, Output, Reporter, Settings, Staging};
 use crate::stages::score::Scorer;
@@ -149,7 +149,8 @@ fn build(
         "split_lists": lists.sha256,
     });
     if let Some(path) = &settings.drop {
-        inputs["drop"] = sha256_file(path).with_context(|| format!("cannot read {}", path.display()))?.into();
+        let hash = ContentHash::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+        inputs["drop"] = hash.to_string().into();
     }
     let settled = Settings::new("prepare", recorded(settings, inputs));
     let listed: Option<Vec<Listed>> = folder
@@ -341,7 +342,7 @@ fn recorded(settings: &PrepareSettings, inputs: serde_json::Value) -> serde_json
 struct ListFiles {
     lists: SplitLists,
     /// Content hash of each list, in the order given.
-    sha256: Vec<String>,
+    sha256: Vec<ContentHash>,
 }
 
 impl ListFiles {
@@ -349,7 +350,7 @@ impl ListFiles {
         let mut read = Self::default();
         for (split, path) in &splits.lists {
             let text = fs::read_to_string(path).with_context(|| format!("cannot read the split list {}", path.display()))?;
-            read.sha256.push(crate::files::sha256_hex(text.as_bytes()));
+            read.sha256.push(ContentHash::of(&text));
             for line in text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty()) {
                 if let Err(other) = read.lists.add(line, split) {
                     bail!("{}: the image {line} is also in the list of {other}: an image has one split", path.display());
@@ -382,7 +383,7 @@ fn image_rows<'a>(set: &'a Assembled, folder: Option<&'a [images::Found]>) -> Ve
                 row.image_path = Some(&found.image_path);
                 row.status = if found.failure.is_some() { "failed" } else { "ok" };
                 row.reason = found.failure.as_ref().map(|failure| failure.reason.as_str());
-                row.sha256 = found.content.as_ref().map(|content| content.sha256.as_str());
+                row.sha256 = found.content.as_ref().map(|content| content.sha256);
                 row.bytes = found.content.as_ref().map(|content| content.bytes as i64);
                 row.width = found.size.map(|(width, _)| width as i32);
                 row.height = found.size.map(|(_, height)| height as i32);

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::caption::{self, Captioner, Wording};
 use crate::dataset::wanted::Wanted;
-use crate::files::{hex, temporary_beside};
+use crate::files::{ContentHash, temporary_beside};
 use crate::generation;
 use crate::image::Preprocess;
 use crate::models::bundle::{Calibrated, CalibrationReport};
@@ -19,7 +19,7 @@ use crate::models::layers::Style;
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, style_for};
 use crate::onnx::Model;
 use crate::pipeline::sources::{Embeddings, Folder, StoredImages};
-use crate::pipeline::{Content, ContentHash, Decode, Entry, ImageReading, Prepare, Prepared, Reporter};
+use crate::pipeline::{Content, Decode, Entry, ImageReading, Prepare, Prepared, Reporter};
 use crate::runtime::{Device, Precision, Runtime, Session};
 use crate::stages::loading::{Prompt, scale_to_length_1};
 
@@ -162,7 +162,7 @@ impl Inputs {
 }
 
 /// An entry by the hash of its name, the greatest first.
-struct ByHash([u8; 32], Entry);
+struct ByHash(ContentHash, Entry);
 
 impl PartialEq for ByHash {
     fn eq(&self, other: &Self) -> bool {
@@ -190,7 +190,7 @@ fn chosen(entries: impl Iterator<Item = Result<Entry>>) -> Result<Vec<Entry>> {
     for entry in entries {
         let entry = entry?;
         if matches!(entry.content, Content::File { .. } | Content::Bytes(_) | Content::Embedding { .. }) {
-            heap.push(ByHash(Sha256::digest(&entry.image_path).into(), entry));
+            heap.push(ByHash(ContentHash::of(&entry.image_path), entry));
             if heap.len() > MAX_INPUTS {
                 heap.pop();
             }
@@ -260,8 +260,9 @@ fn calibrate(
     parts.insert("mapper", bundle.decide("mapper", &mapper.finish())?);
     parts.insert("decoder", bundle.decide("gpt2", &decoder.finish())?);
     let mut hasher = Sha256::new();
-    hashes.iter().for_each(|hash| hasher.update(hash));
-    let calibrated = Calibrated { kind: inputs.kind, count: hashes.len() as u64, fingerprint: hex(&hasher.finalize()), parts };
+    hashes.iter().for_each(|hash| hasher.update(hash.bytes()));
+    let fingerprint = ContentHash::from(hasher).to_string();
+    let calibrated = Calibrated { kind: inputs.kind, count: hashes.len() as u64, fingerprint, parts };
     Ok((calibrated, embeddings, hashes))
 }
 

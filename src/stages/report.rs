@@ -13,7 +13,7 @@ use super::evaluate::captions::{self, CaptionSet, Reading, Role};
 use super::evaluate::levels::warn_of_dropped;
 use super::evaluate::{Letters, Level};
 use crate::dataset::captions::Encoding;
-use crate::files::hex;
+use crate::files::ContentHash;
 use crate::image::Thumbnail;
 use crate::metrics::METRIC_NAMES;
 use crate::pipeline::{Interrupt, Reporter};
@@ -195,7 +195,7 @@ fn identity(tables: &[Table], images: &[Image]) -> String {
             None => images.iter().for_each(|image| add(&image.path)),
         }
     }
-    hex(&hash.finalize())[..32].to_string()
+    format!("{:.32}", ContentHash::from(hash))
 }
 
 /// File names, with as many folders before them as tell them apart.

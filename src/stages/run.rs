@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use crate::bookkeeping;
 use crate::dataset::tar::expanded;
-use crate::files;
+use crate::files::{self, ContentHash};
 use crate::pipeline::runner::ContentHashes;
 use crate::pipeline::runner::{Spec, SpecError, StageSpec};
 use crate::pipeline::{OtherSettings, Output, Reporter, WouldDrop, duration};
@@ -253,7 +253,7 @@ fn fingerprint(
     }
     let words = shown_words(stage);
     let whole = json!({"words": contract.effective(&words), "version": env!("CARGO_PKG_VERSION"), "inputs": inputs});
-    Ok((files::sha256_hex(whole.to_string().as_bytes()), inputs))
+    Ok((ContentHash::of(whole.to_string()).to_string(), inputs))
 }
 
 /// The words of a stage's command line, without what may be secrets in URLs.

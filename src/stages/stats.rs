@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Outcome;
 use crate::bookkeeping;
 use crate::dataset::captions::{CaptionRows, Columns, Encoding, ReadOptions, Row, read_captions, read_table, tables_of};
-use crate::files::{sha256_file, write_json};
+use crate::files::{ContentHash, write_json};
 use crate::models::Bundle;
 use crate::pipeline::{Output, Reporter, Settings, Staging};
 use crate::table;
@@ -98,7 +98,10 @@ pub fn run(settings: &StatsSettings, reporter: &dyn Reporter) -> Result<(Outcome
 
 /// Everything that the statistics depend on.
 fn recorded(settings: &StatsSettings, inputs: &[PathBuf]) -> Result<Settings> {
-    let hash = |path: &Path| sha256_file(path).with_context(|| format!("cannot read {}", path.display()));
+    let hash = |path: &Path| {
+        let hash = ContentHash::of_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+        anyhow::Ok(hash.to_string())
+    };
     let (vocabulary, lower_case) = match &settings.tokenizer {
         Some(TokenizerSource::Model(bundle)) => (Some(bundle.vocabulary()?.fingerprint()), Some(bundle.lower_case())),
         Some(TokenizerSource::Pieces(path)) => (Some(hash(path)?), Some(true)),

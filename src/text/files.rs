@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::TextError;
-use crate::files::{self, open_regular};
+use crate::files::{ContentHash, open_regular};
 
 /// The largest published tokenizer.json has 33 MB.
 const MAX_BYTES: u64 = 64 << 20;
@@ -53,11 +53,10 @@ impl Vocabulary {
     /// SHA-256 over all files.
     pub fn fingerprint(&self) -> String {
         match self {
-            Self::WordPiece { pieces, .. } => files::sha256_hex(pieces),
+            Self::WordPiece { pieces, .. } => ContentHash::of(pieces).to_string(),
             Self::Bpe(bytes) => {
-                let each: Vec<String> =
-                    bytes.iter().map(|(name, bytes)| format!("{name} {}", files::sha256_hex(bytes))).collect();
-                files::sha256_hex(each.join("\n").as_bytes())
+                let each: Vec<String> = bytes.iter().map(|(name, bytes)| format!("{name} {}", ContentHash::of(bytes))).collect();
+                ContentHash::of(each.join("\n")).to_string()
             }
         }
     }

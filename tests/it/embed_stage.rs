@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type};
-use clipcap::files::sha256_file;
+use clipcap::files::ContentHash;
 use clipcap::image::Preprocess;
 use clipcap::models::ImageEncoder;
 use clipcap::pipeline::npy::FloatType;
@@ -108,7 +108,7 @@ fn parts_hold_every_embedding_and_each_content_is_encoded_once() {
     let list = all[0].column(3).as_fixed_size_list();
     let (one, copy) = (list.value(5), list.value(100));
     assert_eq!(one.as_primitive::<Float32Type>().values(), copy.as_primitive::<Float32Type>().values());
-    assert_eq!(all[0].column(2).as_string::<i32>().value(5), sha256_file(&images.join("005.png")).unwrap());
+    assert_eq!(all[0].column(2).as_string::<i32>().value(5), ContentHash::of_file(&images.join("005.png")).unwrap().to_string());
     assert_eq!(one.as_primitive::<Float32Type>().value(3), 1.0);
     let embeddings = Embeddings::open(&out).unwrap();
     assert_eq!((embeddings.num_rows, embeddings.embedding_dim, embeddings.normalized), (101, 4, Some(false)));

@@ -369,11 +369,11 @@ fn a_failure_knows_what_was_read() {
     let loaded = load(&path, &Limits::default(), true).unwrap();
     assert_eq!(loaded.content.bytes, png.len() as u64);
     assert_eq!(loaded.content, load_bytes(&png, &Limits::default(), true).unwrap().content);
-    assert_eq!(loaded.content.sha256, clipcap::files::sha256_hex(&png));
+    assert_eq!(loaded.content.sha256, clipcap::files::ContentHash::of(&png));
 
     fs::write(&path, &png[..60]).unwrap();
     let failure = load(&path, &Limits::default(), true).unwrap_err();
-    assert_eq!(failure.content.unwrap().sha256, clipcap::files::sha256_hex(&png[..60]));
+    assert_eq!(failure.content.unwrap().sha256, clipcap::files::ContentHash::of(&png[..60]));
 
     let limits = Limits { max_bytes: 59, ..Limits::default() };
     let failure = load(&path, &limits, true).unwrap_err();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clipcap::files::sha256_hex;
+use clipcap::files::ContentHash;
 use clipcap::image::{Decoded, Failure, Limits, Preprocess, Reason, decode, decode_at, header};
 use clipcap::pipeline::{Content, Decode, Entry, ImageReading, Prepare, Prepared};
 use image::RgbImage;
@@ -24,7 +24,7 @@ fn full(bytes: &[u8]) -> Result<Decoded, Failure> {
 type Pixels = (u32, u32, &'static str);
 
 fn pixels(image: &RgbImage) -> (u32, u32, String) {
-    (image.width(), image.height(), sha256_hex(image.as_raw())[..16].to_string())
+    (image.width(), image.height(), format!("{:.16}", ContentHash::of(image.as_raw())))
 }
 
 fn assert_pixels(folder: &Path, cases: &[(&str, Pixels)]) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{clipcap, run, scenes, tiny_bundle};
-use clipcap::files::{sha256_file, sha256_hex};
+use clipcap::files::ContentHash;
 use serde_json::Value;
 
 /// Rendered pictures with a caption each, a small random model, and a pipeline over them in the folder.
@@ -186,8 +186,9 @@ fn unknown_keys_and_stages_are_refused_before_anything_runs() {
 fn hash_of(folder: &Path) -> String {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    let line = |path: &PathBuf| format!("{}  {}\n", sha256_file(path).unwrap(), path.file_name().unwrap().to_str().unwrap());
-    sha256_hex(files.iter().map(line).collect::<String>().as_bytes())
+    let line =
+        |path: &PathBuf| format!("{}  {}\n", ContentHash::of_file(path).unwrap(), path.file_name().unwrap().to_str().unwrap());
+    ContentHash::of(files.iter().map(line).collect::<String>()).to_string()
 }
 
 #[test]

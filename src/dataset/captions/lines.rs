@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
+use crate::files::ContentHash;
 use memchr::{memchr, memchr_iter, memrchr};
 use sha2::{Digest, Sha256};
 
@@ -23,9 +24,9 @@ impl<R: Read> Hashed<R> {
         Self { reader, hasher: Sha256::new() }
     }
 
-    /// The SHA-256 of all that was read, in hex.
-    pub fn sha256(self) -> String {
-        crate::files::hex(&self.hasher.finalize())
+    /// The hash of all that was read.
+    pub fn sha256(self) -> ContentHash {
+        self.hasher.into()
     }
 }
 
@@ -141,7 +142,7 @@ mod tests {
         while let Some(block) = blocks.next_block().unwrap() {
             out.extend(lines(&block).map(<[u8]>::to_vec));
         }
-        assert_eq!(blocks.into_inner().sha256(), crate::files::sha256_hex(bytes));
+        assert_eq!(blocks.into_inner().sha256(), ContentHash::of(bytes));
         out
     }
 

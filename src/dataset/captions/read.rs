@@ -19,6 +19,7 @@ use super::webdataset;
 use super::{CaptionError, Columns, Format, Reason, Translation};
 use crate::dataset::normalize::FoldWidth;
 use crate::dataset::tar::called_a_tar;
+use crate::files::ContentHash;
 
 /// Files read side by side: small ones need not wait for each other.
 const FILES_AT_ONCE: usize = 8;
@@ -58,7 +59,7 @@ pub struct BadLine {
 pub struct FileReport {
     pub source: String,
     pub format: Format,
-    pub sha256: String,
+    pub sha256: ContentHash,
     pub lines: u64,
     pub blank: u64,
     pub header: u64,
@@ -78,7 +79,7 @@ impl FileReport {
         Self {
             source: source.into(),
             format,
-            sha256: String::new(),
+            sha256: ContentHash::of([]),
             lines: 0,
             blank: 0,
             header: 0,
@@ -186,7 +187,7 @@ fn read_file(source: &str, path: &Path, options: &ReadOptions) -> Result<FileCon
     if format == Format::Parquet {
         let table = read_table(path, &options.columns, true)?;
         report.exact_ids = table.has_exact_ids;
-        report.sha256 = crate::files::sha256_file(path).map_err(io)?;
+        report.sha256 = ContentHash::of_file(path).map_err(io)?;
         let coco_files = if table.is_ours { files_of_dataset(path)? } else { HashMap::new() };
         let mut batches: Vec<Batch> = table.rows.into_par_iter().map(|rows| rows.into_batch(translation, take)).collect();
         place(&mut batches, options.folders.get(path));
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!((last.line, captions.bad[0].line), (60_000, 60_001));
         let report = &captions.files[0];
         assert_eq!((report.lines, report.captions, report.bad, report.split), (60_001, 60_000, 1, Some("dev")));
-        assert_eq!(report.sha256, crate::files::sha256_hex(text.as_bytes()));
+        assert_eq!(report.sha256, ContentHash::of(text));
     }
 
     #[test]

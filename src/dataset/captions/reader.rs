@@ -16,6 +16,7 @@ use super::lines::{Blocks, Hashed, lines};
 use super::map;
 use super::table::{self, TableLayout};
 use super::{CaptionError, Columns, Format, Reason, Translation};
+use crate::files::ContentHash;
 
 /// Blocks (or runs of elements) parsed before more are read: what bounds the memory of a file on its way.
 const BLOCKS_IN_FLIGHT: usize = 32;
@@ -45,7 +46,7 @@ impl Input {
         Ok((Self::Decoded(Box::new(Decoded::new(whole, encoding))), true))
     }
 
-    pub fn sha256(self) -> String {
+    pub fn sha256(self) -> ContentHash {
         match self {
             Self::Plain(hashed) => hashed.sha256(),
             Self::Decoded(decoded) => decoded.into_inner().sha256(),

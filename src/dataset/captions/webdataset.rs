@@ -13,7 +13,7 @@ use super::python;
 use crate::dataset::listing::image_path;
 use crate::dataset::naming::{image_id, without_extension};
 use crate::dataset::tar::{Member, MemberKind, Tar, TarError, inner_path};
-use crate::files::hex;
+use crate::files::ContentHash;
 
 /// Samples of a batch, and bytes of their captions.
 const BATCH_SAMPLES: u64 = 4096;
@@ -23,7 +23,7 @@ const BATCH_BYTES: usize = 8 << 20;
 pub struct WebDataset {
     pub batches: Vec<Batch>,
     /// Of the names and contents that captions were taken from. Pictures have hashes of their own.
-    pub sha256: String,
+    pub sha256: ContentHash,
 }
 
 /// Reads a tar's captions; pictures are passed over. `name` is the tar's in image_paths.
@@ -54,7 +54,7 @@ pub fn read(path: &Path, layout: &ObjectLayout) -> std::io::Result<WebDataset> {
             }
         }
     }
-    Ok(WebDataset { batches: reader.batches, sha256: hex(&reader.hasher.finalize()) })
+    Ok(WebDataset { batches: reader.batches, sha256: reader.hasher.into() })
 }
 
 /// Members that share a key.

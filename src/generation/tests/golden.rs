@@ -78,7 +78,7 @@ impl Golden {
         let mut decoder = load(&self.runtime, self.folder.path(), &self.decoder, self.prefix_len, max_rows, tokens);
         let prefixes = self.prefixes.chunks(self.prefix_len * architecture(&self.decoder).sizes().n_embd).enumerate();
         let mut requests: Vec<Request> = prefixes
-            .map(|(i, prefix)| Request { index: i as u64, sha256: [i as u8; 32], prefix_embeds: prefix.to_vec() })
+            .map(|(i, prefix)| Request { index: i as u64, sha256: [i as u8; 32].into(), prefix_embeds: prefix.to_vec() })
             .collect();
         // More images than rows, and each twice: the second time its neighbours are others.
         let again: Vec<Request> =

@@ -45,7 +45,7 @@ fn a_row_is_cheap() {
             let settings = Settings { strategy: strategy.clone(), ..Settings::default() };
             let rules = Rules { settings, tokens: SpecialTokens::bert(102, 100) };
             let mut scratch = Scratch::default();
-            let searches: Vec<Search> = (0..20).map(|draw| Search::new(&rules, &[3; 32], draw)).collect();
+            let searches: Vec<Search> = (0..20).map(|draw| Search::new(&rules, &[3; 32].into(), draw)).collect();
             let mut best = f64::INFINITY;
             for _ in 0..15 {
                 let clock = Instant::now();

@@ -47,7 +47,7 @@ impl Toy {
         let prefix = [f32::from(self.seed), f32::from(self.memory), f32::from(self.sep_bias), 0.5, 0.25, 0.125];
         let mut sha256 = [0; 32];
         sha256[..2].copy_from_slice(&self.seed.to_le_bytes());
-        Request { index, sha256, prefix_embeds: prefix.to_vec() }
+        Request { index, sha256: sha256.into(), prefix_embeds: prefix.to_vec() }
     }
 
     fn from_prefix(prefix: &[f32], vocab_size: usize) -> Self {

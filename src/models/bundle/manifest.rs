@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Configs;
-use crate::files;
+use crate::files::ContentHash;
 use crate::models::config::{ClipConfig, MapperKind, PreprocessorConfig};
 use crate::models::part::PartFacts;
 use crate::text::{Endings, Vocabulary};
@@ -165,7 +165,7 @@ pub fn embedding_fingerprint(clip: &ClipConfig, preprocessor: &PreprocessorConfi
         "projection_dim": clip.projection_dim,
         "preprocessing": preprocessor,
     });
-    files::sha256_hex(parts.to_string().as_bytes())
+    ContentHash::of(parts.to_string()).to_string()
 }
 
 /// Everything a model's fingerprints are made of.
@@ -204,6 +204,6 @@ impl Fingerprints<'_> {
         if let Some(prompt) = self.prompt {
             parts["prompt"] = prompt.into();
         }
-        files::sha256_hex(parts.to_string().as_bytes())
+        ContentHash::of(parts.to_string()).to_string()
     }
 }

@@ -21,7 +21,7 @@ use super::import::ImportError;
 use super::part::facts_of;
 use super::tensors::{TensorSpec, clip_tensors, mapper_tensors};
 use super::weights::{DType, SafetensorsFile, WeightsError};
-use crate::files;
+use crate::files::{self, ContentHash};
 use crate::table::{self, TableError};
 use crate::text::{TextError, Tokenizer, Vocabulary};
 
@@ -325,7 +325,7 @@ impl Bundle {
     pub fn verify(&self) -> Result<(), BundleError> {
         if let Some(int8) = &self.manifest.int8 {
             let path = self.folder.join(&int8.file);
-            if files::sha256_file(&path).map_err(BundleError::io(&path))? != int8.fingerprint {
+            if ContentHash::of_file(&path).map_err(BundleError::io(&path))?.to_string() != int8.fingerprint {
                 return Err(BundleError::invalid(path, format!("its content no longer matches the fingerprint in {MANIFEST}")));
             }
         }

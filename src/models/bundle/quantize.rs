@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::build::{Staging, check_place};
 use super::{Bundle, BundleError, CalibrationReport, Int8Record, MANIFEST, static_weights};
-use crate::files;
+use crate::files::{self, ContentHash};
 use crate::models::block::Product;
 use crate::models::decoders::{self, architecture};
 use crate::models::graphs::{GraphKind, INT8_WEIGHTS, build};
@@ -79,7 +79,7 @@ impl Bundle {
         let mut manifest = self.manifest().clone();
         manifest.int8 = Some(Int8Record {
             file: INT8_WEIGHTS.into(),
-            fingerprint: files::sha256_file(&path).map_err(BundleError::io(&path))?,
+            fingerprint: ContentHash::of_file(&path).map_err(BundleError::io(&path))?.to_string(),
             bytes: fs::metadata(&path).map_err(BundleError::io(&path))?.len(),
             crc32c: Some(files::crc32c_file(&path).map_err(BundleError::io(&path))?),
             calibration: calibrated.map(Calibrated::record),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::resolved;
 use crate::dataset::listing::{image_path, relative_path};
-use crate::files::sha256_hex;
+use crate::files::ContentHash;
 use crate::remote;
 
 /// The folders (or the dataset, or the embeddings) that a run takes its images from.
@@ -19,7 +19,7 @@ pub struct Roots(Vec<Root>);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Root {
     path: String,
-    sha256: String,
+    sha256: ContentHash,
 }
 
 impl Roots {
@@ -42,10 +42,10 @@ impl Roots {
         let root = |path: PathBuf| {
             if remote::is_url(&path) {
                 let path = remote::shown(&path);
-                return Root { sha256: sha256_hex(path.as_bytes()), path };
+                return Root { sha256: ContentHash::of(&path), path };
             }
             let path = resolved(remote::listed_urls(&path).unwrap_or(&path));
-            let sha256 = sha256_hex(path.as_os_str().as_bytes());
+            let sha256 = ContentHash::of(path.as_os_str().as_bytes());
             Root { path: image_path(between(&here, &path).as_os_str().as_bytes()), sha256 }
         };
         let mut roots: Vec<Root> = roots.into_iter().map(root).collect();

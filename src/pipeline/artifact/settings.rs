@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::differences::differences;
-use crate::files::sha256_hex;
+use crate::files::ContentHash;
 
 /// The settings of a stage that its results depend on, as JSON. What changes no result (threads, batch size) is not among them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ impl Settings {
     pub fn new(stage: &str, settings: Json) -> Self {
         let mut canonical = format!("{stage}\n");
         canonicalize(&settings, &mut canonical);
-        Self { stage: stage.into(), fingerprint: sha256_hex(canonical.as_bytes()), settings }
+        Self { stage: stage.into(), fingerprint: ContentHash::of(canonical).to_string(), settings }
     }
 
     /// What differs between these settings and `new` ones, for people: `--top-p 0.8 (was 0.9)`.

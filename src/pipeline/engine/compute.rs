@@ -1,6 +1,7 @@
 //! What the model's side of a stage looks like to the stream.
 
-use super::record::{ContentHash, Value};
+use super::record::Value;
+use crate::files::ContentHash;
 use crate::pipeline::artifact::Failure;
 
 /// A prepared image, ready for the model.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::index::{content_key, path_key};
-use super::record::ContentHash;
+use crate::files::ContentHash;
 use crate::pipeline::artifact::Lost;
 
 /// Images that have a result from before: 16 bytes each.
@@ -124,15 +124,15 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_counted_and_a_new_name_is_no_loss() {
-        let keys = |name: &str, content: u8| EarlierResults::keys(name, Some(&[content; 32]));
+        let keys = |name: &str, content: u8| EarlierResults::keys(name, Some(&[content; 32].into()));
         let earlier =
             EarlierResults::of([keys("a", 1), keys("b", 2), keys("c", 2), EarlierResults::keys("c", None), keys("d", 4)]);
         assert_eq!((earlier.len(), earlier.contains("c"), earlier.contains("e")), (4, true, false));
         let mut check = ResultCheck::new(&earlier);
         assert_eq!(check.at_least_lost(), 4);
-        check.take("a", Some(&[9; 32]));
-        check.take("x", Some(&[2; 32]));
-        check.take("y", Some(&[7; 32]));
+        check.take("a", Some(&[9; 32].into()));
+        check.take("x", Some(&[2; 32].into()));
+        check.take("y", Some(&[7; 32].into()));
         assert_eq!((check.at_least_lost(), check.lost()), (1, Lost { dropped: 2, renamed: 1 }));
         assert!(check.is_missing("d") && !check.is_missing("a") && !check.is_missing("x"));
         let ten = EarlierResults::of((0..10).map(|i| keys(&i.to_string(), i)));

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::record::ContentHash;
-use crate::files::Stat;
+use crate::files::{ContentHash, Stat};
 use crate::pipeline::artifact::Failure;
 
 /// One listed thing: an image, or something that must be accounted for.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::entry::Entry;
-use super::record::{ContentHash, Record, Value};
+use super::record::{Record, Value};
 use super::shard;
+use crate::files::ContentHash;
 use crate::table::TableError;
 
 /// Where a record is: a shard's number in the index, and a row.
@@ -234,6 +235,6 @@ pub(super) fn path_key(image_path: &str) -> u64 {
 
 pub(super) fn content_key(hash: &ContentHash) -> u64 {
     let mut bytes = [0; 8];
-    bytes.copy_from_slice(&hash[..8]);
+    bytes.copy_from_slice(&hash.bytes()[..8]);
     u64::from_le_bytes(bytes)
 }

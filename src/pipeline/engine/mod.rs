@@ -23,7 +23,7 @@ pub use earlier::{EarlierResults, ResultCheck};
 pub use entry::{Content, Entry, Prepare, Prepared};
 pub use index::{Index, ShardReader};
 pub use prepare::{Decode, ImageReading, PassEmbeddings};
-pub use record::{ContentHash, Record, Value};
+pub use record::{Record, Value};
 pub use run_settings::RunSettings;
 pub use stage_run::{Build, Expected, Names, Report, StageParts, StageRun};
 pub use stream::{Chosen, Counter, Finished, Only, Options, Stream};

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
 
 use super::entry::{Content, Entry, Prepare, Prepared};
-use super::record::ContentHash;
+use crate::files::ContentHash;
 use crate::image::{self, Decoded, Limits, Preprocess, Reason, begins_like_an_image, called_an_image};
 use crate::pipeline::artifact::Failure;
 
@@ -69,7 +68,7 @@ impl Decode {
     }
 
     fn bytes(&self, bytes: &[u8], is_known: &mut dyn FnMut(&ContentHash) -> bool) -> Prepared {
-        let sha256: ContentHash = Sha256::digest(bytes).into();
+        let sha256 = ContentHash::of(bytes);
         if is_known(&sha256) {
             return Prepared::Known;
         }

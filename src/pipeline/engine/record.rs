@@ -3,11 +3,8 @@
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::DataType;
 
-use crate::files::Stat;
+use crate::files::{ContentHash, Stat};
 use crate::pipeline::artifact::Failure;
-
-/// SHA-256 of an image's content.
-pub type ContentHash = [u8; 32];
 
 /// One image's result, as shards keep it.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::record::{ContentHash, Record, Value};
-use crate::files::{Stat, write_atomic};
+use super::record::{Record, Value};
+use crate::files::{ContentHash, Stat, write_atomic};
 use crate::pipeline::artifact::Failure;
 use crate::table::{self, FORMAT_KEY, TableError};
 
@@ -48,7 +48,7 @@ pub fn write<V: Value>(path: &Path, records: &[Arc<Record<V>>]) -> Result<(), Ta
     let mut hashes = FixedSizeBinaryBuilder::with_capacity(records.len(), 32);
     for record in records {
         match &record.sha256 {
-            Some(hash) => hashes.append_value(hash).map_err(arrow)?,
+            Some(hash) => hashes.append_value(hash.bytes()).map_err(arrow)?,
             None => hashes.append_null(),
         }
     }
@@ -146,7 +146,8 @@ pub fn read_keys(path: &Path) -> Result<Vec<Key>, TableError> {
 }
 
 fn hash_at(hashes: &FixedSizeBinaryArray, row: usize) -> Option<ContentHash> {
-    hashes.is_valid(row).then(|| hashes.value(row).try_into().ok()).flatten()
+    let bytes: [u8; 32] = hashes.value(row).try_into().ok().filter(|_| hashes.is_valid(row))?;
+    Some(bytes.into())
 }
 
 fn missing(batch: &RecordBatch, column: &str, path: &Path) -> TableError {

@@ -10,8 +10,9 @@ use super::compute::{Compute, Input};
 use super::entry::{Entry, Prepared};
 use super::gate::Gate;
 use super::index::{Seen, ShardReader};
-use super::record::{ContentHash, Record};
+use super::record::Record;
 use super::timing::Stopwatches;
+use crate::files::ContentHash;
 use crate::pipeline::artifact::{Failure, WorkFolder};
 
 /// Images computed in one window, and so in one shard, where the model is on the host's cores.

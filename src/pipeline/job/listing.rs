@@ -12,15 +12,16 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 
 use crate::dataset::listing::{Entry, Kind};
-use crate::table::{self, ParquetSink, TableError};
+use crate::files::{ContentHash, write_atomic};
+use crate::table::{self, TableError};
 
 const FORMAT: &str = "listing/1";
 
-/// Writes what was found as one shard's listing.
+/// Writes what was found as one shard's listing, and says what the file's hash is.
 ///
 /// # Errors
 /// The disk refuses.
-pub fn write_listing(path: &Path, found: &[Entry]) -> Result<(), TableError> {
+pub fn write_listing(path: &Path, found: &[Entry]) -> Result<ContentHash, TableError> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("path", DataType::Binary, false),
         Field::new("image_path", DataType::Utf8, false),
@@ -35,9 +36,9 @@ pub fn write_listing(path: &Path, found: &[Entry]) -> Result<(), TableError> {
     ];
     let batch =
         RecordBatch::try_new(schema.clone(), columns).map_err(|source| TableError::Arrow { path: path.into(), source })?;
-    let mut sink = ParquetSink::create(path, schema, FORMAT)?;
-    sink.write(&batch)?;
-    sink.finish()
+    let bytes = table::to_bytes(path, &batch, FORMAT)?;
+    write_atomic(path, &bytes).map_err(|source| TableError::Io { path: path.into(), source })?;
+    Ok(ContentHash::of(&bytes))
 }
 
 /// What a shard's listing holds, in order.

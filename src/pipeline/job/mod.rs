@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::dataset::wanted::Wanted;
-use crate::files::{json_text, put_if_absent, sha256_file, write_json};
+use crate::files::{ContentHash, json_text, put_if_absent, write_json};
 use crate::pipeline::artifact::{Counts, Settings};
 use crate::remote;
 use crate::table::check_format;
@@ -90,7 +90,7 @@ pub struct PlannedShard {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_uncounted: bool,
     /// Of the shard's listing.
-    pub sha256: String,
+    pub sha256: ContentHash,
 }
 
 /// A finished shard.
@@ -123,7 +123,7 @@ pub struct ResultFile {
     /// In the job's folder of results.
     pub name: String,
     pub bytes: u64,
-    pub sha256: String,
+    pub sha256: ContentHash,
 }
 
 impl JobFolder {
@@ -275,9 +275,9 @@ impl JobFolder {
     /// The disk refuses.
     pub fn keep_result(&self, shard: u64, file: &Path, ending: &str) -> Result<ResultFile> {
         let context = || format!("cannot move {} into {}", file.display(), self.root.display());
-        let sha256 = sha256_file(file).with_context(context)?;
+        let sha256 = ContentHash::of_file(file).with_context(context)?;
         let bytes = file.metadata().with_context(context)?.len();
-        let name = format!("{shard:05}-{}.{ending}", &sha256[..16]);
+        let name = format!("{shard:05}-{sha256:.16}.{ending}");
         let target = self.result(&name);
         fs::create_dir_all(self.root.join("results")).with_context(context)?;
         fs::rename(file, target).with_context(context)?;

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::bookkeeping;
-use crate::files::{self, Checked, Stat};
+use crate::files::{self, Checked, ContentHash, Stat};
 use crate::remote;
 
 /// What a file looked like when it was hashed.
@@ -19,7 +19,7 @@ use crate::remote;
 struct Seen {
     #[serde(flatten)]
     stat: Stat,
-    sha256: String,
+    sha256: ContentHash,
     /// It had not changed for a while when it was hashed: what looks the same now is the same. Others are hashed again in the next run.
     #[serde(skip_serializing, default = "settled")]
     is_settled: bool,
@@ -94,12 +94,12 @@ impl ContentHashes {
         let mut text = String::new();
         for (file, seen) in seen {
             let name = text_of(file.strip_prefix(path).unwrap_or(&file));
-            text += &format!("{}  {name}\n", seen.as_ref().map_or("unreadable", |seen| seen.sha256.as_str()));
+            text += &format!("{}  {name}\n", seen.as_ref().map_or_else(|| "unreadable".into(), |seen| seen.sha256.to_string()));
             if let Some(seen) = seen {
                 self.known.insert(text_of(&file), seen);
             }
         }
-        Ok(files::sha256_hex(text.as_bytes()))
+        Ok(ContentHash::of(text).to_string())
     }
 
     /// Writes what is known; where an earlier version kept it, nothing stays.
@@ -116,7 +116,7 @@ impl ContentHashes {
 fn elsewhere(url: &Path) -> std::io::Result<String> {
     let line = |name: &Path, version: remote::Version| format!("{:x?}  {}\n", version.to_bytes(), name.display());
     if remote::place(url)? == remote::Place::Object {
-        return Ok(files::sha256_hex(line(Path::new(""), remote::version(url)?).as_bytes()));
+        return Ok(ContentHash::of(line(Path::new(""), remote::version(url)?)).to_string());
     }
     let (mut lines, mut folders) = (Vec::new(), vec![PathBuf::new()]);
     while let Some(folder) = folders.pop() {
@@ -129,7 +129,7 @@ fn elsewhere(url: &Path) -> std::io::Result<String> {
         }
     }
     lines.sort_unstable_by(|a, b| a.split_once("  ").cmp(&b.split_once("  ")));
-    Ok(files::sha256_hex(lines.concat().as_bytes()))
+    Ok(ContentHash::of(lines.concat()).to_string())
 }
 
 /// A path as text; bytes that are not UTF-8 are percent-encoded, and with them the others beyond ASCII.
@@ -143,7 +143,7 @@ fn see(file: &Path, known: Option<&Seen>) -> std::io::Result<Seen> {
     let stat = Stat::of(&file.metadata()?);
     match known {
         Some(known) if known.stat == stat => Ok(known.clone()),
-        _ => Ok(Seen { stat, is_settled: stat.is_settled(SystemTime::now()), sha256: files::sha256_file(file)? }),
+        _ => Ok(Seen { stat, is_settled: stat.is_settled(SystemTime::now()), sha256: ContentHash::of_file(file)? }),
     }
 }
 

@@ -5,12 +5,11 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use arrow::array::{Array, BooleanArray, Float32Array, Float64Array, Int32Array, RecordBatch, StringArray};
 
 use super::tables::{FORMAT, Row, TableFormat, unquoted};
 use super::value::{CaptionText, Captions, finish_reason};
-use crate::pipeline::sources::parse_hash;
 use crate::pipeline::{Output, Record};
 use crate::table;
 
@@ -62,7 +61,7 @@ pub(in crate::stages) fn images(
         let first = rows.next()?;
         let record = first.and_then(|first| {
             let (image_id, image_path) = (first.image_id.to_string(), first.image_path.to_string());
-            let sha256 = parse_hash(&first.sha256).context("a sha256 that is not 64 hex digits")?;
+            let sha256 = first.sha256.parse().map_err(|error| anyhow!("a sha256 that is {error}"))?;
             let (mut captions, damaged, mut last) = (vec![caption(&first)?], first.damaged, first.caption_index);
             while let Some(Ok(next)) = rows.peek()
                 && next.image_path == image_path

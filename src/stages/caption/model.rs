@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail};
 
 use super::scoring::CaptionScorer;
 use super::value::{CaptionText, Captions};
+use crate::files::ContentHash;
 use crate::generation::{Caption, FinishedImage, GenerationError, Generator, Request};
 use crate::image::Reason;
 use crate::models::{Decoder, ImageEncoder, Mapper};
-use crate::pipeline::{Compute, ContentHash, Failure, Input, concatenated};
+use crate::pipeline::{Compute, Failure, Input, concatenated};
 use crate::stages::loading::{Prompt, scale_to_length_1};
 use crate::text::Tokenizer;
 use crate::text::clean::Cleaner;

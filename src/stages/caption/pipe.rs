@@ -17,9 +17,9 @@ use rayon::prelude::*;
 
 use super::value::CaptionText;
 use super::{CaptionSettings, Captioner, ModelInfo, preparations};
-use crate::files::hex;
+use crate::files::ContentHash;
 use crate::image::Reason;
-use crate::pipeline::{Content, ContentHash, Entry, Failure, Interrupt, Prepare, Prepared};
+use crate::pipeline::{Content, Entry, Failure, Interrupt, Prepare, Prepared};
 
 /// What was piped through.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -182,7 +182,7 @@ fn rows(answers: &[Answer]) -> Result<RecordBatch> {
     let failures = || rows.iter().map(|(_, result)| result.as_ref().err());
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(answer, _)| &answer.id))),
-        Arc::new(rows.iter().map(|(answer, _)| answer.sha256.map(|sha256| hex(&sha256))).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|(answer, _)| answer.sha256.map(|sha256| sha256.to_string())).collect::<StringArray>()),
         Arc::new(captions().map(|caption| caption.map(|(index, _)| *index)).collect::<Int32Array>()),
         Arc::new(captions().map(|caption| caption.map(|(_, caption)| caption.text.as_str())).collect::<StringArray>()),
         Arc::new(captions().map(|caption| caption.map(|(_, caption)| caption.logprob)).collect::<Float64Array>()),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scoring::{Scored, ranked};
 use super::value::{CaptionText, Captions};
-use crate::files::{AtomicFile, hex};
+use crate::files::AtomicFile;
 use crate::pipeline::{Build, Entry, Record, Sink};
 use crate::table::ParquetSink;
 
@@ -197,7 +197,7 @@ impl Sink<Captions> for TableSink {
             self.next_part()?;
         }
         self.part_images += 1;
-        let sha256 = hex(sha256);
+        let sha256 = sha256.to_string();
         match (&mut self.writer, self.format) {
             (Writer::Plain(file), TableFormat::Tsv) => {
                 file.write_all(cell(&entry.image_path, self.style.quotes_formulas).as_bytes())?;

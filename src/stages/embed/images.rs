@@ -12,12 +12,11 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use crate::files::hex;
+use crate::files::ContentHash;
 use crate::image::{Limits, read};
 use crate::pipeline::sources::StoredImages;
-use crate::pipeline::{Content, ContentHash, Entry};
+use crate::pipeline::{Content, Entry};
 use crate::table::{self, ParquetSink};
 
 const FORMAT: &str = "images/1";
@@ -96,19 +95,19 @@ impl StoredImageWriter {
                 let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
                 let bytes =
                     read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?.into_bytes();
-                if Sha256::digest(&bytes)[..] != sha256[..] {
+                if ContentHash::of(&bytes) != *sha256 {
                     bail!("{} was changed while the images were embedded: give the same command again", path.display());
                 }
                 bytes
             }
-            Content::Kept(_) => self.stored_before(&hex(sha256))?.with_context(|| {
+            Content::Kept(_) => self.stored_before(&sha256.to_string())?.with_context(|| {
                 format!("{}: it cannot be read now, and {} does not store it", entry.image_path, self.before.display())
             })?,
             _ => bail!("{}: only image files can be saved", entry.image_path),
         };
         self.group_bytes += bytes.len();
         self.contents.push(bytes);
-        for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), hex(sha256)]) {
+        for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), sha256.to_string()]) {
             column.push(text);
         }
         if self.group_bytes >= GROUP_BYTES { self.write_group() } else { Ok(()) }

@@ -14,7 +14,6 @@ use half::f16;
 use super::Layout;
 use super::images::StoredImageWriter;
 use super::value::Embedding;
-use crate::files::hex;
 use crate::pipeline::npy::{FloatType, write_header};
 use crate::pipeline::{Build, Entry, Record, Sink};
 use crate::table::ParquetSink;
@@ -213,7 +212,7 @@ impl Sink<Embedding> for EmbeddingSink {
         if self.part_rows + self.texts[0].len() == PART_IMAGES {
             self.next_part()?;
         }
-        for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), hex(sha256)]) {
+        for (column, text) in self.texts.iter_mut().zip([entry.image_id.clone(), entry.image_path.clone(), sha256.to_string()]) {
             column.push(text);
         }
         self.values.extend_from_slice(values);

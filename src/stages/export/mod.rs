@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::bookkeeping;
-use crate::files::{json_text, sha256_hex, write_atomic, write_json};
+use crate::files::{ContentHash, json_text, write_atomic, write_json};
 use crate::image::{Failure as ImageFailure, Limits, Reason};
 use crate::pipeline::sources::Located;
 use crate::pipeline::{ErrorsTable, Failure, Interrupt, Output, Reporter, Settings, Staging, Tick, manifest_head};
@@ -99,7 +99,7 @@ impl Item {
         let place = located.find(&self.image_path).map_err(as_stage_failure)?;
         let bytes = place.read(limits).map_err(as_stage_failure)?;
         match &self.sha256 {
-            Some(sha256) if *sha256 != sha256_hex(&bytes) => Err(as_stage_failure(ImageFailure::new(
+            Some(sha256) if *sha256 != ContentHash::of(&bytes).to_string() => Err(as_stage_failure(ImageFailure::new(
                 Reason::Vanished,
                 "the file was changed since it was captioned: caption it again",
             ))),
@@ -203,7 +203,7 @@ fn recorded(settings: &ExportSettings, items: &[Item]) -> Json {
             text += &format!("{:?}\n", item.raws);
         }
     }
-    json!({"to": format!("{:?}", settings.target), "shard_images": settings.shard_images, "captions": sha256_hex(text.as_bytes())})
+    json!({"to": format!("{:?}", settings.target), "shard_images": settings.shard_images, "captions": ContentHash::of(text)})
 }
 
 /// The captions by image; a dataset's images say where the files are.

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::Outcome;
 use super::summary::{next_lines, quoted, quoted_word};
+use crate::files::ContentHash;
 use crate::models::import::{CacheFolder, hub_cache};
 use crate::pipeline::{Interrupt, Reporter, Tick};
 
@@ -147,7 +148,7 @@ fn into_cache(
     let name = match file.sha256.as_ref().or(file.git_id.as_ref()) {
         Some(name) => name.clone(),
         // A mirror that tells no hashes: the same commit and path are the same content.
-        None => crate::files::sha256_hex(format!("{commit} {}", file.path).as_bytes()),
+        None => ContentHash::of(format!("{commit} {}", file.path)).to_string(),
     };
     let blob = cache.blob(&name);
     if !(blob.is_file() && is_whole(&blob, file)?) {

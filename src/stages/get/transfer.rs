@@ -1,15 +1,14 @@
 //! A file from the hub to the disk: in pieces where the network needs it, and checked by its hash.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha1::{Digest, Sha1};
 
 use super::hub::{Hub, RemoteFile, TRIES, may_pass};
-use crate::files::hex;
+use crate::files::{ContentHash, hex};
 use crate::pipeline::Interrupt;
 
 /// How a transfer ended.
@@ -170,24 +169,15 @@ pub fn is_whole(path: &Path, file: &RemoteFile) -> Result<bool> {
     if file.size.is_some_and(|size| size != length) {
         return Ok(false);
     }
-    let hash = match (&file.sha256, &file.git_id) {
-        (Some(wanted), _) => (hash_of(path, Sha256::new()).with_context(context)?, wanted),
-        (None, Some(wanted)) => (hash_of(path, Sha1::new_with_prefix(format!("blob {length}\0"))).with_context(context)?, wanted),
+    let (hash, wanted) = match (&file.sha256, &file.git_id) {
+        (Some(wanted), _) => (ContentHash::of_file(path).with_context(context)?.to_string(), wanted),
+        (None, Some(wanted)) => {
+            let content = fs::read(path).with_context(context)?;
+            (hex(&Sha1::new_with_prefix(format!("blob {length}\0")).chain_update(content).finalize()), wanted)
+        }
         (None, None) => return Ok(true),
     };
-    Ok(hash.0.eq_ignore_ascii_case(hash.1))
-}
-
-fn hash_of(path: &Path, mut hasher: impl Digest) -> std::io::Result<String> {
-    let mut reader = BufReader::new(File::open(path)?);
-    let mut buffer = vec![0; PIECE_BYTES];
-    loop {
-        let count = reader.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..count]);
-    }
+    Ok(hash.eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

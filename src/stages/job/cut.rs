@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rayon::prelude::*;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk};
 use crate::dataset::wanted::MemberFilter;
-use crate::files::sha256_file;
 use crate::pipeline::job::{JobFolder, PlannedCounts, PlannedShard, Stopped, write_listing};
 use crate::pipeline::sources::count_in;
 use crate::pipeline::{Interrupt, Reporter, Tick};
@@ -57,7 +56,7 @@ impl Shards {
     /// The beginning of a plan's id.
     pub fn id(&self) -> Sha256 {
         let mut id = Sha256::new();
-        self.shards.iter().for_each(|shard| id.update(shard.sha256.as_bytes()));
+        self.shards.iter().for_each(|shard| id.update(shard.sha256.to_string()));
         id
     }
 }
@@ -191,9 +190,8 @@ impl<'a> UnderWay<'a> {
 
     fn put(&mut self, entries: &[Entry], found: u64, is_uncounted: bool) -> Result<()> {
         let path = self.cutting.job.listing(self.done.shards.len() as u64);
-        write_listing(&path, entries)?;
+        let sha256 = write_listing(&path, entries)?;
         self.done.counts.found += found;
-        let sha256 = sha256_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         self.done.shards.push(PlannedShard { found, is_uncounted, sha256 });
         self.cutting.reporter.tick(&Tick { label: "listing", done: self.done.counts.found, ..Tick::default() });
         Ok(())

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{done_word, ranges};
 use crate::bookkeeping;
-use crate::files::{sha256_file, write_json};
+use crate::files::{ContentHash, write_json};
 use crate::pipeline::job::{JobFolder, Plan, PlannedShard, Record, ResultFile};
 use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
@@ -235,7 +235,7 @@ pub(super) fn identity_text(identity: &Json) -> String {
 
 /// Finds files that are not what their workers recorded.
 fn verify(job: &JobFolder, records: &[Record]) -> Result<()> {
-    let is_whole = |file: &ResultFile| sha256_file(&job.result(&file.name)).is_ok_and(|sha256| sha256 == file.sha256);
+    let is_whole = |file: &ResultFile| ContentHash::of_file(&job.result(&file.name)).is_ok_and(|sha256| sha256 == file.sha256);
     let damaged: Vec<u64> = records
         .par_iter()
         .filter(|record| !is_whole(&record.table) || !is_whole(&record.errors))

@@ -8,7 +8,7 @@ use sha2::Digest;
 
 use crate::dataset::listing::Listing;
 use crate::dataset::wanted::Wanted;
-use crate::files::hex;
+use crate::files::ContentHash;
 use crate::pipeline::job::{JobFolder, Plan, PlannedCounts};
 use crate::pipeline::sources::{Source, StoredImages};
 use crate::pipeline::{ImageReading, Interrupt, OtherSettings, Reporter, RunSettings, Settings, WorkLock};
@@ -187,7 +187,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     id.update(settings.settings.fingerprint.as_bytes());
     let plan = Plan {
         format: Plan::format(),
-        id: hex(&id.finalize()),
+        id: ContentHash::from(id).to_string(),
         num_shards: cut.shards.len() as u64,
         shard_size: settings.shard_size,
         counts: cut.counts,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::done_word;
-use crate::files::sha256_file;
+use crate::files::ContentHash;
 use crate::pipeline::job::{Claim, JobFolder, Plan, Record, ResultFile, host};
 use crate::pipeline::sources::Source;
 use crate::pipeline::{Counts, Crew, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
@@ -211,8 +211,8 @@ impl Worker<'_> {
         }
         let listing = self.job.listing(shard);
         let planned = &self.plan.shards[shard as usize];
-        let is_whole = sha256_file(&listing).with_context(|| format!("cannot read {}", listing.display()))? == planned.sha256;
-        if !is_whole {
+        let hash = ContentHash::of_file(&listing).with_context(|| format!("cannot read {}", listing.display()))?;
+        if hash != planned.sha256 {
             bail!(
                 "{}: not what was planned: it is damaged, or another plan's; plan the job again (--overwrite)",
                 listing.display()

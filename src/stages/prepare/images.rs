@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::dataset::listing::{Entry, Kind, Listing, relative_path};
 use crate::dataset::wanted::{MemberFilter, Wanted};
-use crate::files::sha256_hex;
+use crate::files::ContentHash;
 use crate::image::{self, Content, Failure, Limits, Reason};
 use crate::pipeline::sources::{Members, Place};
 use crate::pipeline::{self, Interrupt, Reporter, Tick};
@@ -110,11 +110,11 @@ fn in_tar<'a>(
 pub fn fingerprint(found: &[Found]) -> String {
     let mut text = String::new();
     for image in found {
-        let content = image.content.as_ref().map_or("", |content| content.sha256.as_str());
+        let content = image.content.as_ref().map_or_else(String::new, |content| content.sha256.to_string());
         let reason = image.failure.as_ref().map_or("", |failure| failure.reason.as_str());
         text += &format!("{content} {reason} {}\n", image.image_path);
     }
-    sha256_hex(text.as_bytes())
+    ContentHash::of(text).to_string()
 }
 
 fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
@@ -141,7 +141,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
 
 /// An image whose file was read.
 fn with_bytes(found: Found, bytes: &[u8], limits: &Limits) -> Found {
-    let content = Content { sha256: sha256_hex(bytes), bytes: bytes.len() as u64 };
+    let content = Content { sha256: ContentHash::of(bytes), bytes: bytes.len() as u64 };
     let (size, failure) = match image::header(bytes, limits) {
         Ok(header) => (Some(header.upright()), None),
         Err(failure) => (None, Some(failure)),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::files::ContentHash;
 use crate::pipeline::Reporter;
 
 /// What the files' names begin with.
@@ -74,7 +75,7 @@ impl Known {
     }
 
     /// None where it was not computed; Some(None) where it was and there is no score.
-    pub fn get(&self, sha256: &str, caption: &str) -> Option<Option<f32>> {
+    pub fn get(&self, sha256: ContentHash, caption: &str) -> Option<Option<f32>> {
         self.scores.get(&key(sha256, caption)).map(|score| Some(*score).filter(|score| score.is_finite()))
     }
 
@@ -82,7 +83,7 @@ impl Known {
     ///
     /// # Errors
     /// A disk that refuses.
-    pub fn put(&mut self, sha256: &str, caption: &str, score: Option<f32>) -> Result<()> {
+    pub fn put(&mut self, sha256: ContentHash, caption: &str, score: Option<f32>) -> Result<()> {
         let (key, score) = (key(sha256, caption), score.unwrap_or(f32::NAN));
         let mut record = [0; RECORD];
         record[..16].copy_from_slice(&key);
@@ -126,8 +127,8 @@ impl Known {
     }
 }
 
-fn key(sha256: &str, caption: &str) -> Key {
-    let hash = Sha256::new().chain_update(sha256).chain_update("\n").chain_update(caption).finalize();
+fn key(sha256: ContentHash, caption: &str) -> Key {
+    let hash = Sha256::new().chain_update(sha256.to_string()).chain_update("\n").chain_update(caption).finalize();
     std::array::from_fn(|at| hash[at])
 }
 
@@ -135,21 +136,25 @@ fn key(sha256: &str, caption: &str) -> Key {
 mod tests {
     use super::*;
 
+    fn picture() -> ContentHash {
+        ContentHash::of("picture")
+    }
+
     #[test]
     fn what_was_scored_is_known_again_up_to_the_first_damage() {
         let folder = tempfile::tempdir().unwrap();
         let mut known = Known::open(folder.path(), "scorer").unwrap();
         for number in 0..10 {
             let score = (number != 3).then_some(number as f32 / 10.0);
-            known.put("picture", &format!("第{number}句"), score).unwrap();
+            known.put(picture(), &format!("第{number}句"), score).unwrap();
         }
         let path = known.path.clone();
         drop(known);
         let known = Known::open(folder.path(), "scorer").unwrap();
         assert_eq!(known.len(), 10);
-        assert_eq!(known.get("picture", "第2句"), Some(Some(0.2)));
-        assert_eq!(known.get("picture", "第3句"), Some(None));
-        assert_eq!((known.get("another", "第2句"), known.get("picture", "")), (None, None));
+        assert_eq!(known.get(picture(), "第2句"), Some(Some(0.2)));
+        assert_eq!(known.get(picture(), "第3句"), Some(None));
+        assert_eq!((known.get(ContentHash::of("another"), "第2句"), known.get(picture(), "")), (None, None));
         assert_eq!(Known::open(folder.path(), "other").unwrap().len(), 0);
         drop(known);
         // Killed in the middle of a record; a record that the disk changed.
@@ -159,10 +164,10 @@ mod tests {
         fs::write(&path, bytes).unwrap();
         let mut known = Known::open(folder.path(), "scorer").unwrap();
         assert_eq!((known.len(), fs::metadata(&path).unwrap().len()), (6, 6 * RECORD as u64));
-        known.put("picture", "新", Some(0.5)).unwrap();
+        known.put(picture(), "新", Some(0.5)).unwrap();
         drop(known);
         let known = Known::open(folder.path(), "scorer").unwrap();
-        assert_eq!((known.len(), known.get("picture", "新")), (7, Some(Some(0.5))));
+        assert_eq!((known.len(), known.get(picture(), "新")), (7, Some(Some(0.5))));
         known.remove().unwrap();
         assert!(!path.exists());
     }

@@ -12,6 +12,7 @@ use super::images::Found;
 use super::scored::Known;
 use crate::dataset::assemble::{Assembled, Place};
 use crate::dataset::tables::write_captions;
+use crate::files::ContentHash;
 use crate::pipeline::{Content, Decode, Entry, Interrupt, Prepare, Prepared, Reporter, Tick};
 use crate::stages::score::{Scorer, exact, fit, rounded};
 use crate::table;
@@ -38,7 +39,7 @@ pub struct Scores {
 
 /// A picture by its content, and the captions it has in all places where it lies.
 struct Pictured<'a> {
-    sha256: &'a str,
+    sha256: ContentHash,
     file: &'a Found,
     captions: Vec<usize>,
 }
@@ -71,7 +72,7 @@ pub fn compute(
         let (mut ready, mut pixels) = (vec![], vec![]);
         for (picture, prepared) in open.into_iter().zip(prepared) {
             match prepared {
-                Some(Prepared::Input { sha256, data, .. }) if crate::files::hex(&sha256) == picture.sha256 => {
+                Some(Prepared::Input { sha256, data, .. }) if sha256 == picture.sha256 => {
                     ready.push(picture);
                     pixels.extend(data);
                 }
@@ -106,13 +107,13 @@ pub fn compute(
 
 /// The pictures that can be read, in order of their first caption.
 fn pictured<'a>(set: &Assembled, folder: &'a [Found]) -> Vec<Pictured<'a>> {
-    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    let mut numbers: HashMap<ContentHash, usize> = HashMap::new();
     let mut pictures: Vec<Pictured> = vec![];
     for (at, place) in set.places.iter().enumerate() {
         let Some(file) = set.images[place.image as usize].listed.map(|listed| &folder[listed]) else { continue };
         let Some(content) = file.content.as_ref().filter(|_| file.failure.is_none()) else { continue };
-        let number = *numbers.entry(&content.sha256).or_insert_with(|| {
-            pictures.push(Pictured { sha256: &content.sha256, file, captions: vec![] });
+        let number = *numbers.entry(content.sha256).or_insert_with(|| {
+            pictures.push(Pictured { sha256: content.sha256, file, captions: vec![] });
             pictures.len() - 1
         });
         pictures[number].captions.push(at);

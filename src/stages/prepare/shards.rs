@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::images::Found;
 use crate::dataset::assemble::Assembled;
 use crate::dataset::tables::{ImageRow, ImageShard, write_image_shard};
-use crate::files::sha256_hex;
+use crate::files::ContentHash;
 use crate::image::Limits;
 use crate::pipeline::sources::Place;
 use crate::pipeline::{Interrupt, Reporter, Tick};
@@ -75,7 +75,7 @@ fn read_again(row: &ImageRow, place: &Place, limits: &Limits) -> Result<Vec<u8>>
         Ok(bytes) => bytes,
         Err(failure) => bail!("{}: {} since it was listed: run prepare again", path.display(), failure.reason.as_str()),
     };
-    if row.sha256 != Some(sha256_hex(&bytes).as_str()) {
+    if row.sha256 != Some(ContentHash::of(&bytes)) {
         bail!("{}: changed since it was listed: run prepare again", path.display());
     }
     Ok(bytes)

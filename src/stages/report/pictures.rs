@@ -190,7 +190,7 @@ impl Maker<'_> {
         let make = |(image, from): &(usize, T)| {
             let loaded = load(from).map_err(|failure| failure.reason)?;
             let captioned = self.images[*image].sha256.as_deref();
-            let changed = captioned.is_some_and(|captioned| captioned != loaded.content.sha256);
+            let changed = captioned.is_some_and(|captioned| captioned != loaded.content.sha256.to_string());
             Ok((self.thumbnail.of(&loaded.pixels), changed))
         };
         let made: Vec<Result<(Vec<u8>, bool), Reason>> = chunk.par_iter().map(make).collect();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Executor, fingerprint, shown_words};
 use crate::bookkeeping;
-use crate::files;
+use crate::files::{self, ContentHash};
 use crate::pipeline::Output;
 use crate::pipeline::runner::ContentHashes;
 use crate::pipeline::runner::{Spec, StageSpec};
@@ -50,7 +50,7 @@ fn hash_with(out: &Path, beside: &[PathBuf], hashes: &mut ContentHashes) -> std:
     let whole = hashes.of(out)?;
     let beside = beside.iter().filter(|path| path.is_file());
     let beside = beside.map(|path| hashes.of(path)).collect::<std::io::Result<Vec<_>>>()?;
-    Ok(if beside.is_empty() { whole } else { files::sha256_hex([whole, beside.concat()].concat().as_bytes()) })
+    Ok(if beside.is_empty() { whole } else { ContentHash::of([whole, beside.concat()].concat()).to_string() })
 }
 
 /// Stages by name that an earlier version recorded beside their outputs, and whether those are up to date.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::files::{sha256_file, sha256_hex, write_json};
+use crate::files::{ContentHash, write_json};
 use crate::image::Preprocess;
 use crate::models::bundle::{MANIFEST, embedding_fingerprint};
 use crate::models::config::{ClipConfig, PreprocessorConfig};
@@ -208,10 +208,10 @@ fn identity_of(fingerprint: &str, config: &ClipConfig, folders: &[&Path]) -> Res
             .collect()
     };
     let files = folders.iter().map(files).find(|files| !files.is_empty()).unwrap_or_default();
-    let hash = |path: &PathBuf| sha256_file(path).with_context(|| format!("cannot read {}", path.display()));
+    let hash = |path: &PathBuf| ContentHash::of_file(path).with_context(|| format!("cannot read {}", path.display()));
     let vocabulary = files.iter().map(hash).collect::<Result<Vec<_>>>()?;
     let parts = json!({"embeddings": fingerprint, "text_config": config.text_config, "vocabulary": vocabulary});
-    Ok(sha256_hex(parts.to_string().as_bytes()))
+    Ok(ContentHash::of(parts.to_string()).to_string())
 }
 
 /// The same preparation in the terms of the image room.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::beside::{ImageInputs, framing};
 use super::settings::{Fingerprints, Recipe};
-use crate::files;
+use crate::files::ContentHash;
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::random::{key, name_key};
@@ -42,7 +42,8 @@ impl Dataset {
     }
 
     pub fn fingerprint(&self) -> Result<String> {
-        files::sha256_file(&self.captions).with_context(|| format!("cannot read {}", self.captions.display()))
+        let hash = ContentHash::of_file(&self.captions).with_context(|| format!("cannot read {}", self.captions.display()))?;
+        Ok(hash.to_string())
     }
 
     fn rows(&self) -> Result<impl Iterator<Item = Result<DatasetRow>> + '_> {
@@ -141,7 +142,7 @@ pub fn corpus(
     if !endings.is_default() || framing.prompt.is_some() {
         made_of["words"] = json!({"endings": endings, "prompt": framing.prompt});
     }
-    let fingerprint = files::sha256_hex(made_of.to_string().as_bytes());
+    let fingerprint = ContentHash::of(made_of.to_string()).to_string();
     if let Some(corpus) = Corpus::open(folder, &fingerprint)? {
         reporter.detail("captions are tokenized already");
         return Ok(corpus);

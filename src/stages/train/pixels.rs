@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
-use crate::files;
+use crate::files::ContentHash;
 use crate::image::{self, Limits, Preprocess};
 use crate::models::Bundle;
 use crate::pipeline::sources::{DatasetFiles, StoredImages};
@@ -38,9 +37,9 @@ impl Pixels {
     /// A hash of the list of images, which holds their hashes, and of what is done to them.
     pub fn fingerprint(&self) -> Result<String> {
         let list = self.dataset.join("images.parquet");
-        let hash = files::sha256_file(&list).with_context(|| format!("cannot read {}", list.display()))?;
+        let hash = ContentHash::of_file(&list).with_context(|| format!("cannot read {}", list.display()))?;
         let settings = serde_json::to_string(self.preprocess.settings())?;
-        Ok(files::hex(&Sha256::new().chain_update(hash).chain_update(settings).finalize()))
+        Ok(ContentHash::of(format!("{hash}{settings}")).to_string())
     }
 
     /// Calls `use_rows` with every image that can be decoded, as (image_id, bytes), in the dataset's order.

@@ -101,7 +101,7 @@ fn captions(runtime: &Runtime, bundle: &Bundle, corpus: &Corpus, rows: &[usize])
         (0..rows.len())
             .map(|n| Request {
                 index: n as u64,
-                sha256: [0; 32],
+                sha256: [0; 32].into(),
                 prefix_embeds: prompt.behind(&prefixes[n * width..(n + 1) * width]),
             })
             .collect::<Vec<_>>(),

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::data::Dataset;
 use super::settings::Recipe;
 use crate::dataset::normalize::{FoldWidth, normalized};
+use crate::files::ContentHash;
 use crate::generation::{Caption, FinishReason, FinishedImage, Generator, Request, Sampling, Settings, Strategy};
 use crate::metrics::{Interner, Scorer};
 use crate::models::{Bundle, CachedDecoder, Mapper, PrefixMapper};
@@ -196,8 +197,8 @@ fn advantages(worth: &[f64]) -> Vec<f64> {
 }
 
 /// What decides the draws of an image beside the seed.
-fn draw_key(step: u64, image: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(b"clipcap scst/1").chain_update(step.to_le_bytes()).chain_update(image).finalize().into()
+fn draw_key(step: u64, image: &[u8]) -> ContentHash {
+    Sha256::new().chain_update(b"clipcap scst/1").chain_update(step.to_le_bytes()).chain_update(image).into()
 }
 
 #[cfg(test)]

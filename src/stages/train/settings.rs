@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use crate::files::{self, ContentHash};
 use crate::models::Bundle;
 use crate::table::{self, FORMAT_KEY};
 use crate::training::lora::Lora;
@@ -319,7 +319,7 @@ impl Config {
     /// A hash of all that decides the numbers.
     pub fn fingerprint(&self) -> String {
         let parts = serde_json::json!({"fingerprints": self.fingerprints, "recipe": self.recipe, "computed": self.computed});
-        files::sha256_hex(parts.to_string().as_bytes())
+        ContentHash::of(parts.to_string()).to_string()
     }
 
     /// What differs between two runs and decides their numbers, as `name: theirs, ours`.
@@ -354,5 +354,5 @@ impl Config {
 
 /// The same for artifacts written without data.
 pub fn artifacts_fingerprint(bundle: &Bundle, recipe: &Recipe) -> String {
-    files::sha256_hex(serde_json::json!({"model": bundle.fingerprint(), "recipe": recipe}).to_string().as_bytes())
+    ContentHash::of(serde_json::json!({"model": bundle.fingerprint(), "recipe": recipe}).to_string()).to_string()
 }

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use arrow::array::{AsArray, Float64Array, Int32Array};
+use clipcap::files::ContentHash;
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::Preprocess;
 use clipcap::pipeline::sources::Source;
-use clipcap::pipeline::{ContentHash, Failure, Interrupt, Reporter, RunSettings, Silent};
+use clipcap::pipeline::{Failure, Interrupt, Reporter, RunSettings, Silent};
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Style, TableFormat, run};
 use clipcap::table;
 use serde_json::json;
@@ -56,7 +57,7 @@ impl Captioner for Fake {
 
     fn caption(&mut self, embeddings: &[f32], hashes: &[ContentHash]) -> Result<Vec<Result<Vec<CaptionText>, Failure>>> {
         assert_eq!(embeddings.len(), 3 * hashes.len());
-        let window = hashes.iter().fold(Sha256::new(), |all, hash| all.chain_update(hash)).finalize();
+        let window = hashes.iter().fold(Sha256::new(), |all, hash| all.chain_update(hash.bytes())).finalize();
         let mut all = self.captioned.lock().unwrap();
         all.extend(hashes);
         if let Some((at, interrupt)) = &self.interrupt_at
@@ -68,6 +69,7 @@ impl Captioner for Fake {
             anyhow::bail!("the device is gone");
         }
         let caption = |embedding: &[f32], hash: &ContentHash, index: i32| {
+            let hash = hash.bytes();
             let window = if self.window_shows { f64::from(window[0]) / 256.0 } else { 0.0 };
             CaptionText {
                 text: format!("颜色{:.2}，{:02x}{:02x}，第{index}句", embedding[0], hash[0], hash[1]),

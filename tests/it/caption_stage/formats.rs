@@ -100,7 +100,7 @@ fn embeddings_from_npy_keep_their_order() {
     let order: Vec<_> = table.iter().step_by(2).map(|row| row[1].parse::<u32>().unwrap()).collect();
     assert_eq!(order, (0..120).filter(|&row| row != 1).collect::<Vec<_>>());
     let third: Vec<u8> = [3f32, 0.5, -1.0].iter().flat_map(|v| v.to_le_bytes()).collect();
-    assert_eq!(table[4][2], clipcap::files::sha256_hex(&third));
+    assert_eq!(table[4][2], clipcap::files::ContentHash::of(&third).to_string());
     assert!(table[4][4].starts_with("颜色3.00"));
     npy(&vectors, 121);
     let fake = Fake::new(4);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use clipcap::dataset::tar::TarWriter;
 use clipcap::dataset::wanted::Wanted;
-use clipcap::files::sha256_hex;
+use clipcap::files::ContentHash;
 use clipcap::pipeline::sources::Source;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::CaptionReport;
@@ -193,7 +193,7 @@ fn hostile_members_are_accounted_for() {
     let second = 512 + good.len().next_multiple_of(512);
     let fails = |bytes: &[u8], captioned: u64, reasons: &[(&str, &str)]| {
         fs::write(&hostile, bytes).unwrap();
-        let out = folder.path().join(format!("{}-{}/out.parquet", bytes.len(), sha256_hex(bytes)));
+        let out = folder.path().join(format!("{}-{}/out.parquet", bytes.len(), ContentHash::of(bytes)));
         let settings = with(settings(Path::new("."), &out), |run| {
             run.source = Source::Paths(vec![hostile.clone()]);
             run.reading.limits.max_bytes = 1 << 20;

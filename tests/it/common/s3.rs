@@ -182,7 +182,7 @@ fn answer(status: u16, headers: &[(&str, String)], body: &[u8]) -> Vec<u8> {
 }
 
 fn tag(bytes: &[u8]) -> String {
-    format!("\"{}\"", &clipcap::files::sha256_hex(bytes)[..32])
+    format!("\"{:.32}\"", clipcap::files::ContentHash::of(bytes))
 }
 
 const TIME: &str = "Thu, 01 Jan 2026 00:00:00 GMT";

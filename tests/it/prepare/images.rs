@@ -46,7 +46,7 @@ fn images_are_hashed_measured_and_matched() {
     assert_eq!((status[0].as_str(), status[9].as_str(), status[11].as_str()), ("ok", "failed", "missing"));
     assert_eq!(texts(&table, "reason")[9], "unsupported_format");
     assert_eq!(ints(&table, "width")[..3], [40, 41, 42]);
-    assert_eq!(texts(&table, "sha256")[0], clipcap::files::sha256_file(&images.join("0/0.png")).unwrap());
+    assert_eq!(texts(&table, "sha256")[0], clipcap::files::ContentHash::of_file(&images.join("0/0.png")).unwrap().to_string());
     assert_eq!(texts(&table, "split")[10], "test");
     assert_eq!(ints(&table, "num_captions")[10..], [1, 2]);
     // The bytes, as they are.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type};
 use half::f16;
@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::parquet_info;
 use crate::dataset::naming::image_id;
-use crate::files::{self, open_regular};
-use crate::pipeline::engine::{Content, ContentHash, Entry};
+use crate::files::{ContentHash, open_regular};
+use crate::pipeline::engine::{Content, Entry};
 use crate::pipeline::npy::{self, FloatType, NpyHeader};
 use crate::table;
 
@@ -156,9 +156,10 @@ impl Embeddings {
         };
         let mut hasher = Sha256::new();
         for file in files {
-            hasher.update(files::sha256_file(file).with_context(|| format!("cannot read {}", file.display()))?);
+            let hash = ContentHash::of_file(file).with_context(|| format!("cannot read {}", file.display()))?;
+            hasher.update(hash.to_string());
         }
-        Ok(files::hex(&hasher.finalize()))
+        Ok(ContentHash::from(hasher).to_string())
     }
 
     /// The embeddings, in order.
@@ -209,7 +210,7 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
     for row in 0..batch.num_rows() {
         let values = floats(&lists.value(row)).context("the column embedding holds no floats")?;
         let sha256 = match hashes {
-            Some(hashes) => parse_hash(hashes.value(row)).with_context(|| format!("row {row}: sha256 is not 64 hex digits"))?,
+            Some(hashes) => hashes.value(row).parse().map_err(|error| anyhow!("row {row}: sha256 is {error}"))?,
             None => hash_of(&values),
         };
         entries.push(Entry {
@@ -233,20 +234,7 @@ fn floats(array: &dyn Array) -> Option<Vec<f32>> {
 fn hash_of(values: &[f32]) -> ContentHash {
     let mut hasher = Sha256::new();
     values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
-    hasher.finalize().into()
-}
-
-/// 64 hex digits as bytes.
-pub(crate) fn parse_hash(text: &str) -> Option<ContentHash> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 64 || !bytes.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(bytes.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(hash)
+    hasher.into()
 }
 
 impl NpyFile {
@@ -319,7 +307,7 @@ fn names_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Named>> {
         Named {
             image_id: ids.map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).to_string()),
             image_path,
-            sha256: hashes.and_then(|hashes| parse_hash(hashes.value(row))),
+            sha256: hashes.and_then(|hashes| hashes.value(row).parse().ok()),
             damaged: damaged.is_some_and(|column| column.value(row)),
         }
     };

@@ -22,7 +22,6 @@ mod source;
 mod tar;
 
 pub use dataset::{DatasetFiles, StoredImages};
-pub(crate) use embeddings::parse_hash;
 pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 pub use located::{Located, Place};
