@@ -5,11 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 mod checked;
+mod folders;
 mod hash;
 pub mod sort;
 mod stat;
 
 pub use checked::{Checked, read_checked_json, write_checked_json};
+pub use folders::{Identity, between, files_under, name_of, numbered_in, paths_if_there, paths_in};
 pub use hash::{ContentHash, NoHash, hex};
 pub use stat::Stat;
 

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::files::paths_in;
+
 /// Checks a library, and those of ONNX Runtime and its providers that lie beside it.
 ///
 /// # Errors
@@ -11,15 +13,13 @@ use std::path::Path;
 pub(super) fn check(library: &Path) -> Result<(), String> {
     check_one(library)?;
     let Some(folder) = library.parent() else { return Ok(()) };
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    let mut others: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut others = paths_in(folder).unwrap_or_default();
     others.retain(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.contains(".so")
             && ["libonnxruntime", "libopenvino", "libtbb"].iter().any(|begin| name.starts_with(begin))
             && path.is_file()
     });
-    others.sort();
     others.iter().filter(|path| *path != library).try_for_each(|path| {
         let name = path.file_name().unwrap_or_default().display();
         check_one(path).map_err(|problem| format!("{name} beside it cannot be used: {problem}"))

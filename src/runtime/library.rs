@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use ort::environment::Environment;
 
 use super::{Device, RuntimeError};
+use crate::files::{name_of, paths_in};
 
 const FILE_NAME: &str = "libonnxruntime.so";
 
@@ -80,10 +81,8 @@ pub(super) fn python_packages(executable: &Path) -> Vec<PathBuf> {
     let Some(prefix) = executable.parent().filter(|bin| bin.ends_with("bin")).and_then(Path::parent) else { return vec![] };
     let mut found = vec![];
     for library in ["lib", "lib64"] {
-        let Ok(entries) = std::fs::read_dir(prefix.join(library)) else { continue };
-        let is_python = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with("python3"));
-        let pythons = entries.filter_map(Result::ok).filter(|entry| is_python(&entry.file_name()));
-        for python in pythons.map(|entry| entry.path()) {
+        let folders = paths_in(&prefix.join(library)).unwrap_or_default();
+        for python in folders.iter().filter(|path| name_of(path).starts_with("python3")) {
             found.extend(["site-packages", "dist-packages"].map(|packages| python.join(packages)));
         }
     }
@@ -96,11 +95,8 @@ pub(super) fn python_packages(executable: &Path) -> Vec<PathBuf> {
 /// `onnxruntime-gpu`) unpack into the same folder and are told apart by the providers beside it.
 fn in_package(folder: &Path, kind: &str) -> Candidate {
     let usable = kind == "cpu" || folder.join(format!("libonnxruntime_providers_{kind}.so")).is_file();
-    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    names.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(FILE_NAME)));
-    names.sort();
+    let mut names = paths_in(folder).unwrap_or_default();
+    names.retain(|path| name_of(path).starts_with(FILE_NAME));
     Candidate { path: names.pop().unwrap_or_else(|| folder.join(FILE_NAME)), usable }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 use super::library::python_packages;
+use crate::files::paths_in;
 
 /// A library of CUDA's and where it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,10 +114,7 @@ fn folders(runtime: &Path) -> Vec<PathBuf> {
 
 /// `SITE/nvidia/*/lib`, in order.
 fn in_packages(site: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(site.join("nvidia")) else { return vec![] };
-    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path().join("lib"))).collect();
-    folders.sort();
-    folders
+    paths_in(&site.join("nvidia")).unwrap_or_default().into_iter().map(|folder| folder.join("lib")).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::files::{ContentHash, write_atomic};
+use crate::files::{ContentHash, files_under, write_atomic};
 use crate::pipeline::{Output, Reporter};
 use crate::remote::{self, Fetched};
 
@@ -124,14 +124,10 @@ impl RemoteOutput {
             files.push((self.here.path().into(), self.there.path().into()));
             return Ok(files);
         }
-        let mut folders = vec![PathBuf::new()];
-        while let Some(folder) = folders.pop() {
-            let path = self.here.path().join(&folder);
-            for entry in fs::read_dir(&path).with_context(|| format!("cannot list {}", path.display()))? {
-                let within = folder.join(entry?.file_name());
-                let from = self.here.path().join(&within);
-                if from.is_dir() { folders.push(within) } else { files.push((from, self.there.path().join(within))) }
-            }
+        for (from, found) in files_under(self.here.path(), &|_, _| true) {
+            found.with_context(|| format!("cannot list {}", from.display()))?;
+            let to = self.there.path().join(from.strip_prefix(self.here.path()).unwrap_or(&from));
+            files.push((from, to));
         }
         files.sort();
         Ok(files)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::evaluate::captions::{self, Reading, Role};
 use crate::dataset::scenes::{Scene, Split, Verdict};
-use crate::files::{self, AtomicFile};
+use crate::files::{self, AtomicFile, between, paths_if_there};
 use crate::pipeline::{Reporter, Tick};
 
 pub struct ScenesSettings {
@@ -71,15 +71,8 @@ pub fn run(settings: &ScenesSettings, reporter: &dyn Reporter) -> anyhow::Result
 
 /// The pictures in a folder, which may be missing; a folder that holds anything else is somebody's.
 fn scenes_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if !folder.exists() {
-        return Ok(vec![]);
-    }
-    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    let is_scene = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("scene-") && name.ends_with(".jpg") && path.is_file()
-    };
+    let paths = paths_if_there(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let is_scene = |path: &PathBuf| between(path, "scene-", ".jpg").is_some() && path.is_file();
     if let Some(other) = paths.iter().find(|path| !is_scene(path)) {
         anyhow::bail!("{} is not a scene: choose another folder", other.display());
     }

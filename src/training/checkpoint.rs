@@ -246,21 +246,10 @@ pub fn read_slot(file: &SafetensorsFile, name: &str, slot: &Slot, into: &mut [f3
 
 /// The checkpoints in a folder by their step, the oldest first; folders of other names are not checkpoints.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(io(folder)(error)),
-    };
-    let mut found = vec![];
-    for entry in entries {
-        let path = entry.map_err(io(folder))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(step) = name.strip_prefix("step-").and_then(|number| number.parse().ok()) {
-            found.push((step, path));
-        }
+    match files::numbered_in(folder, "step-", "") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
+        found => found.map_err(io(folder)),
     }
-    found.sort();
-    Ok(found)
 }
 
 /// Where the checkpoint after `step` steps lies.
@@ -283,9 +272,7 @@ pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
 
 /// Removes what a killed run left half written or half removed in a folder of checkpoints.
 pub fn sweep(folder: &Path) -> Result<(), CheckpointError> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    for entry in entries {
-        let path = entry.map_err(io(folder))?.path();
+    for path in files::paths_in(folder).unwrap_or_default() {
         if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-")) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(io(path))?;

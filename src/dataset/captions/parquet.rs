@@ -18,6 +18,7 @@ use super::columns::Chosen;
 use super::rows::CaptionRows;
 use super::{CaptionError, Columns, cells};
 use crate::dataset::tables::CAPTIONS_FORMAT;
+use crate::files::paths_in;
 use crate::table::{FORMAT_KEY, TableError, check_format};
 
 /// A Parquet table's captions.
@@ -93,16 +94,11 @@ pub fn tables_of(folder: &Path) -> Result<Vec<PathBuf>, CaptionError> {
     if captions.exists() {
         return Ok(vec![captions]);
     }
-    let io = |source| CaptionError::Io { path: folder.into(), source };
-    let mut parts = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".parquet") && !name.ends_with("errors.parquet") && !name.starts_with("images") {
-            parts.push(path);
-        }
-    }
-    parts.sort();
+    let mut parts = paths_in(folder).map_err(|source| CaptionError::Io { path: folder.into(), source })?;
+    parts.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".parquet") && !name.ends_with("errors.parquet") && !name.starts_with("images")
+    });
     if parts.is_empty() {
         let message = "it holds neither captions.parquet nor parts of a caption table".into();
         return Err(CaptionError::Layout { path: folder.into(), message });

@@ -143,14 +143,11 @@ impl Bundle {
     /// Files of a part's folder other than its weights and vocabulary.
     fn small_files(&self, part: &str) -> Result<Vec<PathBuf>, BundleError> {
         let folder = self.folder.join(part);
-        let entries =
-            fs::read_dir(&folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>());
-        let mut entries = entries.map_err(BundleError::io(folder))?;
+        let mut entries = files::paths_in(&folder).map_err(BundleError::io(folder))?;
         let vocabulary = if part == "gpt2" { Some(self.vocabulary()?) } else { None };
         let written: Vec<&str> = vocabulary.iter().flat_map(Vocabulary::files).map(|(name, _)| name).chain([WEIGHTS]).collect();
         entries
             .retain(|path| path.is_file() && path.file_name().is_some_and(|name| written.iter().all(|written| name != *written)));
-        entries.sort();
         Ok(entries)
     }
 }

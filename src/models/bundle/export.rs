@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::build::Staging;
 use super::{Bundle, BundleError, WEIGHTS};
-use crate::files::write_json;
+use crate::files::{paths_in, write_json};
 use crate::models::config::read_json;
 use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter};
 
@@ -17,8 +17,7 @@ impl Bundle {
     pub fn export(&self, part: &str, dtype: DType, out: &Path) -> Result<(), BundleError> {
         self.write_folder(out, |staging| {
             let folder = self.path().join(part);
-            for entry in fs::read_dir(&folder).map_err(BundleError::io(&folder))? {
-                let path = entry.map_err(BundleError::io(&folder))?.path();
+            for path in paths_in(&folder).map_err(BundleError::io(&folder))? {
                 let name = path.file_name().unwrap_or_default();
                 if path.is_file() && name != WEIGHTS {
                     fs::copy(&path, staging.join(name)).map_err(BundleError::io(&path))?;

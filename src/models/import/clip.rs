@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::openai::Shapes;
 use super::{ImportError, catalog, hub, match_part, open_clip, openai, presets};
+use crate::files::paths_in;
 use crate::models::config::{ClipConfig, PreprocessorConfig, TextConfig, VisionConfig, read_json};
 use crate::models::part::Part;
 use crate::models::tensors::clip_tensors;
@@ -228,10 +229,8 @@ fn tokenizer_files(folder: &Path) -> Vec<PathBuf> {
 
 /// The first names in a folder.
 fn listing(folder: &Path) -> String {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    let mut names: Vec<String> =
-        entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect();
-    names.sort();
+    let paths = paths_in(folder).unwrap_or_default();
+    let names: Vec<_> = paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
     match names.len() {
         0 => "nothing".into(),
         count if count > 8 => format!("{} and {} more", names[..8].join(", "), count - 8),

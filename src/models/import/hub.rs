@@ -1,10 +1,10 @@
 //! Hugging Face's cache folders as they lie, and names of its hub.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ImportError;
 use super::cache::{CacheFolder, hub_cache};
+use crate::files::paths_in;
 
 /// The folder a path means: itself, the snapshot inside a cache folder (`models--ORG--NAME`), or that of a hub's name in the hub's cache.
 ///
@@ -48,10 +48,9 @@ fn snapshot(cache: &Path, snapshots: &Path) -> Result<PathBuf, ImportError> {
             )),
         };
     }
-    let entries = fs::read_dir(snapshots)
+    let mut folders = paths_in(snapshots)
         .map_err(|source| ImportError::Config(super::super::config::ConfigError::Io { path: snapshots.into(), source }))?;
-    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
-    folders.sort();
+    folders.retain(|path| path.is_dir());
     match folders.as_slice() {
         [only] => Ok(only.clone()),
         [] => Err(ImportError::unusable(cache, format!("a cache folder without a snapshot: fetch it with {}", command(cache)))),
@@ -96,6 +95,8 @@ pub fn known_as(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,11 +1,10 @@
 //! Which file of a folder holds the weights; and where none does, what lies there instead.
 
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::WeightsError;
-use crate::files::open_regular;
+use crate::files::{open_regular, paths_in};
 
 /// Ends of names that downloads bear before they are whole.
 const UNFINISHED: [&str; 9] =
@@ -36,10 +35,7 @@ pub(super) fn find(folder: &Path, names: &[&str]) -> Result<Option<PathBuf>, Wei
     }
     for place in [folder.to_path_buf(), folder.join(".cache/huggingface/download"), folder.join("../../blobs")] {
         let of_folder = place == *folder;
-        let Ok(entries) = fs::read_dir(&place) else { continue };
-        let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        entries.sort();
-        for path in entries {
+        for path in paths_in(&place).unwrap_or_default() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let lower = name.to_lowercase();
             let ends = |list: &[&str]| list.iter().any(|end| lower.ends_with(end));
@@ -91,6 +87,8 @@ pub(super) fn is_pointer(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const NAMES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];

@@ -1,10 +1,12 @@
 //! An operating-system lock on a work folder: one run at a time, freed by the system however the holder ends.
 
-use crate::pipeline::reporter::Reporter;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::files::paths_in;
+use crate::pipeline::reporter::Reporter;
 
 /// Held while a run owns its work folder.
 pub struct WorkLock {
@@ -101,11 +103,8 @@ impl WorkLock {
     /// they come in, and stays.
     pub fn remove_with_folder(self) -> io::Result<()> {
         let folder = self.path.with_file_name("");
-        for entry in fs::read_dir(&folder)? {
-            let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
-            if path != self.path {
-                if kind.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
-            }
+        for path in paths_in(&folder)?.iter().filter(|path| **path != self.path) {
+            if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
         }
         self.remove()?;
         let _ = fs::remove_dir(&folder);

@@ -12,7 +12,7 @@ use super::roots::Roots;
 use super::settings::Settings;
 use super::workfolder::WorkFolder;
 use crate::bookkeeping::{self, Bookkeeping};
-use crate::files::check_name;
+use crate::files::{check_name, name_of, paths_if_there};
 use crate::pipeline::reporter::Reporter;
 use crate::table::check_format;
 
@@ -230,18 +230,11 @@ impl Output {
     /// Parts of an earlier, larger output.
     fn remove_surplus(&self, folder: &Path, staged: &[PathBuf]) -> Result<()> {
         let context = || format!("cannot tidy {}", folder.display());
-        let entries = match fs::read_dir(folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.with_context(context)?,
-        };
-        for entry in entries {
-            let entry = entry.with_context(context)?;
-            let path = entry.path();
-            let name = entry.file_name();
-            let inside = path.strip_prefix(&self.path).unwrap_or(&path);
-            if matches!(name.to_str(), Some("img_emb" | "metadata")) && path.is_dir() {
+        for path in paths_if_there(folder).with_context(context)? {
+            let (name, inside) = (name_of(&path), path.strip_prefix(&self.path).unwrap_or(&path));
+            if matches!(name, "img_emb" | "metadata") && path.is_dir() {
                 self.remove_surplus(&path, staged)?;
-            } else if name.to_str().is_some_and(is_numbered_part) && !staged.iter().any(|staged| staged == inside) {
+            } else if is_numbered_part(name) && !staged.iter().any(|staged| staged == inside) {
                 fs::remove_file(&path).with_context(context)?;
             }
         }

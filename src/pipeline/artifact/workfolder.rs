@@ -21,7 +21,7 @@ use super::lock::WorkLock;
 use super::output::{OtherSettings, Output, check_roots};
 use super::roots::Roots;
 use super::settings::Settings;
-use crate::files::{Checked, read_checked_json, write_checked_json};
+use crate::files::{Checked, paths_in, read_checked_json, write_checked_json};
 use crate::pipeline::reporter::Reporter;
 use crate::table::check_format;
 
@@ -265,8 +265,7 @@ fn numbers(path: &Path) -> Option<(u32, u32)> {
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let context = || format!("cannot list {}", folder.display());
-    fs::read_dir(folder).with_context(context)?.map(|entry| Ok(entry.with_context(context)?.path())).collect()
+    paths_in(folder).with_context(|| format!("cannot list {}", folder.display()))
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

@@ -14,7 +14,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 
 use super::{JobFolder, host};
-use crate::files::{json_text, put_if_absent, write_json};
+use crate::files::{json_text, paths_if_there, put_if_absent, write_json};
 
 /// How often a claim is renewed, and when its worker is taken for dead.
 const RENEWED: Duration = Duration::from_secs(15);
@@ -102,14 +102,9 @@ impl JobFolder {
     /// # Errors
     /// The folder cannot be listed.
     pub fn claimed(&self) -> Result<Vec<ClaimRecord>> {
-        let context = || format!("cannot list {}", self.claims().display());
-        let entries = match fs::read_dir(self.claims()) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(context)?,
-        };
+        let paths = paths_if_there(&self.claims()).with_context(|| format!("cannot list {}", self.claims().display()))?;
         let mut found: Vec<ClaimRecord> = Vec::new();
-        for entry in entries {
-            let path = entry.with_context(context)?.path();
+        for path in paths {
             let Some((shard, generation)) = numbers(&path) else { continue };
             // One that vanishes while it is read was taken back; one that is half written is young.
             let Ok(metadata) = path.metadata() else { continue };
@@ -162,8 +157,8 @@ impl JobFolder {
 
     /// Removes the claims of a finished shard that dead workers left.
     pub fn clear_claims(&self, shard: u64) {
-        let entries = fs::read_dir(self.claims()).into_iter().flatten().flatten().map(|entry| entry.path());
-        for path in entries.filter(|path| numbers(path).is_some_and(|(of, _)| of == shard)) {
+        let paths = paths_if_there(&self.claims()).unwrap_or_default();
+        for path in paths.iter().filter(|path| numbers(path).is_some_and(|(of, _)| of == shard)) {
             let _ = fs::remove_file(path);
         }
     }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::dataset::wanted::Wanted;
-use crate::files::{ContentHash, json_text, put_if_absent, write_json};
+use crate::files::{ContentHash, json_text, numbered_in, put_if_absent, write_json};
 use crate::pipeline::artifact::{Counts, Settings};
 use crate::remote;
 use crate::table::check_format;
@@ -149,10 +149,8 @@ impl JobFolder {
 
     /// Shards that this host has a folder of.
     pub fn attempts(&self) -> Vec<u64> {
-        let ending = format!(".{}", host());
-        let shard = |name: &str| name.strip_suffix(&ending)?.parse().ok();
-        let entries = fs::read_dir(self.root.join("work")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| shard(entry.file_name().to_str()?)).collect()
+        let attempts = numbered_in(&self.root.join("work"), "", &format!(".{}", host())).unwrap_or_default();
+        attempts.into_iter().map(|(shard, _)| shard).collect()
     }
 
     /// A file of a finished shard.

@@ -1,9 +1,7 @@
 //! Hashes of files and folders for a pipeline's fingerprints, remembered so that unchanged files are not read again.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::Metadata;
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::bookkeeping;
-use crate::files::{self, Checked, ContentHash, Stat};
+use crate::files::{self, Checked, ContentHash, Identity, Stat, files_under};
 use crate::remote;
 
 /// What a file looked like when it was hashed.
@@ -78,15 +76,15 @@ impl ContentHashes {
         if remote::is_url(path) {
             return elsewhere(path);
         }
-        let metadata = path.metadata()?;
-        let own = self.own.iter().filter_map(|own| Some(identity(&own.metadata().ok()?))).collect();
-        let mut walk = Walk { own, found: vec![], entered: BTreeSet::new() };
-        walk.take(path, &metadata);
+        path.metadata()?;
+        let own: Vec<Identity> = self.own.iter().filter_map(|own| Some(Identity::of(&own.metadata().ok()?))).collect();
+        let files = files_under(path, &|path, metadata| {
+            !is_ours(path) && (metadata.is_dir() || metadata.is_file()) && !own.contains(&Identity::of(metadata))
+        });
         let (known, fresh) = (&self.known, self.fresh);
-        let seen: Vec<(PathBuf, Option<Seen>)> = walk
-            .found
+        let seen: Vec<(PathBuf, Option<Seen>)> = files
             .into_par_iter()
-            .map(|file| {
+            .map(|(file, _)| {
                 let seen = see(&file, known.get(&text_of(&file)).filter(|_| !fresh)).ok();
                 (file, seen)
             })
@@ -144,43 +142,6 @@ fn see(file: &Path, known: Option<&Seen>) -> std::io::Result<Seen> {
     match known {
         Some(known) if known.stat == stat => Ok(known.clone()),
         _ => Ok(Seen { stat, is_settled: stat.is_settled(SystemTime::now()), sha256: ContentHash::of_file(file)? }),
-    }
-}
-
-/// The files under a folder; links to folders are followed, and no folder is entered twice.
-struct Walk {
-    own: BTreeSet<Identity>,
-    found: Vec<PathBuf>,
-    entered: BTreeSet<Identity>,
-}
-
-/// Device and inode: what a file or folder is, by whatever path.
-type Identity = (u64, u64);
-
-fn identity(metadata: &Metadata) -> Identity {
-    (metadata.dev(), metadata.ino())
-}
-
-impl Walk {
-    /// Takes a file, or what is in a folder. Every path is looked at once.
-    fn take(&mut self, path: &Path, metadata: &Metadata) {
-        if !metadata.is_dir() {
-            return self.found.push(path.into());
-        }
-        if !self.entered.insert(identity(metadata)) {
-            return;
-        }
-        let Ok(entries) = std::fs::read_dir(path) else { return self.found.push(path.into()) };
-        let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        entries.sort();
-        for entry in entries.iter().filter(|entry| !is_ours(entry)) {
-            if let Ok(metadata) = entry.metadata()
-                && (metadata.is_dir() || metadata.is_file())
-                && !self.own.contains(&identity(&metadata))
-            {
-                self.take(entry, &metadata);
-            }
-        }
     }
 }
 

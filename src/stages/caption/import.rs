@@ -1,7 +1,7 @@
 //! What a finished caption table holds, image by image, so that the next run computes only what is missing.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use arrow::array::{Array, BooleanArray, Float32Array, Float64Array, Int32Array, 
 
 use super::tables::{FORMAT, Row, TableFormat, unquoted};
 use super::value::{CaptionText, Captions, finish_reason};
+use crate::files::{between, paths_in};
 use crate::pipeline::{Output, Record};
 use crate::table;
 
@@ -104,15 +105,8 @@ fn caption(row: &Row) -> Result<CaptionText> {
 }
 
 fn parts(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut parts = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("part-") && name.ends_with(".parquet") {
-            parts.push(path);
-        }
-    }
-    parts.sort();
+    let mut parts = paths_in(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    parts.retain(|path| between(path, "part-", ".parquet").is_some());
     Ok(parts)
 }
 
@@ -153,8 +147,8 @@ mod tests {
         let (csv, tsv) = (folder.path().join("t.csv"), folder.path().join("t.tsv"));
         let hash = "0".repeat(64);
         let header = "image_id,image_path,sha256,caption_index,caption,logprob,num_tokens,finish_reason,damaged";
-        fs::write(&csv, format!("{header}\n'=a,'=a.png,{hash},0,'-一,-1.0,2,eos,false\n")).unwrap();
-        fs::write(&tsv, "'=a.png\t'-一\n").unwrap();
+        std::fs::write(&csv, format!("{header}\n'=a,'=a.png,{hash},0,'-一,-1.0,2,eos,false\n")).unwrap();
+        std::fs::write(&tsv, "'=a.png\t'-一\n").unwrap();
         for (quotes, path, text) in [(true, "=a.png", "-一"), (false, "'=a.png", "'-一")] {
             let mut read = images(&csv, TableFormat::Csv, quotes).unwrap();
             let (_, record) = read.next().unwrap().unwrap();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::files::ContentHash;
+use crate::files::{ContentHash, name_of, paths_in};
 use crate::pipeline::Reporter;
 
 /// What the files' names begin with.
@@ -117,13 +117,9 @@ impl Known {
     pub fn remove(self) -> Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let context = || format!("cannot tidy {}", folder.display());
-        for entry in fs::read_dir(folder).with_context(context)? {
-            let entry = entry.with_context(context)?;
-            if entry.file_name().to_string_lossy().starts_with(NAME) {
-                fs::remove_file(entry.path()).with_context(context)?;
-            }
-        }
-        Ok(())
+        let mut kept = paths_in(folder).with_context(context)?;
+        kept.retain(|path| name_of(path).starts_with(NAME));
+        kept.iter().try_for_each(fs::remove_file).with_context(context)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::images::Image;
+use crate::files::{between, paths_in};
 
 /// Images of the page of the worst: at most so many by each measure.
 pub const WORST: usize = 300;
@@ -155,12 +156,10 @@ impl Names {
         let context = || format!("cannot tidy {}", self.out.display());
         let folder = self.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let prefix = format!("{}.", self.out.file_stem().unwrap_or_default().to_string_lossy());
-        for entry in fs::read_dir(folder).with_context(context)? {
-            let name = entry.with_context(context)?.file_name();
-            let middle = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.strip_suffix(".html"));
-            let is_page =
-                middle.is_some_and(|part| part == "worst" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())));
-            let path = self.out.with_file_name(&name);
+        for found in paths_in(folder).with_context(context)? {
+            let is_page = between(&found, &prefix, ".html")
+                .is_some_and(|part| part == "worst" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())));
+            let path = self.out.with_file_name(found.file_name().unwrap_or_default());
             if is_page && !written.contains(&path) && is_ours(&path) {
                 fs::remove_file(&path).with_context(context)?;
             }

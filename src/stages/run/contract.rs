@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::output_at;
+use crate::files::{between, paths_in};
 
 /// A command line, seen from a pipeline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,14 +82,9 @@ impl Input {
 
 /// The Parquet files of a dataset whose names begin so.
 fn tables(dataset: &Path, name: &str) -> Result<Vec<PathBuf>> {
-    let context = || format!("cannot list {}", dataset.display());
-    let entries = std::fs::read_dir(dataset).with_context(context)?;
-    let files = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
-    let is_one = |file: &PathBuf| {
-        let found = file.file_name().unwrap_or_default().to_string_lossy();
-        found.starts_with(name) && found.ends_with(".parquet")
-    };
-    Ok(files.into_iter().filter(is_one).collect())
+    let mut files = paths_in(dataset).with_context(|| format!("cannot list {}", dataset.display()))?;
+    files.retain(|file| between(file, name, ".parquet").is_some());
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Executor, Input};
 use crate::dataset::tar::expanded;
+use crate::files::files_under;
 use crate::models::import::{clip_preset, decoder_preset, resolve};
 use crate::pipeline::duration;
 use crate::pipeline::runner::StageSpec;
@@ -123,15 +124,11 @@ fn input_bytes(stage: &StageSpec, executor: &dyn Executor) -> u64 {
 
 /// The size of a file, or of all files in a folder.
 fn bytes(path: &Path) -> u64 {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => {
-            let entries = fs::read_dir(path).into_iter().flatten().flatten();
-            // Links are not followed, so that none leads in a circle.
-            entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_symlink())).map(|entry| bytes(&entry.path())).sum()
-        }
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    }
+    files_under(path, &|path, _| !path.is_symlink())
+        .into_iter()
+        .filter_map(|(_, metadata)| metadata.ok())
+        .map(|file| file.len())
+        .sum()
 }
 
 /// `takes about 12 min and 3.1 GB`, as far as that is known.

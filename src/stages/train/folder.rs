@@ -149,8 +149,7 @@ impl RunFolder {
             if folder.exists() {
                 continue;
             }
-            for entry in fs::read_dir(&self.path).into_iter().flatten() {
-                let path = entry?.path();
+            for path in files::paths_in(&self.path).unwrap_or_default() {
                 let aside = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
                 if aside && path.join(MANIFEST).is_file() && !folder.exists() {
                     fs::rename(&path, &folder).with_context(|| format!("cannot rename {}", path.display()))?;

@@ -1,7 +1,6 @@
 //! `clipcap train`: a mapper (and GPT2) learns captions from embeddings, CLIP learns which captions belong to which images, or GPT2
 //! learns captions alone.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
@@ -24,6 +23,7 @@ mod summary;
 pub use settings::{BestBy, DEFAULT_CIDER_IMAGES, DEFAULT_SAMPLES, Recipe, TrainSettings, Upkeep};
 pub use summary::Summary;
 
+use crate::files::{name_of, paths_if_there};
 use crate::models::Bundle;
 use crate::pipeline::{Interrupt, Reporter, WorkLock};
 use crate::runtime::Runtime;
@@ -116,13 +116,9 @@ fn refuse_foreign(out: &Path) -> Result<()> {
     if out.is_file() {
         bail!("{} is a file, and --out must be a folder: choose another --out", out.display());
     }
-    let names: Vec<_> = match fs::read_dir(out) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vec![],
-        Err(error) => return Err(error).with_context(|| format!("cannot list {}", out.display())),
-    };
+    let paths = paths_if_there(out).with_context(|| format!("cannot list {}", out.display()))?;
     let ours = ["config.toml", "artifacts", "lock", "corpus"];
-    if names.is_empty() || names.iter().any(|name| ours.iter().any(|ours| name == ours)) {
+    if paths.is_empty() || paths.iter().any(|path| ours.contains(&name_of(path))) {
         return Ok(());
     }
     bail!("{} has files that are not a training run: choose another --out", out.display());

@@ -1,6 +1,5 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use super::parquet_info;
 use super::{Located, Place};
 use crate::dataset::listing;
 use crate::dataset::naming::image_id;
+use crate::files::numbered_in;
 use crate::image::{self, Limits, Reason};
 use crate::pipeline::artifact::Failure;
 use crate::pipeline::engine::{Content, Entry};
@@ -55,16 +55,8 @@ impl StoredImages {
 
     /// Opens a dataset; refuses one that stores no images.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut shards = Vec::new();
-        for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let number = name.strip_prefix("images-").and_then(|rest| rest.strip_suffix(".parquet"));
-            if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())) {
-                shards.push(path);
-            }
-        }
-        shards.sort();
+        let shards = numbered_in(folder, "images-", ".parquet").with_context(|| format!("cannot list {}", folder.display()))?;
+        let shards: Vec<PathBuf> = shards.into_iter().map(|(_, path)| path).collect();
         if shards.is_empty() {
             bail!(
                 "{}: this dataset stores no images (no images-00000.parquet): prepare it with --with-images, or give the folder of \

@@ -1,6 +1,5 @@
 //! Embeddings in place of images: the parts that `embed` writes, a `.npy` file of vectors, or clip-retrieval's folder of both.
 
-use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::parquet_info;
 use crate::dataset::naming::image_id;
-use crate::files::{ContentHash, open_regular};
+use crate::files::{ContentHash, numbered_in, open_regular};
 use crate::pipeline::engine::{Content, Entry};
 use crate::pipeline::npy::{self, FloatType, NpyHeader};
 use crate::table;
@@ -183,15 +182,7 @@ fn or_error(entries: Result<impl Iterator<Item = Result<Entry>> + Send + 'static
 
 /// Files called `PREFIX<digits>SUFFIX`, by number.
 fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number =
-            name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix)).and_then(|digits| digits.parse::<u64>().ok());
-        found.extend(number.map(|number| (number, path)));
-    }
-    found.sort();
+    let found = numbered_in(folder, prefix, suffix).with_context(|| format!("cannot list {}", folder.display()))?;
     Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
