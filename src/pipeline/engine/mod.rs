@@ -1,5 +1,6 @@
 //! The streaming engine: images from a source, read, computed and written in list order, and a stage's run around that.
 
+mod before;
 mod compute;
 mod earlier;
 pub(crate) mod entry;
