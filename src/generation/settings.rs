@@ -303,4 +303,15 @@ mod tests {
         assert_eq!(sampled["kind"], "sample");
         assert_eq!(sampled["top_p"], 1.0);
     }
+
+    /// A job's workers and a run that goes on compare settings with those they read.
+    #[test]
+    fn numbers_come_back_from_a_plan_to_the_last_digit() {
+        let fractions = (1..2000).map(|n| (f64::from(n) * 0.618_033_988_749_894_9).fract());
+        for temperature in fractions.chain([0.123_456_789_012_345_67, 1.0000000000000002]) {
+            let written = Strategy::Sample(Sampling { temperature, top_p: temperature.min(1.0), ..Sampling::default() });
+            let plan = serde_json::to_vec_pretty(&written).expect("serializes");
+            assert_eq!(serde_json::from_slice::<Strategy>(&plan).expect("its own"), written);
+        }
+    }
 }
