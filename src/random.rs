@@ -1,6 +1,12 @@
 //! Numbers that are a pure function of what they are for: the same seed, step and place give the same draw on any machine, whatever was
-//! drawn before. The order of an epoch, dropout masks, new weights and resampled scores come from here; the draws of captions are SHA-256's
-//! (`generation/random.rs`).
+//! drawn before. The order of an epoch, dropout masks, new weights and resampled scores come from a counter that is mixed; the draws of captions and
+//! of scenes are SHA-256's, which any program can make again.
+
+use sha2::{Digest, Sha256};
+
+mod draws;
+
+pub use draws::Draws;
 
 /// SplitMix64's output function: a bijection of 64 bits that leaves no trace of its input's pattern.
 pub const fn mix(mut z: u64) -> u64 {
@@ -11,6 +17,12 @@ pub const fn mix(mut z: u64) -> u64 {
 
 /// Odd and without pattern: steps of a counter by it visit every number (Steele, Lea and Flood 2014).
 pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The first 64 bits of a SHA-256, little-endian.
+pub fn of_hash(hasher: Sha256) -> u64 {
+    let digest: [u8; 32] = hasher.finalize().into();
+    u64::from_le_bytes(std::array::from_fn(|at| digest[at]))
+}
 
 /// One key for a list of numbers; their order matters.
 pub fn key(parts: &[u64]) -> u64 {

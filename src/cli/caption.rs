@@ -1,14 +1,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::Value as Json;
 
 use super::contract::Reads;
 use super::work::{ShardArgs, Work};
 use super::{BadUsage, ComputeArgs, Context, keep_inputs};
 use crate::generation;
 use crate::models::Bundle;
-use crate::models::import::resolve;
 use crate::pipeline::job::JobFolder;
 use crate::pipeline::sources::{Source, StoredImages};
 use crate::pipeline::{Reporter, RunSettings};
@@ -26,6 +24,7 @@ mod original;
 mod pipe;
 mod resume;
 mod scoring;
+mod shared;
 
 pub(super) use decoding::{DecodingArgs, within_positions};
 pub(super) use images::{FileArgs, ImageArgs, parquet_source};
@@ -33,6 +32,7 @@ use original::OriginalArgs;
 pub(super) use resume::{ResumeArgs, share};
 use scoring::{Chosen, open_scorer};
 pub(super) use scoring::{ScoringArgs, min_score};
+pub(super) use shared::{RunFlags, default_batch_size, end, note_runtime, open_bundle};
 
 /// What `--help` says below the flags.
 const EXAMPLES: &str = "\
@@ -144,11 +144,6 @@ enum StdoutFormat {
     Csv,
     /// File name and captions only
     Tsv,
-}
-
-/// Images that are encoded together where nothing else is asked for.
-pub(super) fn default_batch_size(device: Device) -> usize {
-    if device.is_cpu() { 32 } else { 256 }
 }
 
 impl Reads for CaptionArgs {
@@ -302,38 +297,6 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
     Ok(report.outcome)
 }
 
-/// Flags that `caption` and `embed` share.
-pub(super) struct RunFlags<'a> {
-    pub files: &'a FileArgs,
-    pub images: &'a ImageArgs,
-    pub resume: &'a ResumeArgs,
-    pub batch_size: Option<u32>,
-}
-
-impl RunFlags<'_> {
-    /// What they say of a run.
-    ///
-    /// # Errors
-    /// Patterns that choose among the files of folders where there are none.
-    pub fn settings(&self, source: Source, out: PathBuf, runtime: &Runtime) -> Result<RunSettings, BadUsage> {
-        let is_remote = matches!(&source, Source::Paths(paths) if remote::any(paths));
-        Ok(RunSettings {
-            wanted: self.files.wanted(matches!(source, Source::Paths(_)))?,
-            source,
-            out,
-            reading: self.images.reading(),
-            threads: runtime.threads(),
-            readers: if is_remote { remote::readers() } else { 0 },
-            batch_size: self.batch_size.map_or(default_batch_size(runtime.device()), |n| n as usize),
-            overwrite: self.resume.overwrite,
-            keep_work: self.resume.keep_work,
-            retry_failed: self.resume.retry_failed,
-            prune: self.resume.may_drop(),
-            max_error_rate: self.resume.max_error_rate,
-        })
-    }
-}
-
 /// What the model must know of a scorer before both are loaded.
 fn scored_too(model: &mut ModelInfo, scored: Option<&Chosen>, takes_embeddings: bool) -> anyhow::Result<()> {
     if let Some((scorer, _)) = scored {
@@ -366,52 +329,6 @@ fn load(
 /// Captions that were scored by their beginnings.
 fn tell_cut(scored: Option<&Chosen>, reporter: &dyn Reporter) {
     scored.and_then(|(scorer, _)| scorer.cut_note()).iter().for_each(|note| reporter.warn(note));
-}
-
-/// Copies a complete output to the bucket that it is for, and says what came of all.
-pub(super) fn end(
-    elsewhere: Option<&RemoteOutput>,
-    is_complete: bool,
-    text: &str,
-    mut json: Json,
-    context: &Context,
-) -> anyhow::Result<()> {
-    let mut text = text.to_string();
-    if let Some(elsewhere) = elsewhere {
-        if is_complete {
-            elsewhere.publish(&context.terminal)?;
-        }
-        text = text.replace(&format!("output   {}\n", elsewhere.here().display()), &format!("output   {}\n", elsewhere.url()));
-        json["out"] = elsewhere.url().into();
-        json["copy"] = elsewhere.here().to_string_lossy().into();
-    }
-    context.terminal.summary(&text, &json);
-    Ok(())
-}
-
-/// Which device and precision were chosen.
-pub(super) fn note_runtime(runtime: &Runtime, reporter: &dyn Reporter) {
-    reporter.note(&format!(
-        "ONNX Runtime {} on {}, {}, {} threads",
-        runtime.version(),
-        runtime.device(),
-        runtime.precision(),
-        runtime.threads()
-    ));
-}
-
-/// Opens a bundle; a checkpoint in its place is told how to become one.
-pub(super) fn open_bundle(path: &Path) -> anyhow::Result<Bundle> {
-    if path.extension().is_some_and(|extension| extension == "pt") && !path.is_dir() {
-        let path = path.display();
-        return Err(BadUsage(format!(
-            "--model {path} is a checkpoint; make a bundle of it once:\n  clipcap model import --clip ViT-B-32.pt --gpt2 DIR \
-             --checkpoint {path} --out BUNDLE"
-        ))
-        .into());
-    }
-    // A bundle on the hub is found by its name once it was fetched.
-    Ok(Bundle::open(&resolve(path)?)?)
 }
 
 fn source(args: &CaptionArgs) -> anyhow::Result<Source> {

@@ -12,7 +12,6 @@ mod constraints;
 mod error;
 mod generator;
 mod images;
-mod random;
 mod ranking;
 mod sampling;
 mod search;

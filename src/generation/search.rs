@@ -7,12 +7,12 @@ use super::beam::{BeamSearch, Candidate, candidates};
 use super::best::BestRow;
 use super::caption::{Caption, Draft, loop_start};
 use super::constraints::{Changes, Rules};
-use super::random::Draws;
 use super::ranking::id;
 use super::sampling::{self, Buffers};
 use super::softmax::{chunk_max, log_sum_exp, max};
 use super::{Sampling, Strategy};
 use crate::files::ContentHash;
+use crate::random::Draws;
 
 /// Buffers of one thread.
 #[derive(Default)]

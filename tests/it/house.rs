@@ -25,6 +25,7 @@ const AGREED: &[(&str, &str, &str)] = &[
     ("bookkeeping", "table", "the ground floor stands on itself"),
     ("table", "remote", "the ground floor stands on itself"),
     ("remote", "budget", "the ground floor stands on itself"),
+    ("random", "files", "the ground floor stands on itself"),
     ("runtime", "onnx", "the self-test builds its own tiny graph"),
     ("metrics", "text", "characters and words are text's notion"),
     ("training", "generation", "sample captions of a training run"),

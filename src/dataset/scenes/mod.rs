@@ -10,6 +10,7 @@ mod words;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+use crate::random::of_hash;
 use shapes::Drawing;
 use words::{BACKGROUNDS, COLOURS, COUNTS, POSITIONS, SENTENCES, SHAPES, SIZES, Values, named};
 
@@ -88,12 +89,9 @@ impl Draws {
     }
 
     fn next(&mut self) -> u64 {
-        let mut hasher = Sha256::new();
-        hasher.update(self.key);
-        hasher.update(self.counter.to_le_bytes());
+        let draw = of_hash(Sha256::new_with_prefix(self.key).chain_update(self.counter.to_le_bytes()));
         self.counter += 1;
-        let digest = hasher.finalize();
-        u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+        draw
     }
 
     fn below(&mut self, n: usize) -> usize {

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::{BLOCK, padding};
+use super::BLOCK;
+use super::header::padding;
 
 /// A tar under construction. No times, no owners: what it holds is all that its bytes depend on.
 pub struct TarWriter<W: Write> {

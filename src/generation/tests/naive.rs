@@ -1,8 +1,8 @@
 //! Generation as a textbook has it: one row at a time, full sorts, no cache, no batch.
 
 use super::toy::{SEP, Toy, UNK};
-use crate::generation::random::Draws;
 use crate::generation::{Caption, FinishReason, Sampling, Settings, Strategy};
+use crate::random::Draws;
 
 /// None where beams score so alike that rounding decides between them.
 pub fn captions(toy: &Toy, settings: &Settings) -> Option<Vec<Caption>> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Init, TensorSpec};
-use crate::random::{GOLDEN, mix};
+use crate::random::{GOLDEN, mix, of_hash};
 
 /// Elements a thread makes at a time; even, so that pairs stay together.
 const CHUNK: usize = 1 << 16;
@@ -48,8 +48,7 @@ fn fill_pairs(values: &mut [f32], make: impl Fn(u64) -> (f64, f64) + Sync) {
 }
 
 fn key(seed: u64, name: &str) -> u64 {
-    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
-    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+    of_hash(Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name))
 }
 
 /// Well-mixed bits from a counter.

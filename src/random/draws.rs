@@ -1,7 +1,8 @@
-//! Random numbers that are a pure function of what they are for, so that neither batches nor interruptions change a draw.
+//! The draws of captions: neither batches nor interruptions change one.
 
 use sha2::{Digest, Sha256};
 
+use super::of_hash;
 use crate::files::ContentHash;
 
 /// The uniform numbers of one drawn caption: number `position` is the first 53 bits of
@@ -9,7 +10,7 @@ use crate::files::ContentHash;
 ///
 /// SHA-256 costs a fraction of a microsecond a token, needs no state to carry, and is the same in every version and language.
 #[derive(Clone)]
-pub(super) struct Draws(Sha256);
+pub struct Draws(Sha256);
 
 impl Draws {
     /// `draw` is the caption_index, and counts on from `num_captions` for what is drawn again.
@@ -24,10 +25,7 @@ impl Draws {
 
     /// In [0, 1).
     pub fn uniform(&self, position: u32) -> f64 {
-        let digest: [u8; 32] = self.0.clone().chain_update(position.to_le_bytes()).finalize().into();
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
-        (u64::from_le_bytes(first) >> 11) as f64 / (1u64 << 53) as f64
+        (of_hash(self.0.clone().chain_update(position.to_le_bytes())) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
