@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Centred, Int8Names, Product, Rounding, Walk, kind, smoothed_name};
+use super::{Centred, FLOAT, INT8, INT32, Int8Names, Product, Rounding, UINT8, Walk, kind, smoothed_name};
 use crate::onnx::export::reference;
 use crate::onnx::graph::{ExternalTensor, GraphError};
 use crate::onnx::proto::*;
