@@ -114,6 +114,26 @@ fn sync_parent(path: &Path) {
     }
 }
 
+/// What a call gives; None where it says that nothing is there.
+///
+/// # Errors
+/// The call's others.
+pub fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// Removes a file, or a folder with all that is in it; where nothing is, nothing is done.
+///
+/// # Errors
+/// It is there and stays.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    let Some(metadata) = if_there(fs::symlink_metadata(path))? else { return Ok(()) };
+    if_there(if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }).map(|_| ())
+}
+
 /// Writes a whole file atomically.
 pub fn write_atomic(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(target)?;

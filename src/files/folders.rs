@@ -22,10 +22,7 @@ pub fn paths_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// It is there and cannot be listed.
 pub fn paths_if_there(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    match paths_in(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        paths => paths,
-    }
+    super::if_there(paths_in(folder)).map(Option::unwrap_or_default)
 }
 
 /// A path's last part as text; none where it is no text.

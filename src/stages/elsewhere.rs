@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::files::{ContentHash, files_under, write_atomic};
+use crate::files::{ContentHash, files_under, if_there, write_atomic};
 use crate::pipeline::{Output, Reporter};
 use crate::remote::{self, Fetched};
 
@@ -141,10 +141,8 @@ impl RemoteOutput {
             single.push((self.there.path().into(), self.here.path().into()));
         }
         for (there, here) in single {
-            match remote::size(&there) {
-                Ok(_) => files.push((there, here)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            if if_there(remote::size(&there))?.is_some() {
+                files.push((there, here));
             }
         }
         let mut folders = if self.here.is_folder() { vec![PathBuf::new()] } else { Vec::new() };
@@ -163,11 +161,10 @@ impl RemoteOutput {
 
 /// A small object, if it is there.
 fn found(url: &Path) -> io::Result<Option<Vec<u8>>> {
-    match remote::read(url, 1 << 30) {
-        Ok(Fetched::Whole(bytes)) => Ok(Some(bytes.into_bytes())),
-        Ok(Fetched::TooLarge(_)) => Err(io::Error::new(io::ErrorKind::InvalidData, "a manifest of more than a gigabyte")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match if_there(remote::read(url, 1 << 30))? {
+        None => Ok(None),
+        Some(Fetched::Whole(bytes)) => Ok(Some(bytes.into_bytes())),
+        Some(Fetched::TooLarge(_)) => Err(io::Error::new(io::ErrorKind::InvalidData, "a manifest of more than a gigabyte")),
     }
 }
 

@@ -246,10 +246,7 @@ pub fn read_slot(file: &SafetensorsFile, name: &str, slot: &Slot, into: &mut [f3
 
 /// The checkpoints in a folder by their step, the oldest first; folders of other names are not checkpoints.
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    match files::numbered_in(folder, "step-", "") {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(vec![]),
-        found => found.map_err(io(folder)),
-    }
+    files::if_there(files::numbered_in(folder, "step-", "")).map(Option::unwrap_or_default).map_err(io(folder))
 }
 
 /// Where the checkpoint after `step` steps lies.
@@ -274,8 +271,7 @@ pub fn prune(folder: &Path, keep: usize) -> Result<(), CheckpointError> {
 pub fn sweep(folder: &Path) -> Result<(), CheckpointError> {
     for path in files::paths_in(folder).unwrap_or_default() {
         if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-")) {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(io(path))?;
+            files::remove_if_there(&path).map_err(io(path))?;
         }
     }
     Ok(())

@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
+use crate::files::if_there;
+
 /// The messages of TensorFlow's `event.proto`, `summary.proto` and `tensor.proto` that are needed (field numbers are TensorFlow's).
 mod proto {
     use prost::Message;
@@ -99,11 +101,7 @@ impl EventFile {
     pub fn open(folder: &Path, step: u64) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join(FILE_NAME);
-        let end = match File::open(&path) {
-            Ok(file) => end_of(&mut io::BufReader::new(file), step)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
+        let end = if_there(File::open(&path))?.map_or(Ok(0), |file| end_of(&mut io::BufReader::new(file), step))?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
         file.set_len(end)?;
         drop(file);

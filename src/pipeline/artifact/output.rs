@@ -12,7 +12,7 @@ use super::roots::Roots;
 use super::settings::Settings;
 use super::workfolder::WorkFolder;
 use crate::bookkeeping::{self, Bookkeeping};
-use crate::files::{check_name, name_of, paths_if_there};
+use crate::files::{check_name, if_there, name_of, paths_if_there};
 use crate::pipeline::reporter::Reporter;
 use crate::table::check_format;
 
@@ -152,10 +152,7 @@ impl Output {
     pub fn existing(&self, format: &str) -> Result<Existing> {
         self.check_kind()?;
         let path = self.bookkeeping().found_manifest();
-        let manifest = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            read => Some(read.with_context(|| format!("cannot read {}", path.display()))?),
-        };
+        let manifest = if_there(fs::read_to_string(&path)).with_context(|| format!("cannot read {}", path.display()))?;
         let is_there = if self.is_folder { folder_holds_files(&self.path)? } else { fs::symlink_metadata(&self.path).is_ok() };
         let Some(manifest) = manifest else {
             return Ok(if is_there { Existing::Unknown } else { Existing::Nothing });
@@ -209,7 +206,8 @@ impl Output {
         };
         // Both places, before the manifest goes that says whose they are.
         let (manifest, errors_place) = (self.manifest(), self.errors());
-        remove_if_there(&manifest)?;
+        let remove = |path: &Path| if_there(fs::remove_file(path)).with_context(|| format!("cannot replace {}", path.display()));
+        remove(&manifest)?;
         reporter.detail("replacing the output");
         if self.is_folder {
             self.remove_surplus(&self.path, staged)?;
@@ -220,9 +218,9 @@ impl Output {
         }
         let errors = staging.join(bookkeeping::ERRORS);
         if errors.exists() {
-            put(&errors, &errors_place)?
+            put(&errors, &errors_place)?;
         } else {
-            remove_if_there(&errors_place)?
+            remove(&errors_place)?;
         }
         put(&staging.join(bookkeeping::MANIFEST), &manifest)
     }
@@ -239,13 +237,6 @@ impl Output {
             }
         }
         Ok(())
-    }
-}
-
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(|| format!("cannot replace {}", path.display())),
-        _ => Ok(()),
     }
 }
 

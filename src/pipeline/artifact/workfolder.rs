@@ -11,7 +11,6 @@
 //! Nothing here is needed once the output is in place, and nothing is lost but time when it is deleted.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -21,7 +20,7 @@ use super::lock::WorkLock;
 use super::output::{OtherSettings, Output, check_roots};
 use super::roots::Roots;
 use super::settings::Settings;
-use crate::files::{Checked, paths_in, read_checked_json, write_checked_json};
+use crate::files::{Checked, if_there, paths_in, read_checked_json, remove_if_there, write_checked_json};
 use crate::pipeline::reporter::Reporter;
 use crate::table::check_format;
 
@@ -112,11 +111,11 @@ impl WorkFolder {
         if goes_on && !prune && has_results(&root.join("shards"))? {
             check_roots(output, root, old.as_ref().and_then(|old| old.roots.as_ref()), roots)?;
         }
-        remove_if_there(&root.join("out"))?;
+        remove(&root.join("out"))?;
         let ledger = match old.filter(|_| goes_on) {
             Some(old) => Ledger { format: FORMAT.into(), finished: false, roots: Some(roots.clone()), ..old },
             None => {
-                remove_if_there(&root.join("shards"))?;
+                remove(&root.join("shards"))?;
                 Ledger {
                     format: FORMAT.into(),
                     settings: settings.clone(),
@@ -193,7 +192,7 @@ impl WorkFolder {
     pub fn remove(self) -> Result<()> {
         let context = || format!("cannot remove {}", self.root.display());
         // The ledger goes first: shards without it are never used.
-        remove_if_there(&self.root.join("ledger.json")).with_context(context)?;
+        remove(&self.root.join("ledger.json")).with_context(context)?;
         self.lock.remove_with_folder().with_context(context)
     }
 
@@ -204,7 +203,7 @@ impl WorkFolder {
         self.ledger.placing = false;
         self.ledger.overwrite = false;
         self.save()?;
-        remove_if_there(&self.staging())?;
+        remove(&self.staging())?;
         Ok(())
     }
 
@@ -213,7 +212,7 @@ impl WorkFolder {
         for folder in [self.root.clone(), self.root.join("shards")] {
             for path in entries(&folder)? {
                 if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".tmp-")) {
-                    remove_if_there(&path)?;
+                    remove(&path)?;
                 }
             }
         }
@@ -223,10 +222,8 @@ impl WorkFolder {
 
 /// The ledger at `path`, and whether what is there is damaged; `None` where there is none or where it is of no use, nor are its shards then.
 fn read_ledger(path: &Path) -> Result<(Option<Ledger>, bool)> {
-    let checked = match read_checked_json::<Ledger>(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
-        read => read.with_context(|| format!("cannot read {}", path.display()))?,
-    };
+    let read = if_there(read_checked_json::<Ledger>(path)).with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(checked) = read else { return Ok((None, false)) };
     match checked {
         Checked::Whole(ledger, has_checksum) if has_checksum || ledger.format == WITHOUT_CHECKSUM => {
             check_format(path, &ledger.format, FORMAT)?;
@@ -268,12 +265,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     paths_in(folder).with_context(|| format!("cannot list {}", folder.display()))
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => Err(e),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-    };
-    removed.with_context(|| format!("cannot remove {}", path.display()))
+fn remove(path: &Path) -> Result<()> {
+    remove_if_there(path).with_context(|| format!("cannot remove {}", path.display()))
 }

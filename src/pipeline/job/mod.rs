@@ -12,7 +12,6 @@
 //! ```
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::dataset::wanted::Wanted;
-use crate::files::{ContentHash, json_text, numbered_in, put_if_absent, write_json};
+use crate::files::{ContentHash, if_there, json_text, numbered_in, put_if_absent, remove_if_there, write_json};
 use crate::pipeline::artifact::{Counts, Settings};
 use crate::remote;
 use crate::table::check_format;
@@ -226,11 +225,8 @@ impl JobFolder {
     /// The disk refuses.
     pub fn clear(&self) -> Result<()> {
         let context = || format!("cannot clear {}", self.root.display());
-        if_there(fs::remove_file(self.plan_path())).with_context(context)?;
-        for name in ["done", "claims", "work", "results", "listing"] {
-            if_there(fs::remove_dir_all(self.root.join(name))).with_context(context)?;
-        }
-        Ok(())
+        let rest = ["done", "claims", "work", "results", "listing"].map(|name| self.root.join(name));
+        [self.plan_path()].iter().chain(&rest).try_for_each(|path| remove_if_there(path)).with_context(context)
     }
 
     /// The record of a finished shard; None where it is not finished.
@@ -305,15 +301,5 @@ pub fn host() -> String {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        read => read.map(Some).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-fn if_there(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    if_there(fs::read(path)).with_context(|| format!("cannot read {}", path.display()))
 }

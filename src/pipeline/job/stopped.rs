@@ -1,15 +1,14 @@
 //! How far a listing is that is being made, so that a plan that was stopped goes on.
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::{JobFolder, PlannedCounts, PlannedShard, if_there, read_if_there};
+use super::{JobFolder, PlannedCounts, PlannedShard, read_if_there};
 use crate::dataset::listing::Position;
-use crate::files::write_json;
+use crate::files::{remove_if_there, write_json};
 
 /// A listing under way: its first shards are there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -52,6 +51,6 @@ impl JobFolder {
     /// The disk refuses.
     pub fn forget_stopped(&self) -> Result<()> {
         let path = self.stopped_path();
-        if_there(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))
+        remove_if_there(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 }

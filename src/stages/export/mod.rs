@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::bookkeeping;
-use crate::files::{ContentHash, json_text, write_atomic, write_json};
+use crate::files::{ContentHash, json_text, remove_if_there, write_atomic, write_json};
 use crate::image::{Failure as ImageFailure, Limits, Reason};
 use crate::pipeline::sources::Located;
 use crate::pipeline::{ErrorsTable, Failure, Interrupt, Output, Reporter, Settings, Staging, Tick, manifest_head};
@@ -178,12 +178,7 @@ fn remove_surplus(output: &Output, files: &[PathBuf]) -> Result<()> {
     let named = before["files"].as_array().into_iter().flatten().filter_map(Json::as_str).map(Path::new);
     for surplus in named.filter(|path| !kept.contains(path) && stays_inside(path)) {
         let path = output.path().join(surplus);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
+        remove_if_there(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         for folder in surplus.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
             // One that holds something else stays.
             if fs::remove_dir(output.path().join(folder)).is_err() {

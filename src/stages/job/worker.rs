@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use super::done_word;
-use crate::files::ContentHash;
+use crate::files::{ContentHash, remove_if_there};
 use crate::pipeline::job::{Claim, JobFolder, Plan, Record, ResultFile, host};
 use crate::pipeline::sources::Source;
 use crate::pipeline::{Counts, Crew, ErrorsTable, Interrupt, LockError, Output, Reporter, Settings, Tick, WorkLock};
@@ -311,12 +311,7 @@ impl Worker<'_> {
     fn drop_result(&self, file: &ResultFile, stands: &Record) -> Result<()> {
         if file.name != stands.table.name && file.name != stands.errors.name {
             let path = self.job.result(&file.name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
+            remove_if_there(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! What lies beside a caption table: its manifest (counts, model, settings) and its errors table.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::files::if_there;
 use crate::pipeline::{Output, errors_in};
 
 /// Everything empty where a table has no manifest.
@@ -35,10 +35,8 @@ impl TableFacts {
     pub fn read(table: &Path) -> Result<Self> {
         let output = if table.is_dir() { Output::folder(table) } else { Output::file(table) };
         let path = output.bookkeeping().found_manifest();
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            text => text.with_context(|| format!("cannot read {}", path.display()))?,
-        };
+        let text = if_there(fs::read_to_string(&path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(text) = text else { return Ok(Self::default()) };
         let manifest: Value = serde_json::from_str(&text).with_context(|| format!("{}: not JSON", path.display()))?;
         let belongs_to = manifest.get("table").and_then(Value::as_str);
         if belongs_to.is_some() && belongs_to != output.table_name().as_deref() {

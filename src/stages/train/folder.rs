@@ -131,13 +131,7 @@ impl RunFolder {
     fn clear(&self) -> Result<()> {
         for product in PRODUCTS {
             let path = self.path.join(product);
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
+            files::remove_if_there(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
     }

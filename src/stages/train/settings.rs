@@ -299,10 +299,8 @@ impl Config {
 
     /// Reads a run's `config.toml`; None where there is none.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.with_context(|| format!("cannot read {}", path.display()))?,
-        };
+        let text = files::if_there(std::fs::read_to_string(path)).with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(text) = text else { return Ok(None) };
         let value: toml::Table = toml::from_str(&text).with_context(|| format!("{}: not TOML", path.display()))?;
         let Some(format) = value.get(FORMAT_KEY).and_then(|format| format.as_str()) else {
             bail!("{}: not the record of a training run", path.display());
