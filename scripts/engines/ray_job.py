@@ -1,4 +1,4 @@
-"""Captions a planned job on a Ray cluster: one task per shard, started again by Ray where a node is lost.
+"""Captions (or embeds) a planned job on a Ray cluster: one task per shard, started again by Ray where a node is lost.
 
     python scripts/engines/ray_job.py JOB --out TABLE [--cpus 4] [--gpus 1] [--address auto]
 
@@ -17,7 +17,7 @@ import ray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", type=pathlib.Path)
-    parser.add_argument("--out", required=True, help="table that `clipcap merge` writes")
+    parser.add_argument("--out", required=True, help="table (or embeddings) that `clipcap merge` writes")
     parser.add_argument("--clipcap", default="clipcap", help="the program, on every node")
     parser.add_argument("--cpus", type=float, default=1, help="cores of a worker")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of a worker")
@@ -26,16 +26,17 @@ def main() -> None:
 
     ray.init(address=args.address)
     job = str(args.job.resolve())
-    num_shards = json.loads((args.job / "plan.json").read_text())["num_shards"]
+    plan = json.loads((args.job / "plan.json").read_text())
+    num_shards, stage = plan["num_shards"], plan["stage"]
     threads = max(1, int(args.cpus))
 
     @ray.remote(num_cpus=args.cpus, num_gpus=args.gpus, max_retries=10, retry_exceptions=True)
-    def caption(shard: int) -> int:
-        command = [args.clipcap, "caption", "--quiet", "--job", job, "--shard", str(shard), "--threads", str(threads)]
+    def work(shard: int) -> int:
+        command = [args.clipcap, stage, "--quiet", "--job", job, "--shard", str(shard), "--threads", str(threads)]
         subprocess.run(command, check=True)
         return shard
 
-    waiting = [caption.remote(shard) for shard in range(num_shards)]
+    waiting = [work.remote(shard) for shard in range(num_shards)]
     while waiting:
         done, waiting = ray.wait(waiting)
         for shard in ray.get(done):

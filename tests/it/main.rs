@@ -21,6 +21,7 @@ mod house;
 mod images;
 mod jobs_cli;
 mod jpeg;
+mod launchers;
 mod limits;
 mod listing;
 mod manual;
