@@ -232,7 +232,11 @@ fn by_folder(exclude: &[PathBuf]) -> HashMap<PathBuf, Vec<OsString>> {
     folders
 }
 
-fn last_part(path: &Path) -> Result<Vec<u8>, ListingError> {
+/// What a root is called, in front of the image_paths of what is in it.
+///
+/// # Errors
+/// It has no name.
+pub fn last_part(path: &Path) -> Result<Vec<u8>, ListingError> {
     if remote::is_url(path) {
         let name = remote::name_of(path);
         return Ok(name.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec());

@@ -42,6 +42,8 @@ pub(super) struct Filter {
 pub(super) enum Left {
     Hidden,
     ByPattern,
+    /// A line that names what an earlier one does.
+    Repeated,
     /// What lies beside this program's own outputs. It is not counted.
     Ours,
 }
@@ -51,19 +53,27 @@ pub(super) enum Left {
 pub struct LeftOut {
     pub hidden: u64,
     pub by_pattern: u64,
+    /// Lines of a list of URLs whose image an earlier line names.
+    #[serde(default)]
+    pub repeated: u64,
 }
 
 impl LeftOut {
     /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        Self { hidden: self.hidden + other.hidden, by_pattern: self.by_pattern + other.by_pattern }
+        Self {
+            hidden: self.hidden + other.hidden,
+            by_pattern: self.by_pattern + other.by_pattern,
+            repeated: self.repeated + other.repeated,
+        }
     }
 
     pub(super) fn add(&mut self, left: Left) {
         match left {
             Left::Hidden => self.hidden += 1,
             Left::ByPattern => self.by_pattern += 1,
+            Left::Repeated => self.repeated += 1,
             Left::Ours => {}
         }
     }
@@ -72,7 +82,8 @@ impl LeftOut {
     pub fn note(&self) -> Option<String> {
         let hidden = (self.hidden > 0).then(|| format!("{} hidden (--hidden takes them)", self.hidden));
         let by_pattern = (self.by_pattern > 0).then(|| format!("{} by --include and --exclude", self.by_pattern));
-        let parts: Vec<String> = hidden.into_iter().chain(by_pattern).collect();
+        let repeated = (self.repeated > 0).then(|| format!("{} lines of URLs that are there twice", self.repeated));
+        let parts: Vec<String> = hidden.into_iter().chain(by_pattern).chain(repeated).collect();
         (!parts.is_empty()).then(|| format!("files and folders left out: {}", parts.join(", ")))
     }
 }
@@ -175,7 +186,12 @@ impl Filter {
         if !self.hidden && is_hidden(name) {
             return Some(Left::Hidden);
         }
-        match self.patterns.as_ref()?.matched(within, is_folder()) {
+        self.leaves_named(within, is_folder)
+    }
+
+    /// Whether something that was asked for by its name is left out by a pattern.
+    pub fn leaves_named(&self, path: &Path, is_folder: impl FnOnce() -> bool) -> Option<Left> {
+        match self.patterns.as_ref()?.matched(path, is_folder()) {
             Match::Ignore(_) => Some(Left::ByPattern),
             Match::None | Match::Whitelist(_) => None,
         }
@@ -240,7 +256,7 @@ mod tests {
             .map(|inner| filter.clone().leaves(inner.as_bytes()))
             .collect();
         assert_eq!(left, [false, true, true, true, true, true]);
-        assert_eq!(filter.left_out(), LeftOut { hidden: 3, by_pattern: 2 });
+        assert_eq!(filter.left_out(), LeftOut { hidden: 3, by_pattern: 2, repeated: 0 });
         assert_eq!(filter.apart().left_out(), LeftOut::default());
         assert!(!Wanted { hidden: true, ..Wanted::default() }.of_members().unwrap().leaves(b"a/._b.jpg"));
     }
@@ -256,7 +272,7 @@ mod tests {
     #[test]
     fn what_was_left_out_is_told() {
         assert_eq!(LeftOut::default().note(), None);
-        let text = LeftOut { hidden: 3, by_pattern: 2 }.note().unwrap();
+        let text = LeftOut { hidden: 3, by_pattern: 2, repeated: 0 }.note().unwrap();
         assert_eq!(text, "files and folders left out: 3 hidden (--hidden takes them), 2 by --include and --exclude");
     }
 }

@@ -99,6 +99,20 @@ impl<T: Stored> Sorter<T> {
     }
 }
 
+impl<T: Stored> Sorted<T> {
+    /// Hands out all items in order.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn each(self, mut take: impl FnMut(T)) -> io::Result<()> {
+        match self {
+            Self::Few(items) => items.into_iter().for_each(take),
+            Self::Many(runs) => runs.merged()?.try_for_each(|item| item.map(&mut take))?,
+        }
+        Ok(())
+    }
+}
+
 /// Counts what is written.
 struct Counted<'a, W> {
     out: &'a mut W,
@@ -191,14 +205,12 @@ mod tests {
         for most in [1, 7, 999, 1000, 1001] {
             let mut sorter = Sorter::new(most);
             items.iter().for_each(|item| sorter.add(*item).unwrap());
-            let found: Vec<u64> = match sorter.finish().unwrap() {
-                Sorted::Few(items) => items,
-                Sorted::Many(runs) => {
-                    let again: Vec<u64> = runs.merged().unwrap().map(Result::unwrap).collect();
-                    assert!(runs.merged::<u64>().unwrap().map(Result::unwrap).eq(again.iter().copied()));
-                    again
-                }
-            };
+            let sorted = sorter.finish().unwrap();
+            if let Sorted::Many(runs) = &sorted {
+                assert!(runs.merged::<u64>().unwrap().map(Result::unwrap).eq(wanted.iter().copied()));
+            }
+            let mut found = Vec::new();
+            sorted.each(|item| found.push(item)).unwrap();
             assert_eq!(found, wanted, "{most}");
         }
         assert!(matches!(Sorter::<u64>::new(1).finish().unwrap(), Sorted::Few(items) if items.is_empty()));

@@ -122,16 +122,12 @@ fn ids_of(runs: &Runs) -> io::Result<FolderIds> {
     }
     let mut shared = HashSet::new();
     let mut last = None;
-    let mut take = |hash: u64| {
+    hashes.finish()?.each(|hash| {
         if last == Some(hash) {
             shared.insert(hash);
         }
         last = Some(hash);
-    };
-    match hashes.finish()? {
-        Sorted::Few(hashes) => hashes.into_iter().for_each(take),
-        Sorted::Many(hashes) => hashes.merged()?.try_for_each(|hash| hash.map(&mut take))?,
-    }
+    })?;
     let mut texts: Vec<String> = Vec::new();
     for found in runs.merged::<Found>()? {
         let found = found?;

@@ -11,11 +11,11 @@ use std::sync::PoisonError;
 use super::after::{Listed, Standing};
 use super::ahead::Ahead;
 use super::names::{Found, Gathered, Names};
-use super::urls::Urls;
+use super::urls::{Next, Urls};
 use super::{Entry, Kind, Listing, Position, Root, Type, image_path};
 use crate::dataset::naming::FolderIds;
 use crate::dataset::tar;
-use crate::dataset::wanted::LeftOut;
+use crate::dataset::wanted::{Left, LeftOut};
 use crate::remote;
 
 /// Iterates over the entries of a [`Listing`].
@@ -58,9 +58,19 @@ impl Iterator for Walk<'_> {
         loop {
             if let Some(urls) = &mut self.urls {
                 match urls.next() {
-                    Some(entry) => return Some(entry),
-                    None => self.urls = None,
+                    Ok(Next::Entry(entry)) => match self.listing.filter.leaves_named(Path::new(&entry.image_path), || false) {
+                        Some(left) => self.left_out.add(left),
+                        None => return Some(entry),
+                    },
+                    Ok(Next::Repeated) => self.left_out.add(Left::Repeated),
+                    Ok(Next::End) => self.urls = None,
+                    // It could be read to its end when it was checked.
+                    Err(error) => {
+                        self.urls = None;
+                        return Some(unreadable("a list of URLs".into(), b"(list of URLs)".to_vec(), &error));
+                    }
                 }
+                continue;
             }
             let found = match self.open.last_mut() {
                 Some(folder) => match folder.names.pop() {
@@ -91,7 +101,10 @@ impl Iterator for Walk<'_> {
                         return None;
                     };
                     if let Some(list) = remote::listed_urls(&path) {
-                        self.urls = Urls::open(list).ok();
+                        match Urls::open(list) {
+                            Ok(urls) => self.urls = Some(urls),
+                            Err(error) => return Some(unreadable(list.into(), b"(list of URLs)".to_vec(), &error)),
+                        }
                         continue;
                     }
                     let known = remote::is_url(&path).then_some(if is_folder { Type::Folder } else { Type::File });
