@@ -14,6 +14,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use crate::files::AtomicFile;
+use crate::remote;
 
 mod file;
 
@@ -41,21 +42,24 @@ pub fn configs(tables: &[(&str, &str)]) -> String {
 /// What can be wrong with a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", remote::shown(path))]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: not a readable Parquet file ({source})", path.display())]
+    #[error("{}: not a readable Parquet file ({source})", remote::shown(path))]
     Parquet { path: PathBuf, source: parquet::errors::ParquetError },
-    #[error("{}: damaged: its bytes are not those that were written (a bad disk or a power cut)", path.display())]
+    #[error("{}: damaged: its bytes are not those that were written (a bad disk or a power cut)", remote::shown(path))]
     Damaged { path: PathBuf },
-    #[error("{}: cannot write it ({source})", path.display())]
+    #[error("{}: cannot write it ({source})", remote::shown(path))]
     Write { path: PathBuf, source: parquet::errors::ParquetError },
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", remote::shown(path))]
     Arrow { path: PathBuf, source: arrow::error::ArrowError },
-    #[error("{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one", path.display())]
+    #[error(
+        "{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one",
+        remote::shown(path)
+    )]
     Version { path: PathBuf, found: String, wanted: String },
-    #[error("{}: this is {found} (`KIND/VERSION`), and not {wanted}", path.display())]
+    #[error("{}: this is {found} (`KIND/VERSION`), and not {wanted}", remote::shown(path))]
     Kind { path: PathBuf, found: String, wanted: String },
-    #[error("{}: the column {column} is missing; it has: {}", path.display(), present.join(", "))]
+    #[error("{}: the column {column} is missing; it has: {}", remote::shown(path), present.join(", "))]
     MissingColumn { path: PathBuf, column: String, present: Vec<String> },
 }
 
@@ -185,7 +189,7 @@ pub fn rows<T, F: Fn(&RecordBatch, &Path) -> anyhow::Result<Vec<T>>>(
     let path = path.to_path_buf();
     Ok(batches.flat_map(move |batch| match batch.map_err(anyhow::Error::from).and_then(|batch| read(&batch, &path)) {
         Ok(rows) => rows.into_iter().map(Ok).collect::<Vec<_>>(),
-        Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+        Err(error) => vec![Err(error.context(format!("cannot read {}", remote::shown(&path))))],
     }))
 }
 

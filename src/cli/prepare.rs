@@ -234,7 +234,7 @@ fn captions(args: &PrepareArgs) -> anyhow::Result<Vec<PathBuf>> {
     let given = if args.captions.is_empty() { &args.images } else { &args.captions };
     let mut files = Vec::new();
     for path in given {
-        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
+        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", remote::shown(path))))?);
     }
     if args.captions.is_empty() {
         files.retain(|path| called_a_tar(path) && !path.is_dir());

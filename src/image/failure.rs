@@ -111,6 +111,10 @@ impl Failure {
     pub fn from_io(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::new(Reason::Vanished, "the file is not there any more"),
+            // What a server said has words of its own.
+            io::ErrorKind::PermissionDenied if error.get_ref().is_some() => {
+                Self::new(Reason::PermissionDenied, error.to_string())
+            }
             io::ErrorKind::PermissionDenied => Self::new(Reason::PermissionDenied, "no permission to read the file"),
             // Only servers that were asked again and again are told so.
             io::ErrorKind::HostUnreachable => Self::new(Reason::Unreachable, error.to_string()),

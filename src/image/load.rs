@@ -19,14 +19,11 @@ pub struct Loaded {
     pub pixels: RgbImage,
 }
 
-/// Whether a file looks like an image inside, whatever it is called. One that cannot be looked into does not, unless a server does not answer.
+/// Whether a file looks like an image inside, whatever it is called. One that cannot be looked into does not, unless it is elsewhere.
 pub fn begins_like_an_image(path: &Path) -> bool {
     if remote::is_url(path) {
-        // What cannot be reached may be an image: reading it will tell.
-        return match remote::begins(path, SNIFFED_BYTES as u64) {
-            Ok(head) => sniff(&head).is_some(),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        };
+        // Somebody listed it: what is not there or cannot be reached may be an image, and reading it will tell.
+        return remote::begins(path, SNIFFED_BYTES as u64).map_or(true, |head| sniff(&head).is_some());
     }
     let mut head = Vec::with_capacity(SNIFFED_BYTES);
     let read = open(path).and_then(|(file, _)| Ok(file.take(SNIFFED_BYTES as u64).read_to_end(&mut head)?));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::foreign::called_camera_raw;
+use crate::remote;
 
 /// The formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +117,14 @@ const EXTENSIONS: [&str; 21] = [
 
 /// Whether a file's name says that it is an image (by extension, upper or lower case).
 pub fn called_an_image(path: &Path) -> bool {
+    if remote::is_web(path) {
+        // What is behind `?` is no part of the name.
+        return called_an_image_here(Path::new(&remote::shown(path)));
+    }
+    called_an_image_here(path)
+}
+
+fn called_an_image_here(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     let known = |extension: &str| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known));
     extension.is_some_and(known) || called_camera_raw(path)
@@ -164,6 +173,8 @@ mod tests {
         for name in ["a.jpg", "a.JPeG", "b.c.PNG", "x.tif", "中.webp", "i.heic"] {
             assert!(called_an_image(Path::new(name)), "{name}");
         }
+        assert!(called_an_image(Path::new("https://h/a.jpg?X-Amz-Credential=a/b")));
+        assert!(!called_an_image(Path::new("https://h/a?b=c.jpg")) && !called_an_image(Path::new("s3://b/a.jpg?b")));
         for name in ["jpg", ".jpg", "a.jpg.txt", "a.svg", "a", "a.jpg "] {
             assert!(!called_an_image(Path::new(name)), "{name}");
         }

@@ -20,7 +20,7 @@ pub use engine::sources;
 pub use engine::{
     Build, Chosen, Compute, Content, Counter, Decode, EarlierResults, Entry, Expected, Finished, ImageReading, Index, Input,
     MOST_WINDOW_IMAGES, Names, Only, Options, PassEmbeddings, Prepare, Prepared, Record, Report, ResultCheck, RunSettings,
-    ShardReader, Sink, StageParts, StageRun, Stream, Survey, Timings, Value, WINDOW_IMAGES, concatenated, survey,
+    ShardReader, Sink, StageParts, StageRun, Stream, Survey, Timings, Turns, Value, WINDOW_IMAGES, concatenated, survey,
 };
 pub use job::{Crew, Part};
 pub use reporter::{Interrupt, Reporter, Silent, Tick, duration};

@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use futures_core::Stream;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
-use super::store::{Object, io_error, object, runtime, wait};
+use super::store::{Object, answered, io_error, object, runtime, wait};
 use super::{Fetched, HELD, Held, Version};
 
 /// Bytes of a part of a long object, and how many parts are on their way at once.
@@ -31,7 +33,7 @@ pub fn read(url: &Path, most: u64) -> io::Result<Fetched> {
     }
     // What the server has to say is known, and nothing of it is in memory yet.
     let share = Some(HELD.take(bytes));
-    Ok(Fetched::Whole(Held { bytes: wait(answer.bytes())?.into(), _share: share }))
+    Ok(Fetched::Whole(Held { bytes: wait(answer.bytes())?.into(), share }))
 }
 
 /// Some bytes of an object, fewer where it ends before.
@@ -40,10 +42,36 @@ pub fn read(url: &Path, most: u64) -> io::Result<Fetched> {
 /// As [`read`].
 pub(super) fn read_range(url: &Path, range: Range<u64>) -> io::Result<Bytes> {
     let Object { store, key, .. } = object(url)?;
-    wait(async move {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        store.get_opts(&key, options).await?.bytes().await
-    })
+    wait(async move { part(&store, &key, range, None).await?.bytes().await })
+}
+
+/// Asks for a part of an object, of a version where one is named.
+async fn part(
+    store: &Arc<dyn ObjectStore>,
+    key: &Key,
+    range: Range<u64>,
+    version: Option<String>,
+) -> object_store::Result<GetResult> {
+    let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match: version, ..GetOptions::default() };
+    store.get_opts(key, options).await
+}
+
+/// The beginning of an object; the object as a whole where the server hands out no parts, or where it is empty and has none.
+async fn beginning(store: &Arc<dyn ObjectStore>, key: &Key, bytes: u64) -> object_store::Result<GetResult> {
+    match part(store, key, 0..bytes, None).await {
+        Err(error) if matches!(error, Error::NotSupported { .. }) || answered(&error) == Some(416) => store.get(key).await,
+        answer => answer,
+    }
+}
+
+/// What the server says of an object. A signature may be good for reading alone.
+pub(super) async fn head(store: &Arc<dyn ObjectStore>, key: &Key) -> object_store::Result<ObjectMeta> {
+    match store.head(key).await {
+        Err(error) if matches!(error, Error::PermissionDenied { .. }) || matches!(answered(&error), Some(405 | 501)) => {
+            Ok(beginning(store, key, 1).await?.meta)
+        }
+        answer => answer,
+    }
 }
 
 /// The first bytes of an object; none where it is empty.
@@ -51,8 +79,23 @@ pub(super) fn read_range(url: &Path, range: Range<u64>) -> io::Result<Bytes> {
 /// # Errors
 /// As [`read`].
 pub fn begins(url: &Path, bytes: u64) -> io::Result<Bytes> {
-    // Servers answer a range of an empty object with an error.
-    if size(url)? == 0 { Ok(Bytes::new()) } else { read_range(url, 0..bytes) }
+    let Object { store, key, .. } = object(url)?;
+    let mut stream = wait(async { Ok(beginning(&store, &key, bytes).await?.into_stream()) })?;
+    let mut begins = Vec::new();
+    while begins.len() < bytes as usize
+        && let Some(next) = next(&mut stream)?
+    {
+        begins.extend_from_slice(&next);
+    }
+    begins.truncate(bytes as usize);
+    Ok(begins.into())
+}
+
+/// An answer as it comes.
+type Coming = Pin<Box<dyn Stream<Item = object_store::Result<Bytes>> + Send>>;
+
+fn next(stream: &mut Coming) -> io::Result<Option<Bytes>> {
+    wait(async { std::future::poll_fn(|context| stream.as_mut().poll_next(context)).await.transpose() })
 }
 
 /// Bytes of an object.
@@ -61,7 +104,7 @@ pub fn begins(url: &Path, bytes: u64) -> io::Result<Bytes> {
 /// As [`read`].
 pub fn size(url: &Path) -> io::Result<u64> {
     let Object { store, key, .. } = object(url)?;
-    wait(async move { Ok(store.head(&key).await?.size) })
+    wait(async move { Ok(head(&store, &key).await?.size) })
 }
 
 /// What the server says of an object.
@@ -70,7 +113,7 @@ pub fn size(url: &Path) -> io::Result<u64> {
 /// As [`read`].
 pub fn version(url: &Path) -> io::Result<Version> {
     let Object { store, key, .. } = object(url)?;
-    wait(async move { Ok(Version::of(&store.head(&key).await?)) })
+    wait(async move { Ok(Version::of(&head(&store, &key).await?)) })
 }
 
 /// Reads an object from front to back, a few parts ahead, so that none of any size is in memory.
@@ -79,11 +122,47 @@ pub fn version(url: &Path) -> io::Result<Version> {
 /// As [`read`]; reading on fails where the object was changed meanwhile.
 pub fn reader(url: &Path) -> io::Result<impl Read + Send + use<>> {
     let Object { store, key, .. } = object(url)?;
-    let meta = wait(async { store.head(&key).await })?;
-    Ok(Reader { store, key, tag: meta.e_tag, size: meta.size, next: 0, coming: VecDeque::new(), here: Bytes::new() })
+    let first = wait(async { beginning(&store, &key, PART).await })?;
+    let (end, size, tag) = (first.range.end, first.meta.size, first.meta.e_tag.clone());
+    let here = Bytes::new();
+    if end == size {
+        return Ok(Reader::Whole { stream: first.into_stream(), here });
+    }
+    let coming = VecDeque::from([runtime()?.spawn(first.bytes())]);
+    Ok(Reader::Parts(Parts { store, key, tag, size, next: end, coming, here }))
 }
 
-struct Reader {
+enum Reader {
+    /// In one answer: it is short, or the server hands out no parts.
+    Whole {
+        stream: Coming,
+        here: Bytes,
+    },
+    Parts(Parts),
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Whole { stream, here } => {
+                while here.is_empty() {
+                    let Some(more) = next(stream)? else { return Ok(0) };
+                    *here = more;
+                }
+                Ok(take(here, out))
+            }
+            Self::Parts(parts) => parts.read(out),
+        }
+    }
+}
+
+fn take(here: &mut Bytes, out: &mut [u8]) -> usize {
+    let bytes = out.len().min(here.len());
+    here.copy_to_slice(&mut out[..bytes]);
+    bytes
+}
+
+struct Parts {
     store: Arc<dyn ObjectStore>,
     key: Key,
     /// The version that is read.
@@ -95,22 +174,21 @@ struct Reader {
     here: Bytes,
 }
 
-impl Reader {
+impl Parts {
     fn ask(&mut self) -> io::Result<()> {
         while self.coming.len() < PARTS && self.next < self.size {
             let range = self.next..(self.next + PART).min(self.size);
             self.next = range.end;
             let (store, key) = (self.store.clone(), self.key.clone());
             // Weak tags cannot be asked for.
-            let if_match = self.tag.clone().filter(|tag| !tag.starts_with("W/"));
-            let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match, ..GetOptions::default() };
-            self.coming.push_back(runtime()?.spawn(async move { store.get_opts(&key, options).await?.bytes().await }));
+            let version = self.tag.clone().filter(|tag| !tag.starts_with("W/"));
+            self.coming.push_back(runtime()?.spawn(async move { part(&store, &key, range, version).await?.bytes().await }));
         }
         Ok(())
     }
 }
 
-impl Read for Reader {
+impl Read for Parts {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.here.is_empty() {
             self.ask()?;
@@ -118,13 +196,11 @@ impl Read for Reader {
             let part = runtime()?.block_on(coming).map_err(|_| io::Error::other("a request ended unexpectedly"))?;
             self.here = part.map_err(|error| io_error(&error))?;
         }
-        let bytes = out.len().min(self.here.len());
-        self.here.copy_to_slice(&mut out[..bytes]);
-        Ok(bytes)
+        Ok(take(&mut self.here, out))
     }
 }
 
-impl Drop for Reader {
+impl Drop for Parts {
     fn drop(&mut self) {
         self.coming.iter().for_each(JoinHandle::abort);
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use object_store::list::PaginatedListOptions;
 use object_store::path::Path as Key;
-use object_store::{Error, ListResult, ObjectStore, ObjectStoreExt};
+use object_store::{Error, ListResult, ObjectStore};
 use tokio::task::JoinHandle;
 
+use super::fetch::head;
 use super::store::{Object, io_error, object, runtime, wait};
 use super::{Name, Place, Version, is_web};
 
@@ -28,7 +29,7 @@ pub fn place(url: &Path) -> io::Result<Place> {
     let text = url.to_string_lossy();
     let may_be_an_object = !key.as_ref().is_empty() && (is_web(url) || !text.ends_with('/'));
     if may_be_an_object && !(is_web(url) && text.split('?').next().is_some_and(|path| path.ends_with('/'))) {
-        let found = wait(async { store.head(&key).await });
+        let found = wait(async { head(&store, &key).await });
         match found {
             Ok(_) => return Ok(Place::Object),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !is_web(url) => {}

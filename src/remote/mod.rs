@@ -123,18 +123,23 @@ static HELD: Budget = Budget::new(256 << 20);
 /// A whole object's bytes, and their share of what may be in memory.
 pub struct Held {
     bytes: Vec<u8>,
-    _share: Option<Share<'static>>,
+    share: Option<Share<'static>>,
 }
 
 impl Held {
     /// Of a file of this machine, of which only a few are read at once.
     pub fn of_file(bytes: Vec<u8>) -> Self {
-        Self { bytes, _share: None }
+        Self { bytes, share: None }
     }
 
     /// The bytes without their share, for those who keep them.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// The bytes, and their share until it is dropped.
+    pub fn into_parts(self) -> (Vec<u8>, Option<Share<'static>>) {
+        (self.bytes, self.share)
     }
 }
 
@@ -174,12 +179,16 @@ pub fn any<P: AsRef<Path>>(roots: &[P]) -> bool {
 pub fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
     let Some((scheme, rest)) = text.split_once("://").filter(|_| is_url(path)) else { return text.into_owned() };
-    if !is_web(path) {
-        return text.into_owned();
-    }
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let is_web = is_web(path);
+    // Of a bucket's object, `?` is a part of the key.
+    let rest = if is_web { rest.split(['?', '#']).next().unwrap_or_default() } else { rest };
     let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    // Azure has a container in front of an account.
+    let host = match host.rsplit_once('@').filter(|(user, _)| is_web || user.contains(':')) {
+        Some((_, host)) => host,
+        None if !is_web => return text.into_owned(),
+        None => host,
+    };
     if path.is_empty() { format!("{scheme}://{host}/") } else { format!("{scheme}://{host}/{path}") }
 }
 
@@ -263,6 +272,8 @@ mod tests {
             (shown(path("https://host?sig=1")), shown(path("s3://b/what?.jpg"))),
             ("https://host/".into(), "s3://b/what?.jpg".into())
         );
+        assert_eq!(shown(path("s3://me:secret@bucket/a@b")), "s3://bucket/a@b");
+        assert_eq!(shown(path("abfs://container@account/a")), "abfs://container@account/a");
         assert_eq!(listed_urls(&list_of_urls(path("a/list.txt"))), Some(path("a/list.txt")));
         assert!(any(&[path("photos"), path("gs://b/x")]) && any(&[list_of_urls(path("x"))]) && !any(&[path("photos")]));
     }

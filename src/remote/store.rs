@@ -80,6 +80,9 @@ pub(super) fn object(url: &Path) -> io::Result<Object> {
     let invalid = |message: &str| io::Error::new(io::ErrorKind::InvalidInput, message.to_string());
     let text = url.to_str().ok_or_else(|| invalid("a URL that is not UTF-8"))?;
     let (scheme, rest) = text.split_once("://").ok_or_else(|| invalid("not a URL"))?;
+    if !is_web(url) && super::shown(url) != text {
+        return Err(invalid("credentials in a URL are not taken: give them in the environment (docs/storage.md)"));
+    }
     let (base, key) = match is_web(url) {
         true => web(text)?,
         false => {
@@ -174,7 +177,10 @@ pub(super) fn io_error(error: &Error) -> io::Error {
         Error::PermissionDenied { .. } => {
             (io::ErrorKind::PermissionDenied, "the server refuses it with these credentials".to_string())
         }
-        Error::Unauthenticated { .. } => (io::ErrorKind::PermissionDenied, "the server wants other credentials".to_string()),
+        Error::Unauthenticated { .. } => (
+            io::ErrorKind::PermissionDenied,
+            "the server wants other credentials (a user and password in a URL are not sent)".to_string(),
+        ),
         Error::Precondition { .. } => (io::ErrorKind::InvalidData, "it was changed while it was read".to_string()),
         Error::NotSupported { .. } | Error::NotImplemented { .. } => {
             (io::ErrorKind::Unsupported, "the server does not know how to do this".to_string())
@@ -186,13 +192,17 @@ pub(super) fn io_error(error: &Error) -> io::Error {
     io::Error::new(kind, message)
 }
 
+/// The status that a server answered with. Of the libraries' words only the number is taken.
+pub(super) fn answered(error: &Error) -> Option<u16> {
+    let text = error.to_string();
+    let (_, rest) = text.split_once("status code: ")?;
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok().filter(|status| (100..1000).contains(status))
+}
+
 /// What can be said of an error without its words: a status, or that there was no answer.
 fn because(error: &Error) -> String {
     let text = error.to_string();
-    // Of the libraries' words only the number is taken.
-    let status =
-        text.split_once("status code: ").map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
-    match status.filter(|status| status.len() == 3) {
+    match answered(error) {
         Some(status) => format!("the server answered {status} ({} tries)", tries()),
         None if text.contains("redential") || text.contains("169.254.") => {
             "no credentials are found in the environment (see docs/storage.md)".into()

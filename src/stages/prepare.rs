@@ -19,7 +19,7 @@ use crate::dataset::tables::{self, DATASET_FORMAT, ErrorRow, ImageRow};
 use crate::dataset::wanted::Wanted;
 use crate::files::{AtomicFile, ContentHash, write_atomic, write_json};
 use crate::image::Limits;
-use crate::pipeline::{Decode, ImageReading, Interrupt, Output, Reporter, Settings, Staging};
+use crate::pipeline::{Decode, ImageReading, Interrupt, Output, Reporter, Settings, Staging, Turns};
 use crate::stages::score::Scorer;
 use crate::table::{self, TableError};
 
@@ -289,6 +289,12 @@ fn write_tables(
         Ok(others?.into_iter().try_for_each(|commit| commit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))?)
     })
     .with_context(|| format!("cannot write to {}", folder.display()))
+}
+
+/// As many may decode at once as there are cores, where more threads wait for a server.
+fn decoders() -> Turns {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Turns::new(cores.min(rayon::current_num_threads()))
 }
 
 #[derive(serde::Serialize)]

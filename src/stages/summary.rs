@@ -10,6 +10,7 @@ use super::Outcome;
 use crate::dataset::wanted::LeftOut;
 use crate::html::chart::thousands;
 use crate::pipeline::{Compute, Input, Output, Prepare, Prepared, Report, Survey, duration};
+use crate::remote;
 
 /// Names of what a run did.
 pub(super) struct Words {
@@ -79,7 +80,8 @@ pub(super) fn closing(
         );
     }
     if counts.unlisted > 0 {
-        text += &format!("{} could not be listed: what they hold is missing\n", plural(counts.unlisted, "folder"));
+        let what = if counts.unlisted == 1 { "folder or tar" } else { "folders or tars" };
+        text += &format!("{} {what} could not be read to the end: the errors table says why\n", thousands(counts.unlisted));
     }
     if let Some(note) = left_out.note() {
         text += &format!("{note}\n");
@@ -164,9 +166,9 @@ fn show_errors(errors: &Path) -> String {
     format!("clipcap show {} --count reason", quoted(errors))
 }
 
-/// A path as a shell takes it for one word.
+/// A path as a shell takes it for one word. Of a URL that is signed, without the signature.
 pub(super) fn quoted(path: &Path) -> String {
-    quoted_word(&path.to_string_lossy())
+    quoted_word(&remote::shown(path))
 }
 
 /// The same of any word.

@@ -41,7 +41,8 @@ fn slurm_and_parallel_finish_jobs_of_captions_and_of_embeddings() {
         program("parallel", PARALLEL);
     }
     let path = format!("{}:{}", at("bin").display(), std::env::var("PATH").unwrap());
-    for (stage, plan_flags, out) in [("caption", &["--max-new-tokens", "4"][..], "t.parquet"), ("embed", &["--embeddings"], "e")] {
+    for (stage, plan_flags, out) in [("caption", &["--max-new-tokens", "4"][..], "t.parquet"), ("embed", &["--embeddings"], "e")]
+    {
         let single = at("single").join(out);
         let mut command = clipcap();
         command.args([stage, "--quiet", "--threads", "1", "--model"]).arg(&bundle).arg("--out").arg(&single);
@@ -56,9 +57,13 @@ fn slurm_and_parallel_finish_jobs_of_captions_and_of_embeddings() {
             let merged = at(launcher).join(out);
             let mut launch = Command::new("bash");
             launch.arg(checkout().join("scripts/engines").join(launcher)).arg(&job).arg(&merged).arg(flag);
-            launch.env("PATH", &path).env("CLIPCAP", env!("CARGO_BIN_EXE_clipcap")).env("CLIPCAP_RUNTIME", checkout().join("runtime"));
+            launch
+                .env("PATH", &path)
+                .env("CLIPCAP", env!("CARGO_BIN_EXE_clipcap"))
+                .env("CLIPCAP_RUNTIME", checkout().join("runtime"));
             run(launch.env_remove("SLURM_ARRAY_TASK_ID").env_remove("JOB_COMPLETION_INDEX"), 0);
-            let table = |path: &Path| fs::read(if stage == "embed" { path.join("part-00000.parquet") } else { path.into() }).unwrap();
+            let table =
+                |path: &Path| fs::read(if stage == "embed" { path.join("part-00000.parquet") } else { path.into() }).unwrap();
             assert!(table(&merged) == table(&single), "{stage} {launcher}");
         }
     }

@@ -50,3 +50,5 @@ mod stats;
 mod systems;
 mod train;
 mod train_resume;
+#[cfg(feature = "remote")]
+mod web_servers;

@@ -12,16 +12,16 @@ use crate::common::proxy::{Proxy, S3Fs};
 use crate::common::s3::{Fault, S3, SECRET, environment};
 use crate::common::{beside, clipcap, columns, run, scenes, tiny_bundle};
 
-struct World {
-    folder: tempfile::TempDir,
-    s3: S3,
-    bundle: PathBuf,
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub s3: S3,
+    pub bundle: PathBuf,
     /// Pictures in folders, files that fail and files that are none.
-    photos: PathBuf,
+    pub photos: PathBuf,
 }
 
 impl World {
-    fn new(pictures: u32) -> Self {
+    pub fn new(pictures: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (bundle, photos) = (tiny_bundle(folder.path()), scenes(folder.path(), pictures));
         for (number, entry) in fs::read_dir(&photos).unwrap().flatten().enumerate().collect::<Vec<_>>() {
@@ -41,11 +41,11 @@ impl World {
         Self { folder, s3, bundle, photos }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = clipcap();
         let (name, words) = words.split_first().unwrap();
         command.arg(name).args(["--quiet", "--model"]).arg(&self.bundle).args(words);
@@ -53,7 +53,7 @@ impl World {
         command
     }
 
-    fn caption(&self, paths: &[PathBuf], out: &str, status: i32) -> Output {
+    pub fn caption(&self, paths: &[PathBuf], out: &str, status: i32) -> Output {
         let mut command = self.command(&["caption"]);
         let output = run(command.args(paths).args(["--max-new-tokens", "4", "--out"]).arg(self.at(out)), status);
         assert!(!String::from_utf8_lossy(&output.stderr).contains(SECRET));
@@ -62,7 +62,7 @@ impl World {
 }
 
 /// Tables and errors of an output's folder.
-fn tables(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn tables(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -78,7 +78,7 @@ fn tables(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     all.into_iter().filter(|(name, _)| !name.ends_with("manifest.json")).collect()
 }
 
-fn pack(folder: &Path, flags: &[&str], tar: &Path) {
+pub fn pack(folder: &Path, flags: &[&str], tar: &Path) {
     let mut command = Command::new("tar");
     run(command.args(flags).arg("-cf").arg(tar).args(["--sort=name", "--mtime=@0", "-C"]).arg(folder).arg("."), 0);
 }

@@ -7,6 +7,7 @@ use crate::dataset::tar::expanded;
 use crate::dataset::wanted::Wanted;
 use crate::image::Limits;
 use crate::pipeline::ImageReading;
+use crate::remote;
 
 /// How image files are read.
 #[derive(clap::Args)]
@@ -72,17 +73,21 @@ impl FileArgs {
 
 /// Parquet files that hold images, with patterns expanded; None where the paths are no such files.
 pub(in crate::cli) fn parquet_source(paths: &[PathBuf], column: &str) -> anyhow::Result<Option<Vec<PathBuf>>> {
-    let is_parquet = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "parquet");
+    let is_parquet = |path: &PathBuf| {
+        let shown = PathBuf::from(remote::shown(path));
+        shown.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"))
+    };
     if !paths.iter().any(is_parquet) {
         return Ok(None);
     }
     if let Some(other) = paths.iter().find(|path| !is_parquet(path)) {
-        let message = format!("{}: Parquet files (with a column {column} of images) are read by themselves", other.display());
+        let message =
+            format!("{}: Parquet files (with a column {column} of images) are read by themselves", remote::shown(other));
         return Err(BadUsage(message).into());
     }
     let mut files = Vec::new();
     for path in paths {
-        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", path.display())))?);
+        files.extend(expanded(path).map_err(|error| BadUsage(format!("{}: {error}", remote::shown(path))))?);
     }
     Ok(Some(files))
 }

@@ -21,6 +21,7 @@ mod table;
 mod text;
 mod webdataset;
 
+use crate::remote;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -127,9 +128,9 @@ impl FromStr for Columns {
 /// Why a caption file could not be read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptionError {
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", remote::shown(path))]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", remote::shown(path))]
     Layout { path: PathBuf, message: String },
     #[error(transparent)]
     Table(#[from] crate::table::TableError),

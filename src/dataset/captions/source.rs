@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{CaptionError, Translation};
+use crate::remote;
 
 /// A name for each file, in the files' order: the file name, or as many of the last parts of its path as tell it from the others.
 pub fn source_names(paths: &[PathBuf]) -> Result<Vec<String>, CaptionError> {
@@ -15,12 +16,16 @@ pub fn source_names(paths: &[PathBuf]) -> Result<Vec<String>, CaptionError> {
                 .map(|count| (count, tail(at, count)))
                 .find(|(count, name)| (0..paths.len()).all(|other| other == at || tail(other, *count) != *name))
                 .map(|(_, name)| name)
-                .ok_or_else(|| CaptionError::Twice(paths[at].display().to_string()))
+                .ok_or_else(|| CaptionError::Twice(remote::shown(&paths[at])))
         })
         .collect()
 }
 
 fn parts(path: &Path) -> Vec<String> {
+    if remote::is_url(path) {
+        let name = remote::name_of(path);
+        return String::from_utf8_lossy(&name).split('/').filter(|part| !part.is_empty()).map(str::to_string).collect();
+    }
     // One file under two spellings is the same file.
     let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     full.components()

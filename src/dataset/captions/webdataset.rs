@@ -10,7 +10,7 @@ use super::columns::CAPTION_NAMES;
 use super::elements::MAX_ELEMENT_BYTES;
 use super::json::{self, ObjectLayout};
 use super::python;
-use crate::dataset::listing::image_path;
+use crate::dataset::listing::{image_path, last_part};
 use crate::dataset::naming::{image_id, without_extension};
 use crate::dataset::tar::{Member, MemberKind, Tar, TarError, inner_path};
 use crate::files::ContentHash;
@@ -31,7 +31,7 @@ pub struct WebDataset {
 /// # Errors
 /// The file cannot be opened. One that is damaged on the way has a bad line for what is missing.
 pub fn read(path: &Path, layout: &ObjectLayout) -> std::io::Result<WebDataset> {
-    let name = path.file_name().map(|name| image_path(std::os::unix::ffi::OsStrExt::as_bytes(name))).unwrap_or_default();
+    let name = last_part(path).map(|name| image_path(&name)).unwrap_or_default();
     let mut reader = Reader { name, layout, hasher: Sha256::new(), batches: Vec::new(), batch: Batch::default(), bytes: 0 };
     let mut tar = Tar::open(path)?;
     let mut sample = Sample::default();

@@ -195,11 +195,39 @@ mod tests {
     fn no_two_lines_have_one_id_and_a_line_that_is_there_twice_counts_once() {
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("list.txt");
-        let names = ["a.jpg", "a.jpg?sig=2", "a", "b.jpg", "b.jpg", "b.jpg", "b.png", "c.jpg.png", "c.jpg", "c.gif", "d", "d", "e.jpg?w=1", "e.jpg?w=2", "f.JPG"];
+        let names = [
+            "a.jpg",
+            "a.jpg?sig=2",
+            "a",
+            "b.jpg",
+            "b.jpg",
+            "b.jpg",
+            "b.png",
+            "c.jpg.png",
+            "c.jpg",
+            "c.gif",
+            "d",
+            "d",
+            "e.jpg?w=1",
+            "e.jpg?w=2",
+            "f.JPG",
+        ];
         std::fs::write(&list, names.map(|name| format!("https://h/{name}\n")).concat()).unwrap();
         let (entries, repeated) = listed(&list);
         let ids: Vec<_> = entries.iter().map(|(path, id, _)| format!("{path} {id}").replace("h/", "")).collect();
-        let wanted = ["a.jpg a.jpg", "a a", "b.jpg b", "b.png b.png", "c.jpg.png c.jpg.png", "c.jpg c", "c.gif c.gif", "d d", "e.jpg?w=1 e.jpg?w=1", "e.jpg?w=2 e.jpg?w=2", "f.JPG f"];
+        let wanted = [
+            "a.jpg a.jpg",
+            "a a",
+            "b.jpg b",
+            "b.png b.png",
+            "c.jpg.png c.jpg.png",
+            "c.jpg c",
+            "c.gif c.gif",
+            "d d",
+            "e.jpg?w=1 e.jpg?w=1",
+            "e.jpg?w=2 e.jpg?w=2",
+            "f.JPG f",
+        ];
         assert_eq!((ids, repeated), (wanted.map(String::from).into(), 4));
     }
 }

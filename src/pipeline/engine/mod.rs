@@ -22,6 +22,7 @@ mod writer;
 pub use compute::{Compute, Input, concatenated};
 pub use earlier::{EarlierResults, ResultCheck};
 pub use entry::{Content, Entry, Prepare, Prepared};
+pub use gate::Turns;
 pub use index::{Index, ShardReader};
 pub use prepare::{Decode, ImageReading, PassEmbeddings};
 pub use record::{Record, Value};

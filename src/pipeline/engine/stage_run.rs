@@ -181,7 +181,7 @@ impl StageRun<'_> {
         before: &Before,
         finished: Finished<OutputAndErrors<K>>,
     ) -> Result<Report> {
-        let Finished { counts, total, timings, sink } = finished;
+        let Finished { counts, missing, total, timings, sink } = finished;
         let Some(OutputAndErrors { output, errors, check }) = sink else {
             return Ok(Report { counts, total, lost: Lost::default(), timings, complete: false });
         };
@@ -189,9 +189,9 @@ impl StageRun<'_> {
         // Of a job's shard, others have the images.
         let may_be_empty = matches!(self.run.source, Source::Planned(..));
         if counts.succeeded - counts.kept + counts.failed == 0 && !may_be_empty {
-            let mut more = match counts.unlisted {
-                0 => String::new(),
-                folders => format!("; {folders} folders could not be listed: is there permission to read them?"),
+            let mut more = match missing {
+                None => String::new(),
+                Some(first) => format!("; {} folders or tars could not be read: {first}", counts.unlisted),
             };
             if !earlier.is_empty() {
                 more += &format!("; the results of {} images from before stay as they are", earlier.len());

@@ -88,6 +88,8 @@ pub type Counter<'a> = Box<dyn FnOnce(&AtomicU64, &AtomicBool) + Send + 'a>;
 /// How a stream ended.
 pub struct Finished<S> {
     pub counts: Counts,
+    /// The first folder or tar whose content cannot be listed, and why.
+    pub missing: Option<String>,
     /// How many files there are, where they were all counted.
     pub total: Option<u64>,
     pub timings: Timings,
@@ -138,7 +140,7 @@ impl Stream<'_> {
         let (counted, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let threads = self.options.reading_threads.max(1);
         let (budget, turns) = (Budget::new(BYTES_LISTED), Turns::new(self.options.decoding_threads));
-        let (counts, sink) = thread::scope(|scope| {
+        let (counts, missing, sink) = thread::scope(|scope| {
             let (tasks_in, tasks) = bounded::<ReadTask<C::Value>>(threads);
             let (upcoming_in, upcoming) = bounded::<Upcoming<C::Value>>(self.options.prefetch_images.max(threads));
             let (windows_in, windows) = bounded::<FinishedWindow<C::Value>>(WINDOWS_UNDERWAY - 3);
@@ -164,9 +166,9 @@ impl Stream<'_> {
             stop.store(true, Ordering::SeqCst);
             let written = writer.join().unwrap_or_else(|_| Err(anyhow!("the writer ended unexpectedly")));
             // Where the writer failed, the model's thread only met a closed channel: the writer's error is the one to tell.
-            let (counts, sink) = written?;
+            let (counts, missing, sink) = written?;
             let complete = computed?;
-            anyhow::Ok((counts, complete.then_some(sink)))
+            anyhow::Ok((counts, missing, complete.then_some(sink)))
         })?;
         let listed = listed.load(Ordering::SeqCst);
         if sink.is_some() && counts.found() + counts.unlisted != listed {
@@ -175,7 +177,7 @@ impl Stream<'_> {
             );
         }
         let total = counted.load(Ordering::SeqCst).then(|| total.load(Ordering::SeqCst));
-        Ok(Finished { counts, total, timings: Timings::of(&watches, start.elapsed(), threads), sink })
+        Ok(Finished { counts, missing, total, timings: Timings::of(&watches, start.elapsed(), threads), sink })
     }
 
     fn list<'a, V: Value>(

@@ -31,14 +31,16 @@ pub struct Writer<'a, S> {
     counts: Counts,
     /// Images whose result came about in this run, failed ones among them.
     worked: u64,
+    /// The first folder or tar whose content cannot be listed, and why.
+    missing: Option<String>,
 }
 
 impl<'a, S> Writer<'a, S> {
     pub fn new(sink: S, progress: Progress<'a>, watches: &'a Stopwatches) -> Self {
-        Self { sink, progress, watches, counts: Counts::default(), worked: 0 }
+        Self { sink, progress, watches, counts: Counts::default(), worked: 0, missing: None }
     }
 
-    pub fn run<V: Value>(mut self, windows: Receiver<FinishedWindow<V>>) -> Result<(Counts, S)>
+    pub fn run<V: Value>(mut self, windows: Receiver<FinishedWindow<V>>) -> Result<(Counts, Option<String>, S)>
     where
         S: Sink<V>,
     {
@@ -47,7 +49,7 @@ impl<'a, S> Writer<'a, S> {
             watches.writing.time(|| self.write(window))?;
             self.progress.tell(&self.counts, self.worked);
         }
-        Ok((self.counts, self.sink))
+        Ok((self.counts, self.missing, self.sink))
     }
 
     fn write<V: Value>(&mut self, window: FinishedWindow<V>) -> Result<()>
@@ -84,7 +86,10 @@ impl<'a, S> Writer<'a, S> {
                     self.counts.computed_weight += self.sink.weight(value);
                 }
             }
-            Err(_) if matches!(entry.content, Content::Unlisted(_)) => self.counts.unlisted += 1,
+            Err(failure) if matches!(entry.content, Content::Unlisted(_)) => {
+                self.counts.unlisted += 1;
+                self.missing.get_or_insert_with(|| format!("{}: {}", entry.image_path, failure.message));
+            }
             Err(failure) => {
                 self.counts.failed += 1;
                 let known = failure.reason.parse::<Reason>().ok();

@@ -17,6 +17,7 @@ use crate::files::ContentHash;
 use crate::image::{Limits, read};
 use crate::pipeline::sources::StoredImages;
 use crate::pipeline::{Content, Entry};
+use crate::remote;
 use crate::table::{self, ParquetSink};
 
 const FORMAT: &str = "images/1";
@@ -58,7 +59,7 @@ fn schema() -> SchemaRef {
 
 /// A file's columns of these names, so many rows at once.
 fn batches(path: &Path, columns: &[&str], rows: usize) -> Result<ParquetRecordBatchReader> {
-    let context = || format!("cannot read {}", path.display());
+    let context = || format!("cannot read {}", remote::shown(path));
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).with_context(context)?).with_context(context)?;
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
     builder.with_projection(mask).with_batch_size(rows).build().with_context(context)
@@ -93,10 +94,11 @@ impl StoredImageWriter {
             Content::File { path, .. } => {
                 // Limits were checked when it was first read.
                 let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-                let bytes =
-                    read(path, &limits).with_context(|| format!("cannot read {} again to save it", path.display()))?.into_bytes();
+                let bytes = read(path, &limits)
+                    .with_context(|| format!("cannot read {} again to save it", remote::shown(path)))?
+                    .into_bytes();
                 if ContentHash::of(&bytes) != *sha256 {
-                    bail!("{} was changed while the images were embedded: give the same command again", path.display());
+                    bail!("{} was changed while the images were embedded: give the same command again", remote::shown(path));
                 }
                 bytes
             }

@@ -99,11 +99,11 @@ impl Item {
         let place = located.find(&self.image_path).map_err(as_stage_failure)?;
         let bytes = place.read(limits).map_err(as_stage_failure)?;
         match &self.sha256 {
-            Some(sha256) if *sha256 != ContentHash::of(&bytes).to_string() => Err(as_stage_failure(ImageFailure::new(
+            Some(sha256) if *sha256 != ContentHash::of(&*bytes).to_string() => Err(as_stage_failure(ImageFailure::new(
                 Reason::Vanished,
                 "the file was changed since it was captioned: caption it again",
             ))),
-            _ => Ok(bytes),
+            _ => Ok(bytes.into_bytes()),
         }
     }
 

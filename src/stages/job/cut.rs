@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk};
+use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk, image_path, last_part};
 use crate::dataset::wanted::MemberFilter;
 use crate::pipeline::job::{JobFolder, PlannedCounts, PlannedShard, Stopped, write_listing};
 use crate::pipeline::sources::count_in;
@@ -23,7 +23,7 @@ pub(super) const NOTED_EVERY: Duration = Duration::from_secs(2);
 /// Parquet files as a listing has them.
 pub(super) fn tables<'a>(files: &'a [PathBuf], column: &'a str) -> impl Iterator<Item = Entry> + 'a {
     files.iter().map(move |path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = last_part(path).map(|name| image_path(&name)).unwrap_or_default();
         Entry { path: path.clone(), image_path: name, image_id: column.into(), kind: Kind::Parquet, version: None }
     })
 }

@@ -293,7 +293,7 @@ impl Merged {
         let errors = Some(self.output.errors()).filter(|errors| self.outcome != Outcome::Interrupted && errors.is_file());
         let mut text = format!("{found} files: {succeeded} {done}, {failed} failed, {skipped} not images\n");
         if unlisted > 0 {
-            text += &format!("{unlisted} folders could not be listed: what they hold is missing\n");
+            text += &format!("{unlisted} folders or tars could not be read to the end: the errors table says why\n");
         }
         if self.counts.damaged > 0 {
             text += &format!("{} of the captioned images are damaged (column damaged)\n", self.counts.damaged);

@@ -6,8 +6,8 @@ use anyhow::Result;
 use image_hasher::{HashAlg, HasherConfig};
 use rayon::prelude::*;
 
-use super::PrepareSettings;
 use super::images::Found;
+use super::{PrepareSettings, decoders};
 use crate::dataset::assemble::Assembled;
 use crate::dataset::duplicates::{Pair, exact, near};
 use crate::dataset::tables::{DuplicateRow, ImageRow};
@@ -57,7 +57,7 @@ fn hashes(
     interrupt: &Interrupt,
 ) -> Vec<Option<u64>> {
     let total = rows.len() as u64;
-    let done = AtomicU64::new(0);
+    let (done, decoders) = (AtomicU64::new(0), decoders());
     rows.par_iter()
         .zip(&set.images)
         .map(|(row, image)| {
@@ -69,6 +69,7 @@ fn hashes(
                 return None;
             }
             let bytes = folder[image.listed?].place.read(&settings.limits).ok()?;
+            let _turn = decoders.take();
             let loaded = load_bytes(&bytes, &settings.limits, true).ok()?;
             let hasher = HasherConfig::with_bytes_type::<[u8; 8]>().hash_alg(HashAlg::Gradient).hash_size(8, 8).to_hasher();
             Some(u64::from_le_bytes(hasher.hash_image(&loaded.pixels).into_inner()))

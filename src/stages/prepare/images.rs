@@ -1,7 +1,7 @@
 //! What is in the folders and tars: every image file read once, hashed, and its header understood.
 
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
@@ -12,7 +12,8 @@ use crate::dataset::wanted::{MemberFilter, Wanted};
 use crate::files::ContentHash;
 use crate::image::{self, Content, Failure, Limits, Reason};
 use crate::pipeline::sources::{Members, Place};
-use crate::pipeline::{self, Interrupt, Reporter, Tick};
+use crate::pipeline::{self, Interrupt, Reporter, Tick, Turns};
+use crate::remote;
 
 /// An image file, good or bad.
 #[derive(Debug, Clone)]
@@ -28,8 +29,8 @@ pub struct Found {
     pub failure: Option<Failure>,
 }
 
-/// Bytes that tell an image from another file.
-const HEAD_BYTES: usize = 64;
+/// Tars that are read from servers at once.
+const TARS_ELSEWHERE: usize = 8;
 
 /// Lists the folders and tars and reads every image in them, on every core. The list's order is kept. Files that are no images are left out.
 pub fn examine(
@@ -49,18 +50,25 @@ pub fn examine(
     let is_counted = entries.iter().all(|entry| entry.kind != Kind::Tar);
     let total = if is_counted { entries.len() as u64 } else { 0 };
     let done = AtomicU64::new(0);
-    let tick = || {
+    let tick = &|| {
         let count = done.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_multiple_of(256) || count == total {
             reporter.tick(&Tick { label: "reading images", done: count, total, ..Tick::default() });
         }
     };
+    // Of each tar elsewhere several parts are in memory.
+    let tars = Turns::new(TARS_ELSEWHERE);
     let found = entries.into_par_iter().flat_map_iter(|entry| -> Box<dyn Iterator<Item = Found>> {
         if interrupt.is_set() {
             return Box::new(std::iter::empty());
         }
         if entry.kind == Kind::Tar {
-            return Box::new(in_tar(&entry, members.clone(), limits, reporter, interrupt).inspect(|_| tick()));
+            let turn = remote::is_url(&entry.path).then(|| tars.take());
+            let members = in_tar(&entry, members.clone(), limits, reporter, interrupt);
+            return Box::new(members.inspect(move |_| {
+                let _until_the_end = &turn;
+                tick();
+            }));
         }
         let found = look_at(entry, limits);
         tick();
@@ -130,7 +138,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
         Kind::Special | Kind::BrokenLink if !called => return None,
         Kind::Special => return Some(failed(Failure::new(Reason::Unreadable, "not a regular file, so it is not opened"))),
         Kind::BrokenLink => return Some(failed(Failure::new(Reason::Vanished, "a symbolic link to nothing"))),
-        Kind::File if !called && !begins_like_an_image(&path) => return None,
+        Kind::File if !called && !image::begins_like_an_image(&path) => return None,
         Kind::File => {}
     }
     Some(match image::read(&path, limits) {
@@ -147,12 +155,4 @@ fn with_bytes(found: Found, bytes: &[u8], limits: &Limits) -> Found {
         Err(failure) => (None, Some(failure)),
     };
     Found { content: Some(content), size, failure, ..found }
-}
-
-/// A regular file under another name that is an image all the same.
-fn begins_like_an_image(path: &Path) -> bool {
-    use std::io::Read;
-    let mut head = Vec::with_capacity(HEAD_BYTES);
-    let read = std::fs::File::open(path).and_then(|file| file.take(HEAD_BYTES as u64).read_to_end(&mut head));
-    read.is_ok() && image::sniff(&head).is_some()
 }

@@ -8,12 +8,14 @@ use arrow::array::{Array, Float32Array, StringArray};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::decoders;
 use super::images::Found;
 use super::scored::Known;
 use crate::dataset::assemble::{Assembled, Place};
 use crate::dataset::tables::write_captions;
 use crate::files::ContentHash;
-use crate::pipeline::{Content, Decode, Entry, Interrupt, Prepare, Prepared, Reporter, Tick};
+use crate::pipeline::{Content, Decode, Entry, Interrupt, Prepare, Prepared, Reporter, Tick, Turns};
+use crate::remote;
 use crate::stages::score::{Scorer, exact, fit, rounded};
 use crate::table;
 
@@ -59,7 +61,7 @@ pub fn compute(
     interrupt: &Interrupt,
 ) -> Result<Option<Scores>> {
     let mut scores = Scores { all: vec![None; set.places.len()], unread: 0 };
-    let pictures = pictured(set, folder);
+    let (pictures, decoders) = (pictured(set, folder), decoders());
     let (mut done, total) = (0, set.places.len() as u64);
     for some in pictures.chunks(scorer.max_images()) {
         if interrupt.is_set() {
@@ -68,7 +70,7 @@ pub fn compute(
         let is_open =
             |picture: &&Pictured| picture.captions.iter().any(|&at| known.get(picture.sha256, set.caption(at)).is_none());
         let open: Vec<&Pictured> = some.iter().filter(is_open).collect();
-        let prepared: Vec<Option<Prepared>> = open.par_iter().map(|picture| prepare(picture.file, decode)).collect();
+        let prepared: Vec<Option<Prepared>> = open.par_iter().map(|picture| prepare(picture.file, decode, &decoders)).collect();
         let (mut ready, mut pixels) = (vec![], vec![]);
         for (picture, prepared) in open.into_iter().zip(prepared) {
             match prepared {
@@ -77,7 +79,7 @@ pub fn compute(
                     pixels.extend(data);
                 }
                 Some(Prepared::Input { .. }) => {
-                    bail!("{}: changed since it was listed: run prepare again", picture.file.place.path().display())
+                    bail!("{}: changed since it was listed: run prepare again", remote::shown(picture.file.place.path()))
                 }
                 _ => scores.unread += 1,
             }
@@ -122,8 +124,10 @@ fn pictured<'a>(set: &Assembled, folder: &'a [Found]) -> Vec<Pictured<'a>> {
 }
 
 /// None where the file cannot be read any more.
-fn prepare(file: &Found, decode: &Decode) -> Option<Prepared> {
-    let content = Content::Bytes(file.place.read(&decode.reading.limits).ok()?.into());
+fn prepare(file: &Found, decode: &Decode, decoders: &Turns) -> Option<Prepared> {
+    let (bytes, _share) = file.place.read(&decode.reading.limits).ok()?.into_parts();
+    let content = Content::Bytes(bytes.into());
+    let _turn = decoders.take();
     let entry = Entry { image_path: file.image_path.clone(), image_id: file.image_id.clone(), content };
     Some(decode.prepare(&entry, &mut |_| false))
 }

@@ -11,6 +11,7 @@ use crate::files::ContentHash;
 use crate::image::Limits;
 use crate::pipeline::sources::Place;
 use crate::pipeline::{Interrupt, Reporter, Tick};
+use crate::remote;
 
 /// A shard ends when its images hold this many bytes.
 const SHARD_BYTES: i64 = 512 << 20;
@@ -72,11 +73,11 @@ pub fn write(
 fn read_again(row: &ImageRow, place: &Place, limits: &Limits) -> Result<Vec<u8>> {
     let path = place.path();
     let bytes = match place.read(limits) {
-        Ok(bytes) => bytes,
-        Err(failure) => bail!("{}: {} since it was listed: run prepare again", path.display(), failure.reason.as_str()),
+        Ok(bytes) => bytes.into_bytes(),
+        Err(failure) => bail!("{}: {} since it was listed: run prepare again", remote::shown(path), failure.reason.as_str()),
     };
     if row.sha256 != Some(ContentHash::of(&bytes)) {
-        bail!("{}: changed since it was listed: run prepare again", path.display());
+        bail!("{}: changed since it was listed: run prepare again", remote::shown(path));
     }
     Ok(bytes)
 }

@@ -21,6 +21,8 @@ pub enum Fault {
     Slow(u64),
     /// A tenth of the answer after each so many milliseconds.
     Drops(u64),
+    /// The object as a whole, whatever part was asked for.
+    Whole,
 }
 
 /// From a request's number, its method and its key (`KEY@START` for a range) to what it meets.
@@ -122,7 +124,7 @@ fn serve(stream: TcpStream, bucket: &Mutex<Bucket>, faults: &Mutex<Faults>, requ
     stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
-    while let Some(request) = request(&mut reader) {
+    while let Some(mut request) = request(&mut reader) {
         let number = requests.fetch_add(1, Ordering::SeqCst);
         let faults = faults.lock().unwrap().clone();
         // Of a range, where it begins is told behind the key.
@@ -131,6 +133,10 @@ fn serve(stream: TcpStream, bucket: &Mutex<Bucket>, faults: &Mutex<Faults>, requ
         let fault = faults(number, &request.method, &place);
         let answer = match fault {
             Fault::Status(status) => answer(status, &[], b"<Error><Code>SlowDown</Code></Error>"),
+            Fault::Whole => {
+                request.headers.remove("range");
+                handle(&request, &mut bucket.lock().unwrap())
+            }
             _ => handle(&request, &mut bucket.lock().unwrap()),
         };
         if let Fault::Slow(milliseconds) = fault {

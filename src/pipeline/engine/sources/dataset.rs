@@ -1,6 +1,5 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use crate::files::numbered_in;
 use crate::image::{self, Limits, Reason};
 use crate::pipeline::artifact::Failure;
 use crate::pipeline::engine::{Content, Entry};
+use crate::remote;
 use crate::table::{self, TableFile};
 
 /// Rows read at once: each holds a whole image file.
@@ -41,7 +41,7 @@ impl StoredImages {
             let info = parquet_info(file, None)?;
             if info.schema.field_with_name(column).is_err() {
                 let names: Vec<&str> = info.schema.fields().iter().map(|field| field.name().as_str()).collect();
-                bail!("{}: no column {column}; it has {} (--image-column names another)", file.display(), names.join(", "));
+                bail!("{}: no column {column}; it has {} (--image-column names another)", remote::shown(file), names.join(", "));
             }
             num_rows += info.num_rows;
         }
@@ -127,7 +127,7 @@ impl DatasetFiles {
         let content = match self.located.find(&image_path) {
             Ok(Place::File(path)) => return file_entry(path, image_path, image_id),
             // Members come from front to back where the dataset was made of tars.
-            Ok(member) => member.read(&self.limits).map(|bytes| Content::Bytes(bytes.into())),
+            Ok(member) => member.read(&self.limits).map(|bytes| Content::Bytes(bytes.into_bytes().into())),
             Err(failure) => Err(failure),
         };
         let failed = |failure: image::Failure| {
@@ -148,7 +148,7 @@ pub(super) fn or_error(
 
 /// The images in a Parquet file.
 pub(super) fn rows_of(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let context = || format!("cannot read {}", path.display());
+    let context = || format!("cannot read {}", remote::shown(path));
     let builder = ParquetRecordBatchReaderBuilder::try_new(TableFile::open(path)?).with_context(context)?;
     let batches = builder.with_batch_size(ROWS_AT_ONCE).build().with_context(context)?;
     let (path, column) = (path.to_path_buf(), column.to_string());
@@ -160,7 +160,7 @@ pub(super) fn rows_of(path: &Path, column: &str) -> Result<impl Iterator<Item = 
             entries_of(&batch, &path, &column, first_row)
         }) {
             Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error.context(format!("cannot read {}", path.display())))],
+            Err(error) => vec![Err(error.context(format!("cannot read {}", remote::shown(&path))))],
         }
     }))
 }
@@ -175,7 +175,7 @@ fn entries_of(batch: &RecordBatch, path: &Path, column: &str, first_row: usize) 
         None => (images, None),
     };
     let paths = table::column::<StringArray>(batch, "image_path", path).ok().or(names);
-    let file = path.file_name().map(|name| listing::image_path(name.as_bytes())).unwrap_or_default();
+    let file = listing::last_part(path).map(|name| listing::image_path(&name)).unwrap_or_default();
     let ids = table::column::<StringArray>(batch, "image_id", path).ok();
     let mut entries = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {

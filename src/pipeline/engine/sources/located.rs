@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use crate::dataset::listing::relative_path;
+use crate::dataset::listing::{last_part, relative_path};
 use crate::dataset::tar::{Extent, Tar, TarIndex, called_a_tar, expanded};
 use crate::image::{Failure, Limits, Reason, read};
 use crate::remote::Held;
@@ -36,10 +36,10 @@ impl Place {
     ///
     /// # Errors
     /// As [`read`].
-    pub fn read(&self, limits: &Limits) -> Result<Vec<u8>, Failure> {
+    pub fn read(&self, limits: &Limits) -> Result<Held, Failure> {
         let (index, extent);
         match self {
-            Self::File(path) => return read(path, limits).map(Held::into_bytes),
+            Self::File(path) => return read(path, limits),
             Self::Member { tar, extent: at } => (index, extent) = (MemberOf::File(tar), *at),
             Self::Packed { tar, inner } => {
                 let unpacked = unpacked(tar).map_err(|error| Failure::from_io(&error))?;
@@ -54,7 +54,7 @@ impl Place {
             MemberOf::File(tar) => extent.read(tar),
             MemberOf::Unpacked(tar) => tar.read(extent),
         };
-        bytes.map_err(|error| match error.kind() {
+        bytes.map(Held::of_file).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Failure::new(Reason::Truncated, error.to_string()),
             _ => Failure::from_io(&error),
         })
@@ -132,7 +132,10 @@ impl Located {
         let mut parts = relative.components();
         let first = parts.next().map(|part| part.as_os_str());
         let rest = parts.as_path();
-        let named = |first: Option<&OsStr>| self.roots.iter().find(|root| root.file_name() == first);
+        let named = |first: Option<&OsStr>| {
+            let first = first.map(OsStr::as_bytes);
+            self.roots.iter().find(|root| last_part(root).ok().as_deref() == first)
+        };
         match &self.roots[..] {
             [only] if !called_a_tar(only) || only.is_dir() => Ok(Place::File(only.join(&relative))),
             _ => match named(first) {
@@ -188,16 +191,16 @@ mod tests {
         assert_eq!(one.find("a/b.png").unwrap(), Place::File(at("photos/a/b.png")));
         let all = Located::new(&[at("set-{0..0}.tar"), at("set-1.tar.gz"), at("set-2.tgz"), at("photos")]).unwrap();
         assert_eq!(all.find("photos/b.png").unwrap(), Place::File(at("photos/b.png")));
-        assert_eq!(all.find("set-0.tar/a/1.png").unwrap().read(&limits).unwrap(), b"one");
+        assert_eq!(all.find("set-0.tar/a/1.png").unwrap().read(&limits).unwrap().into_bytes(), b"one");
         let reason = |path: &str| all.find(path).unwrap_err().reason;
         assert_eq!(reason("set-0.tar/a/2.png"), Reason::Vanished);
         assert_eq!(reason("elsewhere/2.png"), Reason::Unreadable);
         assert_eq!(reason("set-0.tar/../../etc/passwd"), Reason::Unreadable);
         assert!(all.find("set-1.tar.gz/1.png").unwrap().read(&limits).is_err());
-        assert_eq!(all.find("set-2.tgz/1.png").unwrap().read(&limits).unwrap_err().reason, Reason::Vanished);
-        assert_eq!(all.find("set-2.tgz/a/1.png").unwrap().read(&limits).unwrap(), b"one");
+        assert_eq!(all.find("set-2.tgz/1.png").unwrap().read(&limits).err().unwrap().reason, Reason::Vanished);
+        assert_eq!(all.find("set-2.tgz/a/1.png").unwrap().read(&limits).unwrap().into_bytes(), b"one");
         let tar = Located::new(&[at("set-0.tar")]).unwrap();
         let small = Limits { max_bytes: 2, ..limits };
-        assert_eq!(tar.find("set-0.tar/a/1.png").unwrap().read(&small).unwrap_err().reason, Reason::TooLarge);
+        assert_eq!(tar.find("set-0.tar/a/1.png").unwrap().read(&small).err().unwrap().reason, Reason::TooLarge);
     }
 }
