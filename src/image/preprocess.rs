@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::decode::{Area, Decoded};
 pub use super::resize::Filter;
 use super::resize::{self, Axis};
+
+mod file;
+
+use file::{File, Sides};
 
 /// How large a picture is made before the crop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,55 +289,6 @@ fn table(settings: &Settings, channel: usize) -> [f32; 256] {
         let value = settings.rescale_factor.map_or(byte as f32, |factor| (byte as f64 * factor) as f32);
         settings.normalize.map_or(value, |n| (value - n.mean[channel]) / n.std[channel])
     })
-}
-
-#[derive(Deserialize)]
-struct File {
-    do_resize: Option<bool>,
-    size: Option<Sides>,
-    resample: Option<Value>,
-    do_center_crop: Option<bool>,
-    crop_size: Option<Sides>,
-    do_rescale: Option<bool>,
-    rescale_factor: Option<f64>,
-    do_normalize: Option<bool>,
-    image_mean: Option<Vec<f32>>,
-    image_std: Option<Vec<f32>>,
-}
-
-/// A size as any release writes it; a bare number is a short side.
-#[derive(Debug, Deserialize)]
-#[serde(from = "SidesForm")]
-struct Sides {
-    shortest_edge: Option<u32>,
-    longest_edge: Option<u32>,
-    height: Option<u32>,
-    width: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SidesForm {
-    Number(u32),
-    Names { shortest_edge: Option<u32>, longest_edge: Option<u32>, height: Option<u32>, width: Option<u32> },
-}
-
-impl From<SidesForm> for Sides {
-    fn from(form: SidesForm) -> Self {
-        match form {
-            SidesForm::Number(edge) => Self { shortest_edge: Some(edge), longest_edge: None, height: None, width: None },
-            SidesForm::Names { shortest_edge, longest_edge, height, width } => {
-                Self { shortest_edge, longest_edge, height, width }
-            }
-        }
-    }
-}
-
-impl Sides {
-    fn unknown(&self, key: &'static str) -> PreprocessError {
-        let expected = "a number, {\"shortest_edge\": N} or {\"height\": H, \"width\": W}";
-        PreprocessError::Value { key, found: format!("{self:?}"), expected }
-    }
 }
 
 #[cfg(test)]

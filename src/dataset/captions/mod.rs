@@ -4,6 +4,7 @@
 
 mod batch;
 mod cells;
+mod coco;
 mod columns;
 mod detect;
 mod elements;

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::batch::{Bad, Batch, Row, Take};
+use super::coco::CocoImages;
 use super::elements::{Element, Scanner};
 use super::encoding::{self, Decoded, Encoding};
 use super::json::{self, ObjectLayout};
@@ -182,7 +183,7 @@ impl FileReader<'_> {
         let mut scanner = Scanner::new();
         let mut pending: Vec<Element> = Vec::new();
         let mut images: Vec<Element> = Vec::new();
-        let mut coco = json::CocoImages::default();
+        let mut coco = CocoImages::default();
         let mut image_bad = Batch::default();
         let mut ended = false;
         self.parse_runs(
