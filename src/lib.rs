@@ -30,7 +30,7 @@ pub(crate) mod html;
 pub mod image;
 pub(crate) mod metrics;
 pub mod models;
-pub mod onnx;
+pub(crate) mod onnx;
 pub mod pipeline;
 pub(crate) mod random;
 // Without the feature its stand-in answers for everything, and much of it is not asked.

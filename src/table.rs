@@ -18,7 +18,7 @@ use crate::remote;
 
 mod file;
 
-pub use file::TableFile;
+pub(crate) use file::TableFile;
 
 /// The key in manifests, ledgers and Parquet footers that says `KIND/MAJOR`.
 pub const FORMAT_KEY: &str = "clipcap.format";
@@ -42,25 +42,77 @@ pub fn configs(tables: &[(&str, &str)]) -> String {
 /// What can be wrong with a table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
+    /// The file cannot be opened, or its finished bytes cannot be put in its place.
     #[error("{}: {source}", remote::shown(path))]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The table.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// What is there is no Parquet file, or not a whole one.
     #[error("{}: not a readable Parquet file ({source})", remote::shown(path))]
-    Parquet { path: PathBuf, source: parquet::errors::ParquetError },
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The Parquet reader's reason.
+        source: parquet::errors::ParquetError,
+    },
+    /// A checksum in the file is not that of its bytes.
     #[error("{}: damaged: its bytes are not those that were written (a bad disk or a power cut)", remote::shown(path))]
-    Damaged { path: PathBuf },
+    Damaged {
+        /// The table.
+        path: PathBuf,
+    },
+    /// Rows cannot be written.
     #[error("{}: cannot write it ({source})", remote::shown(path))]
-    Write { path: PathBuf, source: parquet::errors::ParquetError },
+    Write {
+        /// The table that was to be.
+        path: PathBuf,
+        /// The Parquet writer's reason: a full disk, most often.
+        source: parquet::errors::ParquetError,
+    },
+    /// The rows of a file that opens cannot be read.
     #[error("{}: {source}", remote::shown(path))]
-    Arrow { path: PathBuf, source: arrow::error::ArrowError },
+    Arrow {
+        /// The file.
+        path: PathBuf,
+        /// Arrow's reason.
+        source: arrow::error::ArrowError,
+    },
+    /// A newer clipcap wrote the file.
     #[error(
         "{}: this file says {found}, and this clipcap reads {wanted}: use the clipcap that wrote it, or a newer one",
         remote::shown(path)
     )]
-    Version { path: PathBuf, found: String, wanted: String },
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its format, `KIND/MAJOR`.
+        found: String,
+        /// The newest format that is read here.
+        wanted: String,
+    },
+    /// The file is a table of another kind: a caption table where a dataset is needed.
     #[error("{}: this is {found} (`KIND/VERSION`), and not {wanted}", remote::shown(path))]
-    Kind { path: PathBuf, found: String, wanted: String },
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// Its format, `KIND/MAJOR`.
+        found: String,
+        /// The format that is needed.
+        wanted: String,
+    },
+    /// A column is not there, or has another type.
     #[error("{}: the column {column} is missing; it has: {}", remote::shown(path), present.join(", "))]
-    MissingColumn { path: PathBuf, column: String, present: Vec<String> },
+    MissingColumn {
+        /// The table.
+        path: PathBuf,
+        /// The column's name.
+        column: String,
+        /// The columns there are, each as `NAME (TYPE)`.
+        present: Vec<String>,
+    },
 }
 
 /// Writes one Parquet file; the final name appears with [`finish`](Self::finish).

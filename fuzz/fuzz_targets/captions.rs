@@ -1,7 +1,7 @@
 //! Caption files of every layout, told by their bytes.
 #![no_main]
 
-use clipcap::dataset::captions::{ReadOptions, read_captions};
+use clipcap::dataset::{ReadOptions, read_captions};
 use clipcap_fuzz::on_disk;
 use libfuzzer_sys::fuzz_target;
 

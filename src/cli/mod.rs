@@ -183,8 +183,10 @@ impl Command {
 }
 
 /// What a command needs besides its own arguments.
-pub struct Context {
+pub(crate) struct Context {
+    /// Owner of stdout and stderr; also what tells of progress.
     pub terminal: Terminal,
+    /// Set by Ctrl-C and SIGTERM.
     pub interrupt: Interrupt,
 }
 

@@ -74,16 +74,42 @@ impl Kind {
 /// Why nothing can be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListingError {
+    /// An empty list of folders and files.
     #[error("no file or folder to list was given")]
     NoRoots,
+    /// A folder or file that was named cannot be listed.
     #[error("{}", unlisted(path, source))]
-    Root { path: PathBuf, source: io::Error },
+    Root {
+        /// It, as it was given.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A path without a name of its own (`/`), which the image paths of several inputs would begin with.
     #[error("{} has no name of its own, which image paths of several folders start with", path.display())]
-    Nameless { path: PathBuf },
+    Nameless {
+        /// It, as it was given.
+        path: PathBuf,
+    },
+    /// Two inputs end in the same name, so that images in both would share their paths.
     #[error("{} and {} are both called {name:?}, so that their files could not be told apart: rename one, or list them one at a time", first.display(), second.display())]
-    SameName { first: PathBuf, second: PathBuf, name: String },
+    SameName {
+        /// The one given first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+        /// The name that both end in.
+        name: String,
+    },
+    /// A list of URLs has a line of another kind.
     #[error("{}, line {line}: not a URL (s3://, gs://, az:// or https://)", file.display())]
-    NotAUrl { file: PathBuf, line: u64 },
+    NotAUrl {
+        /// The list.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+    },
+    /// `--include` or `--exclude` is no pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }

@@ -51,7 +51,9 @@ pub(super) enum Left {
 /// How many files and folders were left out. What a folder holds is not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
+    /// Their names begin with a dot, or they are a system's own (`Thumbs.db`).
     pub hidden: u64,
+    /// `--include` or `--exclude` says so.
     pub by_pattern: u64,
     /// Lines of a list of URLs whose image an earlier line names.
     #[serde(default)]

@@ -71,11 +71,6 @@ impl Generator {
         Picked { count, temperature }
     }
 
-    /// How it decodes.
-    pub fn settings(&self) -> &Settings {
-        &self.rules.settings
-    }
-
     /// Captions all images that `next` hands over, until it returns None; `done` is called once for each image as soon as its captions
     /// are finished, which need not be in list order.
     ///

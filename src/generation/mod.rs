@@ -23,8 +23,10 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use caption::{Caption, FinishReason};
-pub use error::GenerationError;
-pub use generator::{FinishedImage, Generator, Request};
-pub use settings::{Flags, Sampling, Settings, SettingsError, SpecialTokens, Strategy};
-pub use stats::DecodeStats;
+pub(crate) use caption::Caption;
+pub use caption::FinishReason;
+pub(crate) use error::GenerationError;
+pub(crate) use generator::{FinishedImage, Generator, Request};
+pub(crate) use settings::{Flags, SettingsError, SpecialTokens};
+pub use settings::{Sampling, Settings, Strategy};
+pub(crate) use stats::DecodeStats;

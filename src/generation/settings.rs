@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// that does not change a caption (a seed only where something is drawn).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// Greedy, sampling or beam search, with its own numbers.
     pub strategy: Strategy,
     /// Captions an image.
     pub num_captions: usize,
@@ -28,12 +29,15 @@ pub struct Settings {
 pub enum Strategy {
     /// The likeliest token each time; of equals, the lowest id.
     Greedy,
+    /// The next token is drawn, from the seed, the image and the caption's number.
     Sample(Sampling),
     /// Transformers' beam search with `early_stopping=False`. A hypothesis scores its sum of processed log-probabilities divided by
     /// `length^length_penalty`, and an image is done once the best running beam, at its present length, scores no better than the
     /// worst of `num_beams` finished ones.
     Beam {
+        /// Hypotheses that are kept at a time, 2 to 1000.
         num_beams: usize,
+        /// Above 0 longer captions score better, below 0 shorter ones; 1 is the mean.
         length_penalty: f64,
     },
 }
@@ -41,6 +45,7 @@ pub enum Strategy {
 /// Temperature, then top-k, then top-p, as transformers orders them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
+    /// Logits are divided by it. Above 0; 1: the model's own distribution.
     pub temperature: f64,
     /// Keep the k likeliest tokens (and those equal to the last of them). 0: all.
     pub top_k: usize,
@@ -48,6 +53,7 @@ pub struct Sampling {
     pub top_p: f64,
     /// No caption twice for an image: at most `num_captions` more are drawn, and then there are fewer.
     pub distinct: bool,
+    /// One for the run; each caption's own seed comes from it, the image's hash and the caption's number.
     pub seed: u64,
 }
 
@@ -64,6 +70,7 @@ pub struct SpecialTokens {
 
 impl SpecialTokens {
     /// `[SEP]` ends a caption and `[UNK]` is banned.
+    #[cfg(test)]
     pub fn bert(sep: u32, unk: u32) -> Self {
         Self { ends: vec![sep], end_is_text: false, banned: vec![unk] }
     }

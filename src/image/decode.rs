@@ -57,10 +57,13 @@ impl Limits {
 /// What a file says about itself before its pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// Told by the content, whatever the file is called.
     pub format: Format,
     /// As stored, before EXIF's orientation is applied; see [`upright`](Self::upright).
     pub width: u32,
+    /// As stored, like the width.
     pub height: u32,
+    /// How the pixels must be turned to stand upright: EXIF's or XMP's word; none where neither says any.
     pub orientation: Orientation,
 }
 
@@ -108,6 +111,7 @@ fn read_header(format: Format, bytes: &[u8]) -> Result<Header, Failure> {
 /// A decoded picture, upright if that was asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
+    /// RGB, 8 bits per channel, upright if that was asked for.
     pub pixels: RgbImage,
     /// Width and height of the whole picture, which may have been decoded smaller.
     pub full: (u32, u32),
@@ -120,9 +124,13 @@ pub struct Decoded {
 /// A rectangle in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Area {
+    /// From the left edge of the pixels.
     pub left: f64,
+    /// From their upper edge.
     pub top: f64,
+    /// May have a fraction: a picture of 5 pixels at half its size has 2.5.
     pub width: f64,
+    /// As the width.
     pub height: f64,
 }
 

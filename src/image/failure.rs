@@ -13,6 +13,7 @@ pub enum Reason {
     Empty,
     /// Gone since it was listed, or a symbolic link to nothing.
     Vanished,
+    /// The file may not be read by this user.
     PermissionDenied,
     /// An I/O error, or a special file (which is never opened).
     Unreadable,
@@ -86,7 +87,9 @@ impl FromStr for Reason {
 /// What was read: enough to know the same bytes again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
+    /// Of the whole file.
     pub sha256: ContentHash,
+    /// The file's size.
     pub bytes: u64,
 }
 
@@ -94,6 +97,7 @@ pub struct Content {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Failure {
+    /// The kind of failure, as the errors table names it.
     pub reason: Reason,
     /// One sentence without a path, the same on every machine.
     pub message: String,

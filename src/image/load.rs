@@ -15,7 +15,9 @@ use crate::remote::{self, Fetched, Held};
 /// A decoded image and the hash of the file it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
+    /// Of the whole file, as it was read.
     pub content: Content,
+    /// RGB, 8 bits per channel, upright.
     pub pixels: RgbImage,
 }
 

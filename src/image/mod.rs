@@ -24,8 +24,9 @@ mod thumbnail;
 mod tiff;
 
 pub use self::decode::{Area, Decoded, Header, Limits, decode, decode_at, header};
-pub use self::failure::{Content, Failure, Reason, UnknownReason};
+pub use self::failure::{Content, Failure, Reason};
 pub use self::load::{Loaded, begins_like_an_image, file_header, load, load_bytes, read};
-pub use self::preprocess::{Normalize, Preprocess, PreprocessError, Settings, Size};
-pub use self::sniff::{Format, called_an_image, sniff};
-pub use self::thumbnail::Thumbnail;
+pub use self::preprocess::{Preprocess, PreprocessError};
+pub(crate) use self::sniff::sniff;
+pub use self::sniff::{Format, called_an_image};
+pub(crate) use self::thumbnail::Thumbnail;

@@ -47,14 +47,35 @@ pub struct Normalize {
 /// What can be wrong with a preprocessor's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessError {
+    /// `preprocessor_config.json` cannot be read.
     #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file says something that is not possible.
     #[error("{}: {source}", path.display())]
-    At { path: PathBuf, source: Box<PreprocessError> },
+    At {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        source: Box<PreprocessError>,
+    },
+    /// The text is not JSON, or a key has a value of another type.
     #[error("not a preprocessor configuration: {0}")]
     Json(#[from] serde_json::Error),
+    /// A value is out of range, or of a kind that is not known.
     #[error("{key} is {found}, expected {expected}")]
-    Value { key: &'static str, found: String, expected: &'static str },
+    Value {
+        /// The configuration's key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
 }
 
 /// From a decoded picture to the encoder's input, as CLIP's own transform (torchvision on Pillow) does it.

@@ -9,12 +9,19 @@ use crate::remote;
 /// The formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
+    /// Baseline, progressive, CMYK.
     Jpeg,
+    /// Apple's CgBI variant is refused.
     Png,
+    /// The first frame.
     Gif,
+    /// Lossy or lossless; of an animation the first frame.
     WebP,
+    /// Windows' and OS/2's.
     Bmp,
+    /// The first page.
     Tiff,
+    /// JPEG XL, bare or in a container.
     Jxl,
 }
 

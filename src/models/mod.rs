@@ -1,7 +1,7 @@
 //! CLIP, mappers and decoders as graphs; their weights; model bundles.
 
 mod block;
-pub mod bundle;
+pub(crate) mod bundle;
 mod cached;
 pub(crate) mod clip;
 pub(crate) mod config;
@@ -24,13 +24,13 @@ pub(crate) mod vision;
 pub mod weights;
 
 pub use bundle::{Bundle, BundleError};
-pub use cached::CachedDecoder;
-pub use decoder::{Decoder, ImageEncoder, Mapper, Picked};
-pub use embedding::TokenEmbedding;
-pub use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
-pub use fed::FedWeights;
-pub use resident::{MOST_PREFIXES, ResidentDecoder};
-pub use text_encoder::{CaptionReader, ReaderError, TextEncoder};
+pub(crate) use cached::CachedDecoder;
+pub use decoder::ImageEncoder;
+pub(crate) use decoder::{Decoder, Mapper, Picked};
+pub(crate) use embedding::TokenEmbedding;
+pub(crate) use encoder::{ClipEncoder, LoadError, PrefixMapper, style_for};
+pub(crate) use resident::{MOST_PREFIXES, ResidentDecoder};
+pub(crate) use text_encoder::{CaptionReader, TextEncoder};
 
 #[cfg(test)]
 mod family_tests;

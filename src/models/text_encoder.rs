@@ -214,11 +214,6 @@ impl TextEncoder {
         Ok(Self { session, embedding_dim: config.projection_dim, max_batch: max_batch.max(1), max_tokens, fixed })
     }
 
-    /// Length of an embedding, D.
-    pub fn embedding_dim(&self) -> usize {
-        self.embedding_dim
-    }
-
     /// The ids of captions -> embeddings [captions, D], projected and not normalized.
     pub fn encode(&mut self, captions: &[Vec<u32>]) -> Result<Vec<f32>, RuntimeError> {
         let mut embeddings = Vec::with_capacity(captions.len() * self.embedding_dim);

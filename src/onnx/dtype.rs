@@ -5,15 +5,25 @@ use half::{bf16, f16};
 /// Element type of a tensor. Stored elements are little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
+    /// IEEE double precision.
     F64,
+    /// IEEE single precision.
     F32,
+    /// IEEE half precision: 5 bits of exponent, 10 of fraction.
     F16,
+    /// The upper half of an F32.
     BF16,
+    /// 64 bits, signed.
     I64,
+    /// 32 bits, signed.
     I32,
+    /// 16 bits, signed.
     I16,
+    /// 8 bits, signed.
     I8,
+    /// 8 bits, unsigned.
     U8,
+    /// A byte, 0 or 1.
     Bool,
 }
 

@@ -20,9 +20,9 @@ mod op;
 mod products;
 mod proto;
 
-pub use dim::{Dim, Shape, shape_text};
+pub use dim::{Dim, Shape};
 pub use dtype::DType;
 pub use export::Model;
-pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Value, ValueSource, ValueType};
+pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Value, ValueSource};
 pub use op::{Op, Reduction};
-pub use products::{Centred, Computed, Int8Names, Product, Rounding, smoothed_name};
+pub use products::{Centred, Int8Names, Product, Rounding, smoothed_name};

@@ -9,7 +9,9 @@ pub enum Device {
     /// CUDA if it is usable, else the CPU.
     #[default]
     Auto,
+    /// ONNX Runtime's own CPU provider.
     Cpu,
+    /// OpenVINO's provider, on the CPU.
     OpenVino,
     /// A CUDA device by its number.
     Cuda(u32),
@@ -83,9 +85,12 @@ impl fmt::Display for Device {
 /// The arithmetic of a model's matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
+    /// Single precision throughout.
     #[default]
     Fp32,
+    /// bfloat16 products with sums in single precision: OpenVINO, and training on cards.
     Bf16,
+    /// Half precision, on cards.
     Fp16,
     /// 8-bit integer weights (`clipcap model quantize`), one activation scale a row.
     Int8,

@@ -7,18 +7,58 @@ use super::Device;
 /// What can go wrong with ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// No libonnxruntime.so in any place where one is looked for.
     #[error("ONNX Runtime was not found for --device {device}: run {} in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", setup(*device), tried.join(", "))]
-    LibraryNotFound { device: Device, tried: Vec<String> },
+    LibraryNotFound {
+        /// The device that was asked for: each has a build of its own.
+        device: Device,
+        /// The places, in the order of the search.
+        tried: Vec<String>,
+    },
+    /// A library is there and does not load: a wrong architecture, or too old.
     #[error("{}: ONNX Runtime does not load: {message}", path.display())]
-    LibraryUnusable { path: PathBuf, message: String },
+    LibraryUnusable {
+        /// The library.
+        path: PathBuf,
+        /// The loader's reason.
+        message: String,
+    },
+    /// A device was asked for by name and cannot be used; nothing else is taken in its place.
     #[error("--device {device} is not usable here: {message}")]
-    DeviceUnavailable { device: Device, message: String },
+    DeviceUnavailable {
+        /// The device.
+        device: Device,
+        /// What it lacks: a driver, a library, a card of that number.
+        message: String,
+    },
+    /// A model cannot do what is asked of it here, or has no memory for it.
     #[error("{model}: {message}")]
-    Model { model: String, message: String },
+    Model {
+        /// The graph's name, or what else gave up.
+        model: String,
+        /// The reason.
+        message: String,
+    },
+    /// A tensor that goes in or comes out has another shape than is needed.
     #[error("{model}: {what} has shape {found:?}, and {wanted:?} is needed")]
-    Shape { model: String, what: String, found: Vec<i64>, wanted: Vec<i64> },
+    Shape {
+        /// The graph's name.
+        model: String,
+        /// The tensor's name.
+        what: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape that is needed.
+        wanted: Vec<i64>,
+    },
+    /// ONNX Runtime refuses or fails: a graph, a feed, a run.
     #[error("{model}: {}", runtime_message(&source.to_string()))]
-    Ort { model: String, source: ort::Error },
+    Ort {
+        /// The graph's name.
+        model: String,
+        /// ONNX Runtime's own error.
+        source: ort::Error,
+    },
 }
 
 /// The command that brings the library a device needs.

@@ -22,14 +22,14 @@ mod placement;
 pub(crate) mod selftest;
 mod session;
 
-pub use cards::{Card, cards};
+pub(crate) use cards::{Card, cards};
 pub use device::{Device, Precision};
 pub use error::RuntimeError;
-pub use memory::{DeviceMemory, HostMemory};
-pub use nvidia::NvidiaLibrary;
-pub use operators::REVISION as OPERATORS_REVISION;
-pub use placement::Placement;
-pub use session::{Feed, InPlace, Outputs, Session};
+pub(crate) use memory::{DeviceMemory, HostMemory};
+pub(crate) use nvidia::NvidiaLibrary;
+pub(crate) use operators::REVISION as OPERATORS_REVISION;
+pub(crate) use placement::Placement;
+pub(crate) use session::{Feed, InPlace, Session};
 
 /// A loaded ONNX Runtime, set on one device, precision and number of threads.
 #[derive(Clone)]

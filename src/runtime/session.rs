@@ -24,9 +24,10 @@ pub struct Session {
 /// What goes into an input: numbers and their shape, borrowed.
 #[derive(Debug, Clone, Copy)]
 pub enum Feed<'a> {
+    /// float32 elements, and the length of each dimension.
     F32(&'a [f32], &'a [i64]),
+    /// int64 elements, and the length of each dimension.
     I64(&'a [i64], &'a [i64]),
-    I32(&'a [i32], &'a [i64]),
 }
 
 /// What came out of a run.
@@ -128,16 +129,6 @@ impl Session {
         builder.commit_from_memory(model).map(|_| ()).map_err(ort)
     }
 
-    /// The inputs' names, in order.
-    pub fn input_names(&self) -> Vec<&str> {
-        self.inner.inputs().iter().map(|i| i.name()).collect()
-    }
-
-    /// The outputs' names, in order.
-    pub fn output_names(&self) -> Vec<&str> {
-        self.inner.outputs().iter().map(|o| o.name()).collect()
-    }
-
     /// The shape of an input as the graph states it, -1 where it is open; empty where there is no such input.
     pub fn input_shape(&self, name: &str) -> Vec<i64> {
         let input = self.inner.inputs().iter().find(|input| input.name() == name);
@@ -153,7 +144,6 @@ impl Session {
             let value = match *feed {
                 Feed::F32(data, shape) => view(data, shape).map_err(ort)?,
                 Feed::I64(data, shape) => view(data, shape).map_err(ort)?,
-                Feed::I32(data, shape) => view(data, shape).map_err(ort)?,
             };
             inputs.push((input, value));
         }
@@ -226,6 +216,7 @@ impl Outputs<'_> {
     }
 
     /// An int64 output by name.
+    #[cfg(test)]
     pub fn i64(&self, output: &str) -> Result<&[i64], RuntimeError> {
         let missing = || RuntimeError::Model { model: self.name.into(), message: format!("there is no output {output}") };
         let value = self.inner.get(output).ok_or_else(missing)?;

@@ -52,9 +52,13 @@ const GPT2_COPY: &str = "weights/gpt2.safetensors";
 /// Which model: a bundle's folder (or any with its layout) and configurations.
 #[derive(Debug, Clone, Copy)]
 pub struct Network<'a> {
+    /// Where the weights are that graphs point into.
     pub folder: &'a Path,
+    /// Of the image encoder, whose weights stay as they are.
     pub clip: &'a ClipConfig,
+    /// Of the mapper, which is trained.
     pub mapper: &'a MapperConfig,
+    /// Of the decoder, which is trained where that is asked for.
     pub decoder: &'a DecoderConfig,
     /// What the decoder's names begin with beside those of the mapper, such as `gpt2.`.
     pub scope: &'a str,

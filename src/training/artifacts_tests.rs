@@ -350,7 +350,7 @@ fn an_evaluation_gives_the_sum_and_the_count() {
     let batch = golden.batch(false);
     let (b, t, m) = (batch.rows as i64, batch.tokens as i64, batch.labels.len() as i64);
     let shapes = [[b, golden.mapper.clip_size as i64], [b, t], [b, golden.mapper.prefix_len as i64 + t]];
-    let names: Vec<String> = session.input_names().iter().map(|name| name.to_string()).collect();
+    let names: Vec<String> = model.input_names().iter().map(|name| name.to_string()).collect();
     let parameters: Vec<(Vec<f32>, Vec<i64>)> = names
         .iter()
         .map(|name| match golden.checkpoint.weights().get(name) {

@@ -24,13 +24,8 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// All captions, in an order that is a function of `seed` and `epoch`.
-    pub fn shuffled(captions: &Captions, batch_size: usize, seed: u64, epoch: u64) -> Self {
-        Self::shuffled_of(captions, (0..captions.len() as u32).collect(), batch_size, seed, epoch)
-    }
-
-    /// The same over some of the captions, ascending by number.
-    pub fn shuffled_of(captions: &Captions, mut order: Vec<u32>, batch_size: usize, seed: u64, epoch: u64) -> Self {
+    /// Captions, given in ascending order, in one that is a function of `seed` and `epoch`.
+    pub fn shuffled(captions: &Captions, mut order: Vec<u32>, batch_size: usize, seed: u64, epoch: u64) -> Self {
         let mut stream = Stream::new(key(&[ORDER, seed, epoch]));
         stream.shuffle(&mut order);
         for window in order.chunks_mut(WINDOW * batch_size) {
@@ -41,13 +36,8 @@ impl Epoch {
         epoch
     }
 
-    /// All captions by length, for evaluation.
-    pub fn sorted(captions: &Captions, batch_size: usize) -> Self {
-        Self::sorted_of(captions, (0..captions.len() as u32).collect(), batch_size)
-    }
-
-    /// The same of some of the captions.
-    pub fn sorted_of(captions: &Captions, mut order: Vec<u32>, batch_size: usize) -> Self {
+    /// Captions by length, for evaluation.
+    pub fn sorted(captions: &Captions, mut order: Vec<u32>, batch_size: usize) -> Self {
         order.sort_by_key(|&caption| captions.ids(caption as usize).len());
         Self::cut(order, batch_size)
     }

@@ -10,6 +10,7 @@ const CHUNK: usize = 1 << 15;
 /// What a mask is a function of, besides its site: equal keys, equal masks.
 #[derive(Debug, Clone, Copy)]
 pub struct DropoutKey {
+    /// The run's.
     pub seed: u64,
     /// Optimizer steps done before.
     pub step: u64,

@@ -29,12 +29,17 @@ use crate::runtime::{Device, InPlace, Runtime, RuntimeError, Session};
 /// What is trained and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
+    /// What the loss is of.
     pub objective: Objective,
+    /// Train the decoder too; else the mapper alone.
     pub finetune_gpt2: bool,
+    /// Adapters in place of the decoder's own weights.
     pub lora: Option<Lora>,
+    /// Compute the blocks' insides again in the backward pass, and keep less.
     pub recompute: bool,
     /// None: as the configurations say.
     pub dropout: Option<f64>,
+    /// 0 to 1: the share of probability that is spread over the whole vocabulary. 0: none.
     pub label_smoothing: f32,
     /// Rows of a full batch; where shapes are fixed, smaller ones are filled up.
     pub batch_size: usize,

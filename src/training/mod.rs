@@ -1,20 +1,20 @@
 //! Training: parameters in one piece of memory, batches from a corpus, AdamW, and checkpoints that resume to the byte.
 
-pub mod artifacts;
+pub(crate) mod artifacts;
 #[cfg(test)]
 mod artifacts_tests;
-pub mod batches;
+pub(crate) mod batches;
 pub(crate) mod checkpoint;
 mod contrastive;
 pub(crate) mod corpus;
-pub mod dropout;
-pub mod host;
+pub(crate) mod dropout;
+pub(crate) mod host;
 pub(crate) mod lora;
 mod loss;
 #[cfg(test)]
 mod loss_tests;
 pub(crate) mod metrics;
-pub mod objective;
+pub(crate) mod objective;
 #[cfg(test)]
 mod objective_tests;
 pub(crate) mod optimizer;
@@ -23,7 +23,14 @@ pub(crate) mod parameters;
 pub(crate) mod resident;
 pub(crate) mod schedule;
 pub(crate) mod tensorboard;
-pub mod trainer;
+pub(crate) mod trainer;
+
+pub use artifacts::Network;
+pub use batches::Batch;
+pub use dropout::DropoutKey;
+pub use host::{HostBackend, Options};
+pub use objective::Objective;
+pub use trainer::Backend;
 
 #[cfg(test)]
 mod families_tests;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clipcap::dataset::captions::{ReadOptions, read_captions};
+use clipcap::dataset::{ReadOptions, read_captions};
 use clipcap::image::{Limits, decode, header};
 use clipcap::models::weights::{SafetensorsFile, WeightSource};
 use clipcap::pipeline::runner::Spec;

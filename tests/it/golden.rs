@@ -7,12 +7,7 @@ use std::path::{Path, PathBuf};
 use clipcap::models::Bundle;
 use clipcap::models::weights::SafetensorsFile;
 use clipcap::runtime::{Device, Precision, Runtime};
-use clipcap::training::artifacts::Network;
-use clipcap::training::batches::Batch;
-use clipcap::training::dropout::DropoutKey;
-use clipcap::training::host::{HostBackend, Options};
-use clipcap::training::objective::Objective;
-use clipcap::training::trainer::Backend;
+use clipcap::training::{Backend, Batch, DropoutKey, HostBackend, Network, Objective, Options};
 use serde_json::Value;
 
 use crate::common::{checkout, clipcap, columns, embed, joined, run};

@@ -6,8 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use clipcap::dataset::listing::{Kind, Listing, ListingError, relative_path};
-use clipcap::dataset::wanted::Wanted;
+use clipcap::dataset::{Kind, Listing, ListingError, Wanted, relative_path};
 
 fn touch(path: impl AsRef<Path>) {
     fs::create_dir_all(path.as_ref().parent().unwrap()).unwrap();

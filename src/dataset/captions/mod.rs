@@ -28,11 +28,9 @@ use std::str::FromStr;
 
 pub use batch::{Bad, Batch, Details, Reason, Row, Span};
 pub use encoding::{Encoding, likely_encoding};
-pub use lines::MAX_LINE_BYTES;
 pub use parquet::{read_table, tables_of};
 pub use read::{BadLine, Captions, FileReport, ReadOptions, read_captions};
-pub use rows::{CaptionRow, CaptionRows};
-pub use source::{implied_split, source_names};
+pub use rows::CaptionRows;
 pub use table::header_names;
 
 /// How caption files are laid out.

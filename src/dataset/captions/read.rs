@@ -29,7 +29,9 @@ const FILES_AT_ONCE: usize = 8;
 pub struct ReadOptions {
     /// None: detected, file by file.
     pub format: Option<Format>,
+    /// Which columns or fields hold what; of those not named here, the usual names.
     pub columns: Columns,
+    /// Which full-width characters become ASCII in captions.
     pub fold: FoldWidth,
     /// Said by the caller for all files; None: as marks and names say.
     pub translation: Option<Translation>,

@@ -49,11 +49,6 @@ impl CaptionRows {
         self.caption.len()
     }
 
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.caption.is_empty()
-    }
-
     /// None where the caption is null.
     pub fn get(&self, at: usize) -> Option<CaptionRow<'_>> {
         let caption = self.caption.is_valid(at).then(|| self.caption.value(at))?;

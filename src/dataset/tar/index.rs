@@ -90,11 +90,6 @@ impl TarIndex {
         &self.path
     }
 
-    /// Whether there is a copy of it that takes room.
-    pub fn is_unpacked(&self) -> bool {
-        self.unpacked.is_some()
-    }
-
     /// Reads a member.
     ///
     /// # Errors
@@ -148,7 +143,7 @@ mod tests {
         for end in [compressed.len(), compressed.len() - 9] {
             std::fs::write(&gzipped, &compressed[..end]).unwrap();
             let index = TarIndex::open(&gzipped).unwrap();
-            assert!(index.is_unpacked() && index.find(b"4.png").is_none());
+            assert!(index.unpacked.is_some() && index.find(b"4.png").is_none());
             assert_eq!(index.read(index.find(b"a/1.png").unwrap()).unwrap(), b"first");
         }
         // A tar that was cut since.

@@ -48,24 +48,52 @@ const WEIGHTS: &str = "model.safetensors";
 /// What can be wrong with a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
+    /// A file of the bundle cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The folder has no manifest.
     #[error("{}: not a model bundle ({MANIFEST} is missing); `clipcap model import` or `clipcap model init` makes one", path.display())]
-    NotABundle { path: PathBuf },
+    NotABundle {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The parts do not fit each other or the manifest, or a file was changed.
     #[error("{}: {problem}", path.display())]
-    Invalid { path: PathBuf, problem: String },
+    Invalid {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A bundle is to be made where something is.
     #[error("{} exists{}", path.display(), if *is_bundle { "; --overwrite replaces it" } else { " and is not a model bundle: it is left alone" })]
-    Exists { path: PathBuf, is_bundle: bool },
+    Exists {
+        /// The place.
+        path: PathBuf,
+        /// A bundle is there, which `--overwrite` may replace.
+        is_bundle: bool,
+    },
+    /// A newer clipcap wrote the manifest.
     #[error(transparent)]
     Version(#[from] TableError),
+    /// A configuration in the bundle cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Weights in the bundle cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// What the bundle is to be made of cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// The vocabulary cannot be read.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// A graph cannot be built from the configurations.
     #[error(transparent)]
     Graphs(#[from] BuildError),
 }

@@ -13,8 +13,11 @@ use crate::models::weights::WeightSource;
 /// A CLIP to take over: its configuration, and its weights where there are any.
 pub struct ClipSource {
     path: PathBuf,
+    /// In Hugging Face's terms, whatever the source is written in.
     pub config: ClipConfig,
+    /// What pictures go through before the image tower.
     pub preprocessor: PreprocessorConfig,
+    /// None: a preset, or a folder with a configuration alone; weights are then drawn from a seed.
     pub weights: Option<WeightSource>,
     /// Files of the source to keep as they are: tokenizer, and configurations that need no change.
     pub kept_files: Vec<PathBuf>,

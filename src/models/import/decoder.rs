@@ -12,10 +12,13 @@ use crate::text::{Endings, TextError, Vocabulary};
 /// A decoder to take over: configuration, vocabulary, and weights where there are any.
 pub struct DecoderSource {
     path: PathBuf,
+    /// Of GPT2 or of the Llama family (Qwen2, Qwen3, Mistral).
     pub config: DecoderConfig,
+    /// The tokenizer's files, whole.
     pub vocabulary: Vocabulary,
     /// What ends a text, as the folder says it.
     pub endings: Endings,
+    /// None: a preset, or a folder with a configuration alone; weights are then drawn from a seed.
     pub weights: Option<WeightSource>,
     /// Files of the source to keep as they are.
     pub kept_files: Vec<PathBuf>,

@@ -17,26 +17,49 @@ mod open_clip;
 mod openai;
 mod presets;
 
-pub use cache::{CacheFolder, hub_cache, hub_home};
-pub use checkpoint::{CheckpointSource, ORIGINAL_HEADS};
+pub(crate) use cache::{CacheFolder, hub_cache, hub_home};
+pub(crate) use checkpoint::{CheckpointSource, ORIGINAL_HEADS};
 pub use clip::ClipSource;
 pub use decoder::DecoderSource;
-pub use hub::resolve;
-pub use presets::{clip_preset, decoder_preset, made_vocabulary};
+pub(crate) use hub::resolve;
+#[cfg(test)]
+pub(crate) use presets::made_vocabulary;
+pub(crate) use presets::{clip_preset, decoder_preset};
 
 /// What can be wrong with a model that is imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// A configuration cannot be read, or asks for what is not built here.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The vocabulary cannot be read.
     #[error(transparent)]
     Text(crate::text::TextError),
+    /// Files that are not a model this program imports, or lack a part of it.
     #[error("{}: {problem}", path.display())]
-    Unusable { path: PathBuf, problem: String },
+    Unusable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// The tensors are not those of the model that the configuration describes.
     #[error("{}: not the tensors of {what}{}", path.display(), differences(missing, unexpected, misshapen))]
-    Tensors { path: PathBuf, what: String, missing: Vec<String>, unexpected: Vec<String>, misshapen: Vec<String> },
+    Tensors {
+        /// The weights.
+        path: PathBuf,
+        /// The model they were matched with.
+        what: String,
+        /// Names that the model has and the weights lack.
+        missing: Vec<String>,
+        /// Names that the weights have beyond it.
+        unexpected: Vec<String>,
+        /// Sentences about tensors of another shape or type.
+        misshapen: Vec<String>,
+    },
 }
 
 impl ImportError {

@@ -16,18 +16,37 @@ mod writer;
 
 pub use crate::onnx::DType;
 pub use safetensors::{SafetensorsFile, TensorEntry};
-pub use source::{TensorInfo, WeightFormat, WeightSource};
+pub(crate) use source::WeightFormat;
+pub use source::{TensorInfo, WeightSource};
 pub use writer::SafetensorsWriter;
 
 /// What can be wrong with a weight file. Every message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
+    /// The file cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The bytes are not those of a weight file, or say what is not believed: a length beyond the file, a call that is not allowed.
     #[error("{}: {problem}", path.display())]
-    Invalid { path: PathBuf, problem: String },
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor that is needed is not in the file.
     #[error("{}: there is no tensor named {name}", path.display())]
-    NoSuchTensor { path: PathBuf, name: String },
+    NoSuchTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+    },
 }
 
 impl WeightsError {

@@ -12,7 +12,9 @@ use crate::files::open_regular;
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
+    /// The type of the stored elements.
     pub dtype: DType,
+    /// Outermost dimension first; empty: a single number.
     pub shape: Vec<usize>,
     /// Position of the first byte, from the beginning of the file.
     pub offset: u64,

@@ -39,7 +39,9 @@ impl std::fmt::Display for WeightFormat {
 /// A tensor of a source; its elements stay in the file until they are asked for.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
+    /// The type of the stored elements.
     pub dtype: DType,
+    /// Outermost dimension first; empty: a single number.
     pub shape: Vec<usize>,
     file: usize,
     view: View,

@@ -34,13 +34,15 @@ mod split;
 pub(in crate::stages) mod tables;
 mod value;
 
-pub use load::{info, load, max_new_tokens};
-pub use model::{Captioner, ClipCap};
-pub use pipe::{Piped, pipe};
-pub use scoring::{CaptionScorer, Scored, Scoring, second_preprocess};
-pub use split::SplitOf;
+pub(crate) use load::{info, load, max_new_tokens};
+pub use model::Captioner;
+pub(crate) use model::ClipCap;
+pub(crate) use pipe::pipe;
+pub(crate) use scoring::{CaptionScorer, Scored, Scoring, second_preprocess};
+pub(crate) use split::SplitOf;
 pub use tables::{Style, TableFormat};
-pub use value::{CaptionText, Captions};
+pub use value::CaptionText;
+pub(crate) use value::Captions;
 
 use digest::{Digest, Digested};
 use model::Engine;
@@ -50,11 +52,15 @@ use tables::{FORMAT, TableSink};
 /// A caption run.
 #[derive(Debug, Clone)]
 pub struct CaptionSettings {
+    /// What every run over images is told: source, output, reading, threads.
     pub run: RunSettings,
+    /// The kind of table at the output's path.
     pub format: TableFormat,
     /// How the rows are written.
     pub style: Style,
+    /// How captions are generated.
     pub decoding: generation::Settings,
+    /// How they begin and end, and how they are cleaned.
     pub wording: Wording,
     /// Captions are scored, and perhaps ranked and chosen.
     pub scoring: Option<Scoring>,
@@ -91,6 +97,7 @@ impl Wording {
 pub struct ModelInfo {
     /// All that results depend on: fingerprint, device, precision, runtime build, CPU type.
     pub identity: Json,
+    /// From a decoded picture to the image tower's input.
     pub preprocess: Preprocess,
     /// D
     pub embedding_dim: usize,
@@ -107,8 +114,11 @@ pub struct ModelInfo {
 /// How a caption run ended.
 #[derive(Debug)]
 pub struct CaptionReport {
+    /// What becomes the exit status.
     pub outcome: Outcome,
+    /// Counts and times of the stream.
     pub report: Report,
+    /// Where the table is, finished or not.
     pub output: Output,
     /// Files and folders that were not looked at.
     pub left_out: LeftOut,

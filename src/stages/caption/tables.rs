@@ -25,10 +25,13 @@ const PART_IMAGES: u64 = 50_000;
 /// The kind of file that a table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
+    /// One Parquet file.
     Parquet,
+    /// Comma-separated, with a header; the same columns as Parquet's.
     Csv,
     /// `file_name<TAB>caption<TAB>caption...`, a line an image, as the original writes it.
     Tsv,
+    /// A JSON object per row.
     JsonLines,
     /// A folder of numbered Parquet parts.
     Parts,

@@ -14,11 +14,13 @@ use crate::pipeline::Value;
 /// One caption, as a table shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaptionText {
+    /// As it stands in the table: detokenized, cleaned, without special tokens.
     pub text: String,
     /// Rounded to 4 decimals.
     pub logprob: f64,
     /// [SEP] included.
     pub num_tokens: i32,
+    /// What ended it.
     pub finish_reason: FinishReason,
     /// Its number among the image's captions, from 0; captions that are left out leave gaps.
     pub index: i32,

@@ -25,7 +25,7 @@ mod images;
 pub(in crate::stages) mod tables;
 mod value;
 
-pub use value::Embedding;
+pub(crate) use value::Embedding;
 
 use tables::{EmbeddingSink, FORMAT};
 
@@ -67,10 +67,13 @@ impl Layout {
 pub struct EmbedSettings {
     /// Its output is a folder.
     pub run: RunSettings,
+    /// Parquet parts, or clip-retrieval's folders.
     pub layout: Layout,
+    /// The type of stored numbers; float16 is rounded to nearest.
     pub dtype: FloatType,
     /// Embeddings are scaled to length 1.
     pub normalize: bool,
+    /// Write the image files' bytes too, in Parquet shards beside the embeddings.
     pub save_images: bool,
 }
 
@@ -79,6 +82,7 @@ pub struct EmbedSettings {
 pub struct EncoderInfo {
     /// All that results depend on: fingerprint, device, precision, runtime build, CPU type.
     pub identity: Json,
+    /// From a decoded picture to the image tower's input.
     pub preprocess: Preprocess,
     /// D
     pub embedding_dim: usize,
@@ -89,8 +93,11 @@ pub struct EncoderInfo {
 /// How an embedding run ended.
 #[derive(Debug)]
 pub struct EmbedReport {
+    /// What becomes the exit status.
     pub outcome: Outcome,
+    /// Counts and times of the stream.
     pub report: Report,
+    /// Where the folder is, finished or not.
     pub output: Output,
     /// Files and folders that were not looked at.
     pub left_out: LeftOut,

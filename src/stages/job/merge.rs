@@ -31,7 +31,9 @@ use records::{add, finished, one_identity, verify};
 /// What is to be merged.
 #[derive(Debug, Clone)]
 pub struct MergeSettings {
+    /// The job's folder.
     pub job: PathBuf,
+    /// A table for captions, a folder for embeddings.
     pub out: PathBuf,
     /// Of captions.
     pub format: TableFormat,
@@ -41,6 +43,7 @@ pub struct MergeSettings {
     pub allow_missing: bool,
     /// Put results of several devices, runtimes or CPU types into one table.
     pub allow_mixed: bool,
+    /// Replace what is at `out`, whatever made it.
     pub overwrite: bool,
     /// In a `.csv` or `.tsv`, cells that a spreadsheet would run are quoted.
     pub quotes_formulas: bool,
@@ -55,13 +58,17 @@ pub struct MergeSettings {
 /// How a merge ended.
 #[derive(Debug)]
 pub struct Merged {
+    /// What becomes the exit status.
     pub outcome: Outcome,
     /// The command whose results these are.
     pub stage: String,
+    /// Over all shards that were merged.
     pub counts: Counts,
     /// What the table held before and does not hold now.
     pub lost: Lost,
+    /// Numbers of shards left out because they are not finished; empty unless that was allowed.
     pub missing: Vec<u64>,
+    /// Where the table is.
     pub output: Output,
 }
 

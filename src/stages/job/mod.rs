@@ -24,7 +24,7 @@ mod status;
 mod worker;
 
 use cut::{Cut, Cutting, NOTED_EVERY, tables};
-pub use embedding::embedding_settings_of;
+pub(crate) use embedding::embedding_settings_of;
 pub use merge::{MergeSettings, Merged, merge};
 pub use status::{ShardState, Status, status};
 pub use worker::{ShardEnd, Shards, Worker};
@@ -32,20 +32,27 @@ pub use worker::{ShardEnd, Shards, Worker};
 /// What is to be planned.
 #[derive(Debug, Clone)]
 pub struct PlanSettings {
+    /// Folders, images, tars, lists of URLs, or Parquet files.
     pub inputs: Vec<PathBuf>,
     /// The inputs are Parquet files, and this is their column of images.
     pub column: Option<String>,
     /// Of those folders, which files.
     pub wanted: Wanted,
+    /// The folder the job is planned in, which all workers see.
     pub job: PathBuf,
+    /// Files per shard; with a multiple of 1000 the merged bytes are a single run's.
     pub shard_size: u64,
+    /// A bundle, by the path that workers find it at.
     pub model: PathBuf,
     /// What scores captions, where that is another than the model.
     pub scorer: Option<PathBuf>,
     /// All that results depend on and that is known without a device.
     pub settings: Settings,
+    /// Of workers that are not given another, as `--device` spells it.
     pub device: String,
+    /// As `--precision` spells it; the same for all workers.
     pub precision: String,
+    /// Images per batch, of workers that are not given another; None: each one's default.
     pub batch_size: Option<usize>,
     /// Discard the job that is there.
     pub overwrite: bool,
@@ -54,8 +61,11 @@ pub struct PlanSettings {
 /// How planning ended.
 #[derive(Debug)]
 pub struct Planned {
+    /// What becomes the exit status.
     pub outcome: Outcome,
+    /// None after an interrupt.
     pub plan: Option<Plan>,
+    /// The job's folder.
     pub job: PathBuf,
     /// After an interrupt: files that the same command will not list again.
     pub listed: u64,

@@ -13,18 +13,22 @@ use crate::pipeline::job::{ClaimRecord, JobFolder, Plan, Record};
 /// What is known of a shard.
 #[derive(Debug, Clone)]
 pub enum ShardState {
+    /// Its results are there, and its record says which.
     Finished(Box<Record>),
     /// A worker renews its claim.
     Working(ClaimRecord),
     /// A worker began it and is heard no more.
     LeftBehind(ClaimRecord),
+    /// Nobody has begun it.
     Waiting,
 }
 
 /// A job's state at one moment.
 #[derive(Debug)]
 pub struct Status {
+    /// What was planned.
     pub plan: Plan,
+    /// By number, one for each shard of the plan.
     pub shards: Vec<ShardState>,
 }
 

@@ -131,13 +131,17 @@ pub(super) struct Computed {
 
 /// A job, as one worker sees it.
 pub struct Worker<'a> {
+    /// The job's folder.
     pub job: &'a JobFolder,
+    /// As it was read from there.
     pub plan: &'a Plan,
     /// Do finished shards again.
     pub again: bool,
     /// The workers that share this machine's cores; what each has is settled when it begins with a shard.
     pub crew: Option<&'a Crew>,
+    /// Who is told of progress.
     pub reporter: &'a dyn Reporter,
+    /// Once set, the shard under way is kept as it is and the worker stops.
     pub interrupt: &'a Interrupt,
 }
 

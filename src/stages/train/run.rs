@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
         let mut outcome = Outcome::Complete;
         while self.state.step < total && !self.out_of_patience() {
             let (train, seed, number) = (&self.corpus.train, self.recipe.seed, self.state.epoch);
-            let epoch = Epoch::shuffled_of(train, self.train_pass(number), self.rows_per_batch(), seed, number);
+            let epoch = Epoch::shuffled(train, self.train_pass(number), self.rows_per_batch(), seed, number);
             if self.run_epoch(&epoch, total, interrupt)? {
                 outcome = Outcome::Interrupted;
                 break;
@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self) -> Result<()> {
         let started = Instant::now();
         let dev = &self.corpus.dev;
-        let plan = Epoch::sorted_of(dev, self.dev_pass(), self.config.recipe.batch_size);
+        let plan = Epoch::sorted(dev, self.dev_pass(), self.config.recipe.batch_size);
         let batches = (0..plan.num_batches()).map(|n| Batch::new(&self.corpus, &self.corpus.dev, plan.batch(n), &self.shape));
         let dev_loss = trainer::evaluate(self.backend.as_mut(), batches)?;
         let step = self.state.step;

@@ -5,16 +5,21 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::training::corpus::tests::corpus;
 
+/// The numbers of all captions.
+fn all(captions: &Captions) -> Vec<u32> {
+    (0..captions.len() as u32).collect()
+}
+
 #[test]
 fn a_pass_has_every_caption_once_in_an_order_that_follows_from_seed_and_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 5000, 1000, 40);
-    let epoch = |seed, number| Epoch::shuffled(&corpus.train, 7, seed, number);
+    let epoch = |seed, number| Epoch::shuffled(&corpus.train, all(&corpus.train), 7, seed, number);
     let first = epoch(1, 0);
     assert_eq!(first.num_batches(), corpus.train.len().div_ceil(7));
     let mut seen: Vec<u32> = (0..first.num_batches()).flat_map(|b| first.batch(b).to_vec()).collect();
     seen.sort_unstable();
-    assert_eq!(seen, (0..corpus.train.len() as u32).collect::<Vec<_>>());
+    assert_eq!(seen, all(&corpus.train));
     assert_eq!(first, epoch(1, 0));
     assert_ne!(first, epoch(2, 0));
     assert_ne!(first, epoch(1, 1));
@@ -30,7 +35,7 @@ fn a_pass_has_every_caption_once_in_an_order_that_follows_from_seed_and_epoch() 
 fn almost_nothing_is_padding_and_lengths_come_in_any_order() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 20_000, 1000, 40);
-    let epoch = Epoch::shuffled(&corpus.train, 40, 3, 0);
+    let epoch = Epoch::shuffled(&corpus.train, all(&corpus.train), 40, 3, 0);
     let shape = Shape { images: Images::Embeddings, prefix_len: 10, prompt_len: 0, buckets: vec![], loss_on_padding: None };
     let batches: Vec<Batch> =
         (0..epoch.num_batches()).map(|b| Batch::new(&corpus, &corpus.train, epoch.batch(b), &shape)).collect();

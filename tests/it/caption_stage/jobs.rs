@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use clipcap::dataset::wanted::Wanted;
+use clipcap::dataset::Wanted;
 use clipcap::generation::Settings as Decoding;
 use clipcap::pipeline::job::{JobFolder, Plan};
 use clipcap::pipeline::{ImageReading, Interrupt, Reporter, Silent, Tick};

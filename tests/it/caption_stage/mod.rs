@@ -14,7 +14,7 @@ use std::fs::{self, File};
 
 use self::fake::{Fake, bytes, caption, errors, manifest, picture, pictures, rows, settings, with};
 use crate::common::beside;
-use clipcap::dataset::wanted::{LeftOut, Wanted};
+use clipcap::dataset::{LeftOut, Wanted};
 use clipcap::pipeline::{Interrupt, WorkLock};
 use clipcap::stages::Outcome;
 use serde_json::json;

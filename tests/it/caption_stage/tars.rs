@@ -6,8 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use clipcap::dataset::tar::TarWriter;
-use clipcap::dataset::wanted::Wanted;
+use clipcap::dataset::{TarWriter, Wanted};
 use clipcap::files::ContentHash;
 use clipcap::pipeline::sources::Source;
 use clipcap::stages::Outcome;
