@@ -13,8 +13,8 @@ mod stat;
 pub(crate) use checked::{Checked, read_checked_json, write_checked_json};
 pub(crate) use folders::{Identity, between, files_under, name_of, numbered_in, paths_if_there, paths_in};
 pub use hash::ContentHash;
-pub(crate) use hash::{NoHash, hex};
-pub use stat::Stat;
+pub(crate) use hash::hex;
+pub(crate) use stat::Stat;
 
 /// A file under construction: written under a temporary name beside its target and renamed to it by [`commit`](Self::commit).
 ///

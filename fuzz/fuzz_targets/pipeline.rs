@@ -1,7 +1,7 @@
 //! Pipelines as TOML.
 #![no_main]
 
-use clipcap::pipeline::runner::Spec;
+use clipcap::pipeline::Spec;
 use clipcap_fuzz::on_disk;
 use libfuzzer_sys::fuzz_target;
 

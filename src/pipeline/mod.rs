@@ -7,20 +7,26 @@
 
 pub(crate) mod artifact;
 pub(crate) mod engine;
-pub mod job;
+pub(crate) mod job;
 pub mod npy;
 pub(crate) mod reporter;
-pub mod runner;
+pub(crate) mod runner;
 
-pub use artifact::{
-    Counts, ErrorsTable, Existing, Failure, Ledger, LockError, Lost, OtherSettings, Output, Roots, Settings, Staging, WorkFolder,
-    WorkLock, WouldDrop, check_replaceable, check_roots, errors_in, manifest, manifest_head,
+pub use artifact::{Failure, Lost, OtherSettings, Output, WorkLock, WouldDrop};
+pub use engine::sources::{Embeddings, Source, StoredImages};
+pub use engine::{Content, Decode, Entry, ImageReading, Prepare, Prepared, RunSettings};
+pub use job::{JobFolder, Plan};
+pub use reporter::{Interrupt, Reporter, Silent, Tick};
+pub use runner::Spec;
+
+pub(crate) use artifact::{
+    Counts, ErrorsTable, Existing, LockError, Roots, Settings, Staging, WorkFolder, check_replaceable, check_roots, errors_in,
+    manifest, manifest_head,
 };
-pub use engine::sources;
-pub use engine::{
-    Build, Chosen, Compute, Content, Counter, Decode, EarlierResults, Entry, Expected, Finished, ImageReading, Index, Input,
-    MOST_WINDOW_IMAGES, Names, Only, Options, PassEmbeddings, Prepare, Prepared, Record, Report, ResultCheck, RunSettings,
-    ShardReader, Sink, StageParts, StageRun, Stream, Survey, Timings, Turns, Value, WINDOW_IMAGES, concatenated, survey,
+pub(crate) use engine::sources;
+pub(crate) use engine::{
+    Build, Compute, EarlierResults, Index, Input, MOST_WINDOW_IMAGES, Names, PassEmbeddings, Record, Report, ResultCheck,
+    ShardReader, Sink, StageParts, StageRun, Survey, Turns, Value, WINDOW_IMAGES, concatenated, survey,
 };
-pub use job::{Crew, Part};
-pub use reporter::{Interrupt, Reporter, Silent, Tick, duration};
+pub(crate) use job::Crew;
+pub(crate) use reporter::duration;

@@ -7,7 +7,9 @@ use crate::dataset::normalize::excerpt;
 /// How the numbers of a vector are stored, in `.npy` files and in tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatType {
+    /// IEEE single precision.
     F32,
+    /// IEEE half precision.
     F16,
 }
 
@@ -33,7 +35,9 @@ named!(FloatType, "an element type", F32 = "float32", F16 = "float16");
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NpyHeader {
+    /// The type of the numbers.
     pub kind: FloatType,
+    /// Outermost dimension first.
     pub shape: Vec<usize>,
     /// Bytes before the data.
     pub data_offset: u64,
@@ -42,18 +46,31 @@ pub struct NpyHeader {
 /// Why a `.npy` file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum NpyError {
+    /// The file cannot be read, or ends before its header does.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Not a `.npy` file.
     #[error("it does not begin with NumPy's magic bytes")]
     Magic,
+    /// A header of another version or form than NumPy writes.
     #[error("its header is not understood: {0}")]
     Header(String),
+    /// Numbers of another type, as the header spells it.
     #[error("its elements are {0}, and only little-endian float32 (<f4) and float16 (<f2) are read: save it.astype('float32')")]
     Type(String),
+    /// Columns are stored one after the other.
     #[error("its columns come first (fortran_order), and only row order is read: save numpy.ascontiguousarray(it)")]
     FortranOrder,
+    /// The file is longer or shorter than its header says.
     #[error("it has {found} bytes of data where its shape {shape:?} needs {wanted}")]
-    Size { shape: Vec<usize>, found: u64, wanted: u64 },
+    Size {
+        /// As the header has it.
+        shape: Vec<usize>,
+        /// Bytes behind the header.
+        found: u64,
+        /// Bytes that the shape needs.
+        wanted: u64,
+    },
 }
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";

@@ -9,9 +9,11 @@ use std::time::Duration;
 pub struct Tick {
     /// What is being done, such as `captioning`.
     pub label: &'static str,
+    /// How many of `total` are done, failed ones among them.
     pub done: u64,
     /// 0 where it is not known yet.
     pub total: u64,
+    /// A unit and how many of it per second.
     pub rates: Vec<(&'static str, f64)>,
     /// What has failed so far.
     pub failed: u64,

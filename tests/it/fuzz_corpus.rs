@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clipcap::dataset::{ReadOptions, read_captions};
 use clipcap::image::{Limits, decode, header};
 use clipcap::models::weights::{SafetensorsFile, WeightSource};
-use clipcap::pipeline::runner::Spec;
+use clipcap::pipeline::Spec;
 
 use crate::common::checkout;
 

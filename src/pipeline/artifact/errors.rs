@@ -16,7 +16,9 @@ const ROWS_AT_ONCE: usize = 4096;
 /// Why an image has no result: a word from the fixed list, and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
+    /// A word of [`Reason`](crate::image::Reason), or one of a stage.
     pub reason: String,
+    /// Without the file's path, and the same on every machine.
     pub message: String,
 }
 

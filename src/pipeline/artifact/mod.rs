@@ -18,5 +18,5 @@ pub use output::{Existing, OtherSettings, Output, WouldDrop, check_replaceable, 
 pub use roots::Roots;
 pub use settings::Settings;
 pub use staging::Staging;
+pub use workfolder::WorkFolder;
 pub(in crate::pipeline) use workfolder::run_of;
-pub use workfolder::{Ledger, WorkFolder};

@@ -183,11 +183,6 @@ impl WorkFolder {
         self.root.join("out")
     }
 
-    /// The folder.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Removes the folder: the output is in place.
     pub fn remove(self) -> Result<()> {
         let context = || format!("cannot remove {}", self.root.display());

@@ -11,7 +11,9 @@ use crate::pipeline::artifact::Failure;
 pub struct Entry {
     /// Relative, percent-encoded, `/` between parts.
     pub image_path: String,
+    /// The name that captions and datasets know the image by: the file name without its ending, unless the source has one of its own.
     pub image_id: String,
+    /// What there is to read, or why there is nothing.
     pub content: Content,
 }
 
@@ -19,11 +21,23 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub enum Content {
     /// A regular file. `stat` is absent where the system would not say; then the file is read whatever was known of it.
-    File { path: PathBuf, stat: Option<Stat> },
+    File {
+        /// Where it is opened: a path, or a URL in one's place.
+        path: PathBuf,
+        /// As it was when it was listed.
+        stat: Option<Stat>,
+    },
     /// An image file's bytes, out of a dataset.
     Bytes(Arc<[u8]>),
     /// An embedding [D] in place of an image, and whether that image was damaged.
-    Embedding { values: Vec<f32>, sha256: ContentHash, damaged: bool },
+    Embedding {
+        /// As float32, whatever the file stores.
+        values: Vec<f32>,
+        /// Of the image, or of the numbers where the image's is not known.
+        sha256: ContentHash,
+        /// The image had a fault and an embedding all the same.
+        damaged: bool,
+    },
     /// Known to be no image without being opened (a FIFO that is not called an image): skipped.
     Other,
     /// Known to fail without being opened (a FIFO, a broken symlink).
@@ -63,16 +77,22 @@ impl Content {
 pub enum Prepared {
     /// Ready for the model: `data` is pixel_values [3, S, S] or an embedding [D].
     Input {
+        /// Of the image file, or of what stands in its place.
         sha256: ContentHash,
+        /// What the model takes, as above.
         data: Vec<f32>,
+        /// The file has a fault and a picture all the same.
         damaged: bool,
     },
     /// Read and hashed, but not decoded: there is a result for this content.
     Known,
     /// Neither called an image nor looking like one.
     Skipped,
+    /// No pixels came of it.
     Failed {
+        /// Where the whole file was read, so that the failure can be remembered.
         sha256: Option<ContentHash>,
+        /// Why it has no result.
         failure: Failure,
     },
 }

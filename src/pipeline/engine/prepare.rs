@@ -12,6 +12,7 @@ use crate::pipeline::artifact::Failure;
 /// How image files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageReading {
+    /// Pixels and bytes beyond which an image fails.
     pub limits: Limits,
     /// Images are turned upright as their EXIF says.
     pub exif_rotate: bool,
@@ -55,9 +56,11 @@ impl ImageReading {
 
 /// Image files (or their bytes) to pixel_values [3, S, S].
 pub struct Decode {
+    /// From a decoded picture to pixel_values.
     pub preprocess: Preprocess,
     /// Prepared in a second way too, for another image tower: its pixel_values stand behind the first ones.
     pub also: Option<Preprocess>,
+    /// How files are read before that.
     pub reading: ImageReading,
 }
 

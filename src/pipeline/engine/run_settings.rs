@@ -13,10 +13,13 @@ use crate::pipeline::artifact::{Output, Roots};
 /// From where to where, how images are read, and what becomes of earlier work.
 #[derive(Debug, Clone)]
 pub struct RunSettings {
+    /// What images are taken from.
     pub source: Source,
     /// Of folders, which files.
     pub wanted: Wanted,
+    /// The table, or the folder of data.
     pub out: PathBuf,
+    /// How image files are read.
     pub reading: ImageReading,
     /// Threads that decode images.
     pub threads: usize,
@@ -24,8 +27,11 @@ pub struct RunSettings {
     pub readers: usize,
     /// Images that are encoded together.
     pub batch_size: usize,
+    /// Replace the output whatever made it, and begin anew.
     pub overwrite: bool,
+    /// Leave the work folder when all is done.
     pub keep_work: bool,
+    /// Try images again that failed before with the same content.
     pub retry_failed: bool,
     /// Results of images that are no longer found may go, however many they are.
     pub prune: bool,

@@ -30,7 +30,7 @@ mod listing;
 mod stopped;
 
 pub use claims::{Claim, ClaimRecord};
-pub use crew::{Crew, Part};
+pub use crew::Crew;
 pub use listing::{listed_in, write_listing};
 pub use stopped::Stopped;
 
@@ -46,13 +46,16 @@ pub struct JobFolder {
 /// What is to be done, and into how many shards it is cut.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
+    /// `job/MAJOR`.
     #[serde(rename = "clipcap.format")]
     pub format: String,
     /// Of the settings and of everything listed: records of another plan are not mistaken for this one's.
     pub id: String,
+    /// Shards are numbered from 0.
     pub num_shards: u64,
     /// Files of a shard; the last one may have fewer.
     pub shard_size: u64,
+    /// What was found in all.
     pub counts: PlannedCounts,
     /// What results depend on, but for what only a worker knows: its device, runtime and CPU type.
     #[serde(flatten)]
@@ -62,14 +65,18 @@ pub struct Plan {
     /// Which files of those folders.
     #[serde(default)]
     pub wanted: Wanted,
+    /// A bundle, by the path that workers find it at.
     pub model: PathBuf,
     /// What scores captions, where that is another than the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scorer: Option<PathBuf>,
     /// What workers use that are not told otherwise.
     pub device: String,
+    /// As `--precision` spells it; the same for all workers.
     pub precision: String,
+    /// Images per batch; None: each worker's default.
     pub batch_size: Option<usize>,
+    /// By number.
     pub shards: Vec<PlannedShard>,
 }
 

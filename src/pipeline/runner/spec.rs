@@ -48,7 +48,9 @@ impl SpecError {
 /// A pipeline, resolved: every stage with the words of its command line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
+    /// Where stages write that do not say: `OUT/SECTION`.
     pub out: PathBuf,
+    /// In the order of the file, in which they run.
     pub stages: Vec<StageSpec>,
 }
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use clipcap::pipeline::Source;
 use clipcap::pipeline::npy::{FloatType, write_header};
-use clipcap::pipeline::sources::Source;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::TableFormat;
 

@@ -8,8 +8,7 @@ use std::thread;
 
 use clipcap::dataset::Wanted;
 use clipcap::generation::Settings as Decoding;
-use clipcap::pipeline::job::{JobFolder, Plan};
-use clipcap::pipeline::{ImageReading, Interrupt, Reporter, Silent, Tick};
+use clipcap::pipeline::{ImageReading, Interrupt, JobFolder, Plan, Reporter, Silent, Tick};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};
 use clipcap::stages::embed::Layout;

@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use clipcap::pipeline::sources::Source;
-use clipcap::pipeline::{Interrupt, Lost, WouldDrop};
+use clipcap::pipeline::{Interrupt, Lost, Source, WouldDrop};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, TableFormat};
 

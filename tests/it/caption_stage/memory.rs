@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use clipcap::pipeline::Source;
 use clipcap::pipeline::npy::{FloatType, write_header};
-use clipcap::pipeline::sources::Source;
 
 use super::fake::{Fake, caption, settings, with};
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use clipcap::dataset::{TarWriter, Wanted};
 use clipcap::files::ContentHash;
-use clipcap::pipeline::sources::Source;
+use clipcap::pipeline::Source;
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::CaptionReport;
 use serde_json::json;

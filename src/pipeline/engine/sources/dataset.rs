@@ -26,6 +26,7 @@ const ROWS_AT_ONCE: usize = 16;
 pub struct StoredImages {
     shards: Vec<PathBuf>,
     column: String,
+    /// Over all shards.
     pub num_rows: u64,
 }
 

@@ -27,7 +27,9 @@ pub const SETTINGS_KEY: &str = "settings_fingerprint";
 /// A list of embeddings, read as it is walked.
 pub struct Embeddings {
     kind: Kind,
+    /// D, the same in every row.
     pub embedding_dim: usize,
+    /// Over all files.
     pub num_rows: u64,
     /// As the files say; `.npy` files say nothing.
     pub normalized: Option<bool>,

@@ -113,11 +113,6 @@ impl Located {
         Ok(Self { roots: all, tars: Mutex::default() })
     }
 
-    /// The roots, with patterns expanded.
-    pub fn roots(&self) -> &[PathBuf] {
-        &self.roots
-    }
-
     /// Where an image_path leads. Several roots begin their image paths with their last part, as in every listing, and so do tars. A table is
     /// anyone's: a path in it that leads out of the folders is not followed.
     ///
