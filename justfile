@@ -3,9 +3,9 @@
 default:
     @just --list
 
-# ONNX Runtime, OpenVINO's provider and Chromium for the tests
+# ONNX Runtime, OpenVINO's provider, Chromium and a server of buckets for the tests
 setup:
-    scripts/setup.sh --openvino --chromium
+    scripts/setup.sh --openvino --chromium --s3
 
 # Formatted, linted, every test: what CI runs
 test:
