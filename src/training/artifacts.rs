@@ -37,7 +37,7 @@ use crate::onnx::{DType, Dim, ExternalTensor, Graph, Model, ParameterMode, Shape
 
 mod options;
 
-pub use options::{GraphOptions, Sizes, Variant};
+pub use options::{GraphOptions, Sizes, Trained, Variant};
 
 /// File names inside an artifacts folder.
 pub const TRAINING_MODEL: &str = "training_model.onnx";
@@ -131,7 +131,7 @@ fn training_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'st
     let (names, values): (Vec<String>, Vec<Value>) =
         g.parameters().into_iter().filter(|(name, _)| options.trains(network.scope, name)).unzip();
     let spelling = if options.variant == Variant::OpenVino { Spelling::Recomputed } else { Spelling::Statistics };
-    let blocks = if options.recompute { g.blocks() } else { vec![] };
+    let blocks = if options.trained.recompute { g.blocks() } else { vec![] };
     let gradients = gradients_recomputing(&g, loss.mean, &values, spelling, &blocks);
     let (mut parameters, mut apart) = (vec![], vec![]);
     for ((name, value), gradient) in names.into_iter().zip(values).zip(gradients) {
@@ -182,7 +182,8 @@ pub fn evaluation_graph(network: &Network<'_>, options: &GraphOptions) -> Result
 fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Model, BuildError> {
     let g = graph("eval_model", network, options, gpt2)?;
     g.doc("Evaluation: the loss summed over the labels, without dropout or label smoothing, and the number of labels.");
-    let loss = loss_of(&g, network, &GraphOptions { label_smoothing: 0.0, ..options.clone() }, None);
+    let trained = Trained { label_smoothing: 0.0, ..options.trained.clone() };
+    let loss = loss_of(&g, network, &GraphOptions { trained, ..options.clone() }, None);
     g.output("loss_sum", loss.sum);
     g.output("num_tokens", loss.num_tokens);
     Ok(g.finish()?)
@@ -190,7 +191,7 @@ fn evaluation_graph_over(network: &Network<'_>, options: &GraphOptions, gpt2: &'
 
 /// A graph over the checkpoint's names, trainable ones as inputs.
 fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'static str) -> Result<Graph, BuildError> {
-    let files: &[&str] = match options.objective {
+    let files: &[&str] = match options.trained.objective {
         Objective::Caption | Objective::Scst => &[MAPPER_WEIGHTS, GPT2_WEIGHTS],
         Objective::LanguageModel => &[GPT2_WEIGHTS],
         Objective::Contrastive => &[CLIP_WEIGHTS],
@@ -206,13 +207,13 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
             _ => table.extend(tensors),
         }
     }
-    for spec in options.lora.iter().flat_map(|lora| lora.tensors(network.scope, network.decoder)) {
+    for spec in options.trained.lora.iter().flat_map(|lora| lora.tensors(network.scope, network.decoder)) {
         let shape = spec.shape.iter().map(|&d| d as i64).collect();
         // Always fed, and in no file.
         let tensor = ExternalTensor { dtype: DType::F32, shape, location: String::new(), offset: 0, length: 0 };
         table.insert(spec.name, tensor);
     }
-    let scale = options.lora.as_ref().map(|lora| lora.scale() as f32);
+    let scale = options.trained.lora.as_ref().map(|lora| lora.scale() as f32);
     let variant = options.variant;
     let (options, scope) = (options.clone(), network.scope.to_string());
     table.iter_mut().filter(|(name, _)| options.trains(&scope, name)).for_each(|(_, tensor)| tensor.dtype = DType::F32);
@@ -230,7 +231,7 @@ fn graph(name: &str, network: &Network<'_>, options: &GraphOptions, gpt2: &'stat
 }
 
 fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
-    match options.objective {
+    match options.trained.objective {
         Objective::Contrastive => contrastive::forward(g, options.style(), network.clip),
         Objective::Caption | Objective::Scst | Objective::LanguageModel => forward(g, network, options, sites),
     }
@@ -242,7 +243,7 @@ fn loss_of(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
 fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Option<&RefCell<Vec<DropoutSite>>>) -> Loss {
     let (mapper, family, style) = (network.mapper, architecture(network.decoder), options.style());
     let decoder = family.sizes();
-    let prefix_len = options.objective.prefix_len(mapper);
+    let prefix_len = options.trained.objective.prefix_len(mapper);
     let Sizes { batch, tokens, labels } = &options.sizes;
     let all = tokens.clone() + prefix_len.into();
     let inside = all.clone() - 1.into();
@@ -258,7 +259,7 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
     let num_labels = if label_positions.is_some() { labels.clone() } else { batch.clone() * num_columns.clone() };
     let labels = g.input("labels", DType::I64, std::slice::from_ref(&num_labels));
     // An evaluation is of people's captions, which all count alike.
-    let is_weighted = options.objective == Objective::Scst && sites.is_some();
+    let is_weighted = options.trained.objective == Objective::Scst && sites.is_some();
     let weights = is_weighted.then(|| g.input("label_weights", DType::F32, std::slice::from_ref(&num_labels)));
     // A listed position counts P + T positions a row.
     let rows = label_positions.map(|positions| g.sub(positions, g.div(positions, g.dim(&all))));
@@ -275,7 +276,7 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
 
     let drop = |site: &str, rate: f64, x: Value| {
         let site = g.full_name(site);
-        let rate = options.dropout.unwrap_or(rate);
+        let rate = options.trained.dropout.unwrap_or(rate);
         let Some(sites) = sites.filter(|_| rate > 0.0 && options.trains(network.scope, &site)) else { return x };
         let input = format!("dropout_mask.{site}");
         // Masks are made for every position; where only picked ones go on, theirs are picked too.
@@ -299,24 +300,24 @@ fn forward(g: &Graph, network: &Network<'_>, options: &GraphOptions, sites: Opti
         let embeds = g.slice(embeds, 1, 0.into(), inside.clone());
         let seen = g.slice(mask, 1, 0.into(), inside.clone());
         let states = decoders::states(g, style, family, embeds, seen, &drop, &pick); // [M, C]
-        cross_entropy(g, states, table_of(family.head()), labels, weights, options.label_smoothing)
+        cross_entropy(g, states, table_of(family.head()), labels, weights, options.trained.label_smoothing)
     })
 }
 
 /// Writes `training_model.onnx`, `eval_model.onnx`, `optimizer_model.onnx` and, where GPT2 is frozen, a copy of its weights under
-/// `weights/` into `folder`. Spelled portably with open dimensions, whatever `options` say of that. Returns the training graph.
+/// `weights/` into `folder`. Spelled portably with open dimensions. Returns the training graph.
 pub fn write(
     folder: &Path,
     network: &Network<'_>,
-    options: &GraphOptions,
+    trained: Trained,
     optimizer: &OptimizerOptions,
 ) -> Result<TrainingGraph, BuildError> {
-    let options = GraphOptions { sizes: Sizes::symbolic(), variant: Variant::Portable, dtype: DType::F32, ..options.clone() };
+    let options = GraphOptions::portable(trained);
     let io = |name: &str| {
         let path = folder.join(name);
         move |source| BuildError::Io { path, source }
     };
-    if options.objective.is_of_embeddings() && !options.finetune_gpt2 {
+    if options.trained.objective.is_of_embeddings() && !options.trained.finetune_gpt2 {
         let target = folder.join(GPT2_COPY);
         files::copy(&network.folder.join(GPT2_WEIGHTS), &target).map_err(io(GPT2_COPY))?;
     }

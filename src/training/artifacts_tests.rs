@@ -181,7 +181,8 @@ pub(super) fn difference(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn options(finetune_gpt2: bool, variant: Variant) -> GraphOptions {
-    GraphOptions { dropout: Some(0.0), variant, ..GraphOptions::portable(finetune_gpt2) }
+    let trained = Trained { dropout: Some(0.0), ..Trained::captions(finetune_gpt2) };
+    GraphOptions { variant, ..GraphOptions::portable(trained) }
 }
 
 fn check(name: &str, finetune_gpt2: bool, variant: Variant, sizes: Option<(usize, usize)>) {
@@ -279,19 +280,20 @@ pub(super) fn check_slope(
 
 #[test]
 fn dropout_masks_and_label_smoothing_have_their_gradients() {
-    let dropped = GraphOptions { dropout: None, ..options(true, Variant::Portable) };
+    let dropped = GraphOptions::portable(Trained::captions(true));
     check_direction("clipcap_mlp", &dropped, 1 + 3 * 3);
     check_direction("clipcap_bert", &dropped, (1 + 3 * 2) + (1 + 3 * 3));
     // A frozen GPT2 does not drop.
-    check_direction("clipcap_bert", &GraphOptions { finetune_gpt2: false, ..dropped.clone() }, 1 + 3 * 2);
-    let smoothed = GraphOptions { label_smoothing: 0.1, ..options(true, Variant::Cpu) };
+    check_direction("clipcap_bert", &GraphOptions::portable(Trained::captions(false)), 1 + 3 * 2);
+    let mut smoothed = options(true, Variant::Cpu);
+    smoothed.trained.label_smoothing = 0.1;
     check_direction("clipcap_mlp", &smoothed, 0);
 }
 
 #[test]
 fn dropout_sites_say_where_how_much_and_what_shape() {
     let Some(golden) = Golden::open("clipcap_mlp") else { return };
-    let graph = training_graph(&golden.network(), &GraphOptions::portable(true)).unwrap();
+    let graph = training_graph(&golden.network(), &GraphOptions::portable(Trained::captions(true))).unwrap();
     let site = graph.dropout.iter().find(|site| site.site == "gpt2.transformer.h.1.attn.attn_dropout").unwrap();
     assert_eq!(site.input, "dropout_mask.gpt2.transformer.h.1.attn.attn_dropout");
     assert_eq!(site.rate, architecture(&golden.decoder).attention_dropout() as f32);
@@ -344,8 +346,11 @@ fn prefixes_are_those_of_pytorch() {
 #[test]
 fn an_evaluation_gives_the_sum_and_the_count() {
     let Some(golden) = Golden::open("clipcap_bert") else { return };
-    let model =
-        evaluation_graph(&golden.network(), &GraphOptions { label_smoothing: 0.3, ..GraphOptions::portable(false) }).unwrap();
+    let model = evaluation_graph(
+        &golden.network(),
+        &GraphOptions::portable(Trained { label_smoothing: 0.3, ..Trained::captions(false) }),
+    )
+    .unwrap();
     let mut session = Session::new(&runtime(Device::Cpu), "eval", &model.to_bytes(), golden.folder.path(), &[]).unwrap();
     let batch = golden.batch(false);
     let (b, t, m) = (batch.rows as i64, batch.tokens as i64, batch.labels.len() as i64);
@@ -386,7 +391,8 @@ fn an_artifacts_folder_stands_on_its_own_and_uses_standard_operators() {
         let Some(golden) = Golden::open(name) else { return };
         let folder = tempfile::tempdir().unwrap();
         let written =
-            write(folder.path(), &golden.network(), &options(finetune_gpt2, Variant::Cpu), &OptimizerOptions::default()).unwrap();
+            write(folder.path(), &golden.network(), options(finetune_gpt2, Variant::Cpu).trained, &OptimizerOptions::default())
+                .unwrap();
         assert_eq!(folder.path().join("weights/gpt2.safetensors").exists(), !finetune_gpt2);
         let (prefix, batch, parameters) = (golden.mapper.prefix_len, golden.batch(false), golden.parameters(&written));
         let wanted = golden.expected.read_f32("loss_captions_only").unwrap()[0];

@@ -74,7 +74,8 @@ const VARIANTS: [Variant; 4] = [Variant::Portable, Variant::Cpu, Variant::OpenVi
 
 fn options(finetune_gpt2: bool, variant: Variant, (rows, tokens): (usize, usize)) -> GraphOptions {
     let sizes = if variant == Variant::OpenVino { Sizes::fixed(rows, tokens) } else { Sizes::symbolic() };
-    GraphOptions { dropout: Some(0.0), variant, sizes, ..GraphOptions::portable(finetune_gpt2) }
+    let trained = Trained { dropout: Some(0.0), ..Trained::captions(finetune_gpt2) };
+    GraphOptions { variant, sizes, ..GraphOptions::portable(trained) }
 }
 
 #[test]
@@ -164,8 +165,10 @@ fn layers_that_are_computed_again_and_adapters_have_their_gradients() {
         let batch = batch(3);
         for variant in VARIANTS {
             for (finetune_gpt2, lora) in [(true, None), (false, Some(lora.clone()))] {
-                let plain = GraphOptions { lora, ..options(finetune_gpt2, variant, (3, 7)) };
-                let again = GraphOptions { recompute: true, ..plain.clone() };
+                let mut plain = options(finetune_gpt2, variant, (3, 7));
+                plain.trained.lora = lora;
+                let mut again = plain.clone();
+                again.trained.recompute = true;
                 let graphs = [&plain, &again].map(|options| training_graph(&world.network(), options).unwrap());
                 let mut parameters = world.parameters(&graphs[0]);
                 // Adapters that say something.

@@ -8,13 +8,13 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use super::artifacts::{
-    DropoutSite, GraphOptions, Network, Parameter, RowGradient, Sizes, TrainingGraph, Variant, evaluation_graph, training_graph,
+    DropoutSite, GraphOptions, Network, Parameter, RowGradient, Sizes, Trained, TrainingGraph, Variant, evaluation_graph,
+    training_graph,
 };
 use super::batches::{Batch, Numbers};
 use super::checkpoint::{CheckpointError, read_slot};
 use super::dropout::{self, DropoutKey};
-use super::lora::{Lora, is_adapter};
-use super::objective::Objective;
+use super::lora::is_adapter;
 use super::optimizer::{self, Region, State, clip_factor, global_norm, is_norm_or_bias};
 use super::parameters::{Buffer, Layout};
 use super::trainer::{Backend, TrainingError, Update};
@@ -29,18 +29,8 @@ use crate::runtime::{Device, InPlace, Runtime, RuntimeError, Session};
 /// What is trained and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// What the loss is of.
-    pub objective: Objective,
-    /// Train the decoder too; else the mapper alone.
-    pub finetune_gpt2: bool,
-    /// Adapters in place of the decoder's own weights.
-    pub lora: Option<Lora>,
-    /// Compute the blocks' insides again in the backward pass, and keep less.
-    pub recompute: bool,
-    /// None: as the configurations say.
-    pub dropout: Option<f64>,
-    /// 0 to 1: the share of probability that is spread over the whole vocabulary. 0: none.
-    pub label_smoothing: f32,
+    /// What is trained.
+    pub trained: Trained,
     /// Rows of a full batch; where shapes are fixed, smaller ones are filled up.
     pub batch_size: usize,
     /// Of what starts at random: adapters.
@@ -128,12 +118,7 @@ impl HostBackend {
 
     fn graph_options(&self, shape: (usize, usize)) -> GraphOptions {
         GraphOptions {
-            objective: self.options.objective,
-            finetune_gpt2: self.options.finetune_gpt2,
-            lora: self.options.lora.clone(),
-            recompute: self.options.recompute,
-            dropout: self.options.dropout,
-            label_smoothing: self.options.label_smoothing,
+            trained: self.options.trained.clone(),
             sizes: if self.is_fixed() { Sizes::fixed(shape.0, shape.1) } else { Sizes::symbolic() },
             variant: self.variant,
             dtype: DType::F32,
@@ -153,7 +138,7 @@ impl HostBackend {
         if !self.is_fixed() {
             return (batch.clone(), (0, 0));
         }
-        let batch = batch.filled(self.options.batch_size, self.options.objective.prefix_len(&self.mapper));
+        let batch = batch.filled(self.options.batch_size, self.options.trained.objective.prefix_len(&self.mapper));
         let key = (batch.rows, batch.tokens);
         (batch, key)
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::artifacts::Network;
+use super::artifacts::{Network, Trained};
 use super::batches::Batch;
 use super::dropout::DropoutKey;
 use super::host::{HostBackend, Options};
@@ -71,16 +71,8 @@ impl Golden {
             decoder: self.bundle.decoder_config(),
             scope: self.bundle.decoder_scope(),
         };
-        let options = Options {
-            objective,
-            finetune_gpt2,
-            dropout,
-            label_smoothing: 0.0,
-            batch_size: 3,
-            lora: None,
-            recompute: false,
-            seed: 0,
-        };
+        let trained = Trained { objective, dropout, ..Trained::captions(finetune_gpt2) };
+        let options = Options { trained, batch_size: 3, seed: 0 };
         HostBackend::new(&self.runtime, &network, options).unwrap()
     }
 
@@ -271,16 +263,7 @@ fn numbers_that_stay_on_the_device_are_those_of_the_host() {
             decoder: golden.bundle.decoder_config(),
             scope: golden.bundle.decoder_scope(),
         };
-        let options = Options {
-            objective: Objective::Caption,
-            finetune_gpt2,
-            dropout: None,
-            label_smoothing: 0.0,
-            batch_size: 3,
-            lora: None,
-            recompute: false,
-            seed: 0,
-        };
+        let options = Options { trained: Trained::captions(finetune_gpt2), batch_size: 3, seed: 0 };
         let mut device = ResidentBackend::new(&golden.runtime, &network, &options, DType::F32).unwrap();
         assert_eq!(device.layout(), host.layout());
         let recipe = Recipe { max_grad_norm: Some(1.0), no_decay_norm_bias: true, ..recipe() };

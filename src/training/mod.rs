@@ -25,7 +25,7 @@ pub(crate) mod schedule;
 pub(crate) mod tensorboard;
 pub(crate) mod trainer;
 
-pub use artifacts::Network;
+pub use artifacts::{Network, Trained};
 pub use batches::Batch;
 pub use dropout::DropoutKey;
 pub use host::{HostBackend, Options};

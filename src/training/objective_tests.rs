@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::artifacts::Network;
+use super::artifacts::{Network, Trained};
 use super::batches::Batch;
 use super::dropout::DropoutKey;
 use super::host::{HostBackend, Options};
@@ -41,16 +41,8 @@ impl Golden {
             decoder: &self.decoder,
             scope: "gpt2.",
         };
-        let options = Options {
-            objective,
-            finetune_gpt2: false,
-            dropout: Some(0.0),
-            label_smoothing: 0.0,
-            batch_size: 3,
-            lora: None,
-            recompute: false,
-            seed: 0,
-        };
+        let trained = Trained { objective, dropout: Some(0.0), ..Trained::captions(false) };
+        let options = Options { trained, batch_size: 3, seed: 0 };
         HostBackend::new(&Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap(), &network, options).unwrap()
     }
 }

@@ -59,17 +59,8 @@ pub struct ResidentBackend {
 impl ResidentBackend {
     /// Builds the graphs over the weights of `network`, computing in `dtype` (masters stay float32), and starts from its parameters.
     pub fn new(runtime: &Runtime, network: &Network<'_>, options: &Options, dtype: DType) -> Result<Self, TrainingError> {
-        let graph_options = GraphOptions {
-            objective: options.objective,
-            finetune_gpt2: options.finetune_gpt2,
-            lora: options.lora.clone(),
-            recompute: options.recompute,
-            dropout: options.dropout,
-            label_smoothing: options.label_smoothing,
-            sizes: Sizes::symbolic(),
-            variant: Variant::Cuda,
-            dtype,
-        };
+        let graph_options =
+            GraphOptions { trained: options.trained.clone(), sizes: Sizes::symbolic(), variant: Variant::Cuda, dtype };
         let session = |name: &str, model: &Model| Session::new(runtime, name, &model.to_bytes(), network.folder, &[]);
         let graph = training_graph(network, &graph_options)?;
         let layout = layout_of(&graph.parameters);

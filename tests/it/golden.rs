@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clipcap::models::Bundle;
 use clipcap::models::weights::SafetensorsFile;
 use clipcap::runtime::{Device, Precision, Runtime};
-use clipcap::training::{Backend, Batch, DropoutKey, HostBackend, Network, Objective, Options};
+use clipcap::training::{Backend, Batch, DropoutKey, HostBackend, Network, Options, Trained};
 use serde_json::Value;
 
 use crate::common::{checkout, clipcap, columns, embed, joined, run};
@@ -86,16 +86,8 @@ fn a_training_step_has_the_expected_loss_and_gradients() {
         decoder: bundle.decoder_config(),
         scope: bundle.decoder_scope(),
     };
-    let options = Options {
-        objective: Objective::Caption,
-        finetune_gpt2: true,
-        dropout: Some(0.0),
-        label_smoothing: 0.0,
-        batch_size: rows,
-        lora: None,
-        recompute: false,
-        seed: 0,
-    };
+    let trained = Trained { dropout: Some(0.0), ..Trained::captions(true) };
+    let options = Options { trained, batch_size: rows, seed: 0 };
     let runtime = Runtime::start(Device::Cpu, Precision::Fp32, Some(2)).unwrap();
     let mut backend = HostBackend::new(&runtime, &network, options).unwrap();
     let loss = backend.backward(&batch, DropoutKey { seed: 0, step: 0, micro_batch: 0 }, 1.0).unwrap();

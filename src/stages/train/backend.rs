@@ -10,7 +10,7 @@ use crate::models::Bundle;
 use crate::onnx::DType;
 use crate::pipeline::Reporter;
 use crate::runtime::{Device, Precision, Runtime};
-use crate::training::artifacts::{self, GraphOptions, Network};
+use crate::training::artifacts::{self, Network};
 use crate::training::checkpoint::{self, Numbers, NumbersMut, RunState};
 use crate::training::host::{self, HostBackend, Options};
 use crate::training::objective::Objective;
@@ -32,16 +32,7 @@ pub fn network(bundle: &Bundle) -> Network<'_> {
 
 /// Readies the device a run computes on.
 pub fn make(bundle: &Bundle, recipe: &Recipe, runtime: &Runtime) -> Result<Box<dyn Backend>> {
-    let options = Options {
-        objective: recipe.objective,
-        finetune_gpt2: recipe.finetune_gpt2,
-        lora: recipe.lora.clone(),
-        recompute: recipe.recompute,
-        dropout: recipe.dropout,
-        label_smoothing: recipe.label_smoothing,
-        batch_size: recipe.batch_size,
-        seed: recipe.seed,
-    };
+    let options = Options { trained: recipe.trained(), batch_size: recipe.batch_size, seed: recipe.seed };
     let network = network(bundle);
     match (runtime.device(), runtime.precision()) {
         (Device::OpenVino, _) if recipe.objective == Objective::Contrastive => {
@@ -93,21 +84,12 @@ pub fn write_artifacts(folder: &RunFolder, bundle: &Bundle, recipe: &Recipe, fin
         std::fs::remove_dir_all(&artifacts).with_context(|| format!("cannot remove {}", artifacts.display()))?;
     }
     let network = network(bundle);
-    let options = GraphOptions {
-        objective: recipe.objective,
-        lora: recipe.lora.clone(),
-        recompute: recipe.recompute,
-        dropout: recipe.dropout,
-        label_smoothing: recipe.label_smoothing,
-        dtype: DType::F32,
-        ..GraphOptions::portable(recipe.finetune_gpt2)
-    };
     let optimizer = OptimizerOptions {
         adamw: recipe.adamw(),
         no_decay_norm_bias: recipe.no_decay_norm_bias,
         max_grad_norm: recipe.max_grad_norm,
     };
-    let graph = artifacts::write(&artifacts, &network, &options, &optimizer)?;
+    let graph = artifacts::write(&artifacts, &network, recipe.trained(), &optimizer)?;
     let layout = host::layout_of(&graph.parameters);
     let (mut parameters, moments) = (layout.buffer(), layout.buffer());
     host::load_parameters(&network, &layout, recipe.seed, &mut parameters)?;

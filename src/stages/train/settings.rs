@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{self, ContentHash};
 use crate::models::Bundle;
 use crate::table::{self, FORMAT_KEY};
+use crate::training::artifacts::Trained;
 use crate::training::lora::Lora;
 use crate::training::objective::Objective;
 use crate::training::optimizer::AdamW;
@@ -99,6 +100,12 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// What is trained.
+    pub fn trained(&self) -> Trained {
+        let Self { objective, finetune_gpt2, recompute, dropout, label_smoothing, .. } = *self;
+        Trained { objective, finetune_gpt2, lora: self.lora.clone(), recompute, dropout, label_smoothing }
+    }
+
     pub fn adamw(&self) -> AdamW {
         AdamW { beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay: self.weight_decay }
     }

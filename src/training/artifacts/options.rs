@@ -42,9 +42,10 @@ impl Sizes {
     }
 }
 
-/// What is trained, and how the graph is spelled.
+/// What is trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GraphOptions {
+pub struct Trained {
+    /// What the loss is of.
     pub objective: Objective,
     /// Of captions: train GPT2 too; otherwise the mapper only.
     pub finetune_gpt2: bool,
@@ -54,7 +55,22 @@ pub struct GraphOptions {
     pub recompute: bool,
     /// None: as the configurations say. A frozen GPT2 never drops.
     pub dropout: Option<f64>,
+    /// 0 to 1: the share of probability that is spread over the whole vocabulary. 0: none.
     pub label_smoothing: f32,
+}
+
+impl Trained {
+    /// Captions, with nothing beside them.
+    pub fn captions(finetune_gpt2: bool) -> Self {
+        let objective = Objective::Caption;
+        Self { objective, finetune_gpt2, lora: None, recompute: false, dropout: None, label_smoothing: 0.0 }
+    }
+}
+
+/// What is trained, and how the graph is spelled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GraphOptions {
+    pub trained: Trained,
     pub sizes: Sizes,
     pub variant: Variant,
     /// Element type inside; inputs and gradients are float32.
@@ -62,24 +78,14 @@ pub struct GraphOptions {
 }
 
 impl GraphOptions {
-    /// The saved form, for captions.
-    pub fn portable(finetune_gpt2: bool) -> Self {
-        Self {
-            objective: Objective::Caption,
-            finetune_gpt2,
-            lora: None,
-            recompute: false,
-            dropout: None,
-            label_smoothing: 0.0,
-            sizes: Sizes::symbolic(),
-            variant: Variant::Portable,
-            dtype: DType::F32,
-        }
+    /// The saved form.
+    pub fn portable(trained: Trained) -> Self {
+        Self { trained, sizes: Sizes::symbolic(), variant: Variant::Portable, dtype: DType::F32 }
     }
 
     /// Whether a tensor of the graph is a parameter of the training.
     pub(super) fn trains(&self, scope: &str, name: &str) -> bool {
-        !self.objective.is_of_embeddings() || self.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
+        !self.trained.objective.is_of_embeddings() || self.trained.finetune_gpt2 || !name.starts_with(scope) || is_adapter(name)
     }
 
     /// Whether gradients of embeddings come without the rows that have to be added.
