@@ -11,7 +11,7 @@ use crate::files::ContentHash;
 pub struct Settings {
     /// The command, such as `caption`.
     pub stage: String,
-    pub fingerprint: String,
+    pub fingerprint: ContentHash,
     pub settings: Json,
 }
 
@@ -27,7 +27,7 @@ impl Settings {
     pub fn new(stage: &str, settings: Json) -> Self {
         let mut canonical = format!("{stage}\n");
         canonicalize(&settings, &mut canonical);
-        Self { stage: stage.into(), fingerprint: ContentHash::of(canonical).to_string(), settings }
+        Self { stage: stage.into(), fingerprint: ContentHash::of(canonical), settings }
     }
 
     /// What differs between these settings and `new` ones, for people: `--top-p 0.8 (was 0.9)`.

@@ -116,7 +116,7 @@ pub struct Record {
     pub settings: Settings,
     /// Of embeddings: the fingerprint of a single run that writes `.npy`. Numbers of the settings may lose their last digit in a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub npy_fingerprint: Option<String>,
+    pub npy_fingerprint: Option<ContentHash>,
     /// Device, precision, runtime and CPU type: the part of the settings in which workers may differ.
     pub identity: Json,
     pub seconds: f64,

@@ -1,9 +1,10 @@
 //! A table of which only some rows are made again.
 
 use anyhow::{Result, bail};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::tables::{FORMAT, TableFormat};
+use crate::files::ContentHash;
 use crate::pipeline::{Existing, Output, Settings, WorkFolder};
 
 /// Under this name the settings of such a table say which settings made its rows.
@@ -25,9 +26,10 @@ pub(super) fn beside_others(output: &Output, format: TableFormat, new: Settings)
         );
     }
     let rows = &old.settings[KEY];
-    let made_by = rows["made_by"].as_str().unwrap_or(&old.fingerprint);
-    let before = rows["others"].as_array().into_iter().flatten().filter_map(|other| other.as_str());
-    let mut others: Vec<&str> = before.chain([made_by]).filter(|other| *other != new.fingerprint).collect();
+    let hash = |json: &Json| json.as_str()?.parse::<ContentHash>().ok();
+    let made_by = hash(&rows["made_by"]).unwrap_or(old.fingerprint);
+    let before = rows["others"].as_array().into_iter().flatten().filter_map(hash);
+    let mut others: Vec<ContentHash> = before.chain([made_by]).filter(|other| *other != new.fingerprint).collect();
     others.sort_unstable();
     others.dedup();
     if others.is_empty() {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::dataset::wanted::LeftOut;
+use crate::files::ContentHash;
 use crate::image::{Preprocess, Reason};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder};
 use crate::pipeline::npy::FloatType;
@@ -189,7 +190,7 @@ fn fingerprinted(settings: &EmbedSettings, model: &EncoderInfo) -> Settings {
 }
 
 /// The fingerprint of the same run in another layout.
-pub(in crate::stages) fn fingerprint_as(settings: &EmbedSettings, model: &EncoderInfo, layout: Layout) -> String {
+pub(in crate::stages) fn fingerprint_as(settings: &EmbedSettings, model: &EncoderInfo, layout: Layout) -> ContentHash {
     fingerprinted(&EmbedSettings { layout, ..settings.clone() }, model).fingerprint
 }
 
@@ -225,7 +226,7 @@ fn numbers_made_with(settings: &EmbedSettings, model: &EncoderInfo) -> String {
         "dtype": settings.dtype.name(),
         "normalized": settings.normalize,
     });
-    Settings::new("embedding", numbers).fingerprint
+    Settings::new("embedding", numbers).fingerprint.to_string()
 }
 
 /// The image encoder in the stream's terms.

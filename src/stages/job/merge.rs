@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::{done_word, ranges};
 use crate::bookkeeping;
-use crate::files::write_json;
+use crate::files::{ContentHash, write_json};
 use crate::pipeline::job::{JobFolder, Record};
 use crate::pipeline::npy::FloatType;
 use crate::pipeline::sources::{ENCODER_KEY, Embeddings, SETTINGS_KEY, parquet_info};
@@ -96,8 +96,7 @@ pub fn merge(settings: &MergeSettings, reporter: &dyn Reporter, interrupt: &Inte
         true => (Output::folder(&settings.out), EMBEDDINGS_FORMAT),
         false => (output_of(&settings.out, settings.format), FORMAT),
     };
-    let made_with =
-        if embeds { as_written(&made_with, settings.layout, records[0].npy_fingerprint.as_deref()) } else { made_with };
+    let made_with = if embeds { as_written(&made_with, settings.layout, records[0].npy_fingerprint) } else { made_with };
     let staging = Staging::open(&output, format, settings.overwrite)?;
     // What the same settings made is replaced; what others did is refused.
     staging.is_finished(&made_with, &[])?;
@@ -259,7 +258,7 @@ fn embeddings_in(table: &Path) -> Result<Rows<Embedding>> {
 }
 
 /// The settings of a single run that writes this layout.
-fn as_written(made_with: &Settings, layout: Layout, npy_fingerprint: Option<&str>) -> Settings {
+fn as_written(made_with: &Settings, layout: Layout, npy_fingerprint: Option<ContentHash>) -> Settings {
     let mut settings = made_with.settings.clone();
     settings["output"]["format"] = layout.name().into();
     match layout {
@@ -267,7 +266,7 @@ fn as_written(made_with: &Settings, layout: Layout, npy_fingerprint: Option<&str
         Layout::Parquet | Layout::OneFile => made_with.clone(),
         Layout::Npy => {
             let written = Settings::new(&made_with.stage, settings);
-            let fingerprint = npy_fingerprint.map_or(written.fingerprint, str::to_string);
+            let fingerprint = npy_fingerprint.unwrap_or(written.fingerprint);
             Settings { fingerprint, ..written }
         }
     }

@@ -194,7 +194,7 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
         }
     }
     let mut id = cut.id();
-    id.update(settings.settings.fingerprint.as_bytes());
+    id.update(settings.settings.fingerprint.to_string());
     let plan = Plan {
         format: Plan::format(),
         id: ContentHash::from(id).to_string(),

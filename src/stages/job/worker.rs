@@ -126,7 +126,7 @@ pub(super) struct Computed {
     /// Of the table's name among the results.
     pub ending: &'static str,
     /// See [`Record::npy_fingerprint`].
-    pub npy_fingerprint: Option<String>,
+    pub npy_fingerprint: Option<ContentHash>,
 }
 
 /// A job, as one worker sees it.
@@ -282,7 +282,7 @@ impl Worker<'_> {
             table: self.job.keep_result(shard, table, ending)?,
             errors: self.job.keep_result(shard, &errors, "errors.parquet")?,
             settings,
-            npy_fingerprint: npy_fingerprint.clone(),
+            npy_fingerprint: *npy_fingerprint,
             identity,
             seconds: (time.as_secs_f64() * 1000.0).round() / 1000.0,
             host: host(),

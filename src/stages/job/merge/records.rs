@@ -42,9 +42,9 @@ pub(super) fn finished(
 
 /// What the whole table was made with.
 pub(super) fn one_identity(records: &[Record], settings: &MergeSettings) -> Result<Settings> {
-    let mut kinds: BTreeMap<&str, (&Record, Vec<u64>)> = BTreeMap::new();
+    let mut kinds: BTreeMap<ContentHash, (&Record, Vec<u64>)> = BTreeMap::new();
     for record in records {
-        kinds.entry(&record.settings.fingerprint).or_insert((record, Vec::new())).1.push(record.shard);
+        kinds.entry(record.settings.fingerprint).or_insert((record, Vec::new())).1.push(record.shard);
     }
     let first = &records.first().context("no shard is finished")?.settings;
     if kinds.len() == 1 {
