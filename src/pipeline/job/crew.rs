@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::files::{name_of, paths_if_there};
 use crate::pipeline::artifact::is_still_at;
 use serde::{Deserialize, Serialize};
 
@@ -145,8 +146,8 @@ fn announce(folder: &Path, me: &Announced) -> Option<(String, File)> {
 
 /// Who is at work; the files of the dead go.
 fn at_work(folder: &Path) -> Vec<(String, Announced)> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).filter_map(found).collect()
+    let paths = paths_if_there(folder).unwrap_or_default();
+    paths.into_iter().map(|path| (name_of(&path).to_string(), path)).filter_map(found).collect()
 }
 
 fn found((name, path): (String, PathBuf)) -> Option<(String, Announced)> {
