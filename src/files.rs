@@ -91,6 +91,13 @@ pub fn temporary_beside(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// Where the program keeps what it can make again: `XDG_CACHE_HOME/clipcap` or `~/.cache/clipcap`. None without a home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    Some(cache?.join("clipcap"))
+}
+
 /// Refuses a path whose name the file system does not take because it is too long, before any work is done for it.
 ///
 /// # Errors

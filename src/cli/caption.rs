@@ -260,9 +260,13 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
             .terminal
             .note("--rerank: one caption per image leaves nothing to rank: add --num-captions N with --top-p or --num-beams");
     }
-    let ComputeArgs { device, precision, threads } = args.compute;
-    let runtime = context.runtime(device, precision, threads)?;
+    if !args.dry_run {
+        elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
+    }
     let flags = RunFlags { files: &args.files, images: &args.images, resume: &args.resume, batch_size: args.batch_size };
+    let device = flags.device(&args.compute, &bundle, &source, &caption::place(&out, format), context);
+    let ComputeArgs { precision, threads, .. } = args.compute;
+    let runtime = context.runtime(device, precision, threads)?;
     let settings = CaptionSettings {
         run: flags.settings(source, out, &runtime)?,
         format,
@@ -285,7 +289,6 @@ fn caption_all(model: PathBuf, out: PathBuf, args: CaptionArgs, context: &Contex
         context.terminal.result(&text, &json);
         return Ok(Outcome::Complete);
     }
-    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let mut report = caption::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     tell_cut(scored.as_ref(), &context.terminal);
     if to_stdout && args.work.is_none() {

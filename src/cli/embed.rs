@@ -150,9 +150,11 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     {
         context.terminal.note(&format!("--{name} is not needed: the bundle holds CLIP, and captions stay in the dataset"));
     }
-    let ComputeArgs { device, precision, threads } = args.compute;
-    let runtime = context.runtime(device, precision, threads)?;
+    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let flags = RunFlags { files: &args.files, images: &args.image, resume: &args.resume, batch_size: args.batch_size };
+    let device = flags.device(&args.compute, &bundle, &source, &embed::place(&out), context);
+    let ComputeArgs { precision, threads, .. } = args.compute;
+    let runtime = context.runtime(device, precision, threads)?;
     let settings = EmbedSettings {
         run: flags.settings(source, out, &runtime)?,
         layout: args.format,
@@ -163,7 +165,6 @@ fn embed_all(model: PathBuf, out: PathBuf, args: EmbedArgs, context: &Context) -
     note_runtime(&runtime, &context.terminal);
     let model = embed::info(&bundle, &runtime)?;
     let load = || load(&bundle, &runtime, settings.run.batch_size, context);
-    elsewhere.iter().try_for_each(|elsewhere| elsewhere.fetch(&context.terminal))?;
     let report = embed::run(&settings, &model, load, &context.terminal, &context.interrupt)?;
     let (text, json) = report.summary();
     end(elsewhere.as_ref(), report.report.complete, &text, json, context)?;

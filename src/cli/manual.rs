@@ -65,7 +65,8 @@ fn rendered(command: clap::Command) -> anyhow::Result<Vec<u8>> {
 
 /// A command and all below it, by the names of their pages: `clipcap`, `clipcap-model`, `clipcap-model-import` ...
 fn with_subcommands(command: clap::Command) -> Vec<(String, clap::Command)> {
-    let below: Vec<_> = command.get_subcommands().cloned().flat_map(with_subcommands).collect();
+    let below: Vec<_> =
+        command.get_subcommands().filter(|below| !below.is_hide_set()).cloned().flat_map(with_subcommands).collect();
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_string();
     std::iter::once((name, command)).chain(below).collect()
 }

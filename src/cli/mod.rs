@@ -32,6 +32,7 @@ mod scenes;
 mod score;
 mod show;
 mod stats;
+mod time_device;
 mod train;
 mod work;
 
@@ -105,7 +106,7 @@ struct Global {
 /// Where models run. Flattened into the commands that run one.
 #[derive(Args, Clone)]
 pub struct ComputeArgs {
-    /// Device: auto, cpu, openvino, cuda, cuda:N or cuda:N,M (auto: CUDA if usable, else CPU; several cards: caption and embed only)
+    /// Device: auto, cpu, openvino, cuda, cuda:N or cuda:N,M (auto: CUDA if usable, else CPU; in caption and embed OpenVINO where a measurement found it faster; several cards: caption and embed only)
     #[arg(long, default_value = "auto", help_heading = "Compute")]
     pub device: Device,
     /// Precision of the models: fp32, bf16, fp16 or int8; refused if the device lacks it
@@ -164,6 +165,9 @@ enum Command {
     Completions(manual::CompletionsArgs),
     /// Print the manual page, or write one per command into a folder
     Man(manual::ManArgs),
+    /// Time the image encoder on one device
+    #[command(hide = true)]
+    TimeDevice(time_device::TimeDeviceArgs),
 }
 
 impl Command {
@@ -300,5 +304,6 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(args, context),
         Command::Completions(args) => manual::completions(args, context),
         Command::Man(args) => manual::man(args, context),
+        Command::TimeDevice(args) => time_device::run(args, context),
     }
 }

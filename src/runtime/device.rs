@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// Where a model computes. A device that was named is used or refused; only `Auto` chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
-    /// CUDA if it is usable, else the CPU.
+    /// CUDA if it is usable, else the CPU; runs over images may choose OpenVINO in its place before.
     #[default]
     Auto,
     /// ONNX Runtime's own CPU provider.

@@ -21,7 +21,7 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
         return Ok(PathBuf::from(path));
     }
     let kinds: &[&str] = match device {
-        Device::Auto => &["cpu", "cuda"],
+        Device::Auto => &["cpu", "cuda", "openvino"],
         Device::Cpu => &["cpu", "openvino", "cuda"],
         Device::OpenVino => &["openvino"],
         Device::Cuda(_) | Device::Cards(_) => &["cuda"],

@@ -54,7 +54,7 @@ impl Runtime {
     /// Finds and loads the library and settles the device: `Device::Auto` becomes CUDA where it is usable and the CPU otherwise; any
     /// other device is used or refused.
     pub fn start(device: Device, precision: Precision, threads: Option<usize>) -> Result<Self, RuntimeError> {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1);
+        let threads = self::threads(threads);
         let on = |device, library: PathBuf, ready: Ready, not_cuda| -> Result<Self, RuntimeError> {
             let (environment, version) = library::load(&library)?;
             operators::announce(&environment).map_err(|source| RuntimeError::Ort { model: "operators".into(), source })?;
@@ -307,6 +307,16 @@ impl Runtime {
         }
         Ok(builder)
     }
+}
+
+/// Threads that were asked for, or as many as there are cores.
+pub fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1)
+}
+
+/// The library that a device would load. None where there is none, and where the user named one for all devices.
+pub fn library_of(device: Device) -> Option<PathBuf> {
+    if library::is_chosen() { None } else { library::find(device).ok() }
 }
 
 /// What is to be there before CUDA's provider is loaded.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::Outcome;
+use super::{Outcome, choice};
 use crate::models::Bundle;
 use crate::pipeline::Reporter;
 use crate::runtime::selftest::{self, SelfTest};
@@ -46,6 +46,12 @@ pub fn run(settings: &DoctorSettings, reporter: &dyn Reporter) -> anyhow::Result
     runtime.take_placements().iter().for_each(|placement| reporter.detail(&placement.to_string()));
     if let Some(path) = &settings.model {
         let bundle = Bundle::open(path)?;
+        if settings.device == Device::Auto
+            && let Some((line, found)) = choice::measured_anew(&bundle, settings.precision, settings.threads, reporter)
+        {
+            text += &format!("auto          caption and embed: {line}\n");
+            json["auto"] = found;
+        }
         bundle.verify()?;
         text += &format!("model         {}: every weight matches its fingerprint\n", path.display());
         for (part, record) in &bundle.manifest().parts {

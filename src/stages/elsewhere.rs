@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::files::{ContentHash, files_under, if_there, write_atomic};
+use crate::files::{ContentHash, cache_folder, files_under, if_there, write_atomic};
 use crate::pipeline::{Output, Reporter};
 use crate::remote::{self, Fetched};
 
@@ -33,10 +33,8 @@ impl RemoteOutput {
         let url = remote::shown(out);
         let url = url.trim_end_matches('/');
         let name = url.rsplit('/').next().unwrap_or("output");
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        let cache = cache.context("where is work on an output in a bucket to be kept? Set XDG_CACHE_HOME")?;
-        let place = cache.join("clipcap/outputs").join(format!("{:.16}", ContentHash::of(url))).join(name);
+        let cache = cache_folder().context("where is work on an output in a bucket to be kept? Set XDG_CACHE_HOME")?;
+        let place = cache.join("outputs").join(format!("{:.16}", ContentHash::of(url))).join(name);
         fs::create_dir_all(place.parent().unwrap_or(&place)).with_context(|| format!("cannot make {}", place.display()))?;
         let (there, here) = match is_folder {
             true => (Output::elsewhere(Path::new(url), true), Output::folder(&place)),

@@ -41,7 +41,7 @@ pub(super) fn compute_identity(bundle: &Bundle, runtime: &Runtime) -> Json {
 }
 
 /// The processor's name: its kernels are chosen by it.
-fn cpu_type() -> String {
+pub(super) fn cpu_type() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name =
         text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_string()));
@@ -120,19 +120,24 @@ pub(super) fn check_precision(bundle: &Bundle, runtime: &Runtime) -> anyhow::Res
         return Ok(());
     }
     let path = bundle.path().display();
-    let Some(int8) = &bundle.manifest().int8 else {
+    if bundle.manifest().int8.is_none() {
         anyhow::bail!(
             "{path}: this bundle has no int8 weights; `clipcap model quantize {path} --out BUNDLE` makes a bundle that has them"
         );
-    };
-    let has_static_scales = int8.calibration.as_ref().is_some_and(|c| c.parts.contains_key("image_encoder"));
-    if runtime.device() == Device::OpenVino && !has_static_scales {
+    }
+    if runtime.device() == Device::OpenVino && lacks_static_scales(bundle) {
         anyhow::bail!(
             "{path}: OpenVINO needs int8 weights with static scales; `clipcap model quantize {path} --calibrate IMAGES --out BUNDLE` makes a \
              bundle that has them"
         );
     }
     Ok(())
+}
+
+/// Whether OpenVINO has no use for a bundle's 8-bit image encoder.
+pub(super) fn lacks_static_scales(bundle: &Bundle) -> bool {
+    let calibration = bundle.manifest().int8.as_ref().and_then(|int8| int8.calibration.as_ref());
+    !calibration.is_some_and(|c| c.parts.contains_key("image_encoder"))
 }
 
 /// Divides by the Euclidean length; a vector of zeros stays one.

@@ -1,6 +1,7 @@
 //! One file a command: a plain function from settings to an outcome.
 
 pub mod caption;
+pub(crate) mod choice;
 pub(crate) mod doctor;
 pub(crate) mod elsewhere;
 pub mod embed;

@@ -1,5 +1,6 @@
 //! Every integration test, in one binary: it links once.
 
+mod auto_device;
 mod bit_rot;
 mod caption;
 mod caption_files;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::{FileArgs, ImageArgs, ResumeArgs};
-use crate::cli::{BadUsage, Context};
+use crate::cli::{BadUsage, ComputeArgs, Context};
 use crate::models::Bundle;
 use crate::models::import::resolve;
 use crate::pipeline::sources::Source;
-use crate::pipeline::{Reporter, RunSettings};
+use crate::pipeline::{Output, Reporter, RunSettings};
 use crate::remote;
 use crate::runtime::{Device, Runtime};
+use crate::stages::choice::{self, Work};
 use crate::stages::elsewhere::RemoteOutput;
 
 /// Images that are encoded together where nothing else is asked for.
@@ -28,6 +29,35 @@ pub(in crate::cli) struct RunFlags<'a> {
 }
 
 impl RunFlags<'_> {
+    /// What `--device auto` becomes for these images; a device that was named is taken.
+    pub fn device(
+        &self,
+        asked: &ComputeArgs,
+        bundle: &Bundle,
+        source: &Source,
+        (output, format): &(Output, &str),
+        context: &Context,
+    ) -> Device {
+        // Of embeddings, nothing is left to do that would be faster elsewhere.
+        if asked.device != Device::Auto || matches!(source, Source::Embeddings(_)) {
+            return asked.device;
+        }
+        let has_images = |least| {
+            let wanted = self.files.wanted(matches!(source, Source::Paths(_))).unwrap_or_default();
+            // What cannot be listed is the run's to tell.
+            let listed = source.open(&output.own_paths(), self.images.reading().limits.max_bytes, &wanted);
+            listed.is_ok_and(|listed| listed.has_at_least(least))
+        };
+        let work = Work {
+            bundle,
+            precision: asked.precision,
+            threads: asked.threads,
+            earlier: choice::earlier_device(output, format, self.resume.overwrite),
+            has_images: &has_images,
+        };
+        choice::choose(&work, &context.terminal, &context.interrupt)
+    }
+
     /// What they say of a run.
     ///
     /// # Errors

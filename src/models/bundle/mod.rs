@@ -323,6 +323,12 @@ impl Bundle {
         &self.manifest.embedding_fingerprint
     }
 
+    /// How many numbers the image encoder's weights are.
+    pub fn num_image_weights(&self) -> u64 {
+        let images = ClipConfig { text_config: None, ..self.configs.clip.clone() };
+        clip_tensors(&images).iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum()
+    }
+
     /// What is recorded of `clip`, `mapper` or `gpt2`.
     pub fn part(&self, part: &str) -> Result<&PartRecord, BundleError> {
         let missing = || BundleError::invalid(self.folder.join(MANIFEST), format!("it does not describe the part {part}"));

@@ -296,6 +296,11 @@ fn finished_images(settings: &CaptionSettings, output: &Output, fingerprinted: &
     }
 }
 
+/// Where a table goes, and its manifest's format.
+pub(crate) fn place(out: &Path, format: TableFormat) -> (Output, &'static str) {
+    (output_of(out, format), FORMAT)
+}
+
 /// Where a table goes, and what lies beside it.
 pub(in crate::stages) fn output_of(out: &Path, format: TableFormat) -> Output {
     match format {

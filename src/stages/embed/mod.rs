@@ -113,6 +113,11 @@ impl EmbedReport {
     }
 }
 
+/// Where embeddings go, and their manifest's format.
+pub(crate) fn place(out: &Path) -> (Output, &'static str) {
+    (Output::folder(out), FORMAT)
+}
+
 /// What results depend on, without loading a weight.
 pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
     check_precision(bundle, runtime)?;

@@ -63,6 +63,26 @@ impl Folder {
         self.listing.iter().map(|found| (found.kind.is_found() && found.kind != Kind::Tar).then_some(found.image_path))
     }
 
+    /// Whether at least so many images are to be expected. A tar is taken for as many as it has times 100,000 bytes; of what lies elsewhere no
+    /// more than a page is listed for this.
+    pub fn has_at_least(&self, least: u64) -> bool {
+        const BYTES: u64 = 100_000;
+        const PAGE: u64 = 1000;
+        if self.is_remote && least > PAGE {
+            return false;
+        }
+        let bytes_of = |found: &listing::Entry| match &found.version {
+            Some(version) => version.bytes,
+            None => fs::metadata(&found.path).map_or(0, |metadata| metadata.len()),
+        };
+        let mut number = 0;
+        least == 0
+            || self.listing.iter().any(|found| {
+                number += if found.kind == Kind::Tar { bytes_of(&found) / BYTES } else { u64::from(found.kind.is_found()) };
+                number >= least
+            })
+    }
+
     /// Counts what [`entries`](Self::entries) will list.
     pub fn count(&self, total: &AtomicU64, stop: &AtomicBool) {
         let mut is_known = true;

@@ -103,6 +103,14 @@ impl Listed {
         }
     }
 
+    /// Whether at least so many are to be expected, which is looked at without reading them.
+    pub fn has_at_least(&self, least: u64) -> bool {
+        match self {
+            Self::Files(folder) => folder.has_at_least(least),
+            other => other.number().is_none_or(|number| number >= least),
+        }
+    }
+
     /// What was not wanted, once all entries were listed.
     pub fn left_out(&self) -> LeftOut {
         match self {
