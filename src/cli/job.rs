@@ -89,7 +89,8 @@ fn inputs(args: &PlanArgs) -> anyhow::Result<(Vec<PathBuf>, Option<String>)> {
     if let [only] = &args.inputs[..]
         && StoredImages::is_dataset(only)
     {
-        return Ok((StoredImages::open(only)?.shards().to_vec(), Some("image".into())));
+        let shards = StoredImages::open(only)?.shards().iter().map(|rows| rows.path.clone()).collect();
+        return Ok((shards, Some("image".into())));
     }
     if let Some(dataset) = args.inputs.iter().find(|path| StoredImages::is_dataset(path)) {
         return Err(BadUsage(format!("{}: a dataset is planned by itself: give it alone", dataset.display())).into());

@@ -53,7 +53,10 @@ pub enum Kind {
     /// A tar given as a root: its members are found, and not it.
     Tar,
     /// A Parquet file of a job, whose rows are found. Its image_id is the name of the column of images.
-    Parquet,
+    Parquet {
+        /// Rows are called by their file too: those of all the job's files have names twice.
+        by_file: bool,
+    },
     /// A folder whose content cannot be listed, with the reason. No file, so it is not found; but what it may hold is
     /// missing, and that must be told. Its image_path ends with `/`.
     UnreadableFolder(io::ErrorKind),
@@ -67,7 +70,7 @@ impl Kind {
 
     /// Whether it holds several images.
     pub fn is_many(self) -> bool {
-        matches!(self, Self::Tar | Self::Parquet)
+        matches!(self, Self::Tar | Self::Parquet { .. })
     }
 }
 

@@ -11,6 +11,7 @@ use super::fetch::{read_range, size};
 
 /// Bytes of a request at least, and pieces that are kept.
 const PIECE: u64 = 4 << 20;
+const LITTLE: u64 = 64 << 10;
 const PIECES: usize = 6;
 
 /// An object that is read in any order.
@@ -18,6 +19,7 @@ const PIECES: usize = 6;
 pub struct Random {
     url: PathBuf,
     size: u64,
+    piece: u64,
     /// Where they begin; the latest last.
     pieces: Arc<Mutex<VecDeque<(u64, Bytes)>>>,
 }
@@ -26,7 +28,15 @@ impl Random {
     /// # Errors
     /// As [`read`](super::read).
     pub fn open(url: &Path) -> io::Result<Self> {
-        Ok(Self { url: url.into(), size: size(url)?, pieces: Arc::default() })
+        Ok(Self { url: url.into(), size: size(url)?, piece: PIECE, pieces: Arc::default() })
+    }
+
+    /// To read little here and there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for_little(url: &Path) -> io::Result<Self> {
+        Ok(Self { piece: LITTLE, ..Self::open(url)? })
     }
 
     /// Bytes of the object.
@@ -52,7 +62,7 @@ impl Random {
         if let Some(found) = pieces.iter().rev().find_map(within) {
             return Ok(found);
         }
-        let bytes = read_range(&self.url, start..(start + length.max(PIECE)).min(self.size))?;
+        let bytes = read_range(&self.url, start..(start + length.max(self.piece)).min(self.size))?;
         if (bytes.len() as u64) < length {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server sent less than was asked for"));
         }

@@ -23,8 +23,20 @@ impl TableFile {
     /// # Errors
     /// It is not there, or cannot be read.
     pub fn open(path: &Path) -> Result<Self, TableError> {
+        Self::with(path, Random::open)
+    }
+
+    /// The same for a small part of what is in it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for_little(path: &Path) -> Result<Self, TableError> {
+        Self::with(path, Random::open_for_little)
+    }
+
+    fn with(path: &Path, elsewhere: impl FnOnce(&Path) -> io::Result<Random>) -> Result<Self, TableError> {
         let opened = match remote::is_url(path) {
-            true => Random::open(path).map(Self::Remote),
+            true => elsewhere(path).map(Self::Remote),
             false => File::open(path).map(Self::Local),
         };
         opened.map_err(|source| TableError::Io { path: remote::shown(path).into(), source })

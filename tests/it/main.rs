@@ -33,6 +33,7 @@ mod mutations;
 mod night;
 mod objectives;
 mod originals;
+mod parquet_rows;
 mod pipeline;
 mod power_cut;
 mod prepare;

@@ -31,6 +31,7 @@ pub use encoding::{Encoding, likely_encoding};
 pub use parquet::{read_table, tables_of};
 pub use read::{BadLine, Captions, FileReport, ReadOptions, read_captions};
 pub use rows::CaptionRows;
+pub use source::source_names;
 pub use table::header_names;
 
 /// How caption files are laid out.

@@ -65,12 +65,13 @@ fn entries_of(batch: &RecordBatch, path: &Path) -> Result<Vec<Entry>> {
         .collect()
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("file", Kind::File),
     ("special", Kind::Special),
     ("broken_link", Kind::BrokenLink),
     ("tar", Kind::Tar),
-    ("parquet", Kind::Parquet),
+    ("parquet", Kind::Parquet { by_file: false }),
+    ("parquet_by_file", Kind::Parquet { by_file: true }),
     ("forbidden_folder", Kind::UnreadableFolder(io::ErrorKind::PermissionDenied)),
     ("unreachable_folder", Kind::UnreadableFolder(io::ErrorKind::HostUnreachable)),
     ("unreadable_folder", Kind::UnreadableFolder(io::ErrorKind::Other)),

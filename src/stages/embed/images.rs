@@ -118,7 +118,7 @@ impl StoredImageWriter {
     /// An image's bytes, out of what was stored before.
     fn stored_before(&mut self, sha256: &str) -> Result<Option<Vec<u8>>> {
         if self.stored.is_none() {
-            self.stored = Some(StoredImages::open(&self.before)?.shards().to_vec());
+            self.stored = Some(StoredImages::open(&self.before)?.shards().iter().map(|rows| rows.path.clone()).collect());
         }
         for shard in self.stored.iter().flatten() {
             // Hashes first: images are large.

@@ -1,6 +1,5 @@
 //! What is listed, cut into shards. A plan that was stopped goes on where its listing stood.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -8,10 +7,10 @@ use rayon::prelude::*;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk, image_path, last_part};
+use crate::dataset::listing::{Entry, Kind, Listing, Position, Walk};
 use crate::dataset::wanted::MemberFilter;
 use crate::pipeline::job::{JobFolder, PlannedCounts, PlannedShard, Stopped, write_listing};
-use crate::pipeline::sources::count_in;
+use crate::pipeline::sources::{TableRows, count_in};
 use crate::pipeline::{Interrupt, Reporter, Tick};
 
 /// Tars that are counted at once, on every core.
@@ -21,10 +20,10 @@ const COUNTED_AT_ONCE: usize = 64;
 pub(super) const NOTED_EVERY: Duration = Duration::from_secs(2);
 
 /// Parquet files as a listing has them.
-pub(super) fn tables<'a>(files: &'a [PathBuf], column: &'a str) -> impl Iterator<Item = Entry> + 'a {
-    files.iter().map(move |path| {
-        let name = last_part(path).map(|name| image_path(&name)).unwrap_or_default();
-        Entry { path: path.clone(), image_path: name, image_id: column.into(), kind: Kind::Parquet, version: None }
+pub(super) fn tables<'a>(files: &'a [TableRows], column: &'a str) -> impl Iterator<Item = Entry> + 'a {
+    files.iter().cloned().map(move |TableRows { path, name, by_file }| {
+        let kind = Kind::Parquet { by_file };
+        Entry { path, image_path: name, image_id: column.into(), kind, version: None }
     })
 }
 

@@ -163,8 +163,8 @@ pub fn plan(settings: &PlanSettings, reporter: &dyn Reporter, interrupt: &Interr
     let cut = match &settings.column {
         Some(column) => {
             job.clear()?;
-            StoredImages::in_files(&inputs, column)?;
-            cutting.all(tables(&inputs, column))?
+            let images = StoredImages::in_files(&inputs, column)?;
+            cutting.all(tables(images.shards(), column))?
         }
         None => {
             let listing = Listing::new(&inputs, std::slice::from_ref(&settings.job), &settings.wanted)?;

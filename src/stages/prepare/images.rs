@@ -134,7 +134,7 @@ fn look_at(entry: Entry, limits: &Limits) -> Option<Found> {
     };
     let failed = |failure: Failure| Found { failure: Some(failure.clone()), ..found(failure.content) };
     match kind {
-        Kind::UnreadableFolder(_) | Kind::Tar | Kind::Parquet => return None,
+        Kind::UnreadableFolder(_) | Kind::Tar | Kind::Parquet { .. } => return None,
         Kind::Special | Kind::BrokenLink if !called => return None,
         Kind::Special => return Some(failed(Failure::new(Reason::Unreadable, "not a regular file, so it is not opened"))),
         Kind::BrokenLink => return Some(failed(Failure::new(Reason::Vanished, "a symbolic link to nothing"))),

@@ -1,30 +1,24 @@
 //! The images that a dataset stores: `images-00000.parquet` ... with `image` struct<bytes, path>, as Hugging Face's Image has it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, AsArray, RecordBatch, StringArray};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow::array::{Array, RecordBatch, StringArray};
 
 use super::folder::file_entry;
 use super::parquet_info;
+use super::rows::TableRows;
 use super::{Located, Place};
-use crate::dataset::listing;
-use crate::dataset::naming::image_id;
 use crate::files::numbered_in;
-use crate::image::{self, Limits, Reason};
+use crate::image::{self, Limits};
 use crate::pipeline::artifact::Failure;
 use crate::pipeline::engine::{Content, Entry};
 use crate::remote;
-use crate::table::{self, TableFile};
-
-/// Rows read at once: each holds a whole image file.
-const ROWS_AT_ONCE: usize = 16;
+use crate::table;
 
 /// A dataset's stored images, in the order of its rows.
 pub struct StoredImages {
-    shards: Vec<PathBuf>,
+    shards: Vec<TableRows>,
     column: String,
     /// Over all shards.
     pub num_rows: u64,
@@ -32,7 +26,7 @@ pub struct StoredImages {
 
 impl StoredImages {
     /// Any Parquet files with a column of images: bytes, or Hugging Face's struct<bytes, path>. An image without a path of its own is called
-    /// by its file and row.
+    /// by its file and row, and where images of one name are in them, all are called by their file too.
     ///
     /// # Errors
     /// A file that is no Parquet, or has no such column.
@@ -46,7 +40,7 @@ impl StoredImages {
             }
             num_rows += info.num_rows;
         }
-        Ok(Self { shards: files.to_vec(), column: column.into(), num_rows })
+        Ok(Self { shards: TableRows::of_all(files, column)?, column: column.into(), num_rows })
     }
 
     /// Whether a folder is a dataset (and not a folder of image files).
@@ -57,7 +51,7 @@ impl StoredImages {
     /// Opens a dataset; refuses one that stores no images.
     pub fn open(folder: &Path) -> Result<Self> {
         let shards = numbered_in(folder, "images-", ".parquet").with_context(|| format!("cannot list {}", folder.display()))?;
-        let shards: Vec<PathBuf> = shards.into_iter().map(|(_, path)| path).collect();
+        let shards: Vec<TableRows> = shards.into_iter().map(|(_, path)| TableRows::of(&path)).collect();
         if shards.is_empty() {
             bail!(
                 "{}: this dataset stores no images (no images-00000.parquet): prepare it with --with-images, or give the folder of \
@@ -66,10 +60,10 @@ impl StoredImages {
             );
         }
         let mut num_rows = 0;
-        for shard in &shards {
-            let info = parquet_info(shard, None)?;
+        for TableRows { path, .. } in &shards {
+            let info = parquet_info(path, None)?;
             if info.schema.field_with_name("image").is_err() {
-                bail!("{}: no column image", shard.display());
+                bail!("{}: no column image", path.display());
             }
             num_rows += info.num_rows;
         }
@@ -77,13 +71,13 @@ impl StoredImages {
     }
 
     /// The files.
-    pub fn shards(&self) -> &[PathBuf] {
+    pub fn shards(&self) -> &[TableRows] {
         &self.shards
     }
 
     /// The images, in order.
     pub fn entries(&self) -> impl Iterator<Item = Result<Entry>> + Send + '_ {
-        self.shards.iter().flat_map(|shard| or_error(rows_of(shard, &self.column)))
+        self.shards.iter().flat_map(|shard| or_error(shard.clone().entries(&self.column)))
     }
 }
 
@@ -145,60 +139,4 @@ pub(super) fn or_error(
         Ok(entries) => Box::new(entries),
         Err(error) => Box::new(std::iter::once(Err(error))),
     }
-}
-
-/// The images in a Parquet file.
-pub(super) fn rows_of(path: &Path, column: &str) -> Result<impl Iterator<Item = Result<Entry>> + Send + use<>> {
-    let context = || format!("cannot read {}", remote::shown(path));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(TableFile::open(path)?).with_context(context)?;
-    let batches = builder.with_batch_size(ROWS_AT_ONCE).build().with_context(context)?;
-    let (path, column) = (path.to_path_buf(), column.to_string());
-    let mut next_row = 0;
-    Ok(batches.flat_map(move |batch| {
-        match batch.map_err(anyhow::Error::from).and_then(|batch| {
-            let first_row = next_row;
-            next_row += batch.num_rows();
-            entries_of(&batch, &path, &column, first_row)
-        }) {
-            Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(error) => vec![Err(error.context(format!("cannot read {}", remote::shown(&path))))],
-        }
-    }))
-}
-
-fn entries_of(batch: &RecordBatch, path: &Path, column: &str, first_row: usize) -> Result<Vec<Entry>> {
-    let images = batch.column_by_name(column).with_context(|| format!("no column {column}"))?;
-    let (bytes, names) = match images.as_struct_opt() {
-        Some(parts) => {
-            let bytes = parts.column_by_name("bytes").with_context(|| format!("the column {column} has no bytes"))?;
-            (bytes, parts.column_by_name("path").and_then(|c| c.as_string_opt::<i32>()))
-        }
-        None => (images, None),
-    };
-    let paths = table::column::<StringArray>(batch, "image_path", path).ok().or(names);
-    let file = listing::last_part(path).map(|name| listing::image_path(&name)).unwrap_or_default();
-    let ids = table::column::<StringArray>(batch, "image_id", path).ok();
-    let mut entries = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        let named = paths.filter(|paths| paths.is_valid(row) && !paths.value(row).is_empty());
-        let image_path = named.map_or_else(|| format!("{file}/{:08}", first_row + row), |paths| paths.value(row).to_string());
-        let id =
-            ids.filter(|ids| ids.is_valid(row)).map_or_else(|| image_id(&image_path).into_owned(), |ids| ids.value(row).into());
-        let content: Arc<[u8]> = match (bytes.as_binary_opt::<i32>(), bytes.as_binary_opt::<i64>()) {
-            (Some(bytes), _) => bytes.value(row).into(),
-            (_, Some(bytes)) => bytes.value(row).into(),
-            _ => match bytes.as_binary_view_opt() {
-                Some(bytes) => bytes.value(row).into(),
-                None => bail!("the column {column} is {}, not bytes of images", images.data_type()),
-            },
-        };
-        let content = if images.is_valid(row) && bytes.is_valid(row) {
-            Content::Bytes(content)
-        } else {
-            let message = "the dataset holds no bytes of this image (a path to a file elsewhere is not followed)";
-            Content::Failed(Failure { reason: Reason::Unreadable.as_str().into(), message: message.into() })
-        };
-        entries.push(Entry { image_path, image_id: id, content });
-    }
-    Ok(entries)
 }

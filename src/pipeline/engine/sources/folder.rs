@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::dataset::{or_error, rows_of};
+use super::dataset::or_error;
+use super::rows::TableRows;
 use super::tar::Members;
 use crate::dataset::listing::{self, Kind, Listing};
 use crate::dataset::wanted::{LeftOut, MemberFilter, Wanted};
@@ -113,7 +114,9 @@ pub(super) fn entries(
 ) -> Box<dyn Iterator<Item = Result<Entry>> + Send> {
     match found.kind {
         Kind::Tar => Box::new(Members::open(&found.path, &found.image_path, max_bytes, members.clone()).map(Ok)),
-        Kind::Parquet => or_error(rows_of(&found.path, &found.image_id)),
+        Kind::Parquet { by_file } => {
+            or_error(TableRows { path: found.path, name: found.image_path, by_file }.entries(&found.image_id))
+        }
         _ => Box::new(std::iter::once(Ok(entry(found)))),
     }
 }
@@ -127,7 +130,7 @@ fn entry(found: listing::Entry) -> Entry {
             let stat = found.version.and_then(|version| stat_of(version, SystemTime::now()));
             Content::File { path: found.path, stat }
         }
-        Kind::File | Kind::Tar | Kind::Parquet => return file_entry(found.path, found.image_path, image_id),
+        Kind::File | Kind::Tar | Kind::Parquet { .. } => return file_entry(found.path, found.image_path, image_id),
         Kind::Special | Kind::BrokenLink if !named => Content::Other,
         Kind::Special => Content::Failed(failed(Reason::Unreadable, "not a regular file, so it is not opened")),
         Kind::BrokenLink => Content::Failed(failed(Reason::Vanished, "a symbolic link to nothing")),

@@ -18,6 +18,7 @@ mod embeddings;
 mod folder;
 mod located;
 mod planned;
+mod rows;
 mod source;
 mod tar;
 
@@ -26,6 +27,7 @@ pub use embeddings::{ENCODER_KEY, Embeddings, SETTINGS_KEY};
 pub use folder::Folder;
 pub use located::{Located, Place};
 pub use planned::PlannedFiles;
+pub use rows::TableRows;
 pub use source::{Entries, Listed, Source};
 pub use tar::Members;
 
@@ -36,7 +38,7 @@ pub use tar::Members;
 /// A Parquet file that cannot be read.
 pub fn count_in(found: &listing::Entry, wanted: &MemberFilter) -> Result<Option<u64>, TableError> {
     match found.kind {
-        Kind::Parquet => parquet_info(&found.path, None).map(|info| Some(info.num_rows)),
+        Kind::Parquet { .. } => parquet_info(&found.path, None).map(|info| Some(info.num_rows)),
         _ if remote::is_url(&found.path) => Ok(None),
         _ => Ok(Some(tar::Members::count(&found.path, true, wanted.clone()).unwrap_or_default())),
     }
