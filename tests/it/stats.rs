@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{clipcap, run};
+use crate::common::{clipcap, files_in, run};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float64Type, Int64Type};
 use serde_json::Value;
@@ -157,13 +157,7 @@ fn the_same_bytes_on_any_number_of_threads() {
     let stats = |threads: &str| {
         let out = folder.path().join(threads);
         run(clipcap().arg("stats").arg(&set).args(["--threads", threads, "--out"]).arg(&out), 0);
-        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&out)
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-            .collect();
-        files.sort();
-        files
+        files_in(&out)
     };
     assert_eq!(stats("1"), stats("3"));
 }

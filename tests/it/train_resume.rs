@@ -84,6 +84,20 @@ fn wait_for(path: &Path, child: &mut Child) {
     }
 }
 
+/// Kills a run so many milliseconds after each of some checkpoints appears, lets it go to its end, and compares that.
+fn kill_and_finish(world: &World, kills: &[(u32, u64)]) {
+    let out = world.out("killed");
+    for (step, more_ms) in kills {
+        let mut child = world.start("killed");
+        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
+        std::thread::sleep(Duration::from_millis(*more_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run(&mut world.train("killed"), 0);
+    compare(world, "killed");
+}
+
 fn compare(world: &World, name: &str) {
     let (wanted, found) = (lasting(&world.out("whole")), lasting(&world.out(name)));
     assert_eq!(wanted.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
@@ -102,16 +116,7 @@ fn killed_and_interrupted_runs_end_with_the_same_bytes() {
     run(&mut world.train("whole"), 0);
     assert_eq!(metric(&world.out("whole"), "train_loss").len(), 54);
     // Killed the moment a certain checkpoint appears, and at moments in between.
-    let out = world.out("killed");
-    for (step, more_ms) in [(3, 0), (9, 7), (15, 19), (21, 3), (30, 40), (42, 11), (51, 1)] {
-        let mut child = world.start("killed");
-        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
-        std::thread::sleep(Duration::from_millis(more_ms));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    run(&mut world.train("killed"), 0);
-    compare(&world, "killed");
+    kill_and_finish(&world, &[(3, 0), (9, 7), (15, 19), (21, 3), (30, 40), (42, 11), (51, 1)]);
     // Interrupted politely: the state of any step is kept, also in the middle of a pass.
     let out = world.out("stopped");
     let mut interrupted = 0;
@@ -189,15 +194,7 @@ fn self_critical_runs_go_on_to_the_same_bytes_too() {
     );
     run(&mut world.train("whole"), 0);
     let out = world.out("killed");
-    for (step, more_ms) in [(2, 0), (6, 30), (12, 5)] {
-        let mut child = world.start("killed");
-        wait_for(&out.join(format!("checkpoints/step-{step}")), &mut child);
-        std::thread::sleep(Duration::from_millis(more_ms));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    run(&mut world.train("killed"), 0);
-    compare(&world, "killed");
+    kill_and_finish(&world, &[(2, 0), (6, 30), (12, 5)]);
     for name in ["reward", "reward_spread", "dev_cider"] {
         let values = metric(&world.out("whole"), name);
         assert!(!values.is_empty() && values == metric(&out, name), "{name}");

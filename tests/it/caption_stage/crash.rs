@@ -6,40 +6,19 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use clipcap::pipeline::{Reporter, Tick};
-
-use super::fake::{Fake, bytes, caption, caption_told, pictures, settings, with};
-
-/// Aborts at the n-th detail it is told.
-struct AbortAt {
-    left: AtomicUsize,
-}
-
-impl Reporter for AbortAt {
-    fn note(&self, _: &str) {}
-    fn warn(&self, message: &str) {
-        panic!("warned: {message}");
-    }
-    fn detail(&self, _: &str) {
-        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
-            std::process::abort();
-        }
-    }
-    fn tick(&self, _: &Tick) {}
-}
+use super::fake::{AbortAt, Fake, bytes, caption, caption_told, pictures, settings, with};
 
 /// Not a test of its own: what the child processes run.
 #[test]
 #[ignore = "run by the tests below, in a process of its own"]
 fn child() {
     let get = |name: &str| std::env::var(name).unwrap();
-    let left = AtomicUsize::new(get("CRASH_AT").parse().unwrap());
+    let abort = AbortAt::new(&get("CRASH_AT"));
     // An update takes its images from another folder here than the table did.
     let settings = with(settings(Path::new(&get("CRASH_IMAGES")), Path::new(&get("CRASH_OUT"))), |run| run.prune = true);
     let fake = Fake { window_shows: true, ..Fake::new(4) };
-    caption_told(&settings, &fake, &AbortAt { left }).unwrap();
+    caption_told(&settings, &fake, &abort).unwrap();
 }
 
 /// Runs until the n-th write; true where the run got to its end before.

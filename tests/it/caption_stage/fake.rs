@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -10,7 +11,7 @@ use arrow::array::{AsArray, Float64Array, Int32Array};
 use clipcap::files::ContentHash;
 use clipcap::generation::{FinishReason, Settings as Decoding};
 use clipcap::image::Preprocess;
-use clipcap::pipeline::{Failure, Interrupt, Reporter, RunSettings, Silent, Source};
+use clipcap::pipeline::{Failure, Interrupt, Reporter, RunSettings, Silent, Source, Tick};
 use clipcap::stages::caption::{CaptionReport, CaptionSettings, CaptionText, Captioner, ModelInfo, Style, TableFormat, run};
 use clipcap::table;
 use serde_json::json;
@@ -200,4 +201,26 @@ pub fn bytes(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
+}
+
+/// Aborts the process at the n-th detail it is told, which a stage tells just after each of its writes.
+pub struct AbortAt(AtomicUsize);
+
+impl AbortAt {
+    pub fn new(nth: &str) -> Self {
+        Self(AtomicUsize::new(nth.parse().unwrap()))
+    }
+}
+
+impl Reporter for AbortAt {
+    fn note(&self, _: &str) {}
+    fn warn(&self, message: &str) {
+        panic!("warned: {message}");
+    }
+    fn detail(&self, _: &str) {
+        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
+            std::process::abort();
+        }
+    }
+    fn tick(&self, _: &Tick) {}
 }

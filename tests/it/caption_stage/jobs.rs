@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use clipcap::dataset::Wanted;
 use clipcap::generation::Settings as Decoding;
-use clipcap::pipeline::{ImageReading, Interrupt, JobFolder, Plan, Reporter, Silent, Tick};
+use clipcap::pipeline::{ImageReading, Interrupt, JobFolder, Plan, Reporter, Silent};
 use clipcap::stages::Outcome;
 use clipcap::stages::caption::{ModelInfo, TableFormat};
 use clipcap::stages::embed::Layout;
@@ -17,7 +16,7 @@ use clipcap::stages::job::{
 };
 use serde_json::json;
 
-use super::fake::{Fake, bytes, caption, errors, manifest, model, picture, pictures, rows, settings};
+use super::fake::{AbortAt, Fake, bytes, caption, errors, manifest, model, picture, pictures, rows, settings};
 
 fn plan_settings(images: &Path, job: &Path, shard_size: u64) -> PlanSettings {
     let model = model();
@@ -117,28 +116,12 @@ fn tables(folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// Aborts at the n-th detail it is told.
-struct AbortAt(AtomicUsize);
-
-impl Reporter for AbortAt {
-    fn note(&self, _: &str) {}
-    fn warn(&self, message: &str) {
-        panic!("warned: {message}");
-    }
-    fn detail(&self, _: &str) {
-        if self.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            std::process::abort();
-        }
-    }
-    fn tick(&self, _: &Tick) {}
-}
-
 /// Not a test of its own: a worker that dies at its n-th write.
 #[test]
 #[ignore = "run by the tests below, in a process of its own"]
 fn child() {
     let get = |name: &str| std::env::var(name).unwrap();
-    let abort = AbortAt(AtomicUsize::new(get("CRASH_AT").parse().unwrap()));
+    let abort = AbortAt::new(&get("CRASH_AT"));
     let shards = get("CRASH_SHARDS").parse().unwrap_or(Shards::AllNext);
     work_as(&model(), Path::new(&get("CRASH_JOB")), &shards, &Fake::new(4), &abort).unwrap();
 }

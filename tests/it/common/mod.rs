@@ -66,6 +66,15 @@ pub fn cases(path: &str) -> PathBuf {
     checkout().join("tests/fixtures/cases").join(path)
 }
 
+/// The files of a folder, by name, with their bytes.
+pub fn files_in(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let file = |entry: std::fs::DirEntry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap());
+    let mut files: Vec<_> = entries.map(file).collect();
+    files.sort();
+    files
+}
+
 /// What belongs to an output and is no data, such as its `errors.parquet` or `manifest.json`.
 pub fn beside(output: &Path, what: &str) -> PathBuf {
     let name = if output.is_dir() { output.file_name() } else { output.file_stem() };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{beside, clipcap, run};
+use crate::common::{beside, clipcap, files_in, run};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int32Type, Int64Type};
 use arrow::record_batch::RecordBatch;
@@ -159,13 +159,7 @@ fn the_same_bytes_whatever_order_and_threads() {
             .arg("--lint")
             .arg("--with-images");
         run(command.arg("--threads").arg(threads).arg("--out").arg(&out), 3);
-        let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&out)
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-            .collect();
-        files.sort();
-        files
+        files_in(&out)
     };
     let one = prepare("one", [&captions, &more], "1");
     assert_eq!(one.len(), 5);
