@@ -5,7 +5,7 @@ double precision by numpy. Those called `trained` know a caption for each of the
     scripts/make_golden_models.py                              writes tests/golden/models anew
     scripts/make_golden_models.py --check ../shared/golden_models    holds these lines against PyTorch's answers there
 
-Needs numpy and Pillow. Weights are multiples of 1/256, so that halves hold them exactly and every layout of a model has the same ones.
+Needs numpy and Pillow, and some minutes: gradients are differences of losses, parameter by parameter. Weights are multiples of 1/256, so that halves hold them exactly and every layout of a model has the same ones.
 """
 
 import json
@@ -30,6 +30,16 @@ ENGLISH = [
     "A yellow star, and a small circle below it.",
     "The blue square is large; the red one isn't.",
     "Three circles are in a row near the middle.",
+]
+
+SPELLINGS = [
+    *ENGLISH,
+    "Don't stop at  two   spaces!",
+    "naïve café, 100% of 3.5 kg",
+    "snake_case and __init__",
+    "一只狗在草地上跑。",
+    "tab\there, line\nthere",
+    "🙂 it's we'll they've I'm you'd",
 ]
 
 
@@ -90,7 +100,44 @@ def write_model(path, tensors):
 
 
 def expect(name, **tensors):
-    write_tensors(OUT / f"{name}.expected.safetensors", {key: values.astype("f4") for key, values in tensors.items()})
+    kept = {key: values.astype("i8" if values.dtype.kind == "i" else "f4") for key, values in tensors.items()}
+    write_tensors(OUT / f"{name}.expected.safetensors", kept)
+
+
+def expect_training(name, trained, frozen, prefix_of, config, embeds, captions, scope):
+    """Losses of captions behind their prefixes, and the gradient of the first by differences: of `trained`, whose GPT2, where it is among
+    them, is called `scope`."""
+    tokens = max(len(ids) for ids in captions) + 4
+    lengths = numpy.array([len(ids) for ids in captions])
+    ids = numpy.array([[*caption, *[0] * (tokens - len(caption))] for caption in captions])
+    weights = doubles(trained | frozen)
+    count = prefix_of(weights, embeds[:1]).shape[1]
+    real = numpy.arange(tokens)[None] < lengths[:, None]
+    seen = numpy.concatenate([numpy.ones((len(ids), count), bool), real], 1)
+
+    def losses():
+        inputs = numpy.concatenate([prefix_of(weights, embeds), weights["transformer.wte.weight"][ids]], 1)
+        logits = make_golden.gpt2_logits(weights, config, inputs, seen)[:, count - 1 : -1]
+        shifted = logits - logits.max(-1, keepdims=True)
+        picked = numpy.take_along_axis(shifted, ids[..., None], -1)[..., 0] - numpy.log(numpy.exp(shifted).sum(-1))
+        return -picked[real].mean(), -picked.mean()
+
+    gradients = {}
+    for key in trained:
+        values = weights[key].reshape(-1)
+        weights[key] = values.reshape(weights[key].shape)
+        found = numpy.zeros(values.shape)
+        for at, value in enumerate(values):
+            sides = []
+            for step in (1e-5, -1e-5):
+                values[at] = value + step
+                sides.append(losses()[0])
+            values[at] = value
+            found[at] = (sides[0] - sides[1]) / 2e-5
+        gradients[f"grad.{scope if key.startswith('transformer.') else ''}{key}"] = found.reshape(weights[key].shape)
+    captions_only, with_padding = (numpy.array([loss]) for loss in losses())
+    expect(name, clip_embeds=embeds, caption_ids=ids, attention_mask=seen.astype("i8"), prefix_embeds=prefix_of(weights, embeds),
+           loss_captions_only=captions_only, loss_with_padding=with_padding, **gradients)
 
 
 def unit(rows):
@@ -267,6 +314,17 @@ def make_chinese(pictures, clip_hf):
             prefixes = bert_mapped(doubles(mapper.tensors), bert, embeds, 32)
         checkpoint = lambda: {f"gpt2.{name}": values for name, values in (own.tensors | head(own.tensors)).items()} | mapper.tensors
         save_zip(OUT / f"clipcap_{kind}.pt", checkpoint())
+        # Six captions for five pictures; behind the BERT the decoder is frozen.
+        batch = wanted + [wordpiece(vocabulary, "两个圆在左边")[1:]]
+        six = numpy.concatenate([embeds, embeds[:1]])
+        if kind == "mlp":
+            prefix_of = lambda weights, embeds: mapped(weights, embeds, 32)
+            expect_training("clipcap_mlp", mapper.tensors | own.tensors, {}, prefix_of, config, six, batch, "gpt2.")
+        else:
+            left_out = ("pooler", "word_embeddings")
+            used = {name: values for name, values in mapper.tensors.items() if not any(part in name for part in left_out)}
+            prefix_of = lambda weights, embeds: bert_mapped(weights, bert, embeds, 32)
+            expect_training("clipcap_bert", used, own.tensors, prefix_of, config, six, batch, "gpt2.")
         own.tensors |= taught(Gpt2(doubles(own.tensors), config), prefixes, wanted)
         save_zip(OUT / f"clipcap_{kind}_trained.pt", checkpoint())
         text_of = lambda ids: "".join(vocabulary[at] for at in ids if at not in (end, *specials))
@@ -288,7 +346,7 @@ def make_english(pictures, embeds):
     pairs.write(path)
     write_model(path / "model.safetensors", made.tensors)
     wanted = [pairs.encode(text) for text in ENGLISH]
-    answers = {"stop_token": pairs.ids["."]}
+    answers = {"stop_token": pairs.ids["."], "bpe": [{"text": text, "ids": pairs.encode(text)} for text in SPELLINGS]}
     for kind in ("transformer", "mlp"):
         own, mapper = Weights(11), Weights(12)
         own.gpt2(config)

@@ -1,4 +1,4 @@
-//! For unit tests only: the golden files beside the checkout.
+//! For unit tests only: golden files, of the repository and beside the checkout.
 
 use std::path::{Path, PathBuf};
 
@@ -15,4 +15,10 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     );
     eprintln!("SKIPPED: {} is absent", full.display());
     None
+}
+
+/// Folders of golden models: the repository's own, `tests/golden/models`, and `../shared/NAME` where it is there.
+pub fn golden(name: &str) -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/models");
+    [Some(own), shared(name)].into_iter().flatten().collect()
 }

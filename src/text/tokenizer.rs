@@ -244,52 +244,64 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::shared;
+    use crate::testing::golden;
 
-    fn english(endings: &Endings) -> Option<Tokenizer> {
-        let folder = shared("golden_models/gpt2_en")?;
-        let vocabulary = Vocabulary::find::<TextError>(&folder, |_| Ok(true)).unwrap().unwrap();
-        Some(Tokenizer::new(&vocabulary, endings, &folder).unwrap())
+    fn tokenizer(folder: &Path, endings: &Endings) -> Tokenizer {
+        let vocabulary = Vocabulary::find::<TextError>(folder, |_| Ok(true)).unwrap().unwrap();
+        Tokenizer::new(&vocabulary, endings, folder).unwrap()
     }
 
-    fn eos() -> Endings {
-        Endings { eos_token_ids: vec![399], bos_token_id: Some(399), stop_token: None }
+    /// Texts end with the vocabulary's last token.
+    fn eos(folder: &Path) -> Endings {
+        let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let end = config["eos_token_id"].as_u64().unwrap() as u32;
+        Endings { eos_token_ids: vec![end], bos_token_id: Some(end), stop_token: None }
     }
 
     #[test]
     fn golden_texts_have_the_golden_ids_and_come_back() {
-        let (Some(english), Some(expected)) = (english(&eos()), shared("golden_models/expected.json")) else { return };
-        let expected: serde_json::Value = serde_json::from_slice(&std::fs::read(expected).unwrap()).unwrap();
-        let qwen = shared("golden_models/qwen2").unwrap();
-        let qwen = Tokenizer::new(&Vocabulary::find::<TextError>(&qwen, |_| Ok(true)).unwrap().unwrap(), &eos(), &qwen).unwrap();
-        for case in expected["bpe"].as_array().unwrap() {
-            let ids: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-            let text = case["text"].as_str().unwrap();
-            for tokenizer in [&english, &qwen] {
-                assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text}");
-                // Captions are one line, with nothing around it.
-                assert_eq!(tokenizer.decode(&ids), text.trim().replace(['\t', '\n'], " "));
+        for root in golden("golden_models") {
+            let expected = std::fs::read(root.join("expected.json")).unwrap();
+            let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+            let eos = eos(&root.join("gpt2_en"));
+            let tokenizers = ["gpt2_en", "qwen2"].map(|name| tokenizer(&root.join(name), &eos));
+            for case in expected["bpe"].as_array().unwrap() {
+                let ids: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+                let text = case["text"].as_str().unwrap();
+                for tokenizer in &tokenizers {
+                    assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text}");
+                    // Captions are one line, with nothing around it.
+                    assert_eq!(tokenizer.decode(&ids), text.trim().replace(['\t', '\n'], " "));
+                }
             }
         }
     }
 
     #[test]
     fn a_stop_token_is_text_or_special() {
-        let stop = |stop: &str| english(&Endings { stop_token: Some(stop.into()), ..eos() });
-        let Some(dot) = stop(".") else { return };
-        assert_eq!((dot.ends(), dot.end_is_text(), dot.unk_id()), (&[13, 399][..], true, None));
-        assert_eq!((dot.with_end(vec![32, 13]), dot.with_end(vec![32])), (vec![32, 13], vec![32, 13]));
-        let special = stop("<|endoftext|>").unwrap();
-        assert_eq!((special.ends(), special.end_is_text()), (&[399][..], false));
-        assert_eq!(special.with_end(vec![32]), [32, 399]);
-        assert_eq!(special.decode(&[32, 13, 399, 5000]), "A.");
-        assert!(!special.encode("<|endoftext|>").unwrap().contains(&399), "text is never a special token");
-        assert_eq!(special.banned_ids(403), [400, 401, 402]);
-        let folder = shared("golden_models/gpt2_en").unwrap();
-        let vocabulary = Vocabulary::find::<TextError>(&folder, |_| Ok(true)).unwrap().unwrap();
-        let refused = |endings| Tokenizer::new(&vocabulary, &endings, &folder).err().unwrap().to_string();
-        assert!(refused(Endings { stop_token: Some("two words".into()), ..eos() }).contains("one is needed"));
-        assert!(refused(Endings::default()).contains("--stop-token"));
+        for root in golden("golden_models") {
+            let folder = root.join("gpt2_en");
+            let eos = eos(&folder);
+            let stop = |stop: &str| tokenizer(&folder, &Endings { stop_token: Some(stop.into()), ..eos.clone() });
+            let dot = stop(".");
+            let end = eos.eos_token_ids[0];
+            let [letter, dot_id] = ["A", "."].map(|text| dot.encode(text).unwrap()[0]);
+            assert_eq!((dot.ends(), dot.end_is_text(), dot.unk_id()), (&[dot_id, end][..], true, None));
+            assert_eq!(
+                (dot.with_end(vec![letter, dot_id]), dot.with_end(vec![letter])),
+                (vec![letter, dot_id], vec![letter, dot_id])
+            );
+            let special = stop("<|endoftext|>");
+            assert_eq!((special.ends(), special.end_is_text()), (&[end][..], false));
+            assert_eq!(special.with_end(vec![letter]), [letter, end]);
+            assert_eq!(special.decode(&[letter, dot_id, end, 5000]), "A.");
+            assert!(!special.encode("<|endoftext|>").unwrap().contains(&end), "text is never a special token");
+            assert_eq!(special.banned_ids(end as usize + 4), [end + 1, end + 2, end + 3]);
+            let vocabulary = Vocabulary::find::<TextError>(&folder, |_| Ok(true)).unwrap().unwrap();
+            let refused = |endings| Tokenizer::new(&vocabulary, &endings, &folder).err().unwrap().to_string();
+            assert!(refused(Endings { stop_token: Some("two words".into()), ..eos.clone() }).contains("one is needed"));
+            assert!(refused(Endings::default()).contains("--stop-token"));
+        }
     }
 
     #[test]
