@@ -132,6 +132,8 @@ fn open(scheme: &str, base: &str) -> object_store::Result<(Arc<dyn ObjectStore>,
         "s3" | "s3a" => {
             let plain = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
             let builder = AmazonS3Builder::from_env().with_url(base).with_client_options(client.with_allow_http(plain));
+            // Removing many at once is not asked for again when the line is cut, and not every server knows it.
+            let builder = builder.with_disable_bulk_delete(true);
             paged(builder.with_retry(retry).with_http_connector(Shared).build()?)
         }
         "gs" => {

@@ -75,6 +75,9 @@ pub(super) fn speeds(contest: &Contest, bundle: &Bundle, interrupt: &Interrupt) 
 }
 
 fn measure(contest: &Contest, bundle: &Bundle, until: Instant, interrupt: &Interrupt, speeds: &mut Speeds) -> Result<()> {
+    // Who is first would wait for the disk, and the other find the weights in memory.
+    bundle.check_bytes(&["clip"])?;
+    bundle.check_int8()?;
     // The CPU is what `auto` is without OpenVINO.
     let mut cpu = Process::start("cpu", Device::Auto, contest, bundle)?;
     let cpu_start = cpu.answer("start_seconds", until, interrupt)?;
