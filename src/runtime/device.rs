@@ -4,6 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Where a model computes. A device that was named is used or refused; only `Auto` chooses.
+///
+/// ```
+/// use clipcap::runtime::Device;
+/// assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+/// assert_eq!("cuda:3,0".parse::<Device>().unwrap().to_string(), "cuda:0,3");
+/// assert!("gpu".parse::<Device>().is_err());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Device {
     /// CUDA if it is usable, else the CPU; runs over images may choose OpenVINO in its place before.
