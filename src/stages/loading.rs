@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use crate::generation::SpecialTokens;
 use crate::image::{Preprocess, PreprocessError};
-use crate::models::{Bundle, Decoder, Picked, ResidentDecoder, TokenEmbedding};
+use crate::models::{Bundle, BundleError, Decoder, Picked, ResidentDecoder, TokenEmbedding};
 use crate::models::{CachedDecoder, LoadError};
 use crate::runtime::{Device, Precision, Runtime};
 use crate::text::Tokenizer;
@@ -112,6 +112,15 @@ pub(super) fn load_decoder(
         }
         Device::Cpu | Device::Auto => Box::new(CachedDecoder::load(runtime, folder, config, prefix_len, rows, max_new_tokens)?),
     })
+}
+
+/// Compares the weights that are computed with in this precision with their checksums.
+pub(super) fn check_weights(bundle: &Bundle, parts: &[&str], precision: Precision) -> Result<(), BundleError> {
+    bundle.check_bytes(parts)?;
+    if precision == Precision::Int8 {
+        bundle.check_int8()?;
+    }
+    Ok(())
 }
 
 /// A precision that the bundle has no weights for is refused before anything is read.

@@ -10,7 +10,9 @@ use super::{ModelInfo, Wording};
 use crate::generation::{Generator, Settings, Strategy};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, LoadError, PrefixMapper};
 use crate::runtime::{Device, OPERATORS_REVISION, Precision, Runtime};
-use crate::stages::loading::{Prompt, check_precision, compute_identity, load_decoder, preprocess, special_tokens};
+use crate::stages::loading::{
+    Prompt, check_precision, check_weights, compute_identity, load_decoder, preprocess, special_tokens,
+};
 use crate::stages::memory::check_card;
 use crate::text::clean::Cleaner;
 
@@ -44,10 +46,7 @@ pub fn load(
     takes_embeddings: bool,
 ) -> Result<ClipCap> {
     let parts = if takes_embeddings { &["gpt2", "mapper"][..] } else { &["clip", "gpt2", "mapper"] };
-    bundle.check_bytes(parts)?;
-    if runtime.precision() == Precision::Int8 {
-        bundle.check_int8()?;
-    }
+    check_weights(bundle, parts, runtime.precision())?;
     let tokenizer = Arc::new(bundle.tokenizer_ending(wording.stop_token.as_deref())?);
     let prompt = Prompt::new(wording.prompt.as_deref(), bundle, &tokenizer)?;
     let cleaner = Cleaner::new(&wording.cleaning).map_err(anyhow::Error::msg)?;

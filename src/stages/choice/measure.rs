@@ -16,6 +16,7 @@ use crate::models::{Bundle, ImageEncoder};
 use crate::pipeline::Interrupt;
 use crate::runtime::{Device, Precision, Runtime};
 use crate::stages::embed;
+use crate::stages::loading::check_weights;
 
 /// A measurement that is not done by then is given up.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -76,8 +77,7 @@ pub(super) fn speeds(contest: &Contest, bundle: &Bundle, interrupt: &Interrupt) 
 
 fn measure(contest: &Contest, bundle: &Bundle, until: Instant, interrupt: &Interrupt, speeds: &mut Speeds) -> Result<()> {
     // Who is first would wait for the disk, and the other find the weights in memory.
-    bundle.check_bytes(&["clip"])?;
-    bundle.check_int8()?;
+    check_weights(bundle, &["clip"], contest.precision)?;
     // The CPU is what `auto` is without OpenVINO.
     let mut cpu = Process::start("cpu", Device::Auto, contest, bundle)?;
     let cpu_start = cpu.answer("start_seconds", until, interrupt)?;

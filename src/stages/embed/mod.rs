@@ -16,9 +16,9 @@ use crate::pipeline::{
     Compute, Content, Decode, Failure, Input, Interrupt, MOST_WINDOW_IMAGES, Output, Record, Report, Reporter, RunSettings,
     Settings, StageParts, StageRun, WINDOW_IMAGES,
 };
-use crate::runtime::{Precision, Runtime};
+use crate::runtime::Runtime;
 use crate::stages::Outcome;
-use crate::stages::loading::{check_precision, compute_identity, preprocess, scale_to_length_1};
+use crate::stages::loading::{check_precision, check_weights, compute_identity, preprocess, scale_to_length_1};
 use crate::stages::memory::check_card;
 use crate::stages::summary::{self, Look, Words};
 
@@ -133,10 +133,7 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
 
 /// Loads the image encoder.
 pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<ClipEncoder> {
-    bundle.check_bytes(&["clip"])?;
-    if runtime.precision() == Precision::Int8 {
-        bundle.check_int8()?;
-    }
+    check_weights(bundle, &["clip"], runtime.precision())?;
     check_card(bundle, runtime, batch_size, None)?;
     Ok(ClipEncoder::load_for(runtime, bundle.path(), bundle.clip_config(), &preprocess(bundle, runtime)?, batch_size)?)
 }
