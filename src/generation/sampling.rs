@@ -4,7 +4,7 @@
 //! of that order is established as the draw needs; what is left out is bounded exactly, never guessed.
 
 use super::Sampling;
-use super::ranking::{collect_from, id, key, top_n};
+use super::ranking::{collect_from, id, top_n};
 use super::softmax::{chunk_max, exps};
 use super::walk::{Reach, Walk};
 
@@ -47,25 +47,17 @@ pub(super) fn draw(logits: &mut [f32], sampling: &Sampling, uniform: f64, buffer
         collect_from(logits, maxima, (bound as f32 - 1e-3).max(floor), keys);
     }
     if walk.fill(keys.iter().copied(), exps) > wanted {
-        return name(|| keys.iter().copied(), exps, total, sampling.top_p, uniform, walk);
+        return name(total, sampling.top_p, uniform, |target| walk.reach(keys.iter().copied(), exps, target));
     }
     // What top-k leaves out has the weight 0.
-    let all = || logits.iter().enumerate().map(|(id, &logit)| key(logit, id));
-    walk.fill(all(), exps);
-    name(all, exps, total, sampling.top_p, uniform, walk)
+    walk.fill_with_row(logits, max, exps);
+    name(total, sampling.top_p, uniform, |target| walk.reach_in_row(logits, exps, target))
 }
 
-/// The token that `uniform` names among `keys`, which `walk` was filled with.
-fn name<K: Iterator<Item = u64>>(
-    keys: impl Fn() -> K,
-    exps: &[f32],
-    total: f64,
-    top_p: f64,
-    uniform: f64,
-    walk: &mut Walk,
-) -> Option<usize> {
-    let mass = if top_p < 1.0 { walk.reach(keys(), exps, Reach::AtLeast(top_p * total))?.1 } else { total };
-    walk.reach(keys(), exps, Reach::Above(uniform * mass)).map(|(key, _)| id(key))
+/// The token that `uniform` names; `reach` walks down to a sum of weights, of which there are `total`.
+fn name(total: f64, top_p: f64, uniform: f64, mut reach: impl FnMut(Reach) -> Option<(u64, f64)>) -> Option<usize> {
+    let mass = if top_p < 1.0 { reach(Reach::AtLeast(top_p * total))?.1 } else { total };
+    reach(Reach::Above(uniform * mass)).map(|(key, _)| id(key))
 }
 
 #[cfg(test)]

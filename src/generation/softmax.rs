@@ -35,6 +35,24 @@ pub(super) fn exps(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64 {
     passes::exps(x, shift, floor, out)
 }
 
+/// Stretches of one unit of logits.
+const PER_UNIT: f32 = 64.0;
+
+/// The stretch of all that is far below: more than exponentials reach.
+pub(super) const FAR: u16 = 8191;
+
+/// The stretch of each element below `max`, which none is above; returns the last but [`FAR`].
+pub(super) fn places(x: &[f32], max: f32, out: &mut [u16]) -> u16 {
+    assert_eq!(x.len(), out.len());
+    passes::places(x, max, out)
+}
+
+/// Where in `places` a place is, in order.
+pub(super) fn with_place(places: &[u16], place: u16, found: &mut Vec<u32>) {
+    found.clear();
+    passes::with_place(places, place, found);
+}
+
 /// Each pass for the processor at hand.
 mod passes {
     use super::bodies;
@@ -43,12 +61,14 @@ mod passes {
     for_processor!(whole_max(x: &[f32], max: &mut [f32; 1]));
     for_processor!(chunk_maxima(x: &[f32], maxima: &mut [f32]));
     for_processor!(exp_sum(x: &[f32], shift: f32) -> f64);
+    for_processor!(places(x: &[f32], max: f32, out: &mut [u16]) -> u16);
+    for_processor!(with_place(places: &[u16], place: u16, found: &mut Vec<u32>));
     for_processor!(exps(x: &[f32], shift: f32, floor: f32, out: &mut [f32]) -> f64);
 }
 
 /// The passes themselves, to be compiled into callers that know their processor; `FMA`: it multiplies and adds in one.
 mod bodies {
-    use super::{BLOCK, CHUNK};
+    use super::{BLOCK, CHUNK, FAR, PER_UNIT};
     use crate::vector::exp;
 
     #[inline(always)]
@@ -87,6 +107,31 @@ mod bodies {
         sums.iter().sum()
     }
 
+    #[inline(always)]
+    pub fn places<const FMA: bool>(x: &[f32], max: f32, out: &mut [u16]) -> u16 {
+        /// Adding it leaves a number rounded to an integer in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        for (&x, out) in x.iter().zip(out.iter_mut()) {
+            let place = (max - x) * PER_UNIT;
+            let place = if place < f32::from(FAR) { place } else { f32::from(FAR) };
+            *out = (place + ROUND).to_bits() as u16;
+        }
+        out.iter().fold(0, |last, &place| last.max(if place == FAR { 0 } else { place }))
+    }
+
+    #[inline(always)]
+    pub fn with_place<const FMA: bool>(places: &[u16], place: u16, found: &mut Vec<u32>) {
+        /// Looked at together: mostly none of them is it.
+        const TOGETHER: usize = 16;
+        for (number, chunk) in places.chunks(TOGETHER).enumerate() {
+            let mut which: u16 = chunk.iter().enumerate().fold(0, |which, (i, &p)| which | u16::from(p == place) << i);
+            while which != 0 {
+                found.push((number * TOGETHER) as u32 + which.trailing_zeros());
+                which &= which - 1;
+            }
+        }
+    }
+
     /// By integers in the order of floats: a maximum of floats is not vectorized, since it would have to keep NaN's ways.
     #[inline(always)]
     fn max_of(x: &[f32]) -> f32 {
@@ -123,6 +168,26 @@ mod tests {
                 let wanted = if x < -3.0 { 0.0 } else { ((x - top) as f64).exp() };
                 assert!((e as f64 - wanted).abs() <= 1e-7 * wanted, "{x}: {e} for {wanted}");
             }
+        }
+    }
+
+    #[test]
+    fn places_are_in_the_order_of_what_they_are_of() {
+        let mut x: Vec<f32> = (0..777u32).map(|i| ((i * 7919) % 6113) as f32 / 29.0 - 100.0).collect();
+        x[5] = f32::NEG_INFINITY;
+        let max = max(&x);
+        let mut found = vec![0; x.len()];
+        let last = places(&x, max, &mut found);
+        assert_eq!(found[5], FAR);
+        assert_eq!(last, found.iter().copied().filter(|&place| place < FAR).max().unwrap());
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|&a, &b| x[b].total_cmp(&x[a]));
+        assert!(order.is_sorted_by_key(|&i| found[i]) && found[order[0]] == 0);
+        let mut ids = vec![];
+        for place in [0, last, FAR, found[700], FAR - 1] {
+            with_place(&found, place, &mut ids);
+            let wanted: Vec<u32> = (0..x.len() as u32).filter(|&i| found[i as usize] == place).collect();
+            assert_eq!(ids, wanted);
         }
     }
 
