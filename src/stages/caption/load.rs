@@ -106,7 +106,7 @@ pub fn max_new_tokens(bundle: &Bundle, wording: &Wording) -> Result<usize> {
     Ok((bundle.decoder_sizes().n_positions + 1).saturating_sub(taken))
 }
 
-/// Captions that are decoded together. On the host's cores a step mostly waits for the weights, so that four rows for each image of a batch
+/// Captions that are decoded together. On the host's cores a step mostly waits for the weights, so that eight rows for each image of a batch
 /// pay, as long as their caches of so many positions stay within half a GiB; a card gets its batch.
 fn rows_together(bundle: &Bundle, runtime: &Runtime, batch_size: usize, positions: usize) -> usize {
     const CACHES: usize = 512 << 20;
@@ -115,5 +115,5 @@ fn rows_together(bundle: &Bundle, runtime: &Runtime, batch_size: usize, position
     }
     let sizes = bundle.decoder_sizes();
     let row = 2 * sizes.n_layer * sizes.n_kv_head * sizes.head_dim * positions * size_of::<f32>();
-    (4 * batch_size).min(CACHES / row.max(1)).max(batch_size)
+    (8 * batch_size).min(CACHES / row.max(1)).max(batch_size)
 }
