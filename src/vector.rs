@@ -51,6 +51,17 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < UNDERFLOW { 0.0 } else { exp_r * power }
 }
 
+/// x Φ(x), the normal distribution's by tanh, as GPT2 has it: `x / (1 + exp(-2 u))` with u = sqrt(2/π) (x + 0.044715 x³).
+#[inline(always)]
+pub fn tanh_gelu<const FMA: bool>(x: f32) -> f32 {
+    const FACTOR: f32 = -2.0 * 0.797_884_6;
+    let inner = multiply_add::<FMA>(0.044_715 * x * x, x, x);
+    let exponent = FACTOR * inner;
+    // Above it the quotient is as good as 0.
+    let exponent = if exponent > 80.0 { 80.0 } else { exponent };
+    x / (1.0 + exp::<FMA>(exponent))
+}
+
 /// `a * b + c`; `FMA`: the processor multiplies and adds in one.
 #[inline(always)]
 pub fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
@@ -70,6 +81,19 @@ mod tests {
             x = x * 1.000_01 - 1e-5;
         }
         worst
+    }
+
+    #[test]
+    fn tanh_gelu_is_the_formula() {
+        for step in -4000..4000 {
+            let x = step as f32 * 0.01;
+            let (wide, inner) = (f64::from(x), f64::from(x) + 0.044_715 * f64::from(x).powi(3));
+            let wanted = 0.5 * wide * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * inner).tanh());
+            for found in [tanh_gelu::<true>(x), tanh_gelu::<false>(x)] {
+                assert!((f64::from(found) - wanted).abs() < 1e-6 * wide.abs().max(1.0), "{x}: {found} for {wanted}");
+            }
+        }
+        assert!(tanh_gelu::<true>(f32::NAN).is_nan());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::layers::Style;
 use super::{ImageEncoder, Mapper};
 use crate::image::Preprocess;
 use crate::onnx::DType;
-use crate::runtime::{Device, Feed, HostMemory, InPlace, Precision, Runtime, RuntimeError, Session};
+use crate::runtime::{Device, Feed, HostMemory, InPlace, Precision, Runtime, RuntimeError, Session, has_int8_products};
 
 /// A bundle's part could not be built or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,8 @@ pub fn style_for(runtime: &Runtime) -> Style {
     let fused = runtime.device() != Device::OpenVino;
     let cuda = matches!(runtime.device(), Device::Cuda(_));
     let int8 = runtime.precision() == Precision::Int8;
-    Style { fused, dtype: runtime.dtype(), int8, cuda, own: int8 && runtime.device() == Device::Cpu }
+    let own = int8 && runtime.device() == Device::Cpu;
+    Style { fused, dtype: runtime.dtype(), int8, cuda, own, dots: own && has_int8_products() }
 }
 
 /// CLIP's image tower on a device.

@@ -11,7 +11,7 @@ use super::layers::Style;
 use super::weights::{SafetensorsFile, WeightsError};
 use super::{clip, decoders, int8, mapper, text_encoder};
 use crate::image::Preprocess;
-use crate::onnx::{Centred, DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode};
+use crate::onnx::{DType, ExternalTensor, Graph, GraphError, Int8Names, Model, ParameterMode, Spelling};
 
 /// Weight files of a bundle, relative to it.
 pub const CLIP_WEIGHTS: &str = "clip/model.safetensors";
@@ -118,9 +118,13 @@ fn built(
             return Err(BuildError::NotQuantized { folder: folder.into() });
         }
         let float = build(folder, kind, Style { int8: false, ..style })?;
-        // Without ONNX Runtime's own operators it is for OpenVINO.
-        let centred = if style.fused { Centred::Unsigned } else { Centred::Signed };
-        if let Some(model) = int8::in_8_bits(folder, &float, centred)? {
+        let spelling = match kind {
+            GraphKind::InPlaceDecoder(_) if style.dots => Spelling::Own,
+            _ if style.fused => Spelling::Unsigned,
+            // Without ONNX Runtime's own operators it is for OpenVINO.
+            _ => Spelling::Signed,
+        };
+        if let Some(model) = int8::in_8_bits(folder, &float, spelling)? {
             return Ok((model, FedWeights::default()));
         }
         let in_8_bits = external_tensors(folder, INT8_WEIGHTS)?;

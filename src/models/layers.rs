@@ -18,10 +18,12 @@ pub struct Style {
     pub cuda: bool,
     /// This program's own operators may be used (`runtime::operators`).
     pub own: bool,
+    /// Among those, products in 8 bits by the processor's dot products.
+    pub dots: bool,
 }
 
 impl Style {
-    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false, cuda: false, own: false };
+    pub const PORTABLE: Style = Style { fused: false, dtype: DType::F32, int8: false, cuda: false, own: false, dots: false };
 }
 
 /// A parameter in the element type of the style.
@@ -46,7 +48,7 @@ fn int8_product(g: &Graph, style: Style, x: Value, inputs: usize, outputs: usize
     shape.pop();
     shape.push(outputs.into());
     if style.own {
-        return g.reshape(g.int8_product_in_own(flat, data, scales, bias), &shape);
+        return g.reshape(g.int8_product_in_own(flat, data, scales, bias, style.dots), &shape);
     }
     let y = g.reshape(g.int8_product(flat, data, scales), &shape);
     bias.map_or(y, |bias| g.add(y, bias))

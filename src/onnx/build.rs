@@ -83,9 +83,13 @@ impl Graph {
         self.mul(product, row_scales)
     }
 
-    /// The same in this program's own operators, with a bias [N] added where there is one.
-    pub fn int8_product_in_own(&self, x: Value, weight: Value, scales: Value, bias: Option<Value>) -> Value {
+    /// The same in this program's own operators, with a bias [N] added where there is one; `dots`: the processor has its dot products.
+    pub fn int8_product_in_own(&self, x: Value, weight: Value, scales: Value, bias: Option<Value>, dots: bool) -> Value {
         let rounded = self.apply_many(Op::QuantizeRows, &[Some(x)]);
+        if dots {
+            let inputs = [Some(rounded[0]), Some(weight), Some(scales), None, bias, Some(rounded[1])];
+            return self.apply_many(Op::Int8Product, &inputs)[0];
+        }
         let one = self.floats(&[1.0], &[]);
         let middle = self.constant(DType::U8, &[], vec![128]);
         let inputs = [rounded[0], weight, one, scales, middle];

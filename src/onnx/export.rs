@@ -234,6 +234,7 @@ fn attributes(op: &Op) -> Vec<AttributeProto> {
         Op::GroupQueryAttention { num_heads, kv_num_heads, scale } | Op::CachedAttention { num_heads, kv_num_heads, scale } => {
             vec![int("num_heads", *num_heads), int("kv_num_heads", *kv_num_heads), float("scale", *scale)]
         }
+        Op::Int8Product => vec![int("zero_point", 128), float("scale", 1.0)],
         Op::Add
         | Op::Sub
         | Op::Mul

@@ -254,6 +254,10 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             let scales = ValueType { dtype: DType::F32, shape: vec![rows.clone(), 1.into()] };
             Ok(vec![ValueType { dtype: DType::U8, shape: x.shape.clone() }, scales])
         }
+        Op::Int8Product => {
+            let (x, weight) = (input(0)?, input(1)?);
+            one(DType::F32, matmul(&x.shape, &weight.shape)?)
+        }
         Op::ScaleRows => {
             let (x, scales) = (input(0)?, input(1)?);
             if broadcast(&x.shape, &scales.shape)? != x.shape {

@@ -16,7 +16,7 @@ pub use dtype::DType;
 pub use export::Model;
 pub use graph::{ExternalTensor, Graph, GraphError, Node, ParameterMode, Value, ValueSource};
 pub use op::{Op, Reduction};
-pub use products::{Centred, Int8Names, Product, Rounding, smoothed_name};
+pub use products::{Int8Names, Product, Rounding, Spelling, smoothed_name};
 
 #[cfg(test)]
 mod tests {

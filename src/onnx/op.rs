@@ -163,6 +163,8 @@ pub enum Op {
     QuantizeRows,
     /// x [M, N], scales [M, 1] and, where there is one, a bias [N]
     ScaleRows,
+    /// Rows of 8-bit numbers around 128 [M, K], a weight [K, N], scales [N], nothing, a bias [N] (may be absent), a scale for each row [M, 1]
+    Int8Product,
     /// As [`Op::GroupQueryAttention`], without `total_sequence_length`
     CachedAttention {
         num_heads: i64,
@@ -170,6 +172,9 @@ pub enum Op {
         scale: f32,
     },
 }
+
+/// The domain of this program's own operators.
+pub(super) const OWN: &str = "clipcap";
 
 impl Op {
     /// Whether no provider has this operator for bfloat16: it is computed in float32 then.
@@ -195,7 +200,6 @@ impl Op {
     /// (domain, operator name)
     pub fn name(&self) -> (&'static str, &'static str) {
         const MS: &str = "com.microsoft";
-        const OWN: &str = "clipcap";
         match self {
             Self::Add => ("", "Add"),
             Self::Sub => ("", "Sub"),
@@ -254,6 +258,7 @@ impl Op {
             Self::GroupQueryAttention { .. } => (MS, "GroupQueryAttention"),
             Self::QuantizeRows => (OWN, "QuantizeRows"),
             Self::ScaleRows => (OWN, "ScaleRows"),
+            Self::Int8Product => (OWN, "Int8Product"),
             Self::CachedAttention { .. } => (OWN, "CachedAttention"),
         }
     }

@@ -9,8 +9,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::export::Model;
 use super::graph::{ExternalTensor, GraphError};
+use super::op;
 use super::proto::*;
 
+mod join;
 mod rewrite;
 
 use rewrite::Rewrite;
@@ -81,13 +83,15 @@ const UINT8: i32 = 2;
 const INT8: i32 = 3;
 const INT32: i32 = 6;
 
-/// Which numbers of a centred activation a provider multiplies best.
+/// How products in 8 bits are spelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Centred {
-    /// Around 128 (ONNX Runtime's own kernels).
+pub enum Spelling {
+    /// In ONNX's operators, centred activations around 128 (ONNX Runtime's own kernels).
     Unsigned,
-    /// Around 0 (OpenVINO).
+    /// The same, around 0 (OpenVINO).
     Signed,
+    /// In this program's own operator.
+    Own,
 }
 
 impl Model {
@@ -119,12 +123,15 @@ impl Model {
         &self,
         roundings: &HashMap<String, Rounding>,
         table: &HashMap<String, ExternalTensor>,
-        centred: Centred,
+        spelling: Spelling,
     ) -> Result<Self, GraphError> {
         let mut model = self.clone();
         let Some(graph) = &mut model.proto.graph else { return Ok(model) };
-        let rewritten = Rewrite::new(graph, roundings, table, centred).run()?;
+        let rewritten = Rewrite::new(graph, roundings, table, spelling).run()?;
         *graph = rewritten;
+        if spelling == Spelling::Own && !model.proto.opset_import.iter().any(|set| set.domain.as_deref() == Some(op::OWN)) {
+            model.proto.opset_import.push(OperatorSetIdProto { domain: Some(op::OWN.into()), version: Some(1) });
+        }
         Ok(model)
     }
 }
@@ -283,7 +290,9 @@ impl Model {
         for node in &graph.node {
             let (weight, list) = match node.op_type.as_deref() {
                 Some("QGemm" | "QLinearMatMul") => (3, &mut computed.in_integers),
-                Some("MatMulIntegerToFloat" | "MatMulInteger" | "DynamicQuantizeMatMul") => (1, &mut computed.in_integers),
+                Some(
+                    "MatMulIntegerToFloat" | "MatMulInteger" | "DynamicQuantizeMatMul" | "Int8Product" | "Int8ProductRounded",
+                ) => (1, &mut computed.in_integers),
                 Some("Gemm" | "MatMul" | "FusedMatMul" | "FusedGemm") => (1, &mut computed.in_float),
                 _ => continue,
             };

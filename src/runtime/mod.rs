@@ -27,7 +27,7 @@ pub use device::{Device, Precision};
 pub use error::RuntimeError;
 pub(crate) use memory::{DeviceMemory, HostMemory};
 pub(crate) use nvidia::NvidiaLibrary;
-pub(crate) use operators::REVISION as OPERATORS_REVISION;
+pub(crate) use operators::{REVISION as OPERATORS_REVISION, has_int8_products};
 pub(crate) use placement::Placement;
 pub(crate) use session::{Feed, InPlace, Session};
 

@@ -124,6 +124,7 @@ pub(super) fn apply(
         | Op::GroupQueryAttention { .. }
         | Op::QuantizeRows
         | Op::ScaleRows
+        | Op::Int8Product
         | Op::CachedAttention { .. } => Err(NotDifferentiable),
     }
 }

@@ -16,7 +16,7 @@ use crate::models::graphs::{GraphKind, INT8_WEIGHTS, build};
 use crate::models::int8::{self, PartDecisions, Range};
 use crate::models::layers::{Style, int8_names};
 use crate::models::weights::{DType, SafetensorsFile, SafetensorsWriter, WeightsError};
-use crate::onnx::{self, Centred};
+use crate::onnx::{self, Spelling};
 
 /// One weight to be quantized, as a matrix [outputs, inputs].
 struct Weight {
@@ -66,7 +66,7 @@ impl Bundle {
             GraphKind::Decoder(self.decoder_config()),
         ] {
             let model = match (parts.contains_key(part.name()), part) {
-                (true, part) => match int8::in_8_bits(folder, &build(folder, part, Style::PORTABLE)?, Centred::Unsigned)? {
+                (true, part) => match int8::in_8_bits(folder, &build(folder, part, Style::PORTABLE)?, Spelling::Unsigned)? {
                     Some(model) => model,
                     None => continue,
                 },

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::graphs::{BuildError, INT8_WEIGHTS, external_tensors};
 use super::weights::SafetensorsFile;
-use crate::onnx::{Centred, Int8Names, Model, Rounding};
+use crate::onnx::{Int8Names, Model, Rounding, Spelling};
 
 /// The roundings that `model quantize --calibrate` stored for the products of `model`, by weight; none where it was not calibrated.
 pub fn stored_roundings(folder: &Path, model: &Model) -> Result<HashMap<String, Rounding>, BuildError> {
@@ -37,11 +37,11 @@ pub fn stored_roundings(folder: &Path, model: &Model) -> Result<HashMap<String, 
 }
 
 /// `model`, a float32 graph over the bundle at `folder`, with the products that were calibrated in 8 bits; None where none was.
-pub fn in_8_bits(folder: &Path, model: &Model, centred: Centred) -> Result<Option<Model>, BuildError> {
+pub fn in_8_bits(folder: &Path, model: &Model, spelling: Spelling) -> Result<Option<Model>, BuildError> {
     let roundings = stored_roundings(folder, model)?;
     if roundings.is_empty() {
         return Ok(None);
     }
     let table = external_tensors(folder, INT8_WEIGHTS)?;
-    Ok(Some(model.in_8_bits(&roundings, &table, centred)?))
+    Ok(Some(model.in_8_bits(&roundings, &table, spelling)?))
 }

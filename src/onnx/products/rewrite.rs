@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Centred, FLOAT, INT8, INT32, Int8Names, Product, Rounding, UINT8, Walk, kind, smoothed_name};
+use super::join::join_gelus;
+use super::{FLOAT, INT8, INT32, Int8Names, Product, Rounding, Spelling, UINT8, Walk, kind, smoothed_name};
 use crate::onnx::export::reference;
 use crate::onnx::graph::{ExternalTensor, GraphError};
+use crate::onnx::op::OWN;
 use crate::onnx::proto::*;
 
 /// A graph on its way to its 8-bit spelling.
@@ -12,10 +14,12 @@ pub(super) struct Rewrite<'a> {
     graph: &'a GraphProto,
     roundings: &'a HashMap<String, Rounding>,
     table: &'a HashMap<String, ExternalTensor>,
-    centred: Centred,
+    spelling: Spelling,
     nodes: Vec<NodeProto>,
     tensors: Vec<TensorProto>,
     made: HashSet<String>,
+    /// How the outputs of QuantizeLinear were rounded.
+    roundings_of: HashMap<String, Rounding>,
 }
 
 impl<'a> Rewrite<'a> {
@@ -23,9 +27,18 @@ impl<'a> Rewrite<'a> {
         graph: &'a GraphProto,
         roundings: &'a HashMap<String, Rounding>,
         table: &'a HashMap<String, ExternalTensor>,
-        centred: Centred,
+        spelling: Spelling,
     ) -> Self {
-        Self { graph, roundings, table, centred, nodes: vec![], tensors: vec![], made: HashSet::new() }
+        Self {
+            graph,
+            roundings,
+            table,
+            spelling,
+            nodes: vec![],
+            tensors: vec![],
+            made: HashSet::new(),
+            roundings_of: HashMap::new(),
+        }
     }
 
     pub fn run(mut self) -> Result<GraphProto, GraphError> {
@@ -48,6 +61,10 @@ impl<'a> Rewrite<'a> {
             }
             self.nodes.push(node);
         }
+        if self.spelling == Spelling::Own {
+            let outputs: HashSet<&str> = self.graph.output.iter().filter_map(|output| output.name.as_deref()).collect();
+            self.nodes = join_gelus(self.nodes, &self.roundings_of, &outputs);
+        }
         // What nothing takes any more goes; what is computed for nobody (a second Reshape) costs nothing: runtimes drop it.
         let used: HashSet<&String> = self.nodes.iter().flat_map(|node| &node.input).collect();
         let stays = |tensor: &&TensorProto| tensor.name.as_ref().is_some_and(|name| used.contains(name));
@@ -57,6 +74,9 @@ impl<'a> Rewrite<'a> {
 
     /// Puts 8-bit numbers around a product.
     fn spell(&mut self, node: &mut NodeProto, product: &Product, rounding: Rounding) -> Result<(), GraphError> {
+        if self.spelling == Spelling::Own {
+            return self.spell_in_own(node, product, rounding);
+        }
         let names = Int8Names::of(&product.weight);
         node.input[0] = self.rounded(&product.activation, rounding);
         let [data, scales] = [self.stored(&names.data)?, self.stored(&names.scales)?];
@@ -69,22 +89,52 @@ impl<'a> Rewrite<'a> {
         Ok(())
     }
 
+    /// Makes a product one node of 8-bit numbers and a weight.
+    fn spell_in_own(&mut self, node: &mut NodeProto, product: &Product, rounding: Rounding) -> Result<(), GraphError> {
+        let names = Int8Names::of(&product.weight);
+        let [x, _] = self.rounded_names(&product.activation);
+        self.round(&product.activation, rounding);
+        self.roundings_of.insert(x.clone(), rounding);
+        node.input = vec![x, self.stored(&names.data)?, self.stored(&names.scales)?];
+        if product.bias.is_some() {
+            node.input.push(self.stored(&names.bias)?);
+        }
+        node.op_type = Some("Int8Product".into());
+        node.domain = Some(OWN.into());
+        node.attribute = vec![whole("zero_point", i64::from(rounding.zero_point)), number("scale", rounding.scale)];
+        Ok(())
+    }
+
+    /// What an activation is called after QuantizeLinear, and after DequantizeLinear.
+    fn rounded_names(&self, activation: &str) -> [String; 2] {
+        ["QuantizeLinear", "DequantizeLinear"].map(|what| format!("{activation}/{what}"))
+    }
+
     /// The activation after QuantizeLinear and DequantizeLinear.
-    fn rounded(&mut self, activation: &str, Rounding { scale, zero_point, .. }: Rounding) -> String {
-        let [scale_name, zero_name, rounded, back] =
-            ["scale", "zero_point", "QuantizeLinear", "DequantizeLinear"].map(|what| format!("{activation}/{what}"));
-        if self.made.insert(back.clone()) {
-            let (zero, dtype) = match (zero_point, self.centred) {
-                (128, Centred::Signed) => (0, INT8),
+    fn rounded(&mut self, activation: &str, rounding: Rounding) -> String {
+        let [rounded, back] = self.rounded_names(activation);
+        if !self.made.contains(&back) {
+            let [scale, zero] = self.round(activation, rounding);
+            self.made.insert(back.clone());
+            self.node("DequantizeLinear", vec![rounded, scale, zero], &back, None);
+        }
+        back
+    }
+
+    /// The activation through QuantizeLinear; what its scale and zero point are called.
+    fn round(&mut self, activation: &str, Rounding { scale, zero_point, .. }: Rounding) -> [String; 2] {
+        let [rounded, _] = self.rounded_names(activation);
+        let [scale_name, zero_name] = ["scale", "zero_point"].map(|what| format!("{activation}/{what}"));
+        if self.made.insert(rounded.clone()) {
+            let (zero, dtype) = match (zero_point, self.spelling) {
+                (128, Spelling::Signed) => (0, INT8),
                 (zero, _) => (zero, UINT8),
             };
             self.constant(&scale_name, FLOAT, &[], scale.to_le_bytes().to_vec());
             self.constant(&zero_name, dtype, &[], vec![zero]);
-            let [scale, zero] = [scale_name, zero_name];
-            self.node("QuantizeLinear", vec![activation.into(), scale.clone(), zero.clone()], &rounded, None);
-            self.node("DequantizeLinear", vec![rounded, scale, zero], &back, None);
+            self.node("QuantizeLinear", vec![activation.into(), scale_name.clone(), zero_name.clone()], &rounded, None);
         }
-        back
+        [scale_name, zero_name]
     }
 
     /// Stored integers as the numbers they stand for, a scale for each place along `axis`.
@@ -125,12 +175,7 @@ impl<'a> Rewrite<'a> {
     }
 
     fn node(&mut self, operator: &str, input: Vec<String>, output: &str, axis: Option<i64>) {
-        let attribute = axis.map(|axis| AttributeProto {
-            name: Some("axis".into()),
-            r#type: Some(AttributeType::Int as i32),
-            i: Some(axis),
-            ..Default::default()
-        });
+        let attribute = axis.map(|axis| whole("axis", axis));
         self.nodes.push(NodeProto {
             input,
             output: vec![output.into()],
@@ -140,4 +185,12 @@ impl<'a> Rewrite<'a> {
             attribute: attribute.into_iter().collect(),
         });
     }
+}
+
+pub(super) fn whole(name: &str, number: i64) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::Int as i32), i: Some(number), ..Default::default() }
+}
+
+pub(super) fn number(name: &str, number: f32) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(AttributeType::Float as i32), f: Some(number), ..Default::default() }
 }

@@ -5,11 +5,14 @@
 //! | --- | --- | --- |
 //! | `QuantizeRows` | x [M, K] | 8-bit numbers around 128 [M, K], a scale for each row [M, 1] |
 //! | `ScaleRows` | x [M, N], scales [M, 1], bias [N] (may be absent) | x times its row's scale, and the bias [M, N] |
+//! | `Int8Product` | 8-bit x [.., K], weight [K, N], scales [N], steps [N], bias [N], a scale for each row [M] (these three may be absent) | x times the weight, maybe GELU of it [.., N] |
+//! | `Int8ProductRounded` | the same | the same in 8 bits |
 //! | `CachedAttention` | query [B, S, H D], key and value [B, S, G D], caches [B, 1, M, G D] updated in place, last position of each row [B] | attended [B, S, H D], the caches |
 //!
 //! A row's result depends on that row alone, and on no order of work: the same bytes from any batch and any number of threads.
 
 mod attention;
+mod int8;
 mod rows;
 
 use std::sync::{Arc, Mutex};
@@ -22,7 +25,12 @@ use ort::value::{ValueRef, ValueRefMut};
 use crate::onnx::{DType, Graph};
 
 /// Goes up when an operator's numbers change, and with them captions in 8 bits: what an earlier one computed is not mixed with this one's.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
+
+/// Whether `Int8Product` is there: it wants AVX-512 with VNNI.
+pub fn has_int8_products() -> bool {
+    int8::is_there()
+}
 
 /// Their domain in a graph.
 const DOMAIN: &str = "clipcap";
@@ -30,7 +38,8 @@ const DOMAIN: &str = "clipcap";
 /// All of them, to be registered with a session.
 pub(super) fn domain() -> ort::Result<Arc<OperatorDomain>> {
     let domain = OperatorDomain::new(DOMAIN)?;
-    Ok(domain.add(rows::QuantizeRows)?.add(rows::ScaleRows)?.add(attention::CachedAttention)?.into())
+    let domain = domain.add(rows::QuantizeRows)?.add(rows::ScaleRows)?.add(attention::CachedAttention)?;
+    Ok(domain.add(int8::Int8Product)?.add(int8::Int8ProductRounded)?.into())
 }
 
 /// Makes ONNX Runtime know the domain, once in a process and before any other session is made: it keeps domains in a table without a lock, and

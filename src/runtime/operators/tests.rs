@@ -16,17 +16,28 @@ fn pattern(seed: u32, count: usize) -> Vec<f32> {
     (0..count as u32).map(|i| number(i) / 32_768.0 - 1.0).collect()
 }
 
-/// `x` [M, K] times `weight` [K, N] in 8 bits with a bias, in this program's own operators or in others'.
-fn product(own: bool, threads: usize, x: &[f32], [rows, inputs, outputs]: [usize; 3]) -> Vec<f32> {
+/// Whose operators.
+#[derive(Debug, Clone, Copy)]
+enum By {
+    /// This program's, the product ONNX Runtime's.
+    Own,
+    /// This program's with the processor's dot products, where it has them.
+    Dots,
+    Others,
+}
+
+/// `x` [M, K] times `weight` [K, N] in 8 bits with a bias.
+fn product(by: By, threads: usize, x: &[f32], [rows, inputs, outputs]: [usize; 3]) -> Vec<f32> {
     let session = session(threads, |g| {
         let [k, n] = [inputs as i64, outputs as i64];
         let x = g.input("x", DType::F32, &["rows".into(), k.into()]);
         let numbers = pattern(3, inputs * outputs).iter().map(|w| (w * 127.0) as i8 as u8).collect();
         let weight = g.constant(DType::I8, &[k, n], numbers);
         let (scales, bias) = (g.floats(&pattern(4, outputs), &[n]), g.floats(&pattern(5, outputs), &[n]));
-        let y: Value = match own {
-            true => g.int8_product_in_own(x, weight, scales, Some(bias)),
-            false => g.add(g.int8_product(x, weight, scales), bias),
+        let y: Value = match by {
+            By::Own => g.int8_product_in_own(x, weight, scales, Some(bias), false),
+            By::Dots => g.int8_product_in_own(x, weight, scales, Some(bias), super::has_int8_products()),
+            By::Others => g.add(g.int8_product(x, weight, scales), bias),
         };
         g.output("y", y);
     });
@@ -38,7 +49,7 @@ fn product(own: bool, threads: usize, x: &[f32], [rows, inputs, outputs]: [usize
 
 #[test]
 fn rows_are_rounded_to_the_bytes_of_onnx_runtimes_own_operators() {
-    for (rows, inputs, outputs) in [(1, 8, 4), (7, 33, 5), (40, 96, 50)] {
+    for (rows, inputs, outputs) in [(1, 8, 4), (7, 33, 5), (40, 96, 50), (9, 130, 145), (203, 4100, 49)] {
         let mut x = pattern(1, rows * inputs);
         // A row of zeros, one of large numbers, and halves, which go to the even number.
         x[..inputs].fill(0.0);
@@ -46,8 +57,9 @@ fn rows_are_rounded_to_the_bytes_of_onnx_runtimes_own_operators() {
         if rows > 2 {
             (0..inputs).for_each(|i| x[inputs + i] = if i == 0 { 127.0 } else { i as f32 - 0.5 });
         }
-        let [own, others] = [true, false].map(|own| product(own, 2, &x, [rows, inputs, outputs]));
+        let [own, dots, others] = [By::Own, By::Dots, By::Others].map(|by| product(by, 2, &x, [rows, inputs, outputs]));
         assert_eq!(own, others, "{rows} rows of {inputs}");
+        assert_eq!(dots, others, "{rows} rows of {inputs} by dot products");
     }
 }
 
@@ -55,19 +67,21 @@ fn rows_are_rounded_to_the_bytes_of_onnx_runtimes_own_operators() {
 fn a_rows_bytes_are_the_same_alone_and_by_any_number_of_threads() {
     let [rows, inputs, outputs] = [9, 40, 16];
     let x = pattern(2, rows * inputs);
-    let all = product(true, 1, &x, [rows, inputs, outputs]);
-    assert_eq!(all, product(true, 3, &x, [rows, inputs, outputs]));
-    for (row, wanted) in all.chunks(outputs).enumerate() {
-        assert_eq!(product(true, 2, &x[row * inputs..][..inputs], [1, inputs, outputs]), wanted, "row {row}");
+    for by in [By::Own, By::Dots] {
+        let all = product(by, 1, &x, [rows, inputs, outputs]);
+        assert_eq!(all, product(by, 3, &x, [rows, inputs, outputs]));
+        for (row, wanted) in all.chunks(outputs).enumerate() {
+            assert_eq!(product(by, 2, &x[row * inputs..][..inputs], [1, inputs, outputs]), wanted, "row {row}, {by:?}");
+        }
     }
 }
 
 #[test]
 fn sessions_made_at_the_same_moment_all_have_the_operators() {
     let x = pattern(7, 16);
-    let wanted = product(true, 1, &x, [1, 16, 4]);
+    let wanted = product(By::Dots, 1, &x, [1, 16, 4]);
     std::thread::scope(|scope| {
-        let made: Vec<_> = (0..8).map(|_| scope.spawn(|| product(true, 1, &x, [1, 16, 4]))).collect();
+        let made: Vec<_> = (0..8).map(|_| scope.spawn(|| product(By::Dots, 1, &x, [1, 16, 4]))).collect();
         made.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap(), wanted));
     });
 }
@@ -76,8 +90,10 @@ fn sessions_made_at_the_same_moment_all_have_the_operators() {
 fn what_is_no_number_stays_none() {
     let mut x = pattern(6, 2 * 16);
     x[3] = f32::NAN;
-    let y = product(true, 1, &x, [2, 16, 4]);
-    assert!(y[..4].iter().all(|y| y.is_nan()) && y[4..].iter().all(|y| y.is_finite()), "{y:?}");
+    for by in [By::Own, By::Dots] {
+        let y = product(by, 1, &x, [2, 16, 4]);
+        assert!(y[..4].iter().all(|y| y.is_nan()) && y[4..].iter().all(|y| y.is_finite()), "{y:?}");
+    }
 }
 
 /// Sizes of an attention: rows, positions of this run, heads, key-value heads, positions of a cache, width of a head.

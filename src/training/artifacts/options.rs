@@ -95,6 +95,6 @@ impl GraphOptions {
 
     pub(super) fn style(&self) -> Style {
         let cuda = self.variant == Variant::Cuda;
-        Style { fused: cuda || self.variant == Variant::Cpu, dtype: self.dtype, int8: false, cuda, own: false }
+        Style { fused: cuda || self.variant == Variant::Cpu, dtype: self.dtype, int8: false, cuda, own: false, dots: false }
     }
 }
