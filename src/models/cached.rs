@@ -98,7 +98,8 @@ impl CachedDecoder {
             max_rows,
             length,
             layout,
-            caches: vec![vec![0.0; elements]; 2 * sizes.n_layer],
+            // Each asked for by itself: what the system hands out is zeros and takes no memory until a row is there, and a copy would touch it all.
+            caches: (0..2 * sizes.n_layer).map(|_| vec![0.0; elements]).collect(),
             used: vec![],
             held: vec![vec![]; 2 * sizes.n_layer],
             num_held: 0,
