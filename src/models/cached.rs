@@ -1,5 +1,5 @@
 //! Decoding on the CPU over caches that are updated in place: rows of any length side by side, nothing concatenated or copied
-//! while they grow.
+//! while they grow. Where this program's own attention is used, the keys and values of a prefix are there once, however many rows begin with it.
 
 use std::path::Path;
 
@@ -12,6 +12,8 @@ use super::embedding::TokenEmbedding;
 use super::encoder::{LoadError, style_for};
 use super::fed::FedWeights;
 use super::graphs::{GraphKind, build, build_fed};
+use super::layers::Style;
+use super::prefixes::Prefixes;
 use crate::onnx::Model;
 use crate::runtime::{InPlace, Runtime, RuntimeError, Session};
 
@@ -33,10 +35,14 @@ pub struct CachedDecoder {
     max_rows: usize,
     /// Positions a row has room for, prefix included.
     length: usize,
+    /// Positions of a row's own caches: without the prefix where that is shared.
+    own_length: usize,
     /// Heads of a cache and the width of each.
     layout: [usize; 2],
-    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, G', length, D'].
+    /// Keys and values of every layer, one after the other: [2 * n_layer][max_rows, G', own length, D'].
     caches: Vec<Cache>,
+    /// What rows begin with, where they share it.
+    prefixes: Option<Prefixes>,
     /// Positions used by each row.
     used: Vec<usize>,
     /// Caches of the prefixes of the last prefill, [2 * n_layer][num_prefixes, G', P, D'].
@@ -55,8 +61,19 @@ impl CachedDecoder {
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let model = build(folder, GraphKind::InPlaceDecoder(config), style_for(runtime))?;
-        Self::over(runtime, folder, config, (model, FedWeights::default()), [prefix_len, max_rows, max_new_tokens])
+        Self::load_in(runtime, folder, config, style_for(runtime), [prefix_len, max_rows, max_new_tokens])
+    }
+
+    /// The same in a style that is chosen by hand.
+    pub fn load_in(
+        runtime: &Runtime,
+        folder: &Path,
+        config: &DecoderConfig,
+        style: Style,
+        sizes: [usize; 3],
+    ) -> Result<Self, LoadError> {
+        let model = build(folder, GraphKind::InPlaceDecoder(config), style)?;
+        Self::over(runtime, folder, config, style, (model, FedWeights::default()), sizes)
     }
 
     /// The same with weights that are handed over by [`set_weights`](Self::set_weights), in float32; the bundle at `folder` gives their names
@@ -69,16 +86,18 @@ impl CachedDecoder {
         max_rows: usize,
         max_new_tokens: usize,
     ) -> Result<Self, LoadError> {
-        let (model, mut fed) = build_fed(folder, GraphKind::InPlaceDecoder(config), style_for(runtime), &|_| true)?;
+        let style = Style { own: false, ..style_for(runtime) };
+        let (model, mut fed) = build_fed(folder, GraphKind::InPlaceDecoder(config), style, &|_| true)?;
         let sizes = architecture(config).sizes();
         fed.also(&embedding_name(config), vec![sizes.vocab_size as i64, sizes.n_embd as i64]);
-        Self::over(runtime, folder, config, (model, fed), [prefix_len, max_rows, max_new_tokens])
+        Self::over(runtime, folder, config, style, (model, fed), [prefix_len, max_rows, max_new_tokens])
     }
 
     fn over(
         runtime: &Runtime,
         folder: &Path,
         config: &DecoderConfig,
+        style: Style,
         (model, fed): (Model, FedWeights),
         [prefix_len, max_rows, max_new_tokens]: [usize; 3],
     ) -> Result<Self, LoadError> {
@@ -86,9 +105,11 @@ impl CachedDecoder {
         let session = Session::new(runtime, MODEL, &model.to_bytes(), folder, &[])?;
         // The last token is never fed, so it needs no room.
         let length = (prefix_len + max_new_tokens.max(1) - 1).min(sizes.n_positions);
-        let layout = in_place_layout(&sizes, style_for(runtime));
-        let elements = max_rows * length * layout[0] * layout[1];
-        check_room(elements * 2 * sizes.n_layer, max_rows)?;
+        let layout = in_place_layout(&sizes, style);
+        let own_length = if style.own { (length - prefix_len).max(1) } else { length };
+        let width = layout[0] * layout[1];
+        let elements = max_rows * own_length * width;
+        check_room(max_rows * length * width * 2 * sizes.n_layer, max_rows)?;
         Ok(Self {
             session,
             tokens: TokenEmbedding::open(folder, config)?,
@@ -97,9 +118,10 @@ impl CachedDecoder {
             prefix_len,
             max_rows,
             length,
+            own_length,
             layout,
-            // Each asked for by itself: what the system hands out is zeros and takes no memory until a row is there, and a copy would touch it all.
-            caches: (0..2 * sizes.n_layer).map(|_| vec![0.0; elements]).collect(),
+            caches: untouched(2 * sizes.n_layer, elements),
+            prefixes: style.own.then(|| Prefixes::new(2 * sizes.n_layer, max_rows, prefix_len * width)),
             used: vec![],
             held: vec![vec![]; 2 * sizes.n_layer],
             num_held: 0,
@@ -129,12 +151,17 @@ impl CachedDecoder {
         let (b, s) = (rows as i64, sequence as i64);
         let [h, d] = self.layout.map(|n| n as i64);
         let (caches, length) = match target {
-            Target::Rows => (&mut self.caches, self.length as i64),
+            Target::Rows => (&mut self.caches, self.own_length as i64),
             Target::Held => (&mut self.held, self.prefix_len as i64),
         };
         let mut positions: Vec<i64> = used.iter().flat_map(|&u| (0..sequence).map(move |i| (u + i) as i64)).collect();
-        let mut lengths: Vec<i32> = used.iter().map(|&u| (u + sequence - 1) as i32).collect();
+        let shared = if self.prefixes.is_some() && target == Target::Rows { self.prefix_len } else { 0 };
+        let mut lengths: Vec<i32> = used.iter().map(|&u| (u - shared + sequence - 1) as i32).collect();
         let mut total = [used.iter().max().map_or(0, |&u| (u + sequence) as i32)];
+        let mut owners = match (&self.prefixes, target) {
+            (Some(prefixes), Target::Rows) => prefixes.owners(),
+            _ => vec![-1; rows],
+        };
         self.logits.resize(rows * self.sizes.vocab_size, 0.0);
 
         let mut inputs = self.fed.inputs()?;
@@ -142,8 +169,17 @@ impl CachedDecoder {
             InPlace::f32("inputs_embeds", embeds, &[b, s, self.sizes.n_embd as i64])?,
             InPlace::i64("position_ids", &mut positions, &[b, s])?,
             InPlace::i32("seqlens_k", &mut lengths, &[b])?,
-            InPlace::i32("total_sequence_length", &mut total, &[1])?,
         ]);
+        match &mut self.prefixes {
+            None => inputs.push(InPlace::i32("total_sequence_length", &mut total, &[1])?),
+            Some(prefixes) => {
+                inputs.push(InPlace::i32("owners", &mut owners, &[b])?);
+                let shape = [prefixes.count() as i64, h, self.prefix_len as i64, d];
+                for (i, cache) in prefixes.caches().iter_mut().enumerate() {
+                    inputs.push(InPlace::f32(&cache_name("prefix", i / 2, ["key", "value"][i % 2]), cache, &shape)?);
+                }
+            }
+        }
         let mut outputs = vec![InPlace::f32("logits", &mut self.logits, &[b, self.sizes.vocab_size as i64])?];
         for (i, cache) in caches.iter_mut().enumerate() {
             let (layer, part) = (i / 2, ["key", "value"][i % 2]);
@@ -165,6 +201,11 @@ fn embedding_name(config: &DecoderConfig) -> String {
     format!("{}.weight", architecture(config).embedding())
 }
 
+/// So many caches of zeros, each as the system hands it out: copies of one would be written, and take memory, before any row needs it.
+pub(super) fn untouched(count: usize, elements: usize) -> Vec<Cache> {
+    (0..count).map(|_| vec![0.0; elements]).collect()
+}
+
 /// Memory that is not there is told, in place of an end of the whole program.
 fn check_room(elements: usize, rows: usize) -> Result<(), RuntimeError> {
     Vec::<f32>::new().try_reserve_exact(elements).map_err(|_| RuntimeError::Model {
@@ -173,6 +214,7 @@ fn check_room(elements: usize, rows: usize) -> Result<(), RuntimeError> {
     })
 }
 
+#[derive(Clone, Copy, PartialEq)]
 enum Target {
     Rows,
     Held,
@@ -214,6 +256,9 @@ impl Decoder for CachedDecoder {
             cache.resize(elements, 0.0);
         }
         self.num_held = num_prefixes;
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.forget_held(num_prefixes);
+        }
         let mut embeds = prefix_embeds.to_vec();
         self.forward(Target::Held, &mut embeds, self.prefix_len, &vec![0; num_prefixes])?;
         Ok(self.logits.clone())
@@ -224,6 +269,11 @@ impl Decoder for CachedDecoder {
         if row >= self.max_rows || prefix >= self.num_held {
             let message = format!("row {row} of {} from prefix {prefix} of {}", self.max_rows, self.num_held);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
+        }
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.start_row(prefix, &self.held);
+            self.used.push(self.prefix_len);
+            return Ok(());
         }
         let ([heads, d], p, length) = (self.layout, self.prefix_len, self.length);
         for (cache, held) in self.caches.iter_mut().zip(&self.held) {
@@ -241,8 +291,14 @@ impl Decoder for CachedDecoder {
             let message = format!("rows {sources:?} out of {} (at most {})", self.used.len(), self.max_rows);
             return Err(RuntimeError::Model { model: MODEL.into(), message });
         }
-        let ([heads, d], length) = (self.layout, self.length);
+        let ([heads, d], length) = (self.layout, self.own_length);
         let (stride, used) = (heads * length * d, &self.used);
+        let shared = if let Some(prefixes) = &mut self.prefixes {
+            prefixes.gather_rows(sources);
+            self.prefix_len
+        } else {
+            0
+        };
         self.caches.par_iter_mut().for_each(|cache| {
             // A row that was overwritten before a later row reads it is kept aside first.
             let mut aside: Vec<(usize, Vec<f32>)> = vec![];
@@ -255,7 +311,7 @@ impl Decoder for CachedDecoder {
                 }
                 let kept = aside.iter().find(|(row, _)| *row == from && from < to);
                 for head in 0..heads {
-                    let (offset, count) = (head * length * d, used[from] * d);
+                    let (offset, count) = (head * length * d, (used[from] - shared) * d);
                     match kept {
                         Some((_, copy)) => {
                             let at = to * stride + offset;

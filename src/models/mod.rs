@@ -16,6 +16,7 @@ pub(crate) mod int8;
 pub(crate) mod layers;
 pub(crate) mod mapper;
 pub(crate) mod part;
+mod prefixes;
 mod recorded;
 mod resident;
 pub(crate) mod tensors;

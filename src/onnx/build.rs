@@ -2,7 +2,7 @@
 
 use super::dim::{Dim, Shape};
 use super::dtype::DType;
-use super::graph::{Graph, Value};
+use super::graph::{Graph, Value, ValueSource};
 use super::op::{Op, Reduction};
 
 macro_rules! unary {
@@ -115,17 +115,48 @@ impl Graph {
         self.apply_many(Op::GroupQueryAttention { num_heads, kv_num_heads, scale }, &inputs)
     }
 
-    /// The same in this program's own operator: `inputs` are those of [`Op::CachedAttention`].
+    /// The same in this program's own operator over rows that begin with a prefix: `inputs` are those of [`Op::CachedAttention`].
     pub fn cached_attention(
         &self,
-        [query, key, value]: [Value; 3],
+        qkv: [Value; 3],
         cache: [Value; 2],
         lengths: Value,
+        prefix: [Value; 2],
+        owners: Value,
         [num_heads, kv_num_heads]: [i64; 2],
         scale: f32,
     ) -> Vec<Value> {
-        let inputs = [query, key, value, cache[0], cache[1], lengths].map(Some);
+        // Where the three were one, they are read there.
+        let [query, key, value] = match self.before_split(qkv) {
+            Some(all) => [Some(all), None, None],
+            None => qkv.map(Some),
+        };
+        let rest = [cache[0], cache[1], lengths, prefix[0], prefix[1], owners].map(Some);
+        let inputs: Vec<Option<Value>> = [query, key, value].into_iter().chain(rest).collect();
         self.apply_many(Op::CachedAttention { num_heads, kv_num_heads, scale }, &inputs)
+    }
+
+    /// The value [B, S, N] that `parts` [B, S, ..] were split out of, in order and along its last dimension, whatever they were reshaped to between.
+    fn before_split(&self, parts: [Value; 3]) -> Option<Value> {
+        let nodes = self.nodes();
+        let mut whole = None;
+        for (number, part) in parts.into_iter().enumerate() {
+            let mut value = part;
+            let (split, output) = loop {
+                let ValueSource::Node { node, output } = self.source(value) else { return None };
+                match &nodes[node].op {
+                    Op::Reshape { .. } => value = nodes[node].inputs.first().copied().flatten()?,
+                    Op::Split { axis: 2, sizes } if sizes.len() == parts.len() => break (node, output),
+                    _ => return None,
+                }
+            };
+            let from = nodes[split].inputs.first().copied().flatten()?;
+            let (shape, own) = (self.shape(value), self.shape(part));
+            let is_same = output == number && whole.is_none_or(|whole| whole == from) && shape == own;
+            whole = is_same.then_some(from);
+            whole?;
+        }
+        whole
     }
 
     /// Convolution of [B, C, H, W] with [O, C, K, K].

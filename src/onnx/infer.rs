@@ -242,7 +242,18 @@ pub(super) fn infer(op: &Op, inputs: &[Option<ValueType>]) -> Result<Vec<ValueTy
             same_dtype(q, v)?;
             Ok(vec![q.clone()])
         }
-        Op::GroupQueryAttention { .. } | Op::CachedAttention { .. } => {
+        Op::CachedAttention { num_heads, kv_num_heads, .. } => {
+            let (query, key, value) = (input(0)?, input(3)?, input(4)?);
+            let mut attended = query.clone();
+            if inputs[1].is_none()
+                && let [.., width] = &mut attended.shape[..]
+            {
+                let all = width.as_fixed().ok_or("queries, keys and values in one have a fixed width")?;
+                *width = (all / (num_heads + 2 * kv_num_heads) * num_heads).into();
+            }
+            Ok(vec![attended, key.clone(), value.clone()])
+        }
+        Op::GroupQueryAttention { .. } => {
             let (query, key, value) = (input(0)?, input(3)?, input(4)?);
             same_dtype(query, input(1)?)?;
             same_dtype(query, input(2)?)?;

@@ -165,7 +165,8 @@ pub enum Op {
     ScaleRows,
     /// Rows of 8-bit numbers around 128 [M, K], a weight [K, N], scales [N], nothing, a bias [N] (may be absent), a scale for each row [M, 1]
     Int8Product,
-    /// As [`Op::GroupQueryAttention`], without `total_sequence_length`
+    /// As [`Op::GroupQueryAttention`] with, in place of `total_sequence_length`, key and value [N, 1, P, K*D] of prefixes and the prefix [B] that each
+    /// row begins with, -1 for none; key and value may be absent where they are behind the query in one tensor [B, S, (H + 2 K)*D].
     CachedAttention {
         num_heads: i64,
         kv_num_heads: i64,

@@ -43,27 +43,38 @@ pub fn decoder(g: &Graph, style: Style, family: &dyn Architecture) {
 /// The decoder for attention over a cache that is updated in place: rows of any length side by side, nothing copied.
 /// `past_key_values.N.*` and `present.N.*` [batch, G', cache, D'] are the same memory (see [`in_place_layout`]); `seqlens_k` [batch] (int32) is each row's length after
 /// this run, minus one; `total_sequence_length` (int32) the greatest length.
+///
+/// In this program's own operators, that is the length of what is behind the row's prefix, and in place of the greatest length there are
+/// `prefix.N.key|value` [prefixes, G', P, D'] and `owners` [batch] (int32): the prefix that each row begins with, -1 for none.
 pub fn in_place_decoder(g: &Graph, style: Style, family: &dyn Architecture) {
     let sizes = family.sizes();
     let sequence = Dim::from("sequence");
     let embeds = g.input("inputs_embeds", DType::F32, &["batch".into(), sequence.clone(), sizes.n_embd.into()]);
     let positions = g.input("position_ids", DType::I64, &["batch".into(), sequence.clone()]);
     let lengths = g.input("seqlens_k", DType::I32, &["batch".into()]);
-    let total = g.input("total_sequence_length", DType::I32, &[1.into()]);
+    let other = match style.own {
+        true => g.input("owners", DType::I32, &["batch".into()]),
+        false => g.input("total_sequence_length", DType::I32, &[1.into()]),
+    };
     let [cached_heads, cached_dim] = in_place_layout(&sizes, style);
     let shape = ["batch".into(), cached_heads.into(), "cache".into(), cached_dim.into()];
     let caches = cache_inputs(g, style, sizes.n_layer, &shape);
+    let prefix_shape = ["prefixes".into(), cached_heads.into(), "prefix".into(), cached_dim.into()];
+    let prefixes: Vec<[Value; 2]> = match style.own {
+        true => caches_named(g, style, "prefix", sizes.n_layer, &prefix_shape),
+        false => vec![],
+    };
     let scale = (sizes.head_dim as f32).powf(-0.5);
     run(g, style, family, embeds, Positions::Given(positions), &sequence, None, &mut |layer, qkv| {
         let heads = [sizes.n_head as i64, sizes.n_kv_head as i64];
         let outputs = match style.own {
             true => {
                 let qkv = qkv.map(|x| pad_heads(g, x, sizes.head_dim));
-                g.cached_attention(qkv, caches[layer], lengths, heads, scale)
+                g.cached_attention(qkv, caches[layer], lengths, prefixes[layer], other, heads, scale)
             }
             false => {
                 let qkv = qkv.map(|x| pad_heads(g, x, cached_dim));
-                g.group_query_attention(qkv, caches[layer], [lengths, total], heads, scale)
+                g.group_query_attention(qkv, caches[layer], [lengths, other], heads, scale)
             }
         };
         g.output(&cache_name("present", layer, "key"), outputs[1]);
@@ -317,7 +328,12 @@ fn run(
 
 /// `past_key_values.N.key|value` of every layer.
 fn cache_inputs(g: &Graph, style: Style, layers: usize, shape: &[Dim]) -> Vec<[Value; 2]> {
-    let input = |layer: usize, part: &str| g.input(&cache_name("past_key_values", layer, part), style.dtype, shape);
+    caches_named(g, style, "past_key_values", layers, shape)
+}
+
+/// `KIND.N.key|value` of every layer.
+fn caches_named(g: &Graph, style: Style, kind: &str, layers: usize, shape: &[Dim]) -> Vec<[Value; 2]> {
+    let input = |layer: usize, part: &str| g.input(&cache_name(kind, layer, part), style.dtype, shape);
     (0..layers).map(|layer| ["key", "value"].map(|part| input(layer, part))).collect()
 }
 

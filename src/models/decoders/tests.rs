@@ -6,7 +6,9 @@ use super::*;
 use crate::models::config::{Gpt2Config, LlamaConfig};
 use crate::models::graphs::{GPT2_WEIGHTS, GraphKind, build};
 use crate::models::import::decoder_preset;
+use crate::models::layers::Style;
 use crate::models::part::Part;
+use crate::models::style_for;
 use crate::models::{CachedDecoder, Decoder, Picked, ResidentDecoder, TokenEmbedding};
 use crate::runtime::{Device, Feed, Precision, Runtime, Session};
 
@@ -70,7 +72,9 @@ fn cached_decoding_is_what_the_whole_sequence_gives() {
         let picked = Picked { count: 5, temperature: 1.0 };
         let resident =
             |shared| ResidentDecoder::load_with(&runtime, folder.path(), &config, shared, [prefix, rows, room], picked);
-        let decoders: [Box<dyn Decoder>; 3] = [
+        let own = Style { own: true, ..style_for(&runtime) };
+        let decoders: [Box<dyn Decoder>; 4] = [
+            Box::new(CachedDecoder::load_in(&runtime, folder.path(), &config, own, [prefix, rows, room]).unwrap()),
             Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()),
             Box::new(resident(SharedCache::Scattered).unwrap()),
             Box::new(resident(SharedCache::Grouped).unwrap()),
@@ -139,11 +143,21 @@ fn rows_that_move_on_a_device_go_on_as_those_of_the_host() {
         found
     };
     let wanted = run(Box::new(CachedDecoder::load(&runtime, folder.path(), &config, prefix, rows, room).unwrap()));
-    for shared in [SharedCache::Scattered, SharedCache::Grouped] {
-        let decoder = ResidentDecoder::load_with(&runtime, folder.path(), &config, shared, [prefix, rows, room], picked).unwrap();
-        for (at, (found, wanted)) in run(Box::new(decoder)).iter().zip(&wanted).enumerate() {
+    let own = Style { own: true, ..style_for(&runtime) };
+    let resident =
+        |shared| ResidentDecoder::load_with(&runtime, folder.path(), &config, shared, [prefix, rows, room], picked).unwrap();
+    let others: [(&str, Box<dyn Decoder>); 3] = [
+        (
+            "shared prefixes",
+            Box::new(CachedDecoder::load_in(&runtime, folder.path(), &config, own, [prefix, rows, room]).unwrap()),
+        ),
+        ("scattered", Box::new(resident(SharedCache::Scattered))),
+        ("grouped", Box::new(resident(SharedCache::Grouped))),
+    ];
+    for (kind, decoder) in others {
+        for (at, (found, wanted)) in run(decoder).iter().zip(&wanted).enumerate() {
             let worst = found.iter().zip(wanted).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
-            assert!(found.len() == wanted.len() && worst < 1e-4, "{name} {shared:?}, step {at}: {worst}");
+            assert!(found.len() == wanted.len() && worst < 1e-4, "{name} {kind}, step {at}: {worst}");
         }
     }
 }

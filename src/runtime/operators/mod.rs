@@ -7,7 +7,7 @@
 //! | `ScaleRows` | x [M, N], scales [M, 1], bias [N] (may be absent) | x times its row's scale, and the bias [M, N] |
 //! | `Int8Product` | 8-bit x [.., K], weight [K, N], scales [N], steps [N], bias [N], a scale for each row [M] (these three may be absent) | x times the weight, maybe GELU of it [.., N] |
 //! | `Int8ProductRounded` | the same | the same in 8 bits |
-//! | `CachedAttention` | query [B, S, H D], key and value [B, S, G D], caches [B, 1, M, G D] updated in place, last position of each row [B] | attended [B, S, H D], the caches |
+//! | `CachedAttention` | query [B, S, H D], key and value [B, S, G D] (absent where all are one behind the other in the first), caches [B, 1, M, G D] updated in place, last position of each row in its cache [B], keys and values of prefixes [N, 1, P, G D], the prefix that each row begins with or -1 [B] | attended [B, S, H D], the caches |
 //!
 //! A row's result depends on that row alone, and on no order of work: the same bytes from any batch and any number of threads.
 
@@ -25,7 +25,7 @@ use ort::value::{ValueRef, ValueRefMut};
 use crate::onnx::{DType, Graph};
 
 /// Goes up when an operator's numbers change, and with them captions in 8 bits: what an earlier one computed is not mixed with this one's.
-pub const REVISION: u32 = 2;
+pub const REVISION: u32 = 3;
 
 /// Whether `Int8Product` is there: it wants AVX-512 with VNNI.
 pub fn has_int8_products() -> bool {
@@ -61,6 +61,11 @@ pub(super) fn announce(environment: &Environment) -> ort::Result<()> {
 /// An input that the operator cannot do without.
 fn input(context: &ComputeContext, number: usize) -> ort::Result<ValueRef<'_>> {
     context.input(number)?.ok_or_else(|| ort::Error::new(format!("input {number} is missing")))
+}
+
+/// An input that may be left out.
+fn optional(context: &ComputeContext, number: usize) -> ort::Result<Option<ValueRef<'_>>> {
+    if context.num_inputs()? > number { context.input(number) } else { Ok(None) }
 }
 
 /// An output, of this shape.

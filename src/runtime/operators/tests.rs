@@ -113,7 +113,11 @@ fn attention(own: bool, threads: usize, sizes: Sizes, lasts: &[i32], [qkv, past]
         let total = g.input("total", DType::I32, &[1.into()]);
         let scale = (d as f32).powf(-0.5);
         let outputs = match own {
-            true => g.cached_attention([queries, k, v], cache, lengths, [h, g_], scale),
+            true => {
+                let prefix = ["xk", "xv"].map(|name| g.input(name, DType::F32, &[1.into(), 1.into(), 2.into(), (g_ * d).into()]));
+                let owners = g.input("owners", DType::I32, &[batch()]);
+                g.cached_attention([queries, k, v], cache, lengths, prefix, owners, [h, g_], scale)
+            }
             false => g.group_query_attention([queries, k, v], cache, [lengths, total], [h, g_], scale),
         };
         ["y", "nk", "nv"].iter().zip(outputs).for_each(|(name, output)| g.output(name, output));
@@ -136,8 +140,17 @@ fn attention(own: bool, threads: usize, sizes: Sizes, lasts: &[i32], [qkv, past]
         InPlace::f32("k", &mut k, &[b, s, g_ * d]).unwrap(),
         InPlace::f32("v", &mut v, &[b, s, g_ * d]).unwrap(),
         InPlace::i32("lengths", &mut lasts, &[b]).unwrap(),
-        InPlace::i32("total", &mut total, &[1]).unwrap(),
     ];
+    let (mut prefixes, mut owners) =
+        ([vec![9.0; 2 * sizes[3] * sizes[5]], vec![9.0; 2 * sizes[3] * sizes[5]]], vec![-1; sizes[0]]);
+    match own {
+        true => {
+            inputs.push(InPlace::i32("owners", &mut owners, &[b]).unwrap());
+            let named = ["xk", "xv"].into_iter().zip(&mut prefixes);
+            inputs.extend(named.map(|(name, prefix)| InPlace::f32(name, prefix, &[1, 1, 2, g_ * d]).unwrap()));
+        }
+        false => inputs.push(InPlace::i32("total", &mut total, &[1]).unwrap()),
+    }
     let mut outputs = vec![InPlace::f32("y", &mut y, &[b, s, h * d]).unwrap()];
     for (past, present, memory) in [("pk", "nk", pk.as_mut_ptr()), ("pv", "nv", pv.as_mut_ptr())] {
         // SAFETY: the caches have that shape and outlive the run.
@@ -191,5 +204,95 @@ fn an_attended_row_is_the_same_alone_and_by_any_number_of_threads() {
             |tensors: &[Vec<f32>]| tensors.iter().map(|t| t[t.len() / 4 * row..][..t.len() / 4].to_vec()).collect::<Vec<_>>();
         let alone = attention(true, 2, [1, 1, 4, 4, 20, 64], &lasts[row..=row], [&of(&qkv), &of(&past)]);
         assert_eq!(alone[0], all[0][row * 256..][..256], "row {row}");
+    }
+}
+
+/// As [`attention`] with the first `prefix` positions of each row's past in a place that it is told of, the last row's first; `in_one`: queries, keys
+/// and values in one tensor.
+fn attention_behind(prefix: usize, in_one: bool, sizes: Sizes, lasts: &[i32], [qkv, past]: [&[Vec<f32>]; 2]) -> Vec<f32> {
+    let [rows, sequence, heads, groups, length, head] = sizes;
+    let (width, cached) = (heads * head, groups * head);
+    let [b, s, h, g_, m, d] = sizes.map(|n| n as i64);
+    let (own_length, all) = (m - prefix as i64, (h + 2 * g_) * d);
+    let session = session(2, |g| {
+        let batch = || "batch".into();
+        let widths = if in_one { vec![("q", all)] } else { vec![("q", h * d), ("k", g_ * d), ("v", g_ * d)] };
+        let inputs: Vec<Value> =
+            widths.iter().map(|(name, width)| g.input(name, DType::F32, &[batch(), s.into(), (*width).into()])).collect();
+        let qkv = match inputs[..] {
+            [all] => {
+                let parts = g.split(all, 2, &[h * d, g_ * d, g_ * d]);
+                let shape = |heads: i64| [batch(), s.into(), heads.into(), d.into()];
+                let parts = [(0, h), (1, g_), (2, g_)].map(|(at, heads)| (g.reshape(parts[at], &shape(heads)), heads));
+                parts.map(|(part, heads)| g.reshape(part, &[batch(), s.into(), (heads * d).into()]))
+            }
+            _ => [inputs[0], inputs[1], inputs[2]],
+        };
+        let cache = |name: &str, rows: i64, length: i64| {
+            g.input(name, DType::F32, &[rows.into(), 1.into(), length.into(), (g_ * d).into()])
+        };
+        let [own, before] =
+            [["pk", "pv"].map(|name| cache(name, b, own_length)), ["xk", "xv"].map(|name| cache(name, b, prefix as i64))];
+        let [lengths, owners] = ["lengths", "owners"].map(|name| g.input(name, DType::I32, &[batch()]));
+        let outputs = g.cached_attention(qkv, own, lengths, before, owners, [h, g_], (d as f32).powf(-0.5));
+        ["y", "nk", "nv"].iter().zip(outputs).for_each(|(name, output)| g.output(name, output));
+    });
+    // A position's numbers of [B, G, M, D].
+    let position = |past: &[f32], row: usize, position: usize| -> Vec<f32> {
+        (0..groups).flat_map(|group| past[((row * groups + group) * length + position) * head..][..head].to_vec()).collect()
+    };
+    let placed = |past: &[f32], rows: &mut dyn Iterator<Item = usize>, from: usize, to: usize| -> Vec<f32> {
+        rows.flat_map(|row| (from..to).flat_map(move |at| position(past, row, at))).collect()
+    };
+    let mut own = [0, 1].map(|i| placed(&past[i], &mut (0..rows), prefix, length));
+    let mut before = [0, 1].map(|i| placed(&past[i], &mut (0..rows).rev(), 0, prefix));
+    let mut owners: Vec<i32> = (0..rows as i32).rev().collect();
+    let mut lasts: Vec<i32> = lasts.iter().map(|last| last - prefix as i32).collect();
+    let mut qkv: Vec<Vec<f32>> = match in_one {
+        false => qkv.to_vec(),
+        true => {
+            let at = |x: &[f32], width: usize, number: usize| x[number * width..][..width].to_vec();
+            let of = |number| [at(&qkv[0], width, number), at(&qkv[1], cached, number), at(&qkv[2], cached, number)].concat();
+            vec![(0..rows * sequence).flat_map(of).collect()]
+        }
+    };
+    let mut y = vec![0.0; rows * sequence * width];
+    let mut inputs = vec![];
+    for (name, x) in ["q", "k", "v"].into_iter().zip(&mut qkv) {
+        let width = x.len() as i64 / (b * s);
+        inputs.push(InPlace::f32(name, x, &[b, s, width]).unwrap());
+    }
+    inputs.push(InPlace::i32("lengths", &mut lasts, &[b]).unwrap());
+    inputs.push(InPlace::i32("owners", &mut owners, &[b]).unwrap());
+    for (name, before) in ["xk", "xv"].into_iter().zip(&mut before) {
+        inputs.push(InPlace::f32(name, before, &[b, 1, prefix as i64, g_ * d]).unwrap());
+    }
+    let mut outputs = vec![InPlace::f32("y", &mut y, &[b, s, h * d]).unwrap()];
+    for ((past, present), own) in [("pk", "nk"), ("pv", "nv")].into_iter().zip(&mut own) {
+        // SAFETY: the caches have that shape and outlive the run.
+        unsafe {
+            inputs.push(InPlace::raw_f32(past, own.as_mut_ptr(), &[b, 1, own_length, g_ * d]).unwrap());
+            outputs.push(InPlace::raw_f32(present, own.as_mut_ptr(), &[b, 1, own_length, g_ * d]).unwrap());
+        }
+    }
+    session.run_in_place(&inputs, &mut outputs).unwrap();
+    drop((inputs, outputs));
+    y
+}
+
+#[test]
+fn what_rows_begin_with_may_be_elsewhere_and_what_is_asked_in_one() {
+    // Fewer rows than make one task each, more, and keys that queries share.
+    for (sizes, lasts, prefix) in [
+        ([3, 1, 4, 4, 20, 64], vec![5, 7, 19], 5),
+        ([2, 3, 3, 3, 9, 8], vec![7, 8], 4),
+        ([9, 1, 6, 2, 12, 24], vec![3, 11, 4, 5, 6, 7, 8, 9, 10], 3),
+    ] {
+        let [qkv, past] = numbers(sizes);
+        let wanted = &attention(true, 2, sizes, &lasts, [&qkv, &past])[0];
+        for (prefix, in_one) in [(prefix, false), (prefix, true), (1, true)] {
+            let found = attention_behind(prefix, in_one, sizes, &lasts, [&qkv, &past]);
+            assert_eq!(&found, wanted, "{sizes:?} behind {prefix}, in one: {in_one}");
+        }
     }
 }

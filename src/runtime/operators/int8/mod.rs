@@ -8,7 +8,7 @@ use ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, Operat
 use ort::value::DynTensorValueType;
 use ort::value::TensorElementType::{Float32, Int8, Int32, Uint8};
 
-use super::{Shared, input, sizes};
+use super::{Shared, input, optional, sizes};
 use crate::vector::tanh_gelu;
 pub(super) use packed::is_there;
 use packed::{COLUMNS, Packed};
@@ -232,11 +232,6 @@ impl Product {
             task.run();
         })
     }
-}
-
-/// An input that may be left out.
-fn optional(context: &ComputeContext, number: usize) -> ort::Result<Option<ort::value::ValueRef<'_>>> {
-    if context.num_inputs()? > number { context.input(number) } else { Ok(None) }
 }
 
 /// Some rows times the columns of a panel.
