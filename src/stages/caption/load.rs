@@ -1,6 +1,7 @@
 //! A bundle on a runtime, as this stage needs it.
 
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -46,7 +47,6 @@ pub fn load(
     takes_embeddings: bool,
 ) -> Result<ClipCap> {
     let parts = if takes_embeddings { &["gpt2", "mapper"][..] } else { &["clip", "gpt2", "mapper"] };
-    check_weights(bundle, parts, runtime.precision())?;
     let tokenizer = Arc::new(bundle.tokenizer_ending(wording.stop_token.as_deref())?);
     let prompt = Prompt::new(wording.prompt.as_deref(), bundle, &tokenizer)?;
     let cleaner = Cleaner::new(&wording.cleaning).map_err(anyhow::Error::msg)?;
@@ -70,21 +70,24 @@ pub fn load(
         (!takes_embeddings).then(load).transpose()
     };
     let picked = generator.picked();
-    let rest = || -> Result<_, LoadError> {
-        let mapper = PrefixMapper::load(runtime, bundle.path(), bundle.mapper_config(), batch_size)?;
-        Ok((mapper, load_decoder(bundle, runtime, prefix_len, rows, decoding.max_new_tokens, picked)?))
+    let mapper = || PrefixMapper::load(runtime, bundle.path(), bundle.mapper_config(), batch_size);
+    let decoder = || load_decoder(bundle, runtime, prefix_len, rows, decoding.max_new_tokens, picked);
+    let check = || check_weights(bundle, parts, runtime.precision());
+    let (encoder, mapper, decoder) = if runtime.device().is_cpu() {
+        // ONNX Runtime prepares a model on one thread: on the host's cores all are prepared at once, and the weights are checked beside that.
+        // Nothing is computed with them before the check has ended, and damage is what is told, whatever else came of it.
+        std::thread::scope(|scope| -> Result<_> {
+            let (check, encoder, mapper) = (scope.spawn(check), scope.spawn(encoder), scope.spawn(mapper));
+            let decoder = decoder();
+            joined(check)?;
+            Ok((joined(encoder)?, joined(mapper)?, decoder?))
+        })?
+    } else {
+        // A card's memory is taken in one order.
+        check()?;
+        (encoder()?, mapper()?, decoder()?)
     };
-    // ONNX Runtime prepares a model on one thread: on the host's cores two are prepared at once. A card's memory is taken in one order.
-    let (encoder, rest) = match runtime.device().is_cpu() {
-        true => std::thread::scope(|scope| {
-            let encoder = scope.spawn(encoder);
-            let rest = rest();
-            (encoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), rest)
-        }),
-        false => (encoder(), rest()),
-    };
-    let encoder = encoder?.map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>);
-    let (mapper, decoder) = rest?;
+    let encoder = encoder.map(|encoder| Box::new(encoder) as Box<dyn ImageEncoder>);
     Ok(ClipCap {
         encoder,
         mapper: Box::new(mapper),
@@ -97,6 +100,11 @@ pub fn load(
         batch_size,
         scorer: None,
     })
+}
+
+/// What a thread came to; its panic goes on here.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Tokens a caption can have at most: the last one is never fed, so it needs no position.
