@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Puts ONNX Runtime under runtime/ (git-ignored): the library files out of PyPI's wheels, pinned by hash.
+# Puts ONNX Runtime, and OpenVINO beside it, under runtime/ (git-ignored): the library files out of PyPI's wheels, pinned by hash.
 #
 #   scripts/setup.sh               runtime/cpu
-#   scripts/setup.sh --openvino    runtime/openvino too (bf16 and fp32 on Intel and AMD CPUs)
+#   scripts/setup.sh --openvino    runtime/openvino too (faster image encoders, and bf16, on Intel and AMD CPUs)
 #   scripts/setup.sh --chromium    Debian's Chromium too, for the tests that open reports in a browser
 #   scripts/setup.sh --s3          s3s-fs too, a server that speaks S3, for the tests of buckets (built once, in ~/.cache/clipcap-ci/tools)
 #   scripts/setup.sh --cuda        runtime/cuda too (a download of 256 MB, 313 MB on disk), and NVIDIA's own libraries in runtime/cuda/nvidia (483 MB more, 728 on disk)
@@ -26,7 +26,7 @@ done
 
 declare -A package=(
   [cpu]="onnxruntime==1.31.1 --hash=sha256:5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f"
-  [openvino]="onnxruntime-openvino==1.24.1 --hash=sha256:3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8"
+  [openvino]="openvino==2026.4.1 --hash=sha256:2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf"
   [cuda]="onnxruntime-gpu==1.31.1 --hash=sha256:e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6"
 )
 
@@ -94,16 +94,25 @@ import pathlib, sys, zipfile
 wheel = next(pathlib.Path(sys.argv[1]).glob("*.whl"))
 out = pathlib.Path(sys.argv[2])
 out.mkdir(parents=True)
+# OpenVINO's library, what computes on CPUs, what reads graphs and compiled graphs, and the threads they use.
+openvino = ("libopenvino.so", "libopenvino_c.so", "libopenvino_intel_cpu_plugin.so", "libopenvino_onnx_frontend.so",
+            "libopenvino_ir_frontend.so", "libtbb.so", "libtbbbind", "libtbbmalloc.so", "libhwloc.so")
 with zipfile.ZipFile(wheel) as archive:
     for info in archive.infolist():
         path = pathlib.PurePosixPath(info.filename)
-        keep = ".so" in path.name and "pybind11" not in path.name and "tensorrt" not in path.name
-        if path.parent.as_posix() == "onnxruntime/capi" and keep:
-            (out / path.name).write_bytes(archive.read(info))
-        elif path.name in ("LICENSE", "ThirdPartyNotices.txt") and path.parent.as_posix() == "onnxruntime":
+        folder = path.parent.as_posix()
+        if folder == "onnxruntime/capi":
+            keep = ".so" in path.name and "pybind11" not in path.name and "tensorrt" not in path.name
+        elif folder == "openvino/libs":
+            keep = path.name.startswith(openvino)
+        else:
+            keep = path.name in ("LICENSE", "ThirdPartyNotices.txt") and folder == "onnxruntime" or "licenses" in path.parts
+        if keep:
             (out / path.name).write_bytes(archive.read(info))
 PY
-  (cd "runtime/$kind.part" && ln -s libonnxruntime.so.* libonnxruntime.so)
+  library=libonnxruntime.so
+  [ "$kind" != openvino ] || library=libopenvino_c.so
+  (cd "runtime/$kind.part" && ln -s "$library".* "$library")
   echo "$pin" >"runtime/$kind.part/wheel.txt"
   rm -rf "runtime/$kind"
   mv "runtime/$kind.part" "runtime/$kind"

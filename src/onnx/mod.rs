@@ -9,7 +9,7 @@ mod graph;
 mod infer;
 mod op;
 mod products;
-mod proto;
+pub(crate) mod proto;
 
 pub use dim::{Dim, Shape};
 pub use dtype::DType;

@@ -18,7 +18,7 @@ pub enum Device {
     Auto,
     /// ONNX Runtime's own CPU provider.
     Cpu,
-    /// OpenVINO's provider, on the CPU.
+    /// OpenVINO, on the CPU.
     OpenVino,
     /// A CUDA device by its number.
     Cuda(u32),

@@ -7,17 +7,21 @@ use super::Device;
 /// What can go wrong with ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// No libonnxruntime.so in any place where one is looked for.
-    #[error("ONNX Runtime was not found for --device {device}: run {} in the checkout, or set ORT_DYLIB_PATH to a libonnxruntime.so (looked at: {})", setup(*device), tried.join(", "))]
+    /// No libonnxruntime.so (or OpenVINO's library) in any place where one is looked for.
+    #[error("{} was not found for --device {device}: run {} in the checkout{} (looked at: {})", library, setup(*device), otherwise(library), tried.join(", "))]
     LibraryNotFound {
-        /// The device that was asked for: each has a build of its own.
+        /// ONNX Runtime or OpenVINO.
+        library: &'static str,
+        /// The device that was asked for.
         device: Device,
         /// The places, in the order of the search.
         tried: Vec<String>,
     },
     /// A library is there and does not load: a wrong architecture, or too old.
-    #[error("{}: ONNX Runtime does not load: {message}", path.display())]
+    #[error("{}: {library} does not load: {message}", path.display())]
     LibraryUnusable {
+        /// ONNX Runtime or OpenVINO.
+        library: &'static str,
         /// The library.
         path: PathBuf,
         /// The loader's reason.
@@ -59,7 +63,27 @@ pub enum RuntimeError {
         /// ONNX Runtime's own error.
         source: ort::Error,
     },
+    /// OpenVINO refuses or fails: a graph, a run.
+    #[error("{model}: OpenVINO says: {}", shortened(message))]
+    OpenVino {
+        /// The graph's name.
+        model: String,
+        /// OpenVINO's own words.
+        message: String,
+    },
 }
+
+/// What may be done in place of the setup.
+fn otherwise(library: &str) -> &'static str {
+    match library {
+        ONNX_RUNTIME => ", or set ORT_DYLIB_PATH to a libonnxruntime.so",
+        _ => ", or put the libraries of PyPI's openvino package into CLIPCAP_RUNTIME/openvino",
+    }
+}
+
+/// What errors call the libraries.
+pub(super) const ONNX_RUNTIME: &str = "ONNX Runtime";
+pub(super) const OPENVINO: &str = "OpenVINO";
 
 /// The command that brings the library a device needs.
 fn setup(device: Device) -> &'static str {

@@ -1,31 +1,70 @@
-//! Where ONNX Runtime's library is found, and the one environment a process has.
+//! Where the libraries of ONNX Runtime and OpenVINO are found, and the one environment a process has.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use ort::environment::Environment;
 
+use super::error::{ONNX_RUNTIME, OPENVINO};
 use super::{Device, RuntimeError};
 use crate::files::{name_of, paths_in};
 
 const FILE_NAME: &str = "libonnxruntime.so";
 
-/// The library for a device, in this order: `ORT_DYLIB_PATH`; `CLIPCAP_RUNTIME/KIND/`; `runtime/KIND/` beside the executable or up to three
-/// folders above it (a checkout's `target/release`, and `target/release/deps` of its tests); the Python packages beside an executable that
-/// pip installed; the user's data folder; the system's. Never the working directory.
+/// OpenVINO's; its C API.
+const OPENVINO_FILE_NAME: &str = "libopenvino_c.so";
+
+/// ONNX Runtime's library for a device, in this order: `ORT_DYLIB_PATH`; `CLIPCAP_RUNTIME/KIND/`; `runtime/KIND/` beside the executable or up to
+/// three folders above it (a checkout's `target/release`, and `target/release/deps` of its tests); the Python packages beside an executable
+/// that pip installed; the user's data folder; the system's. Never the working directory.
 ///
 /// # Errors
 /// [`RuntimeError::LibraryNotFound`] with every place that was looked at.
 pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
-        return Ok(PathBuf::from(path));
+    if is_chosen() {
+        return Ok(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from).unwrap_or_default());
     }
+    // Beside OpenVINO, the CPU's: models that OpenVINO does not compute are computed there.
     let kinds: &[&str] = match device {
-        Device::Auto => &["cpu", "cuda", "openvino"],
-        Device::Cpu => &["cpu", "openvino", "cuda"],
-        Device::OpenVino => &["openvino"],
+        Device::Auto | Device::Cpu | Device::OpenVino => &["cpu", "cuda"],
         Device::Cuda(_) | Device::Cards(_) => &["cuda"],
     };
+    let mut tried = vec!["ORT_DYLIB_PATH".to_string()];
+    for kind in kinds {
+        let in_package = |site: &Path| in_package(&site.join("onnxruntime/capi"), kind);
+        if let Some(found) = first_of(kind, FILE_NAME, in_package, &mut tried) {
+            return Ok(found);
+        }
+    }
+    if !matches!(device, Device::Cuda(_) | Device::Cards(_)) {
+        for folder in ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"] {
+            let path = Path::new(folder).join(FILE_NAME);
+            if path.is_file() {
+                return Ok(path);
+            }
+            tried.push(path.display().to_string());
+        }
+    }
+    Err(RuntimeError::LibraryNotFound { library: ONNX_RUNTIME, device, tried })
+}
+
+/// OpenVINO's library, in the same places, the system's excepted.
+///
+/// # Errors
+/// [`RuntimeError::LibraryNotFound`] with every place that was looked at.
+pub fn find_openvino() -> Result<PathBuf, RuntimeError> {
+    let mut tried = vec![];
+    let in_package = |site: &Path| {
+        let folder = site.join("openvino/libs");
+        Candidate { path: versioned(&folder, OPENVINO_FILE_NAME), usable: true }
+    };
+    let found = first_of("openvino", OPENVINO_FILE_NAME, in_package, &mut tried);
+    found.ok_or(RuntimeError::LibraryNotFound { library: OPENVINO, device: Device::OpenVino, tried })
+}
+
+/// The first place that has the file, of the folders of this kind and what `in_package` makes of a Python's packages; the others are tried in
+/// vain.
+fn first_of(kind: &str, file: &str, in_package: impl Fn(&Path) -> Candidate, tried: &mut Vec<String>) -> Option<PathBuf> {
     let executable = std::env::current_exe().ok();
     let mut roots: Vec<PathBuf> = vec![];
     roots.extend(std::env::var_os("CLIPCAP_RUNTIME").map(PathBuf::from).filter(|p| p.is_absolute()));
@@ -35,33 +74,19 @@ pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
     // Unit tests run from wherever the target folder is.
     #[cfg(test)]
     roots.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("runtime"));
-    let packages: Vec<PathBuf> = executable.as_deref().map_or_else(Vec::new, python_packages);
-    let packages: Vec<PathBuf> =
-        packages.iter().map(|site| site.join("onnxruntime/capi")).filter(|folder| folder.is_dir()).collect();
     let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
     let data = data.map(|data| data.join("clipcap/runtime"));
-    let mut tried = vec!["ORT_DYLIB_PATH".to_string()];
-    for kind in kinds {
-        let in_folder = |root: &PathBuf| Candidate { path: root.join(kind).join(FILE_NAME), usable: true };
-        let candidates = roots.iter().map(in_folder).chain(packages.iter().map(|folder| in_package(folder, kind)));
-        for candidate in candidates.chain(data.iter().map(in_folder)) {
-            if candidate.usable && candidate.path.is_file() {
-                return Ok(candidate.path);
-            }
-            tried.push(candidate.path.display().to_string());
+    let packages = executable.as_deref().map_or_else(Vec::new, python_packages);
+    let in_folder = |root: PathBuf| Candidate { path: root.join(kind).join(file), usable: true };
+    let in_packages = packages.iter().map(|site| in_package(site)).filter(|c| c.path.parent().is_some_and(Path::is_dir));
+    for candidate in roots.into_iter().map(in_folder).chain(in_packages).chain(data.into_iter().map(in_folder)) {
+        if candidate.usable && candidate.path.is_file() {
+            return Some(candidate.path);
         }
+        tried.push(candidate.path.display().to_string());
     }
-    if matches!(device, Device::Auto | Device::Cpu) {
-        for folder in ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"] {
-            let path = Path::new(folder).join(FILE_NAME);
-            if path.is_file() {
-                return Ok(path);
-            }
-            tried.push(path.display().to_string());
-        }
-    }
-    Err(RuntimeError::LibraryNotFound { device, tried })
+    None
 }
 
 /// Whether the user named a library, which may be of any build.
@@ -91,13 +116,18 @@ pub(super) fn python_packages(executable: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The library of a Python package. Its name carries its version; all three packages (`onnxruntime`, `onnxruntime-openvino`,
-/// `onnxruntime-gpu`) unpack into the same folder and are told apart by the providers beside it.
+/// The library of a Python package. Both packages (`onnxruntime`, `onnxruntime-gpu`) unpack into the same folder and are told apart by the
+/// providers beside it.
 fn in_package(folder: &Path, kind: &str) -> Candidate {
     let usable = kind == "cpu" || folder.join(format!("libonnxruntime_providers_{kind}.so")).is_file();
+    Candidate { path: versioned(folder, FILE_NAME), usable }
+}
+
+/// A library whose name may carry its version.
+fn versioned(folder: &Path, file: &str) -> PathBuf {
     let mut names = paths_in(folder).unwrap_or_default();
-    names.retain(|path| name_of(path).starts_with(FILE_NAME));
-    Candidate { path: names.pop().unwrap_or_else(|| folder.join(FILE_NAME)), usable }
+    names.retain(|path| name_of(path).starts_with(file));
+    names.pop().unwrap_or_else(|| folder.join(file))
 }
 
 /// The library a process has loaded; there can be only one.
@@ -111,7 +141,7 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
 /// Loads the library once and hands out the environment and the library's version.
 pub fn load(path: &Path) -> Result<(Environment, String), RuntimeError> {
-    let unusable = |message: String| RuntimeError::LibraryUnusable { path: path.into(), message };
+    let unusable = |message: String| RuntimeError::LibraryUnusable { library: ONNX_RUNTIME, path: path.into(), message };
     let mut loaded = LOADED.lock().unwrap_or_else(|e| e.into_inner());
     if let Some(loaded) = loaded.as_ref() {
         return if loaded.path == path {
@@ -154,9 +184,9 @@ mod tests {
         let capi = environment.path().join("lib/python3.12/site-packages/onnxruntime/capi");
         std::fs::create_dir_all(&capi).unwrap();
         std::fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
-        std::fs::write(capi.join("libonnxruntime_providers_openvino.so"), "").unwrap();
+        std::fs::write(capi.join("libonnxruntime_providers_shared.so"), "").unwrap();
         assert_eq!(python_packages(&executable), [environment.path().join("lib/python3.12/site-packages")]);
-        for (kind, usable) in [("cpu", true), ("openvino", true), ("cuda", false)] {
+        for (kind, usable) in [("cpu", true), ("shared", true), ("cuda", false)] {
             let candidate = in_package(&capi, kind);
             assert_eq!((candidate.usable, candidate.path), (usable, capi.join("libonnxruntime.so.1.31.1")), "{kind}");
         }

@@ -1,12 +1,13 @@
-//! ONNX Runtime: where its library is, which device computes, and sessions with checked names.
+//! ONNX Runtime, and OpenVINO beside it: where the libraries are, which device computes, and sessions with checked names.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use ort::environment::Environment;
-use ort::ep::{ArbitrarilyConfigurableExecutionProvider, ExecutionProvider};
+use ort::ep::ExecutionProvider;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use self::openvino::OpenVino;
 use self::session::Kind;
 use crate::onnx::DType;
 
@@ -17,6 +18,7 @@ mod error;
 mod library;
 mod memory;
 mod nvidia;
+mod openvino;
 mod operators;
 mod placement;
 pub(crate) mod selftest;
@@ -37,6 +39,8 @@ pub struct Runtime {
     environment: Environment,
     library: PathBuf,
     version: String,
+    /// Loaded where it computes.
+    openvino: Option<OpenVino>,
     device: Device,
     precision: Precision,
     threads: usize,
@@ -56,6 +60,10 @@ impl Runtime {
     pub fn start(device: Device, precision: Precision, threads: Option<usize>) -> Result<Self, RuntimeError> {
         let threads = self::threads(threads);
         let on = |device, library: PathBuf, ready: Ready, not_cuda| -> Result<Self, RuntimeError> {
+            let openvino = match device {
+                Device::OpenVino => Some(OpenVino::load(&library::find_openvino()?)?),
+                _ => None,
+            };
             let (environment, version) = library::load(&library)?;
             operators::announce(&environment).map_err(|source| RuntimeError::Ort { model: "operators".into(), source })?;
             let Ready { cards, nvidia } = ready;
@@ -63,6 +71,7 @@ impl Runtime {
                 environment,
                 library,
                 version,
+                openvino,
                 device,
                 precision,
                 threads,
@@ -149,7 +158,7 @@ impl Runtime {
         match (self.device, self.precision) {
             (Device::Cuda(_), Precision::Fp16) => DType::F16,
             (Device::Cuda(_), Precision::Bf16) => DType::BF16,
-            // OpenVINO's bf16 is a hint to the provider; the graph stays float32.
+            // OpenVINO's bf16 is a hint; the graph stays float32.
             _ => DType::F32,
         }
     }
@@ -202,9 +211,14 @@ impl Runtime {
         &self.library
     }
 
-    /// The library's version, such as `1.31.1`.
+    /// ONNX Runtime's version, such as `1.31.1`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// OpenVINO's library and version, where that computes.
+    pub fn openvino(&self) -> Option<(&Path, &str)> {
+        self.openvino.as_ref().map(|openvino| (openvino.library.as_path(), openvino.version.as_str()))
     }
 
     /// What the library says of its version and build.
@@ -215,15 +229,12 @@ impl Runtime {
     /// The same runtime on its CPU provider, for a model that this device does not run.
     pub fn on_cpu(&self) -> Self {
         let precision = if self.precision == Precision::Int8 { Precision::Int8 } else { Precision::Fp32 };
-        Self { device: Device::Cpu, precision, cards: vec![], ..self.clone() }
+        Self { device: Device::Cpu, precision, cards: vec![], openvino: None, ..self.clone() }
     }
 
     /// Execution providers the library was built with.
     pub fn providers(&self) -> Vec<&'static str> {
         let mut names = vec!["CPUExecutionProvider"];
-        if ort::ep::OpenVINO::is_available().unwrap_or(false) {
-            names.push(ort::ep::OpenVINO::NAME);
-        }
         if ort::ep::CUDA::is_available().unwrap_or(false) {
             names.push(ort::ep::CUDA::NAME);
         }
@@ -235,17 +246,21 @@ impl Runtime {
         std::mem::take(&mut *self.placements.lock().unwrap_or_else(|e| e.into_inner()))
     }
 
-    /// The provider of a device that has its own.
+    /// Keeps where a model computes, for whoever asks.
+    fn note(&self, placement: Placement) {
+        self.placements.lock().unwrap_or_else(|e| e.into_inner()).push(placement);
+    }
+
+    /// The execution provider of a device that has its own.
     fn provider(&self) -> Option<&'static str> {
         match self.device {
-            Device::Cpu | Device::Auto => None,
-            Device::OpenVino => Some(ort::ep::OpenVINO::NAME),
+            Device::Cpu | Device::Auto | Device::OpenVino => None,
             Device::Cuda(_) | Device::Cards(_) => Some(ort::ep::CUDA::NAME),
         }
     }
 
     /// Options every session shares, the device's provider registered or refused.
-    fn session_builder(&self, model: &str, Kind { streams, recorded }: Kind) -> Result<SessionBuilder, RuntimeError> {
+    fn session_builder(&self, model: &str, Kind { recorded, .. }: Kind) -> Result<SessionBuilder, RuntimeError> {
         let ort = |source: ort::Error| RuntimeError::Ort { model: model.into(), source };
         let builder = ort::session::Session::builder(&self.environment).map_err(ort)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| ort(e.into()))?;
@@ -260,30 +275,8 @@ impl Runtime {
         let refused =
             |e: ort::Error| RuntimeError::DeviceUnavailable { device: self.device, message: error::shortened(&e.to_string()) };
         match self.device {
-            Device::Cpu | Device::Auto => {
+            Device::Cpu | Device::Auto | Device::OpenVino => {
                 builder = builder.with_operators(operators::domain().map_err(ort)?).map_err(|e| ort(e.into()))?;
-            }
-            Device::OpenVino => {
-                let hint = match self.precision {
-                    Precision::Bf16 => "bf16",
-                    // What is not in 8 bits: in bf16 where the processor has it.
-                    Precision::Int8 if std::is_x86_feature_detected!("avx512bf16") => "bf16",
-                    _ => "f32",
-                };
-                let options = [
-                    ("INFERENCE_PRECISION_HINT", hint.to_string()),
-                    ("INFERENCE_NUM_THREADS", self.threads.to_string()),
-                    // With one stream all threads are on one batch; with more, each run has its share, and waits for no other.
-                    ("PERFORMANCE_HINT", if streams == 1 { "LATENCY" } else { "THROUGHPUT" }.to_string()),
-                    ("NUM_STREAMS", streams.to_string()),
-                ];
-                let options: Vec<String> = options.iter().map(|(name, value)| format!(r#""{name}":"{value}""#)).collect();
-                let config = format!(r#"{{"CPU":{{{}}}}}"#, options.join(","));
-                ort::ep::OpenVINO::default()
-                    .with_device_type("CPU")
-                    .with_arbitrary_config("load_config", config)
-                    .register(&mut builder)
-                    .map_err(refused)?;
             }
             Device::Cuda(_) | Device::Cards(_) => {
                 let number = self.cards.first().map_or(0, |card| card.number);
@@ -314,9 +307,12 @@ pub fn threads(asked: Option<usize>) -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())).max(1)
 }
 
-/// The library that a device would load. None where there is none, and where the user named one for all devices.
+/// The library that a device would compute with; None where there is none.
 pub fn library_of(device: Device) -> Option<PathBuf> {
-    if library::is_chosen() { None } else { library::find(device).ok() }
+    match device {
+        Device::OpenVino => library::find_openvino().ok(),
+        _ => library::find(device).ok(),
+    }
 }
 
 /// What is to be there before CUDA's provider is loaded.

@@ -20,6 +20,11 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// Of a model that is computed in one place.
+    pub(super) fn whole(model: &str, there: &'static str, num_nodes: usize) -> Self {
+        Self { model: model.into(), wanted: there, num_there: num_nodes, elsewhere: BTreeMap::new() }
+    }
+
     /// Reads the assignment of a session that was made with [`RECORD`] set.
     pub(super) fn read(model: &str, wanted: &'static str, session: &ort::session::Session) -> ort::Result<Self> {
         let mut placement = Self { model: model.into(), wanted, num_there: 0, elsewhere: BTreeMap::new() };

@@ -1,6 +1,6 @@
 //! A model ready to run on one device, fed by name.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,14 +11,21 @@ use ort::session::{SessionInputValue, SessionOutputs};
 use ort::value::{DynValueRefMut, PrimitiveTensorElementType, Shape, TensorRef, TensorRefMut};
 
 use super::memory::{Block, Place};
+use super::openvino::{self, Compiled, Hints};
 use super::placement::RECORD;
 use super::{Placement, Runtime, RuntimeError};
 use crate::onnx::DType;
 
 /// A session and its name in errors.
 pub struct Session {
-    pub(super) name: String,
-    pub(super) inner: ort::session::Session,
+    name: String,
+    inner: Inner,
+}
+
+/// What computes it.
+enum Inner {
+    Ort(ort::session::Session),
+    OpenVino(Compiled),
 }
 
 /// What goes into an input: numbers and their shape, borrowed.
@@ -33,21 +40,36 @@ pub enum Feed<'a> {
 /// What came out of a run.
 pub struct Outputs<'a> {
     name: &'a str,
-    inner: SessionOutputs<'a>,
+    inner: Values<'a>,
+}
+
+enum Values<'a> {
+    Ort(SessionOutputs<'a>),
+    /// The float32 ones, by name.
+    Copied(Vec<(String, Vec<f32>)>),
 }
 
 /// A tensor that a run reads or writes where it lies.
 pub struct InPlace<'a> {
     name: CString,
     tensor: DynValueRefMut<'a>,
+    data: Address,
+    dtype: DType,
+    shape: Vec<i64>,
     /// What it lies in, where that is to live as long.
     _memory: Option<Arc<Block>>,
 }
 
+/// Where a tensor lies.
+struct Address(*mut c_void);
+
+// SAFETY: what lies there is borrowed or kept by the tensor, and may be reached from any thread.
+unsafe impl Send for Address {}
+
 /// What a session is to be able to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
-    /// Runs at a time, among which OpenVINO shares the threads out.
+    /// Runs at a time, among which OpenVINO shares the threads out; of no concern to others.
     pub streams: usize,
     /// Runs are recorded once and played back from then on (CUDA).
     pub recorded: bool,
@@ -95,6 +117,13 @@ impl Session {
         dimensions: &[(&str, i64)],
         kind: Kind,
     ) -> Result<Self, RuntimeError> {
+        if let Some(openvino) = &runtime.openvino {
+            let hints = Hints { precision: runtime.precision, threads: runtime.threads, streams: kind.streams };
+            let failed = |message| RuntimeError::OpenVino { model: name.into(), message };
+            let compiled = Compiled::new(openvino, model, folder, dimensions, hints).map_err(failed)?;
+            runtime.note(Placement::whole(name, "OpenVINO", compiled.num_nodes()));
+            return Ok(Self { name: name.into(), inner: Inner::OpenVino(compiled) });
+        }
         let ort = |source| RuntimeError::Ort { model: name.into(), source };
         let mut builder = runtime.session_builder(name, kind)?;
         if kind.recorded {
@@ -112,10 +141,9 @@ impl Session {
         }
         let inner = builder.commit_from_memory(model).map_err(ort)?;
         if let Some(provider) = runtime.provider() {
-            let placement = Placement::read(name, provider, &inner).map_err(ort)?;
-            runtime.placements.lock().unwrap_or_else(|e| e.into_inner()).push(placement);
+            runtime.note(Placement::read(name, provider, &inner).map_err(ort)?);
         }
-        Ok(Self { name: name.into(), inner })
+        Ok(Self { name: name.into(), inner: Inner::Ort(inner) })
     }
 
     /// Writes a graph to `path` as ONNX Runtime computes it after its optimizations.
@@ -131,14 +159,24 @@ impl Session {
 
     /// The shape of an input as the graph states it, -1 where it is open; empty where there is no such input.
     pub fn input_shape(&self, name: &str) -> Vec<i64> {
-        let input = self.inner.inputs().iter().find(|input| input.name() == name);
+        let inner = match &self.inner {
+            Inner::Ort(inner) => inner,
+            Inner::OpenVino(compiled) => return compiled.input_shape(name),
+        };
+        let input = inner.inputs().iter().find(|input| input.name() == name);
         input.and_then(|input| input.dtype().tensor_shape()).map_or_else(Vec::new, |shape| shape.to_vec())
     }
 
     /// Runs with every input fed by name.
     pub fn run(&mut self, feeds: &[(&str, Feed<'_>)]) -> Result<Outputs<'_>, RuntimeError> {
-        let name = self.name.clone();
-        let ort = |source| RuntimeError::Ort { model: name.clone(), source };
+        let session = match &mut self.inner {
+            Inner::Ort(inner) => inner,
+            Inner::OpenVino(compiled) => {
+                let values = Values::Copied(run_copying(&self.name, compiled, feeds)?);
+                return Ok(Outputs { name: &self.name, inner: values });
+            }
+        };
+        let ort = |source| RuntimeError::Ort { model: self.name.clone(), source };
         let mut inputs: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(feeds.len());
         for (input, feed) in feeds {
             let value = match *feed {
@@ -147,7 +185,7 @@ impl Session {
             };
             inputs.push((input, value));
         }
-        let inner = self.inner.run(inputs).map_err(ort)?;
+        let inner = Values::Ort(session.run(inputs).map_err(ort)?);
         Ok(Outputs { name: &self.name, inner })
     }
 
@@ -175,6 +213,16 @@ impl Session {
         inputs: &[InPlace<'_>],
         outputs: &mut [InPlace<'_>],
     ) -> Result<(), RuntimeError> {
+        let session = match &self.inner {
+            Inner::Ort(inner) => inner,
+            Inner::OpenVino(compiled) => {
+                let inputs: Vec<_> = inputs.iter().map(InPlace::place).collect();
+                let outputs: Vec<_> = outputs.iter().map(InPlace::place).collect();
+                // SAFETY: tensors are over memory that is borrowed for as long as they live.
+                let ran = unsafe { compiled.run(&inputs, &outputs) };
+                return ran.map_err(|message| RuntimeError::OpenVino { model: self.name.clone(), message });
+            }
+        };
         let input_names: Vec<_> = inputs.iter().map(|i| i.name.as_ptr()).collect();
         let input_values: Vec<_> = inputs.iter().map(|i| i.tensor.ptr()).collect();
         let output_names: Vec<_> = outputs.iter().map(|o| o.name.as_ptr()).collect();
@@ -183,7 +231,7 @@ impl Session {
         // are written where they are and stay owned by the caller; a session may run several times at once.
         let status = unsafe {
             (ort::api().Run)(
-                self.inner.ptr().cast_mut(),
+                session.ptr().cast_mut(),
                 options,
                 input_names.as_ptr(),
                 input_values.as_ptr(),
@@ -209,7 +257,14 @@ impl Outputs<'_> {
     /// A float32 output by name.
     pub fn f32(&self, output: &str) -> Result<&[f32], RuntimeError> {
         let missing = || RuntimeError::Model { model: self.name.into(), message: format!("there is no output {output}") };
-        let value = self.inner.get(output).ok_or_else(missing)?;
+        let inner = match &self.inner {
+            Values::Ort(inner) => inner,
+            Values::Copied(values) => {
+                let found = values.iter().find(|(name, _)| name == output);
+                return found.map(|(_, values)| values.as_slice()).ok_or_else(missing);
+            }
+        };
+        let value = inner.get(output).ok_or_else(missing)?;
         let (_, data) =
             value.try_extract_tensor::<f32>().map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
         Ok(data)
@@ -219,7 +274,8 @@ impl Outputs<'_> {
     #[cfg(test)]
     pub fn i64(&self, output: &str) -> Result<&[i64], RuntimeError> {
         let missing = || RuntimeError::Model { model: self.name.into(), message: format!("there is no output {output}") };
-        let value = self.inner.get(output).ok_or_else(missing)?;
+        let Values::Ort(inner) = &self.inner else { return Err(missing()) };
+        let value = inner.get(output).ok_or_else(missing)?;
         let (_, data) =
             value.try_extract_tensor::<i64>().map_err(|source| RuntimeError::Ort { model: self.name.into(), source })?;
         Ok(data)
@@ -272,8 +328,33 @@ impl<'a> InPlace<'a> {
         let tensor = tensor.map_err(|source| RuntimeError::Ort { model: name.into(), source })?;
         let name =
             CString::new(name).map_err(|_| RuntimeError::Model { model: name.into(), message: "a NUL in a name".into() })?;
-        Ok(Self { name, tensor, _memory: memory })
+        Ok(Self { name, tensor, data: Address(data), dtype, shape: shape.into(), _memory: memory })
     }
+
+    fn place(&self) -> openvino::Place<'_> {
+        openvino::Place { name: &self.name, data: self.data.0, dtype: self.dtype, shape: &self.shape }
+    }
+}
+
+/// Runs with every input fed by name; the float32 outputs.
+fn run_copying(
+    model: &str,
+    compiled: &Compiled,
+    feeds: &[(&str, Feed<'_>)],
+) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
+    let failed = |message| RuntimeError::OpenVino { model: model.into(), message };
+    let names = feeds.iter().map(|(name, _)| openvino::c_text(*name)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let places = names.iter().zip(feeds).map(|(name, (input, feed))| {
+        let (data, length, dtype, shape) = match *feed {
+            Feed::F32(data, shape) => (data.as_ptr().cast_mut().cast(), data.len(), DType::F32, shape),
+            Feed::I64(data, shape) => (data.as_ptr().cast_mut().cast(), data.len(), DType::I64, shape),
+        };
+        check(input, length, shape)?;
+        Ok(openvino::Place { name, data, dtype, shape })
+    });
+    let places = places.collect::<Result<Vec<_>, RuntimeError>>()?;
+    // SAFETY: the feeds are borrowed through the call, as long as their shapes say, and inputs are only read.
+    unsafe { compiled.run_to_vectors(&places) }.map_err(failed)
 }
 
 fn check(name: &str, length: usize, shape: &[i64]) -> Result<(), RuntimeError> {

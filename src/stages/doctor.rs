@@ -40,6 +40,10 @@ pub fn run(settings: &DoctorSettings, reporter: &dyn Reporter) -> anyhow::Result
         "precision": runtime.precision().to_string(),
         "threads": runtime.threads(),
     });
+    if let Some((library, version)) = runtime.openvino() {
+        let _ = writeln!(text, "OpenVINO      {version}\nlibrary       {}", library.display());
+        json["openvino"] = json!({"version": version, "library": library});
+    }
     tell_cuda(&runtime, &mut text, &mut json);
     let is_sound = test_precisions(&runtime, &mut text, &mut json);
     reporter.detail(runtime.build_info());

@@ -22,6 +22,9 @@ pub(super) fn compute_identity(bundle: &Bundle, runtime: &Runtime) -> Json {
         "runtime": format!("{} ({})", runtime.version(), runtime.build_info()),
         "cpu": cpu_type(),
     });
+    if let Some((_, version)) = runtime.openvino() {
+        identity["openvino"] = version.into();
+    }
     // Another kind of card has other kernels, and so has another CUDA; several cards have other batches.
     if let Some(card) = runtime.cards().first() {
         let (major, minor) = card.capability;

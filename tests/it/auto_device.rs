@@ -163,7 +163,7 @@ fn auto_is_the_cpu_where_openvino_cannot_be_measured() {
     let runtime = place.path("runtime");
     fs::create_dir_all(runtime.join("openvino")).unwrap();
     std::os::unix::fs::symlink(checkout().join("runtime/cpu"), runtime.join("cpu")).unwrap();
-    fs::write(runtime.join("openvino/libonnxruntime.so"), "no library").unwrap();
+    fs::write(runtime.join("openvino/libopenvino_c.so"), "no library").unwrap();
     let mut command = place.command();
     let output = run(command.env("CLIPCAP_RUNTIME", &runtime).arg("doctor").arg("--model").arg(&place.model), 0);
     let said = String::from_utf8(output.stdout).unwrap();

@@ -104,8 +104,9 @@ pub(in crate::cli) fn end(
 
 /// Which device and precision were chosen.
 pub(in crate::cli) fn note_runtime(runtime: &Runtime, reporter: &dyn Reporter) {
+    let openvino = runtime.openvino().map_or_else(String::new, |(_, version)| format!("OpenVINO {version}, "));
     reporter.note(&format!(
-        "ONNX Runtime {} on {}, {}, {} threads",
+        "{openvino}ONNX Runtime {} on {}, {}, {} threads",
         runtime.version(),
         runtime.device(),
         runtime.precision(),

@@ -128,7 +128,7 @@ pub fn joined(text: &str) -> String {
 
 /// Whether `scripts/setup.sh --openvino` was run; loud where it was not, and a failure with CLIPCAP_NO_SKIP.
 pub fn openvino() -> bool {
-    let there = checkout().join("runtime/openvino/libonnxruntime.so").is_file();
+    let there = checkout().join("runtime/openvino/libopenvino_c.so").is_file();
     if !there {
         assert!(
             std::env::var_os("CLIPCAP_NO_SKIP").is_none(),
