@@ -33,9 +33,8 @@ pub struct Place<'a> {
 /// A compiled graph. Runs may be made by several threads at once.
 pub struct Compiled {
     model: *mut ov::ov_compiled_model_t,
-    inputs: Vec<(String, Vec<i64>)>,
-    outputs: Vec<String>,
-    num_nodes: usize,
+    /// What it was made from, whose weights it may still read.
+    graph: Graph,
     /// Of runs that ended.
     idle: Mutex<Vec<Request>>,
 }
@@ -90,20 +89,18 @@ impl Compiled {
             .into_iter()
             .map(|(key, value)| Ok((c_text(key)?, c_text(value)?)))
             .collect::<Result<_, String>>()?;
-        let (_written, path) = graph.written()?;
-        let model = compile(openvino, &path, &properties)?;
-        let (inputs, outputs, num_nodes) = (graph.inputs(), graph.outputs(), graph.num_nodes());
-        Ok(Self { model, inputs, outputs, num_nodes, idle: Mutex::default() })
+        let model = compile(openvino, &graph.bytes, &properties)?;
+        Ok(Self { model, graph: Graph { bytes: vec![], ..graph }, idle: Mutex::default() })
     }
 
     /// Nodes of the graph, all of which OpenVINO computes.
     pub fn num_nodes(&self) -> usize {
-        self.num_nodes
+        self.graph.num_nodes
     }
 
     /// The shape of an input, -1 where it is open; empty where there is no such input.
     pub fn input_shape(&self, name: &str) -> Vec<i64> {
-        self.inputs.iter().find(|(input, _)| input == name).map_or_else(Vec::new, |(_, shape)| shape.clone())
+        self.graph.inputs.iter().find(|(input, _)| input == name).map_or_else(Vec::new, |(_, shape)| shape.clone())
     }
 
     /// Runs with every input and every output where the caller has it.
@@ -112,10 +109,10 @@ impl Compiled {
     /// Each place holds as many elements as its shape says, alive until this returns; outputs are written by nobody else meanwhile.
     pub unsafe fn run(&self, inputs: &[Place<'_>], outputs: &[Place<'_>]) -> Result<(), String> {
         // A request keeps the addresses of its last run: all are replaced.
-        let are_all = inputs.len() == self.inputs.len() && outputs.len() == self.outputs.len();
+        let are_all = inputs.len() == self.graph.inputs.len() && outputs.len() == self.graph.outputs.len();
         if !are_all {
             let given = [inputs.len(), outputs.len()];
-            return Err(format!("{given:?} inputs and outputs of {:?}", [self.inputs.len(), self.outputs.len()]));
+            return Err(format!("{given:?} inputs and outputs of {:?}", [self.graph.inputs.len(), self.graph.outputs.len()]));
         }
         let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
         let request = idle.map_or_else(|| Request::of(self), Ok)?;
@@ -133,8 +130,8 @@ impl Compiled {
     /// # Safety
     /// As of [`run`](Self::run).
     pub unsafe fn run_to_vectors(&self, inputs: &[Place<'_>]) -> Result<Vec<(String, Vec<f32>)>, String> {
-        if inputs.len() != self.inputs.len() {
-            return Err(format!("{} inputs of {}", inputs.len(), self.inputs.len()));
+        if inputs.len() != self.graph.inputs.len() {
+            return Err(format!("{} inputs of {}", inputs.len(), self.graph.inputs.len()));
         }
         let request = Request::of(self)?;
         for place in inputs {
@@ -142,7 +139,7 @@ impl Compiled {
             unsafe { request.set(*place)? };
         }
         request.run()?;
-        let values = self.outputs.iter().map(|name| Ok(request.floats(name)?.map(|values| (name.clone(), values))));
+        let values = self.graph.outputs.iter().map(|name| Ok(request.floats(name)?.map(|values| (name.clone(), values))));
         values.filter_map(Result::transpose).collect()
     }
 }
@@ -155,17 +152,17 @@ impl Drop for Compiled {
     }
 }
 
-fn compile(openvino: &OpenVino, path: &Path, properties: &[(CString, CString)]) -> Result<*mut ov::ov_compiled_model_t, String> {
+fn compile(openvino: &OpenVino, graph: &[u8], properties: &[(CString, CString)]) -> Result<*mut ov::ov_compiled_model_t, String> {
     let core = openvino.core();
-    let path = c_text(path.as_os_str().as_encoded_bytes())?;
     let properties: Vec<ov::ov_property_t> = properties
         .iter()
         .map(|(key, value)| ov::ov_property_t { key: key.as_ptr(), value: value.as_ptr().cast() })
         .collect();
     let (mut read, mut model) = (null_mut(), null_mut());
-    // SAFETY: the core is alive, texts end in NUL and live through the calls; what is made is freed here or handed on.
+    // SAFETY: the core is alive; the graph and the texts live through the calls, and the graph's weights as long as what is made; that is
+    // freed here or handed on.
     unsafe {
-        checked(ov::ov_core_read_model(core.0, path.as_ptr(), null(), &raw mut read))?;
+        checked(ov::ov_core_read_model_from_memory_buffer(core.0, graph.as_ptr().cast(), graph.len(), null(), &raw mut read))?;
         let compiled = checked(ov::ov_core_compile_model_props(
             core.0,
             read,
