@@ -3,7 +3,7 @@
 default:
     @just --list
 
-# ONNX Runtime, OpenVINO's provider, Chromium and a server of buckets for the tests
+# ONNX Runtime, OpenVINO, Chromium and a server of buckets for the tests
 setup:
     scripts/setup.sh --openvino --chromium --s3
 

@@ -13,7 +13,7 @@ use ort::value::{DynValueRefMut, PrimitiveTensorElementType, Shape, TensorRef, T
 use super::memory::{Block, Place};
 use super::openvino::{self, Compiled, Hints};
 use super::placement::RECORD;
-use super::{Placement, Runtime, RuntimeError};
+use super::{Placement, Precision, Runtime, RuntimeError};
 use crate::onnx::DType;
 
 /// A session and its name in errors.
@@ -73,10 +73,12 @@ pub(super) struct Kind {
     pub streams: usize,
     /// Runs are recorded once and played back from then on (CUDA).
     pub recorded: bool,
+    /// OpenVINO keeps what it compiled for the next start.
+    pub keep: bool,
 }
 
 impl Kind {
-    pub const PLAIN: Self = Self { streams: 1, recorded: false };
+    pub const PLAIN: Self = Self { streams: 1, recorded: false, keep: false };
 }
 
 impl Session {
@@ -91,7 +93,13 @@ impl Session {
         Self::of_kind(runtime, name, model, folder, dimensions, Kind::PLAIN)
     }
 
-    /// A session for `streams` runs at a time, among which OpenVINO shares the threads out.
+    /// A session that takes long to compile with OpenVINO, which keeps it for the next start.
+    pub fn kept(runtime: &Runtime, name: &str, model: &[u8], folder: &Path) -> Result<Self, RuntimeError> {
+        Self::of_kind(runtime, name, model, folder, &[], Kind { keep: true, ..Kind::PLAIN })
+    }
+
+    /// A session for `streams` runs at a time, among which OpenVINO shares the threads out; in 8 bits, which takes it twice as long, it keeps what it
+    /// compiled.
     pub fn with_streams(
         runtime: &Runtime,
         name: &str,
@@ -100,13 +108,20 @@ impl Session {
         dimensions: &[(&str, i64)],
         streams: usize,
     ) -> Result<Self, RuntimeError> {
-        Self::of_kind(runtime, name, model, folder, dimensions, Kind { streams, recorded: false })
+        Self::of_kind(
+            runtime,
+            name,
+            model,
+            folder,
+            dimensions,
+            Kind { streams, recorded: false, keep: runtime.precision == Precision::Int8 },
+        )
     }
 
     /// A session whose runs a card records once and plays back from then on, in place of hundreds of launches. All its shapes are fixed, and
     /// every run has the same tensors in the device's memory: what is in them is all that changes. The CPU just runs it.
     pub fn recorded(runtime: &Runtime, name: &str, model: &[u8], folder: &Path) -> Result<Self, RuntimeError> {
-        Self::of_kind(runtime, name, model, folder, &[], Kind { streams: 1, recorded: true })
+        Self::of_kind(runtime, name, model, folder, &[], Kind { recorded: true, ..Kind::PLAIN })
     }
 
     fn of_kind(
@@ -118,7 +133,8 @@ impl Session {
         kind: Kind,
     ) -> Result<Self, RuntimeError> {
         if let Some(openvino) = &runtime.openvino {
-            let hints = Hints { precision: runtime.precision, threads: runtime.threads, streams: kind.streams };
+            let Kind { streams, keep, .. } = kind;
+            let hints = Hints { precision: runtime.precision, threads: runtime.threads, streams, keep };
             let failed = |message| RuntimeError::OpenVino { model: name.into(), message };
             let compiled = Compiled::new(openvino, model, folder, dimensions, hints).map_err(failed)?;
             runtime.note(Placement::whole(name, "OpenVINO", compiled.num_nodes()));
@@ -337,11 +353,7 @@ impl<'a> InPlace<'a> {
 }
 
 /// Runs with every input fed by name; the float32 outputs.
-fn run_copying(
-    model: &str,
-    compiled: &Compiled,
-    feeds: &[(&str, Feed<'_>)],
-) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
+fn run_copying(model: &str, compiled: &Compiled, feeds: &[(&str, Feed<'_>)]) -> Result<Vec<(String, Vec<f32>)>, RuntimeError> {
     let failed = |message| RuntimeError::OpenVino { model: model.into(), message };
     let names = feeds.iter().map(|(name, _)| openvino::c_text(*name)).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let places = names.iter().zip(feeds).map(|(name, (input, feed))| {

@@ -146,7 +146,7 @@ impl HostBackend {
     fn open_training(&mut self, key: (usize, usize)) -> Result<(), TrainingError> {
         if !self.training.contains_key(&key) {
             let graph = self.training_graph(key)?;
-            let session = Session::new(&self.runtime, "training_model", &graph.model.to_bytes(), &self.folder, &[])?;
+            let session = Session::kept(&self.runtime, "training_model", &graph.model.to_bytes(), &self.folder)?;
             self.training.insert(key, TrainingSession { session, dropout: graph.dropout, rows: graph.rows });
         }
         Ok(())
@@ -155,7 +155,7 @@ impl HostBackend {
     fn open_evaluation(&mut self, key: (usize, usize)) -> Result<(), TrainingError> {
         if !self.evaluation.contains_key(&key) {
             let model = evaluation_graph(&self.network(), &self.graph_options(key))?;
-            let session = Session::new(&self.runtime, "eval_model", &model.to_bytes(), &self.folder, &[])?;
+            let session = Session::kept(&self.runtime, "eval_model", &model.to_bytes(), &self.folder)?;
             self.evaluation.insert(key, session);
         }
         Ok(())

@@ -1,13 +1,14 @@
 //! A compiled graph and its runs.
 
 use std::ffi::{CString, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 
 use openvino_sys as ov;
 
 use super::graph::Graph;
+use super::kept::Kept;
 use super::{OpenVino, c_text, checked};
 use crate::onnx::DType;
 use crate::runtime::Precision;
@@ -19,6 +20,8 @@ pub struct Hints {
     pub threads: usize,
     /// Runs at a time, which share the threads out. With one, all threads are on it; with more, each run waits for no other.
     pub streams: usize,
+    /// What is compiled is kept on the disk for the next start.
+    pub keep: bool,
 }
 
 /// A tensor of a run: where it lies and what it is.
@@ -84,12 +87,17 @@ impl Compiled {
         hints: Hints,
     ) -> Result<Self, String> {
         let graph = Graph::new(model, folder, dimensions)?;
-        let properties: Vec<(CString, CString)> = hints
-            .properties()
-            .into_iter()
-            .map(|(key, value)| Ok((c_text(key)?, c_text(value)?)))
-            .collect::<Result<_, String>>()?;
+        let mut properties = hints.properties();
+        let weights: Vec<PathBuf> = graph.weights.keys().map(|name| folder.join(name)).collect();
+        let subject = format!("{} {properties:?} {dimensions:?}", openvino.version);
+        let kept = hints.keep.then(|| Kept::of(&[subject.as_bytes(), model], &weights)).flatten();
+        if let Some(kept) = &kept {
+            properties.push(("CACHE_DIR", kept.folder.to_string_lossy().into_owned()));
+        }
         let model = compile(openvino, &graph.bytes, &properties)?;
+        if let Some(kept) = kept {
+            kept.settle();
+        }
         Ok(Self { model, graph: Graph { bytes: vec![], ..graph }, idle: Mutex::default() })
     }
 
@@ -152,12 +160,12 @@ impl Drop for Compiled {
     }
 }
 
-fn compile(openvino: &OpenVino, graph: &[u8], properties: &[(CString, CString)]) -> Result<*mut ov::ov_compiled_model_t, String> {
+fn compile(openvino: &OpenVino, graph: &[u8], properties: &[(&str, String)]) -> Result<*mut ov::ov_compiled_model_t, String> {
     let core = openvino.core();
-    let properties: Vec<ov::ov_property_t> = properties
-        .iter()
-        .map(|(key, value)| ov::ov_property_t { key: key.as_ptr(), value: value.as_ptr().cast() })
-        .collect();
+    let properties = properties.iter().map(|(key, value)| Ok((c_text(*key)?, c_text(value.as_str())?)));
+    let properties: Vec<(CString, CString)> = properties.collect::<Result<_, String>>()?;
+    let properties: Vec<ov::ov_property_t> =
+        properties.iter().map(|(key, value)| ov::ov_property_t { key: key.as_ptr(), value: value.as_ptr().cast() }).collect();
     let (mut read, mut model) = (null_mut(), null_mut());
     // SAFETY: the core is alive; the graph and the texts live through the calls, and the graph's weights as long as what is made; that is
     // freed here or handed on.

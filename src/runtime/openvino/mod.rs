@@ -13,7 +13,7 @@ use super::{RuntimeError, complete};
 
 mod compiled;
 mod graph;
-
+mod kept;
 
 pub(super) use compiled::{Compiled, Hints, Place};
 
