@@ -1,6 +1,6 @@
 //! A graph on its way to OpenVINO: its weights stay in their files, mapped into memory, and the graph says where they lie there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path};
 
@@ -19,7 +19,7 @@ pub struct Graph {
     /// ONNX, good for this process while `weights` live.
     pub bytes: Vec<u8>,
     /// What the weights are in, by the names in the graph.
-    pub weights: HashMap<String, Mmap>,
+    pub weights: BTreeMap<String, Mmap>,
     /// What goes in: names and shapes, -1 where a dimension is open.
     pub inputs: Vec<(String, Vec<i64>)>,
     /// Names of what comes out.
@@ -34,7 +34,7 @@ impl Graph {
     /// What is no graph, or names bytes that are not in a file there.
     pub fn new(model: &[u8], folder: &Path, dimensions: &[(&str, i64)]) -> Result<Self, String> {
         let mut proto = ModelProto::decode(model).map_err(|e| format!("not a graph: {e}"))?;
-        let mut weights = HashMap::new();
+        let mut weights = BTreeMap::new();
         let graph = proto.graph.get_or_insert_with(GraphProto::default);
         graph.input.iter_mut().chain(&mut graph.output).for_each(|value| fix(value, dimensions));
         for tensor in &mut graph.initializer {
@@ -47,7 +47,7 @@ impl Graph {
 }
 
 /// Says of a tensor in another file where it lies in memory.
-fn refer(tensor: &mut TensorProto, folder: &Path, weights: &mut HashMap<String, Mmap>) -> Result<(), String> {
+fn refer(tensor: &mut TensorProto, folder: &Path, weights: &mut BTreeMap<String, Mmap>) -> Result<(), String> {
     let entry = |key: &str| {
         let entry = tensor.external_data.iter().find(|entry| entry.key.as_deref() == Some(key))?;
         entry.value.clone()
@@ -102,6 +102,8 @@ fn named_shape(value: &ValueInfoProto) -> (String, Vec<i64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::onnx::{DType, Dim, ExternalTensor, Graph as Builder, ParameterMode};
 

@@ -25,9 +25,12 @@ pub struct Kept {
     pub folder: PathBuf,
 }
 
-/// Of the files in a folder: name, bytes, CRC-32C.
+/// What is in a folder.
 #[derive(Serialize, Deserialize, PartialEq)]
-struct Sums(Vec<(String, u64, u32)>);
+struct Sums {
+    /// Name, bytes, CRC-32C.
+    files: Vec<(String, u64, u32)>,
+}
 
 impl Kept {
     /// For what all of `subject` and the files of weights make. None without a home, with weights that changed just now, or on a disk that takes
@@ -67,7 +70,7 @@ impl Kept {
         }
         let keep = || {
             let sums = Sums::of(&self.folder)?;
-            if sums.0.is_empty() {
+            if sums.files.is_empty() {
                 return Err(io::Error::other("nothing was left"));
             }
             write_checked_json(&self.folder.join(SUMS), &sums)?;
@@ -85,14 +88,14 @@ impl Kept {
 
 impl Sums {
     fn of(folder: &Path) -> io::Result<Self> {
-        let mut sums = vec![];
+        let mut files = vec![];
         for path in paths_in(folder)?.iter().filter(|path| name_of(path) != SUMS) {
             // SAFETY: nobody writes there any more; a file that is cut meanwhile ends this process, as it would OpenVINO's reading of it.
             let map = unsafe { memmap2::Mmap::map(&File::open(path)?)? };
-            sums.push((name_of(path).to_string(), map.len() as u64, crc32c::crc32c(&map)));
+            files.push((name_of(path).to_string(), map.len() as u64, crc32c::crc32c(&map)));
         }
-        sums.sort();
-        Ok(Self(sums))
+        files.sort();
+        Ok(Self { files })
     }
 }
 
