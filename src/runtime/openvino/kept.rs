@@ -36,14 +36,14 @@ impl Kept {
     /// For what all of `subject` and the files of weights make. None without a home, with weights that changed just now, or on a disk that takes
     /// nothing: it is compiled anew then.
     pub fn of(subject: &[&[u8]], weights: &[PathBuf]) -> Option<Self> {
-        Self::in_folder(&files::cache_folder()?.join("openvino"), subject, weights)
+        Self::in_folder(&files::cache_folder()?.join("openvino"), subject, weights, SystemTime::now())
     }
 
-    fn in_folder(all: &Path, subject: &[&[u8]], weights: &[PathBuf]) -> Option<Self> {
+    fn in_folder(all: &Path, subject: &[&[u8]], weights: &[PathBuf], now: SystemTime) -> Option<Self> {
         let mut key: Vec<String> = subject.iter().map(|part| ContentHash::of(part).to_string()).collect();
         for path in weights {
             let stat = Stat::of(&path.metadata().ok()?);
-            if !stat.is_settled(SystemTime::now()) {
+            if !stat.is_settled(now) {
                 return None;
             }
             key.push(format!("{} {stat:?}", path.canonicalize().ok()?.display()));
@@ -143,13 +143,15 @@ mod tests {
 
     /// One that was made of `subject` over weights that have not changed for long.
     fn made(all: &Path, subject: &str, weights: &Path) -> Kept {
-        Kept::in_folder(all, &[subject.as_bytes()], &[weights.to_path_buf()]).unwrap()
+        let later = SystemTime::now() + Duration::from_secs(10);
+        Kept::in_folder(all, &[subject.as_bytes()], &[weights.to_path_buf()], later).unwrap()
     }
 
     #[test]
     fn what_was_compiled_is_found_again_while_all_is_the_same() {
         let place = tempfile::tempdir().unwrap();
-        let (all, weights) = (place.path().join("all"), std::env::current_exe().unwrap());
+        let (all, weights) = (place.path().join("all"), place.path().join("weights"));
+        fs::write(&weights, "weights").unwrap();
         let first = made(&all, "graph", &weights);
         assert_ne!(first.folder, first.whole);
         fs::write(first.folder.join("1.blob"), "compiled").unwrap();
@@ -164,15 +166,14 @@ mod tests {
         anew.settle();
         assert!(!is_whole(&again.whole), "nothing was left in it");
         // Weights that changed just now could change again without a trace.
-        let fresh = place.path().join("fresh");
-        fs::write(&fresh, "weights").unwrap();
-        assert!(Kept::in_folder(&all, &[b"graph"], &[fresh]).is_none());
+        assert!(Kept::in_folder(&all, &[b"graph"], &[weights], SystemTime::now()).is_none());
     }
 
     #[test]
     fn what_is_too_much_goes_the_oldest_first() {
         let place = tempfile::tempdir().unwrap();
-        let (all, weights) = (place.path(), std::env::current_exe().unwrap());
+        let (all, weights) = (&place.path().join("all"), place.path().join("weights"));
+        fs::write(&weights, "weights").unwrap();
         let mut folders = vec![];
         for (i, subject) in ["a", "b", "c"].iter().enumerate() {
             let kept = made(all, subject, &weights);
