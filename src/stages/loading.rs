@@ -1,5 +1,7 @@
 //! What the stages that run a model share: what results depend on, and sessions for its parts.
 
+use std::thread::ScopedJoinHandle;
+
 use serde_json::{Value as Json, json};
 
 use crate::generation::SpecialTokens;
@@ -124,6 +126,11 @@ pub(super) fn check_weights(bundle: &Bundle, parts: &[&str], precision: Precisio
         bundle.check_int8()?;
     }
     Ok(())
+}
+
+/// What a thread came to; its panic goes on here.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A precision that the bundle has no weights for is refused before anything is read.

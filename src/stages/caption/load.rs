@@ -1,7 +1,6 @@
 //! A bundle on a runtime, as this stage needs it.
 
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 
 use anyhow::{Result, bail};
 use serde_json::json;
@@ -12,7 +11,7 @@ use crate::generation::{Generator, Settings, Strategy};
 use crate::models::{Bundle, ClipEncoder, ImageEncoder, LoadError, PrefixMapper};
 use crate::runtime::{Device, OPERATORS_REVISION, Precision, Runtime};
 use crate::stages::loading::{
-    Prompt, check_precision, check_weights, compute_identity, load_decoder, preprocess, special_tokens,
+    Prompt, check_precision, check_weights, compute_identity, joined, load_decoder, preprocess, special_tokens,
 };
 use crate::stages::memory::check_card;
 use crate::text::clean::Cleaner;
@@ -100,11 +99,6 @@ pub fn load(
         batch_size,
         scorer: None,
     })
-}
-
-/// What a thread came to; its panic goes on here.
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Tokens a caption can have at most: the last one is never fed, so it needs no position.

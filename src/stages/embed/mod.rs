@@ -18,7 +18,7 @@ use crate::pipeline::{
 };
 use crate::runtime::Runtime;
 use crate::stages::Outcome;
-use crate::stages::loading::{check_precision, check_weights, compute_identity, preprocess, scale_to_length_1};
+use crate::stages::loading::{check_precision, check_weights, compute_identity, joined, preprocess, scale_to_length_1};
 use crate::stages::memory::check_card;
 use crate::stages::summary::{self, Look, Words};
 
@@ -133,9 +133,21 @@ pub fn info(bundle: &Bundle, runtime: &Runtime) -> Result<EncoderInfo> {
 
 /// Loads the image encoder.
 pub fn load(bundle: &Bundle, runtime: &Runtime, batch_size: usize) -> Result<ClipEncoder> {
-    check_weights(bundle, &["clip"], runtime.precision())?;
+    let check = || check_weights(bundle, &["clip"], runtime.precision());
+    let preprocess = preprocess(bundle, runtime)?;
+    let load = || ClipEncoder::load_for(runtime, bundle.path(), bundle.clip_config(), &preprocess, batch_size);
+    if runtime.device().is_cpu() {
+        // Nothing is computed with the weights before the check has ended, and damage is what is told, whatever came of the rest.
+        return std::thread::scope(|scope| {
+            let check = scope.spawn(check);
+            let encoder = load();
+            joined(check)?;
+            Ok(encoder?)
+        });
+    }
+    check()?;
     check_card(bundle, runtime, batch_size, None)?;
-    Ok(ClipEncoder::load_for(runtime, bundle.path(), bundle.clip_config(), &preprocess(bundle, runtime)?, batch_size)?)
+    Ok(load()?)
 }
 
 /// Embeds everything in the source. `load` makes the encoder, while images are already being read.
