@@ -66,6 +66,47 @@ fn static_scales_keep_embeddings_and_rows_do_not_influence_each_other() {
 }
 
 #[test]
+fn what_openvino_compiled_is_kept_and_gives_the_same_bytes() {
+    if !openvino() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (images, bundle) = (scenes(folder.path(), 5), demo_bundle(folder.path()));
+    let (small, _) = quantize(&bundle, &images, folder.path().join("small"));
+    // Weights that changed within the last two seconds are not trusted to be the same later.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let embedded = |name: &str, cache: &str| {
+        let mut command = clipcap();
+        command.arg("embed").arg("--images").arg(&images).arg("--model").arg(&small).arg("--out").arg(folder.path().join(name));
+        command.env("XDG_CACHE_HOME", folder.path().join(cache));
+        run(command.args(["--quiet", "--device", "openvino", "--precision", "int8"]), 0);
+        fs::read(folder.path().join(name).join("part-00000.parquet")).unwrap()
+    };
+    let kept = || {
+        let folders: Vec<_> = fs::read_dir(folder.path().join("cache/clipcap/openvino")).unwrap().collect();
+        assert_eq!(folders.len(), 1, "{folders:?}");
+        let mut files = fs::read_dir(folders[0].as_ref().unwrap().path()).unwrap().map(|file| file.unwrap().path());
+        let blob = files.find(|path| path.extension().is_some_and(|e| e == "blob")).unwrap();
+        (fs::metadata(&blob).unwrap().modified().unwrap(), blob)
+    };
+    let first = embedded("first", "cache");
+    let (made, blob) = kept();
+    assert_eq!(embedded("second", "cache"), first);
+    assert_eq!(kept(), (made, blob.clone()), "it was compiled again");
+    // A blob that a bad disk changed is not used, and one that cannot be kept is not needed.
+    let mut bytes = fs::read(&blob).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, bytes).unwrap();
+    let damaged = fs::metadata(&blob).unwrap().modified().unwrap();
+    assert_eq!(embedded("third", "cache"), first);
+    assert_ne!(kept().0, damaged);
+    fs::write(folder.path().join("no-folder"), "").unwrap();
+    assert_eq!(embedded("fourth", "no-folder"), first);
+}
+
+#[test]
 fn every_product_in_8_bits_is_computed_in_integers() {
     let folder = tempfile::tempdir().unwrap();
     let (images, bundle) = (scenes(folder.path(), 8), demo_bundle(folder.path()));

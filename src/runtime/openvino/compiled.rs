@@ -94,10 +94,19 @@ impl Compiled {
         if let Some(kept) = &kept {
             properties.push(("CACHE_DIR", kept.folder.to_string_lossy().into_owned()));
         }
-        let model = compile(openvino, &graph.bytes, &properties)?;
-        if let Some(kept) = kept {
-            kept.settle();
-        }
+        let model = match (compile(openvino, &graph.bytes, &properties), kept) {
+            (Ok(model), kept) => {
+                kept.into_iter().for_each(Kept::settle);
+                model
+            }
+            // A full disk is no reason to compute nothing.
+            (Err(_), Some(kept)) => {
+                kept.discard();
+                properties.pop();
+                compile(openvino, &graph.bytes, &properties)?
+            }
+            (Err(message), None) => return Err(message),
+        };
         Ok(Self { model, graph: Graph { bytes: vec![], ..graph }, idle: Mutex::default() })
     }
 

@@ -53,10 +53,14 @@ impl Kept {
             return Some(Self { folder: whole.clone(), whole });
         }
         // Another process may be making the same.
-        let folder = whole.with_file_name(format!("{}{PART}{}", name_of(&whole), std::process::id()));
-        fs::remove_dir_all(&folder).or_else(ignore_missing).ok()?;
-        fs::create_dir_all(&folder).ok()?;
+        fs::create_dir_all(all).ok()?;
+        let folder = tempfile::Builder::new().prefix(&format!("{}{PART}", name_of(&whole))).tempdir_in(all).ok()?.keep();
         Some(Self { whole, folder })
+    }
+
+    /// After OpenVINO failed with it.
+    pub fn discard(self) {
+        let _ = fs::remove_dir_all(&self.folder);
     }
 
     /// After OpenVINO compiled: what it left is kept under its final name, and what is too much goes.
@@ -77,11 +81,12 @@ impl Kept {
             fs::remove_dir_all(&self.whole).or_else(ignore_missing)?;
             fs::rename(&self.folder, &self.whole)
         };
+        let all = self.whole.parent().map(Path::to_path_buf);
         if keep().is_err() {
-            let _ = fs::remove_dir_all(&self.folder);
+            self.discard();
         }
-        if let Some(all) = self.whole.parent() {
-            let _ = tidy(all, MOST_BYTES);
+        if let Some(all) = all {
+            let _ = tidy(&all, MOST_BYTES);
         }
     }
 }
@@ -165,6 +170,10 @@ mod tests {
         assert_ne!(anew.folder, anew.whole);
         anew.settle();
         assert!(!is_whole(&again.whole), "nothing was left in it");
+        let failed = made(&all, "third", &weights);
+        let folder = failed.folder.clone();
+        failed.discard();
+        assert!(!folder.exists());
         // Weights that changed just now could change again without a trace.
         assert!(Kept::in_folder(&all, &[b"graph"], &[weights], SystemTime::now()).is_none());
     }

@@ -23,6 +23,8 @@ pub fn checkout() -> &'static Path {
 pub fn clipcap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipcap"));
     command.env("CLIPCAP_RUNTIME", checkout().join("runtime")).env_remove("ORT_DYLIB_PATH");
+    // What the program keeps for later runs is not to be the user's.
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command
 }
 
