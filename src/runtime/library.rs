@@ -21,8 +21,8 @@ const OPENVINO_FILE_NAME: &str = "libopenvino_c.so";
 /// # Errors
 /// [`RuntimeError::LibraryNotFound`] with every place that was looked at.
 pub fn find(device: Device) -> Result<PathBuf, RuntimeError> {
-    if is_chosen() {
-        return Ok(std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from).unwrap_or_default());
+    if let Some(path) = chosen() {
+        return Ok(path);
     }
     // Beside OpenVINO, the CPU's: models that OpenVINO does not compute are computed there.
     let kinds: &[&str] = match device {
@@ -89,9 +89,13 @@ fn first_of(kind: &str, file: &str, in_package: impl Fn(&Path) -> Candidate, tri
     None
 }
 
+fn chosen() -> Option<PathBuf> {
+    std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Whether the user named a library, which may be of any build.
 pub(super) fn is_chosen() -> bool {
-    std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty())
+    chosen().is_some()
 }
 
 /// A place where the library may lie.

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use libloading::os::unix::{Library, RTLD_NOW};
 
 use super::error::LESS_MEMORY;
-use super::session::InPlace;
+use super::tensor::InPlace;
 use super::{Device, Runtime, RuntimeError};
 use crate::onnx::DType;
 

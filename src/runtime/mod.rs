@@ -23,6 +23,7 @@ mod operators;
 mod placement;
 pub(crate) mod selftest;
 mod session;
+mod tensor;
 
 pub(crate) use cards::{Card, cards};
 pub use device::{Device, Precision};
@@ -31,7 +32,8 @@ pub(crate) use memory::{DeviceMemory, HostMemory};
 pub(crate) use nvidia::NvidiaLibrary;
 pub(crate) use operators::{REVISION as OPERATORS_REVISION, has_int8_products};
 pub(crate) use placement::Placement;
-pub(crate) use session::{Feed, InPlace, Session};
+pub(crate) use session::{Feed, Session};
+pub(crate) use tensor::InPlace;
 
 /// A loaded ONNX Runtime, set on one device, precision and number of threads.
 #[derive(Clone)]
